@@ -1,0 +1,2 @@
+//! rotator.
+fn main() {}
