@@ -1,0 +1,481 @@
+//! What a rotation needs of the world: one trait a role, one error for all.
+//!
+//! The core decides as data and hands it to these ports; nothing above this line names an SDK.
+//! Adapters are boring: they translate, time out, retry what may be retried inside the time they
+//! are given, and name what they could not do. Each port method says what a crash before and after
+//! it means, since every one of them may be the last thing that an invocation does.
+//!
+//! ```text
+//! Specs         what was asked for         SSM parameters, read only
+//! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
+//! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
+//! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
+//! ```
+
+pub mod clock;
+pub mod clusters;
+pub mod publications;
+pub mod record_store;
+pub mod specs;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    record::{Held, KeyDigest, Record, RotationId, Stage},
+    spec::{AcceptedForm, ParameterName, Place, Publication, Side, Workload},
+    token::{Digest, Secret, TokenName, VersionNumber},
+};
+pub use clock::Clock;
+
+/// Everything outside the function, as one value that is made at the edge and passed down.
+pub struct World {
+    /// Specs of tokens.
+    pub specs: Arc<dyn Specs>,
+    /// Records of tokens.
+    pub records: Arc<dyn RecordStore>,
+    /// The places that readers read.
+    pub publications: Arc<dyn Publications>,
+    /// The clusters that run the readers.
+    pub clusters: Arc<dyn Clusters>,
+    /// What time it is, and waiting.
+    pub clock: Clock,
+    /// Fills a buffer from the operating system's random generator.
+    pub random: Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>,
+}
+
+/// Where the specs of tokens are kept. Reading has no effect: a crash means nothing.
+#[async_trait]
+pub trait Specs: Send + Sync {
+    /// The text of a token's spec with the version of its parameter; `None` where there is none.
+    async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error>;
+
+    /// Every spec there is, in order of name; a parameter whose last path segment is not a token
+    /// name is passed over. Paginated inside; at most 10,000.
+    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error>;
+}
+
+/// A spec as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecText {
+    /// Version of the parameter that holds it.
+    pub version: i64,
+    /// JSON.
+    pub json: String,
+}
+
+/// One record a token, fenced by its revision; beside it the keys of triggers and the audit.
+#[async_trait]
+pub trait RecordStore: Send + Sync {
+    /// The record of a token, and what an idempotency key resolved to, read consistently in one
+    /// call. An expired key reads as absent, whether or not it was deleted yet.
+    async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error>;
+
+    /// Saves a record if it still has the revision that it was loaded with, together with the key
+    /// of a trigger and entries of the audit, all or nothing. The stored revision is
+    /// `save.record.revision()`; it must be one above `save.replaces`.
+    ///
+    /// A crash before it: nothing is changed. A crash after it: the record stands, and whoever
+    /// reads it next carries on. A reply that was lost is found out by a write id kept in the item
+    /// and reported as [`Saved::Saved`].
+    async fn save(&self, save: Save<'_>) -> Result<Saved, Error>;
+
+    /// Adds the key of a trigger that joins the rotation in progress, if the record still has
+    /// this revision. The key resolves to `entry` from then on.
+    async fn join(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        key: &KeyDigest,
+        entry: &KeyEntry,
+    ) -> Result<Saved, Error>;
+
+    /// Moves the time at which the record is due, if it still has this revision, without giving
+    /// it a new one: a sign of life while an invocation watches a cluster.
+    async fn postpone(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        due_at: Timestamp,
+    ) -> Result<Saved, Error>;
+
+    /// Tokens whose record was due at `now`, the longest overdue first, at most `limit`. Eventually
+    /// consistent: whoever acts on one rereads its record.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<(TokenName, Timestamp)>, Error>;
+
+    /// The permanent audit entry of a version; `None` where there is none yet.
+    async fn audit(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+    ) -> Result<Option<Audit>, Error>;
+
+    /// Seals a value for the record, bound to the scope, the token and the version.
+    async fn seal(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        value: &Secret,
+    ) -> Result<Sealed, Error>;
+
+    /// Opens what [`RecordStore::seal`] sealed for the same token and version; anything else is
+    /// `BadRecord`.
+    async fn open(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        sealed: &Sealed,
+    ) -> Result<Secret, Error>;
+}
+
+/// A record as it stands, and what a key resolved to.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// `None` where the token has none yet.
+    pub record: Option<Record>,
+    /// `None` where the key was not seen in the last seven days.
+    pub key: Option<KeyEntry>,
+}
+
+/// What a trigger's key resolves to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// The rotation that the trigger began or joined.
+    pub rotation: RotationId,
+    /// The version that this rotation minted.
+    pub version: VersionNumber,
+    /// When the entry may be forgotten: seven days after it was made.
+    pub expires_at: Timestamp,
+}
+
+/// One conditional write.
+#[derive(Clone, Copy, Debug)]
+pub struct Save<'a> {
+    /// The revision that the stored record must have; `None`: there must be no record.
+    pub replaces: Option<u64>,
+    /// The record to store.
+    pub record: &'a Record,
+    /// The trigger's key, which must be new.
+    pub key: Option<(&'a KeyDigest, &'a KeyEntry)>,
+    /// Entries of the audit to write or overwrite, each one whole.
+    pub audit: &'a [Audit],
+}
+
+/// How a conditional write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Saved {
+    /// It stands.
+    Saved,
+    /// Somebody else was first: read again.
+    Overtaken,
+}
+
+/// What remains of a version for ever: item `rotation#<version>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The token.
+    pub token: TokenName,
+    /// The version.
+    pub version: VersionNumber,
+    /// The stage that the version had when this was written.
+    pub stage: Stage,
+    /// The rotation that minted it.
+    pub rotation: RotationId,
+    /// SHA-256 of the value.
+    pub sha256: Digest,
+    /// When it was minted.
+    pub created_at: Timestamp,
+    /// When presenters were proved to be on it.
+    pub rotated_at: Option<Timestamp>,
+    /// When verifiers stop accepting it.
+    pub not_after: Option<Timestamp>,
+    /// When its value was deleted from the record.
+    pub ended_at: Option<Timestamp>,
+    /// Where presenters find it, as they were when it was rotated.
+    pub selectors: Vec<String>,
+    /// What was done when.
+    pub timeline: Vec<crate::record::Entry>,
+}
+
+/// Ciphertext of a value.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed(
+    /// What KMS answered, base64 in text formats.
+    #[serde(with = "crate::token::base64")]
+    pub Vec<u8>,
+);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed([redacted])")
+    }
+}
+
+/// The places that presenters and verifiers read.
+#[async_trait]
+pub trait Publications: Send + Sync {
+    /// What a place holds for this side, read consistently where the store can; `None` where it
+    /// holds nothing. Has no effect.
+    async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
+
+    /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
+    /// [`WriteError::overtaken`] where the place carries a higher revision of this view.
+    ///
+    /// A crash before it: readers see the view before. A crash after it: readers see this view,
+    /// and writing the same view again changes nothing that they see. It returns within ten
+    /// seconds.
+    async fn write(
+        &self,
+        publication: &Publication,
+        known_key: Option<&str>,
+        view: &Content,
+    ) -> Result<Written, WriteError>;
+
+    /// Puts a label on the version of a parameter, taking it from the version that had it. Does
+    /// nothing for a place without labels. A crash before it: the label is where it was; a crash
+    /// after it: doing it again changes nothing.
+    async fn label(
+        &self,
+        place: &Place,
+        label: &'static str,
+        store_version: u64,
+    ) -> Result<Written, WriteError>;
+}
+
+/// What a place holds.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// The bare token, or the accepted document in the bytes of [`Content::bytes`].
+    pub value: Secret,
+    /// SSM: the version of the parameter. DynamoDB: the revision of the view, 0 where it has none.
+    pub store_version: u64,
+    /// DynamoDB: whose item it is, where it says so.
+    pub token: Option<TokenName>,
+}
+
+/// What is written to a place: one view, whole. Its bytes are a function of its fields alone.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Which tokens are valid, until when.
+    Accepted {
+        /// Whose.
+        token: TokenName,
+        /// Record revision at which this view last changed.
+        revision: u64,
+        /// Newest first.
+        entries: Vec<Accepted>,
+    },
+    /// The token to send.
+    Presented {
+        /// Whose.
+        token: TokenName,
+        /// Record revision at which this view last changed.
+        revision: u64,
+        /// Which version it is.
+        version: VersionNumber,
+        /// The value.
+        value: Secret,
+    },
+}
+
+/// One valid version, as verifiers learn of it.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// Which version.
+    pub version: VersionNumber,
+    /// Its stage.
+    pub stage: Stage,
+    /// Digest of its value.
+    pub sha256: Digest,
+    /// Its value, opened only for publications in the plain form.
+    pub value: Option<Secret>,
+    /// When it ends; `None` while it has no end.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Content {
+    /// The record revision at which this view last changed.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Content::Accepted { revision, .. } | Content::Presented { revision, .. } => *revision,
+        }
+    }
+
+    /// The value of an SSM parameter that publishes this view, byte for byte: the bare token, or
+    /// the accepted document in the given form, without white space, in the order of the contract.
+    pub fn bytes(&self, form: AcceptedForm) -> Secret {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            accepted: Vec<Line<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Line<'a> {
+            version: VersionNumber,
+            stage: Stage,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            sha256: Option<&'a Digest>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            not_after: Option<String>,
+        }
+        match self {
+            Content::Presented { value, .. } => value.clone(),
+            Content::Accepted { entries, .. } => {
+                let accepted = entries
+                    .iter()
+                    .map(|entry| Line {
+                        version: entry.version,
+                        stage: entry.stage,
+                        sha256: (form == AcceptedForm::Digests).then_some(&entry.sha256),
+                        token: match form {
+                            AcceptedForm::Digests => None,
+                            AcceptedForm::Plain => entry.value.as_ref().map(Secret::expose),
+                        },
+                        not_after: entry.not_after.map(milliseconds),
+                    })
+                    .collect();
+                let document = serde_json::to_string(&Document { accepted });
+                Secret::from_trusted(document.expect("a document of plain fields serializes"))
+            }
+        }
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, as all times that leave changeover.
+pub fn milliseconds(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+/// A write that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// SSM: the version that the parameter got. DynamoDB: the revision of the view.
+    pub store_version: u64,
+    /// SSM: the KMS key that the value was encrypted with.
+    pub key: Option<String>,
+    /// Whether the reply of an earlier attempt of this call was lost, so that this attempt may
+    /// still be applied, late. Always false on a fenced store.
+    pub unanswered: bool,
+}
+
+/// A write that was not answered well.
+#[derive(Debug)]
+pub struct WriteError {
+    /// What to report.
+    pub error: Error,
+    /// Whether it, or an attempt of it, may still be applied. Always false on a fenced store.
+    pub unanswered: bool,
+    /// Whether the place carries a higher revision of this view.
+    pub overtaken: bool,
+}
+
+/// The clusters that run verifiers and presenters. Every wait is by watch, lasts at most
+/// `within`, and then answers [`Progress::UnderWay`]: waiting is a return value.
+#[async_trait]
+pub trait Clusters: Send + Sync {
+    /// What stands in the way of this workload ever taking up a view: objects that do not exist,
+    /// and what can never finish. Two reads; no effect.
+    async fn inspect(&self, workload: &Workload, parameters: &[ParameterName])
+    -> Result<Vec<Finding>, Error>;
+
+    /// Tells the External Secret of this workload to refresh, by setting its `force-sync`
+    /// annotation to `force`, and says which version it had synced before. `None` where the
+    /// External Secret does not exist. A crash after it means a spare refresh, which is harmless.
+    async fn force_sync(&self, workload: &Workload, force: &str)
+    -> Result<Option<SyncedBefore>, Error>;
+
+    /// Waits until the External Secret has synced since `before`, and the Secret's data is one of
+    /// `intended`: the digest of the bytes that each parameter of this side was given. No effect.
+    async fn synced(
+        &self,
+        workload: &Workload,
+        before: &SyncedBefore,
+        intended: &BTreeMap<ParameterName, Digest>,
+        within: Duration,
+    ) -> Result<Progress<SecretRevision>, Error>;
+
+    /// Where the Secret of this workload stands now; `None` where it does not exist. No effect.
+    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error>;
+
+    /// Stamps the pod template of a workload, so that its pods are replaced; stamping it with a
+    /// stamp that it has, or with an older one, changes nothing. `None` where the workload does
+    /// not exist. A crash after it: the rollout goes on by itself.
+    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error>;
+
+    /// Waits until the workload is rolled out by kubectl's rule for its kind, and no pod of it
+    /// with an older stamp is left, Terminating ones included. No effect.
+    async fn rolled_out(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Result<Progress<()>, Error>;
+
+    /// The field managers that own a Secret's data or the External Secret that writes it, newest
+    /// first, to tell who keeps changing it. No effect.
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error>;
+}
+
+/// How far a wait has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress<T> {
+    /// It is so.
+    Done(T),
+    /// Not yet; what is awaited, in words.
+    UnderWay(String),
+    /// It cannot become so without somebody's help.
+    Stuck(Held),
+}
+
+/// What an External Secret had synced when it was told to refresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedBefore {
+    /// Its `status.syncedResourceVersion`; empty where it never synced.
+    pub synced_resource_version: String,
+}
+
+/// Which Secret, as of which write: its uid and resourceVersion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRevision(pub String);
+
+/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Whose view it is for.
+    pub side: Side,
+    /// Which token.
+    pub token: TokenName,
+    /// The record revision at which that side's view last changed: it only grows.
+    pub revision: u64,
+}
+
+/// Something that a look before the mint found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// On what.
+    pub object: String,
+    /// What is the matter.
+    pub reason: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Whether a finding stops a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It is told.
+    Warning,
+    /// The object is not there. Stops a rotation, not a first publication.
+    Missing,
+    /// It would never finish: nothing is minted.
+    Refusal,
+}
