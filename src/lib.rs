@@ -1,1 +1,7 @@
 //! changeover.
+
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod spec;
+pub mod token;

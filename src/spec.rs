@@ -1,0 +1,214 @@
+//! Specs: what a token is and where it lives.
+//!
+//! [`Spec::parse`] is the only way to a [`Spec`]. What is said in the parameter is first read into raw
+//! shapes and then resolved, so that whoever holds a spec holds one that can be carried out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::token::{Generation, TokenName};
+
+mod place;
+mod raw;
+
+pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
+
+/// What a token is, where its two views are published, and what picks them up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The token's name: the last level of its parameter's name.
+    pub token: TokenName,
+    /// The version of the parameter that this was read from. A rotation pins it.
+    pub version: i64,
+    /// How new values are made.
+    pub generation: Generation,
+    /// How long the previous version stays accepted after migrate is complete. At least 5 s.
+    pub overlap: Duration,
+    /// Who checks the token.
+    pub verifiers: Audience,
+    /// Who sends the token.
+    pub presenters: Audience,
+    /// How long a workload may take to roll, from its stamp, in each leg.
+    pub rollout_timeout: Duration,
+}
+
+impl Spec {
+    /// Reads the spec of `name` from the JSON in version `version` of its parameter.
+    ///
+    /// # Errors
+    /// `BadSpec` that tells all faults together, each with its field, value and fix.
+    pub fn parse(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
+        raw::parse(name, version, json)
+    }
+
+    /// The audience on this side; empty where the spec leaves the side out.
+    pub fn side(&self, side: Side) -> &Audience {
+        match side {
+            Side::Verifiers => &self.verifiers,
+            Side::Presenters => &self.presenters,
+        }
+    }
+
+    /// How many live versions the accepted set may hold: as many as fit the smallest of its stores,
+    /// at most [`Spec::DEEPEST`].
+    pub fn accepted_depth(&self) -> usize {
+        todo!()
+    }
+
+    /// The most live versions of a token, whatever its stores hold.
+    pub const DEEPEST: usize = 32;
+}
+
+/// One of the two sides of a token. Each reads its own view of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Those who check the token. They read the accepted view.
+    Verifiers,
+    /// Those who send the token. They read the presented view.
+    Presenters,
+}
+
+impl Side {
+    /// Both sides, in the order in which a new version reaches them.
+    pub const BOTH: [Side; 2] = [Side::Verifiers, Side::Presenters];
+
+    /// The field of the spec: `verifiers` or `presenters`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Verifiers => "verifiers",
+            Side::Presenters => "presenters",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// Everybody on one side of a token. Empty (its default) where the spec leaves the side out; otherwise
+/// it has at least one publication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audience {
+    /// Where the side's view is published, in the spec's order. No place stands here twice.
+    pub publications: Vec<Publication>,
+    /// How long a reader that is not restarted may hold its copy, counted from the last publish that
+    /// was answered. Present where there are publications and no workload that restarts.
+    pub within: Option<Duration>,
+    /// What picks the view up, in the spec's order. No workload stands here twice.
+    pub workloads: Vec<Workload>,
+}
+
+impl Audience {
+    /// Whether the spec leaves this side out.
+    pub fn is_empty(&self) -> bool {
+        self.publications.is_empty()
+    }
+}
+
+/// One place that holds a side's view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Where it is.
+    pub place: Place,
+    /// The KMS key that encrypts the parameter. Never present for an item.
+    pub key: Option<String>,
+    /// How accepted tokens are written. [`AcceptedForm::Digests`], and without meaning, for presenters.
+    pub form: AcceptedForm,
+}
+
+/// How the accepted view names a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AcceptedForm {
+    /// By its SHA-256: `"as": "sha256"`.
+    #[default]
+    Digests,
+    /// By itself: `"as": "plain"`.
+    Plain,
+}
+
+/// Something in a cluster that picks a view up. As text, `prod/backend/deployment/datastore`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// The cluster, by the name under which `CHANGEOVER_CLUSTERS` or EKS knows it.
+    pub cluster: String,
+    /// The namespace.
+    pub namespace: String,
+    /// What kind of object it is.
+    pub kind: WorkloadKind,
+    /// The object's name.
+    pub name: String,
+    /// The ExternalSecret, in the same namespace, that copies the view into the workload's Secret.
+    pub external_secret: Option<String>,
+    /// The key of that Secret that holds the view, where it cannot be found from the ExternalSecret.
+    pub secret_key: Option<String>,
+    /// How a new view reaches its pods.
+    pub picks_up: PicksUp,
+    /// How long to wait between synced and stamped: a kubelet can start a pod with the Secret of a
+    /// moment ago (kubernetes/kubernetes issue 129645).
+    pub settle: Duration,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cluster,
+            namespace,
+            kind,
+            name,
+            ..
+        } = self;
+        write!(formatter, "{cluster}/{namespace}/{kind}/{name}")
+    }
+}
+
+/// The kinds of workload that can be rolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WorkloadKind {
+    /// `apps/v1` Deployment.
+    Deployment,
+}
+
+impl fmt::Display for WorkloadKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkloadKind::Deployment => formatter.write_str("deployment"),
+        }
+    }
+}
+
+/// How a new view reaches the pods of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PicksUp {
+    /// Only a new pod sees it: environment variables and subPath mounts.
+    Restart,
+    /// Running pods see it within this time, counted from synced.
+    Within(Duration),
+}
+
+/// Every token of these whose spec writes a place that another one's writes too, with a `BadSpec` that
+/// names the place and both tokens. Two writers of one place would overwrite each other for ever.
+pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
+    let _ = specs;
+    todo!()
+}
+
+/// A named cluster: an EKS cluster of the function's own account and region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EksCluster {
+    /// Its name in EKS.
+    pub name: String,
+}
+
+impl EksCluster {
+    /// Reads the parameter `<CHANGEOVER_CLUSTERS>/<name>`: `{"eks": {"name": "..."}}`.
+    ///
+    /// # Errors
+    /// `BadSpec` that names field, value and fix.
+    pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
+        raw::parse_cluster(name, json)
+    }
+}

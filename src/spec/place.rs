@@ -1,0 +1,292 @@
+//! Places: where a view of a token is published, and how a place is written as text.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a view is published. Two places are equal if and only if they are the same parameter or the
+/// same item.
+///
+/// As text, `ssm:/a/b` or `dynamodb:table/id=service_token`. The text reads back as the same place,
+/// so that it can stand for it as the key of a map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Place {
+    /// A parameter of Parameter Store: its value.
+    Parameter(ParameterName),
+    /// An item of a DynamoDB table: some of its attributes.
+    Item {
+        /// The table's name.
+        table: String,
+        /// The item's primary key.
+        key: ItemKey,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Parameter(name) => write!(formatter, "ssm:{name}"),
+            Place::Item { table, key } => write!(formatter, "dynamodb:{table}/{key}"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = NotAPlace;
+
+    fn from_str(text: &str) -> Result<Self, NotAPlace> {
+        if let Some(name) = text.strip_prefix("ssm:") {
+            return Ok(Place::Parameter(
+                ParameterName::parse(name).map_err(NotAPlace)?,
+            ));
+        }
+        let (table, key) = text
+            .strip_prefix("dynamodb:")
+            .and_then(|item| item.split_once('/'))
+            .ok_or_else(|| NotAPlace("it begins with neither ssm: nor dynamodb:<table>/".into()))?;
+        check_table(table).map_err(NotAPlace)?;
+        let attributes = key
+            .split(',')
+            .map(|attribute| {
+                let (name, value) = attribute.split_once('=')?;
+                Some(match name.strip_suffix(NUMBER_MARK) {
+                    Some(name) => (
+                        decode(name)?,
+                        KeyValue::Number(decode(value)?.parse().ok()?),
+                    ),
+                    None => (decode(name)?, KeyValue::Text(decode(value)?)),
+                })
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| NotAPlace("its key is not <attribute>=<value>".into()))?;
+        Ok(Place::Item {
+            table: table.to_owned(),
+            key: ItemKey::new(attributes).map_err(NotAPlace)?,
+        })
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = NotAPlace;
+
+    fn try_from(text: String) -> Result<Self, NotAPlace> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> String {
+        place.to_string()
+    }
+}
+
+/// Why a text is not a place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a place: {0}")]
+pub struct NotAPlace(String);
+
+/// The full name of a parameter, such as `/coilysiren/backend/datastore-token`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParameterName(String);
+
+impl ParameterName {
+    /// Reads a name by Parameter Store's rules (BOTO ssm 2014-11-06, `PutParameter`): begins with
+    /// `/`, at most 15 levels of `[A-Za-z0-9_.-]+`, at most 1,011 characters, and not in the name
+    /// spaces of `aws` and `ssm`.
+    ///
+    /// # Errors
+    /// The rule that it breaks, as a clause about "it".
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let Some(path) = name.strip_prefix('/') else {
+            return Err("it does not begin with '/'".into());
+        };
+        if name.len() > LONGEST_PARAMETER_NAME {
+            return Err(format!(
+                "it has {} characters and Parameter Store takes {LONGEST_PARAMETER_NAME}",
+                name.len()
+            ));
+        }
+        let levels: Vec<&str> = path.split('/').collect();
+        if levels.iter().any(|level| level.is_empty()) {
+            return Err("it has an empty level".into());
+        }
+        if levels.len() > MOST_LEVELS {
+            return Err(format!(
+                "it has {} levels and Parameter Store takes {MOST_LEVELS}",
+                levels.len()
+            ));
+        }
+        if !levels
+            .iter()
+            .all(|level| level.chars().all(is_name_character))
+        {
+            return Err("it has characters other than a-z, A-Z, 0-9, '_', '.', '-' and '/'".into());
+        }
+        let first = levels[0].to_ascii_lowercase();
+        if first.starts_with("aws") || first.starts_with("ssm") {
+            return Err("it begins with \"aws\" or \"ssm\", which AWS keeps for itself".into());
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this parameter lies anywhere below `path`, or is it.
+    pub fn is_within(&self, path: &str) -> bool {
+        self.0
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl fmt::Display for ParameterName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+const LONGEST_PARAMETER_NAME: usize = 1011;
+const MOST_LEVELS: usize = 15;
+
+/// The characters of a parameter's level, and of a table's name.
+pub(super) fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
+}
+
+/// The primary key of a DynamoDB item: one or two attributes, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ItemKey(Vec<(String, KeyValue)>);
+
+impl ItemKey {
+    /// A key of these attributes, by DynamoDB's rules (BOTO dynamodb 2012-08-10): names of 1 to 255
+    /// bytes, texts of 1 to 2,048 bytes. Attributes that publications write cannot be part of it.
+    ///
+    /// # Errors
+    /// The rule that it breaks, as a clause about "it".
+    pub fn new(mut attributes: Vec<(String, KeyValue)>) -> Result<Self, String> {
+        attributes.sort();
+        if !(1..=2).contains(&attributes.len()) {
+            return Err(format!(
+                "it has {} attributes and a primary key has one or two",
+                attributes.len()
+            ));
+        }
+        if attributes.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err("it names the same attribute twice".into());
+        }
+        for (name, value) in &attributes {
+            if !(1..=LONGEST_KEY_NAME).contains(&name.len()) {
+                return Err("its attribute's name does not have 1 to 255 bytes".into());
+            }
+            if WRITTEN_ATTRIBUTES.contains(&name.as_str()) {
+                return Err(format!(
+                    "its attribute \"{name}\" is one that publications write"
+                ));
+            }
+            if let KeyValue::Text(text) = value
+                && !(1..=LONGEST_KEY_TEXT).contains(&text.len())
+            {
+                return Err(format!(
+                    "its attribute \"{name}\" does not have 1 to {LONGEST_KEY_TEXT} bytes"
+                ));
+            }
+        }
+        Ok(Self(attributes))
+    }
+
+    /// The attributes' names and values, in the order of the names.
+    pub fn attributes(&self) -> &[(String, KeyValue)] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ItemKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let name = encode(name);
+            match value {
+                KeyValue::Text(text) => write!(formatter, "{comma}{name}={}", encode(text))?,
+                KeyValue::Number(number) => {
+                    write!(formatter, "{comma}{name}{NUMBER_MARK}={number}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of a key's attribute.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyValue {
+    /// A DynamoDB string (S).
+    Text(String),
+    /// A DynamoDB number (N). Whole numbers only: each then has one spelling.
+    Number(i128),
+}
+
+/// Every attribute that a publication writes into an item (contract, "What is published").
+pub const WRITTEN_ATTRIBUTES: [&str; 6] = [
+    "token",
+    "token_version",
+    "token_revision",
+    "accepted",
+    "accepted_revision",
+    "changeover_token",
+];
+
+const LONGEST_KEY_NAME: usize = 255;
+const LONGEST_KEY_TEXT: usize = 2048;
+
+/// Follows the name of an attribute that is a number: `7` and `"7"` are different items.
+const NUMBER_MARK: &str = ":n";
+
+/// A table's name by DynamoDB's rules: 3 to 255 of `[A-Za-z0-9_.-]`.
+pub(super) fn check_table(table: &str) -> Result<(), String> {
+    if (3..=255).contains(&table.len()) && table.chars().all(is_name_character) {
+        Ok(())
+    } else {
+        Err("a table's name has 3 to 255 of a-z, A-Z, 0-9, '_', '.' and '-'".into())
+    }
+}
+
+/// Percent-encodes what separates the parts of a place, and what would not print.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '%' | ',' | '=' | ':') || c.is_whitespace() || c.is_control() {
+            let mut bytes = [0; 4];
+            for byte in c.encode_utf8(&mut bytes).bytes() {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        } else {
+            encoded.push(c);
+        }
+    }
+    encoded
+}
+
+/// The reverse of [`encode`]; `None` for what it never writes.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let (digits, tail) = tail.split_at_checked(2)?;
+            let mut byte = [0];
+            hex::decode_to_slice(digits, &mut byte).ok()?;
+            bytes.push(byte[0]);
+            rest = tail;
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    let decoded = String::from_utf8(bytes).ok()?;
+    (encode(&decoded) == text).then_some(decoded)
+}

@@ -1,0 +1,327 @@
+//! Tokens: how they are named, minted, digested, and never shown.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::TryCryptoRng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Kind};
+
+/// The name of a token: `[a-z0-9-]{1,63}`. It names the token everywhere and says nothing of its value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TokenName(String);
+
+impl TokenName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// [`NotAName`], which does not repeat the text: a token itself may have been passed by mistake.
+    pub fn parse(name: &str) -> Result<Self, NotAName> {
+        let length = name.chars().count();
+        let stranger = name
+            .chars()
+            .position(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        match stranger {
+            Some(position) => Err(NotAName::Character {
+                position: position + 1,
+            }),
+            None if !(1..=63).contains(&length) => Err(NotAName::Length { length }),
+            None => Ok(Self(name.to_owned())),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for TokenName {
+    type Err = NotAName;
+
+    fn from_str(name: &str) -> Result<Self, NotAName> {
+        Self::parse(name)
+    }
+}
+
+impl TryFrom<String> for TokenName {
+    type Error = NotAName;
+
+    fn try_from(name: String) -> Result<Self, NotAName> {
+        Self::parse(&name)
+    }
+}
+
+impl From<TokenName> for String {
+    fn from(name: TokenName) -> String {
+        name.0
+    }
+}
+
+/// Why a text is not the name of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAName {
+    /// It is empty or too long.
+    #[error("a token's name has 1 to 63 characters and this has {length}")]
+    Length {
+        /// How many characters it has.
+        length: usize,
+    },
+    /// It holds a character that names do not have.
+    #[error("a token's name has only a-z, 0-9 and '-', and character {position} is none of these")]
+    Character {
+        /// Which character it is, counted from 1.
+        position: usize,
+    },
+}
+
+/// The number of a version of a token. Numbers grow by one and are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VersionNumber(u64);
+
+impl VersionNumber {
+    /// The first version of a token.
+    pub const FIRST: VersionNumber = VersionNumber(1);
+
+    /// The version with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the version after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for VersionNumber {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The value of a token. It is wiped from memory when dropped, and neither `Debug` nor `Display`
+/// show it; [`Secret::expose`] is the only way to it.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes over a value that was issued elsewhere or found in a publication.
+    ///
+    /// # Errors
+    /// `BadToken`, without the value, where it could not be presented, published or stored as it is:
+    /// empty, above 4,096 bytes (what a standard SSM parameter holds), with whitespace or control
+    /// characters, or with `{{`, which SSM refuses in a parameter's value.
+    pub fn adopt(value: String) -> Result<Self, Error> {
+        let value = Zeroizing::new(value);
+        let stranger = value
+            .chars()
+            .position(|c| c.is_whitespace() || c.is_control());
+        let because = match stranger {
+            _ if value.is_empty() => "it is empty".to_owned(),
+            _ if value.len() > LARGEST_VALUE => format!(
+                "it has {} bytes and a standard SSM parameter holds {LARGEST_VALUE}",
+                value.len()
+            ),
+            Some(position) => format!(
+                "character {} is whitespace or a control character",
+                position + 1
+            ),
+            None if value.contains("{{") => {
+                "it contains \"{{\", which SSM refuses in a value".to_owned()
+            }
+            None => return Ok(Self(value)),
+        };
+        Err(Error::new(
+            Kind::BadToken,
+            "use a value as a token",
+            because,
+            "store the bare token, without line ends or quotes around it",
+        ))
+    }
+
+    /// The value. Whoever calls this carries it to a store or a cipher, and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// SHA-256 of the value's UTF-8 bytes.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.expose())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(REDACTED)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(REDACTED)
+    }
+}
+
+const REDACTED: &str = "[redacted]";
+
+/// What a standard SSM parameter holds, in bytes (BOTO ssm 2014-11-06, `PutParameter`).
+pub const LARGEST_VALUE: usize = 4096;
+
+/// SHA-256 of a token's UTF-8 bytes: what verifiers may know. Compared in constant time.
+#[derive(Clone, Copy)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(bytes.as_ref()).into())
+    }
+
+    /// Reads sixty-four hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`NotADigest`] for everything else.
+    pub fn parse(text: &str) -> Result<Self, NotADigest> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotADigest)?;
+        Ok(Self(bytes))
+    }
+
+    /// The digest's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for Digest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Digest {}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Digest({self})")
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is not a SHA-256 digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 digest is 64 hexadecimal digits")]
+pub struct NotADigest;
+
+/// How the values of a token are made: the spec's `token`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    bytes: u8,
+    prefix: Option<Prefix>,
+}
+
+impl Generation {
+    /// The fewest and the most bytes of randomness a token may have.
+    pub const BYTES: std::ops::RangeInclusive<u8> = 32..=64;
+
+    /// Tokens of so many bytes of randomness, `None` where [`Generation::BYTES`] does not hold them.
+    pub fn new(bytes: u8, prefix: Option<Prefix>) -> Option<Self> {
+        Self::BYTES
+            .contains(&bytes)
+            .then_some(Self { bytes, prefix })
+    }
+
+    /// Makes a new value:
+    ///
+    /// ```text
+    /// <prefix> <randomness, base64url without padding> <checksum, 6 characters>
+    /// ```
+    ///
+    /// The checksum is the base64url form of the first 4 bytes of the SHA-256 of everything before
+    /// it. It adds no entropy and takes none: it lets a secret scanner, or a reader of logs, tell a
+    /// token from a text that looks like one without asking anybody.
+    ///
+    /// # Errors
+    /// That of the source of randomness. Nothing was made then.
+    pub fn mint<R: TryCryptoRng + ?Sized>(&self, random: &mut R) -> Result<Secret, R::Error> {
+        let mut entropy = Zeroizing::new([0_u8; *Self::BYTES.end() as usize]);
+        let entropy = &mut entropy[..usize::from(self.bytes)];
+        random.try_fill_bytes(entropy)?;
+        // The capacity holds the whole token, so that growing never leaves a copy behind.
+        let mut value = Zeroizing::new(String::with_capacity(self.length()));
+        value.push_str(self.prefix.as_ref().map_or("", Prefix::as_str));
+        URL_SAFE_NO_PAD.encode_string(entropy, &mut value);
+        let checksum = Sha256::digest(value.as_bytes());
+        URL_SAFE_NO_PAD.encode_string(&checksum[..CHECKSUM_BYTES], &mut value);
+        Ok(Secret(value))
+    }
+
+    /// How many bytes a minted value has.
+    pub fn length(&self) -> usize {
+        let prefix = self
+            .prefix
+            .as_ref()
+            .map_or(0, |prefix| prefix.as_str().len());
+        let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
+        prefix + encoded(usize::from(self.bytes)) + encoded(CHECKSUM_BYTES)
+    }
+}
+
+const CHECKSUM_BYTES: usize = 4;
+
+/// What a token starts with, so that people and scanners know whose it is: `[a-z0-9]{1,16}_`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// Reads a prefix, its underscore included; `None` where it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = text.strip_suffix('_')?;
+        let plain = name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        (plain && (1..=16).contains(&name.len())).then(|| Self(text.to_owned()))
+    }
+
+    /// The prefix with its underscore.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
