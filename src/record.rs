@@ -59,9 +59,17 @@ pub struct Record {
     lease: Option<Lease>,
     /// Who watches a cluster without a lease; believed until `due_at`.
     watcher: Option<String>,
-    #[serde(with = "optional_milliseconds", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "optional_milliseconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     due_at: Option<Timestamp>,
-    #[serde(with = "optional_milliseconds", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "optional_milliseconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     unanswered_until: Option<Timestamp>,
     #[serde(with = "in_milliseconds")]
     compare_at: Timestamp,
@@ -84,7 +92,11 @@ pub struct Version {
     #[serde(with = "in_milliseconds")]
     pub created_at: Timestamp,
     /// When verifiers stop accepting it; `None` before a newer one is current.
-    #[serde(with = "optional_milliseconds", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "optional_milliseconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub not_after: Option<Timestamp>,
     /// Its value, for the function alone.
     pub sealed: Sealed,
@@ -205,6 +217,16 @@ pub enum Leg {
 }
 
 impl Leg {
+    /// As the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Leg::Expand => "expand",
+            Leg::Migrate => "migrate",
+            Leg::Overlap => "overlap",
+            Leg::Contract => "contract",
+        }
+    }
+
     /// Whose view it carries.
     pub fn side(self) -> Side {
         match self {
@@ -226,6 +248,18 @@ pub enum Step {
     Sync,
     /// Replace what picks up by restart, and wait until nothing runs on an older view.
     RollOut,
+}
+
+impl Step {
+    /// As the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Retire => "retire",
+            Step::Publish => "publish",
+            Step::Sync => "sync",
+            Step::RollOut => "roll_out",
+        }
+    }
 }
 
 /// How far a workload has come on this leg.
@@ -287,7 +321,12 @@ impl Held {
         reason: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { object: object.into(), reason: reason.into(), fix: fix.into(), attempts: 0 }
+        Self {
+            object: object.into(),
+            reason: reason.into(),
+            fix: fix.into(),
+            attempts: 0,
+        }
     }
 }
 
@@ -413,7 +452,11 @@ impl Record {
     pub fn after(&self, change: Change, now: Timestamp) -> Result<Record, Illegal> {
         let mut next = self.clone();
         let name = change.name();
-        let illegal = |because| Illegal { owed: self.owed_in_words(), change: name, because };
+        let illegal = |because| Illegal {
+            owed: self.owed_in_words(),
+            change: name,
+            because,
+        };
         let step = self.owed.map(|owed| (owed.leg, owed.step));
         match (step, change) {
             (_, Change::Begin(begin)) => {
@@ -427,7 +470,9 @@ impl Record {
                     return Err(illegal("a publish was left unfinished, and comes first"));
                 }
                 if begin.minted.is_some() && self.is_unanswered(now) {
-                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                    return Err(illegal(
+                        "a write to a store that cannot fence is unanswered",
+                    ));
                 }
                 next.begin(begin, now);
             }
@@ -510,7 +555,9 @@ impl Record {
                     return Err(illegal("the lease is not held"));
                 }
                 if self.is_unanswered(now) {
-                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                    return Err(illegal(
+                        "a write to a store that cannot fence is unanswered",
+                    ));
                 }
                 if self.expired(now).next().is_none() {
                     return Err(illegal("no version is past its end"));
@@ -530,9 +577,12 @@ impl Record {
                     return Err(illegal("the lease is not held"));
                 }
                 if self.is_unanswered(now) {
-                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                    return Err(illegal(
+                        "a write to a store that cannot fence is unanswered",
+                    ));
                 }
-                next.versions.retain(|version| version.stage != Stage::Pending);
+                next.versions
+                    .retain(|version| version.stage != Stage::Pending);
                 next.accepted_revision = next.revision + 1;
                 next.rotation = None;
                 next.held = None;
@@ -557,7 +607,10 @@ impl Record {
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(now + pause);
-                next.held = Some(Held { attempts: attempts + 1, ..held });
+                next.held = Some(Held {
+                    attempts: attempts + 1,
+                    ..held
+                });
                 next.repeats = 0;
             }
 
@@ -584,12 +637,18 @@ impl Record {
 
     /// This record with the revision that it is to be saved under.
     pub fn to_save(&self) -> Record {
-        Record { revision: self.revision + 1, ..self.clone() }
+        Record {
+            revision: self.revision + 1,
+            ..self.clone()
+        }
     }
 
     /// This record with a sign of life of whoever watches: not a change, and no new revision.
     pub fn postponed(&self, due_at: Timestamp) -> Record {
-        Record { due_at: Some(due_at), ..self.clone() }
+        Record {
+            due_at: Some(due_at),
+            ..self.clone()
+        }
     }
 
     /// Whose it is.
@@ -695,7 +754,9 @@ impl Record {
 
     /// Whether a lease is live: its holder may be about to write.
     pub fn is_leased(&self, now: Timestamp) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.until + LEASE_GRACE > now)
+        self.lease
+            .as_ref()
+            .is_some_and(|lease| lease.until + LEASE_GRACE > now)
     }
 
     /// Whether somebody is at it: a live lease, or a watcher who gave a sign of life.
@@ -711,13 +772,24 @@ impl Record {
 
     /// The next end of a version.
     pub fn next_end(&self) -> Option<Timestamp> {
-        self.versions.iter().filter_map(|version| version.not_after).min()
+        self.versions
+            .iter()
+            .filter_map(|version| version.not_after)
+            .min()
     }
 
     /// Versions that left the set between an earlier record and this one.
     pub fn ended_since<'a>(&self, earlier: &'a Record) -> Vec<&'a Version> {
-        let lives = |number| self.versions.iter().any(|version| version.version == number);
-        earlier.versions.iter().filter(|version| !lives(version.version)).collect()
+        let lives = |number| {
+            self.versions
+                .iter()
+                .any(|version| version.version == number)
+        };
+        earlier
+            .versions
+            .iter()
+            .filter(|version| !lives(version.version))
+            .collect()
     }
 
     /// The audit entry of a version that was just minted, made current, or ended.
@@ -727,7 +799,7 @@ impl Record {
             version: version.version,
             stage: version.stage,
             rotation: version.rotation.clone(),
-            sha256: version.sha256.clone(),
+            sha256: version.sha256,
             created_at: version.created_at,
             rotated_at: None,
             not_after: version.not_after,
@@ -738,7 +810,9 @@ impl Record {
     }
 
     fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Version> {
-        self.versions.iter().filter(move |version| version.has_ended(now))
+        self.versions
+            .iter()
+            .filter(move |version| version.has_ended(now))
     }
 
     fn is_held_by_lease(&self, now: Timestamp) -> bool {
@@ -752,7 +826,10 @@ impl Record {
             self.versions.retain(|version| !version.has_ended(now));
         }
         let mut changed = self.versions.len() != before;
-        let values = begin.adopted.into_iter().map(|adopted| (adopted, Stage::Current));
+        let values = begin
+            .adopted
+            .into_iter()
+            .map(|adopted| (adopted, Stage::Current));
         let minted = begin.minted.map(|minted| (minted, Stage::Pending));
         for (value, stage) in values.chain(minted) {
             let number = self.last_version.next();
@@ -761,7 +838,7 @@ impl Record {
                 let seen = Seen {
                     revision: 0,
                     store_version,
-                    sha256: value.sha256.clone(),
+                    sha256: value.sha256,
                     key: None,
                     answered_at: now,
                     held_at: BTreeMap::from([(number, store_version)]),
@@ -790,7 +867,10 @@ impl Record {
         self.rotation = Some(Rotation {
             id: begin.id,
             purpose: begin.purpose,
-            version: self.versions.first().map_or(self.last_version, |newest| newest.version),
+            version: self
+                .versions
+                .first()
+                .map_or(self.last_version, |newest| newest.version),
             began_at: now,
             presented: false,
             timeline: Vec::new(),
@@ -827,7 +907,11 @@ impl Record {
 
     fn retire(&mut self, now: Timestamp) {
         self.versions.retain(|version| !version.has_ended(now));
-        let live: Vec<_> = self.versions.iter().map(|version| version.version).collect();
+        let live: Vec<_> = self
+            .versions
+            .iter()
+            .map(|version| version.version)
+            .collect();
         for seen in self.publications.values_mut() {
             seen.held_at.retain(|version, _| live.contains(version));
         }
@@ -860,7 +944,11 @@ impl Record {
     }
 
     fn owe_keeping_waits(&mut self, leg: Leg, step: Step, now: Timestamp) {
-        self.owed = Some(Owed { leg, step, since: now });
+        self.owed = Some(Owed {
+            leg,
+            step,
+            since: now,
+        });
         self.watcher = None;
     }
 
@@ -871,7 +959,9 @@ impl Record {
         if let Some(rotation) = &mut self.rotation
             && rotation.timeline.len() < TIMELINE
         {
-            let took_ms = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
+            let took_ms = now
+                .as_millisecond()
+                .saturating_sub(owed.since.as_millisecond());
             rotation.timeline.push(Entry {
                 leg: owed.leg,
                 step: owed.step,
@@ -895,7 +985,9 @@ impl Record {
     }
 
     fn owed_in_words(&self) -> String {
-        self.owed.map_or("nothing".to_owned(), |owed| format!("{:?}/{:?}", owed.leg, owed.step))
+        self.owed.map_or("nothing".to_owned(), |it| {
+            format!("{}/{}", it.leg.as_str(), it.step.as_str())
+        })
     }
 }
 

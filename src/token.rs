@@ -88,7 +88,9 @@ pub enum NotAName {
 }
 
 /// The number of a version of a token. Numbers grow by one and are never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct VersionNumber(u64);
 
@@ -157,6 +159,11 @@ impl Secret {
             because,
             "store the bare token, without line ends or quotes around it",
         ))
+    }
+
+    /// Takes a text as it is stored, whatever it is: what a publication holds, or is to hold.
+    pub fn verbatim(text: String) -> Self {
+        Self(Zeroizing::new(text))
     }
 
     /// The value. Whoever calls this carries it to a store or a cipher, and nowhere else.

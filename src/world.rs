@@ -13,15 +13,12 @@
 //! ```
 
 pub mod clock;
-pub mod clusters;
-pub mod publications;
-pub mod record_store;
-pub mod specs;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rand::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,8 +42,53 @@ pub struct World {
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
-    pub random: Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>,
+    pub fill: Fill,
 }
+
+/// Fills a buffer with random bytes.
+pub type Fill = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
+
+impl World {
+    /// The source of randomness, for what draws from one.
+    pub fn random(&self) -> Random<'_> {
+        Random(self)
+    }
+
+    /// A new name that nobody else has: 128 random bits in hex.
+    ///
+    /// # Errors
+    /// Where the source has none.
+    pub fn random_name(&self) -> Result<String, Error> {
+        let mut bytes = [0; 16];
+        (self.fill)(&mut bytes)?;
+        Ok(hex::encode(bytes))
+    }
+}
+
+/// The world's source of randomness.
+pub struct Random<'a>(&'a World);
+
+impl TryRng for Random<'_> {
+    type Error = Error;
+
+    fn try_next_u32(&mut self) -> Result<u32, Error> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Error> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        (self.0.fill)(bytes)
+    }
+}
+
+impl TryCryptoRng for Random<'_> {}
 
 /// Where the specs of tokens are kept. Reading has no effect: a crash means nothing.
 #[async_trait]
@@ -105,7 +147,8 @@ pub trait RecordStore: Send + Sync {
 
     /// Tokens whose record was due at `now`, the longest overdue first, at most `limit`. Eventually
     /// consistent: whoever acts on one rereads its record.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<(TokenName, Timestamp)>, Error>;
+    async fn due(&self, now: Timestamp, limit: usize)
+    -> Result<Vec<(TokenName, Timestamp)>, Error>;
 
     /// The permanent audit entry of a version; `None` where there is none yet.
     async fn audit(
@@ -205,8 +248,8 @@ pub struct Audit {
 /// Ciphertext of a value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed(
-    /// What KMS answered, base64 in text formats.
-    #[serde(with = "crate::token::base64")]
+    /// What KMS answered; base64 in the record.
+    #[serde(with = "base64_text")]
     pub Vec<u8>,
 );
 
@@ -341,7 +384,7 @@ impl Content {
                     })
                     .collect();
                 let document = serde_json::to_string(&Document { accepted });
-                Secret::from_trusted(document.expect("a document of plain fields serializes"))
+                Secret::verbatim(document.expect("a document of plain fields serializes"))
             }
         }
     }
@@ -381,14 +424,20 @@ pub struct WriteError {
 pub trait Clusters: Send + Sync {
     /// What stands in the way of this workload ever taking up a view: objects that do not exist,
     /// and what can never finish. Two reads; no effect.
-    async fn inspect(&self, workload: &Workload, parameters: &[ParameterName])
-    -> Result<Vec<Finding>, Error>;
+    async fn inspect(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Vec<Finding>, Error>;
 
     /// Tells the External Secret of this workload to refresh, by setting its `force-sync`
     /// annotation to `force`, and says which version it had synced before. `None` where the
     /// External Secret does not exist. A crash after it means a spare refresh, which is harmless.
-    async fn force_sync(&self, workload: &Workload, force: &str)
-    -> Result<Option<SyncedBefore>, Error>;
+    async fn force_sync(
+        &self,
+        workload: &Workload,
+        force: &str,
+    ) -> Result<Option<SyncedBefore>, Error>;
 
     /// Waits until the External Secret has synced since `before`, and the Secret's data is one of
     /// `intended`: the digest of the bytes that each parameter of this side was given. No effect.
@@ -478,4 +527,20 @@ pub enum Severity {
     Missing,
     /// It would never finish: nothing is minted.
     Refusal,
+}
+
+/// Bytes as base64, with padding.
+mod base64_text {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD
+            .decode(String::deserialize(from)?)
+            .map_err(D::Error::custom)
+    }
 }

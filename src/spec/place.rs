@@ -24,6 +24,14 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// Whether its store refuses a write that comes late: DynamoDB's conditional writes do, and
+    /// Parameter Store has none.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Place::Item { .. })
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,0 +1,306 @@
+//! Before anything changes: look, refuse what could not end well, then mint.
+//!
+//! A mint is only ever this: generate, seal, save. Until the save stands, nobody has seen the value
+//! and a crash loses nothing; once it stands, the value is decided, and every effect may run again.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+
+use crate::{
+    error::{Error, Kind},
+    record::{Begin, Change, Lease, Minted, Purpose, Record, RotationId},
+    rotate::{Stop, Turn},
+    spec::{self, Place, Publication, Side, Spec, Workload},
+    token::{Secret, VersionNumber},
+    world::{Finding, Holding, Severity, World},
+};
+
+impl Turn<'_> {
+    /// Takes the slot: adopts or creates the token's first version where it has none, and mints a
+    /// pending one for a rotation.
+    pub(crate) async fn begin(&mut self, purpose: Purpose) -> Result<(), Stop> {
+        let look = look(self.world, self.spec, self.stored.as_ref()).await?;
+        let first = self.stored.is_none();
+        let refused = look.findings.iter().find(|finding| match finding.severity {
+            Severity::Refusal => true,
+            // Pods cannot start before the Secret exists, nor it before the first publication.
+            Severity::Missing => purpose == Purpose::Rotate && look.has_current,
+            Severity::Warning => false,
+        });
+        if let Some(finding) = refused {
+            return Err(Stop::Failed(
+                Error::new(
+                    Kind::PreflightFailed,
+                    "begin a rotation with",
+                    finding.reason.clone(),
+                    finding.fix.clone(),
+                )
+                .on(&finding.object),
+            ));
+        }
+        self.warnings.extend(
+            look.findings
+                .iter()
+                .map(|it| format!("{}: {}", it.object, it.reason)),
+        );
+        if first {
+            let now = self.now();
+            self.record = Record::new(self.asking.token.clone(), look.highest_revision, now);
+        }
+
+        let mut number = self.record.next_version();
+        let adopted = match look.adopted.filter(|_| first) {
+            Some(value) => {
+                let minted = self.seal(number, value, held_at(&look.found)).await?;
+                number = number.next();
+                Some(minted)
+            }
+            None => None,
+        };
+        let purpose = if look.has_current {
+            purpose
+        } else {
+            Purpose::Publish
+        };
+        let minted = if purpose == Purpose::Rotate || !look.has_current {
+            let generation = &self.spec.generation;
+            let value = generation.mint(&mut self.world.random())?;
+            Some(self.seal(number, value, BTreeMap::new()).await?)
+        } else {
+            None
+        };
+        self.found = look.found;
+        self.take_slot(purpose, adopted, minted, Vec::new()).await
+    }
+
+    /// Saves the rotation, its version, its trigger's key and the lease, all or nothing.
+    pub(crate) async fn take_slot(
+        &mut self,
+        purpose: Purpose,
+        adopted: Option<Minted>,
+        minted: Option<Minted>,
+        repaired: Vec<Side>,
+    ) -> Result<(), Stop> {
+        let begin = Begin {
+            id: RotationId(self.world.random_name()?),
+            purpose,
+            adopted,
+            minted,
+            repaired,
+            spec_version: self.spec.version,
+            lease: Lease {
+                holder: self.holder.clone(),
+                until: self.now() + self.settings.lease,
+            },
+        };
+        self.apply(Change::Begin(begin))?;
+        self.joins = self.key.is_some();
+        self.save().await
+    }
+
+    async fn seal(
+        &mut self,
+        number: VersionNumber,
+        value: Secret,
+        held_at: BTreeMap<String, u64>,
+    ) -> Result<Minted, Error> {
+        let sealed = self
+            .world
+            .records
+            .seal(self.asking.token, number, &value)
+            .await?;
+        let sha256 = value.digest();
+        self.values.insert(number, value);
+        Ok(Minted {
+            sha256,
+            sealed,
+            held_at,
+        })
+    }
+}
+
+/// What was seen before a mint.
+pub(crate) struct Look {
+    /// What the presented publications hold.
+    pub(crate) found: BTreeMap<Place, Holding>,
+    /// Whether there is a current version: in the record, or to be adopted.
+    pub(crate) has_current: bool,
+    /// The one value that presenters already have, of a token without a record.
+    pub(crate) adopted: Option<Secret>,
+    /// The highest revision of a view that any publication carries.
+    pub(crate) highest_revision: u64,
+    /// What stands in the way, and what is worth knowing; the worst first.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Looks at the presented publications once, at all publications of a token without a record, and
+/// at the workloads. Has no effect.
+///
+/// # Errors
+/// What could not be read.
+pub(crate) async fn look(
+    world: &World,
+    spec: &Spec,
+    record: Option<&Record>,
+) -> Result<Look, Error> {
+    let sides: &[Side] = if record.is_some() {
+        &[Side::Presenters]
+    } else {
+        &Side::BOTH
+    };
+    let publications: Vec<_> = sides
+        .iter()
+        .flat_map(|side| spec.side(*side).publications.iter().map(|it| (*side, it)))
+        .collect();
+    let reads = publications
+        .iter()
+        .map(|(side, it)| world.publications.read(&it.place, *side));
+    let workloads = Side::BOTH.iter().flat_map(|side| {
+        let audience = spec.side(*side);
+        let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
+        audience
+            .workloads
+            .iter()
+            .map(move |it| (it, parameters.clone()))
+    });
+    let inspections = workloads.map(|(workload, parameters): (&Workload, Vec<_>)| async move {
+        world.clusters.inspect(workload, &parameters).await
+    });
+    let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
+
+    let mut look = Look {
+        found: BTreeMap::new(),
+        has_current: record.is_some(),
+        adopted: None,
+        highest_revision: 0,
+        findings: Vec::new(),
+    };
+    let mut values: Vec<(&Place, Secret)> = Vec::new();
+    for ((side, publication), holding) in publications.into_iter().zip(reads) {
+        let Some(holding) = holding? else { continue };
+        let place = &publication.place;
+        if place.is_fenced() {
+            look.highest_revision = look.highest_revision.max(holding.store_version);
+        }
+        if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
+            look.findings.push(Finding {
+                severity: Severity::Refusal,
+                object: place.to_string(),
+                reason: format!("it belongs to the token {owner}"),
+                fix: "publish to a place of its own".to_owned(),
+            });
+        }
+        if side == Side::Presenters {
+            values.push((place, holding.value.clone()));
+            look.found.insert(place.clone(), holding);
+        }
+    }
+    match record {
+        Some(record) => look.findings.extend(drift(record, &values)),
+        None => look.adopt(values),
+    }
+    if record.is_none() {
+        look.findings.extend(conflicts(world, spec).await?);
+    }
+    for findings in inspections {
+        look.findings.extend(findings?);
+    }
+    look.findings
+        .sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(look)
+}
+
+/// Places whose value is none of this token's live versions: somebody's hand.
+fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
+    let strange = values.iter().filter(|(_, value)| {
+        let digest = value.digest();
+        !record
+            .versions()
+            .iter()
+            .any(|version| version.sha256 == digest)
+    });
+    strange
+        .map(|(place, _)| Finding {
+            severity: Severity::Refusal,
+            object: place.to_string(),
+            reason: "drift: it holds a value that is not a live version of this token".to_owned(),
+            fix: "find out who wrote it; put the current value back, or remove it".to_owned(),
+        })
+        .collect()
+}
+
+/// Two specs that write the same place would undo each other. Looked for once, before a token's
+/// first publication, and by every preflight: it reads all specs.
+pub(crate) async fn conflicts(world: &World, spec: &Spec) -> Result<Vec<Finding>, Error> {
+    let others = world.specs.all().await?;
+    let mut specs: Vec<_> = others
+        .iter()
+        .filter(|(name, _)| *name != spec.token)
+        // What is wrong with somebody else's spec is theirs to be told.
+        .filter_map(|(name, text)| Spec::parse(name, text.version, &text.json).ok())
+        .collect();
+    specs.push(spec.clone());
+    let mut conflicts = spec::conflicts(&specs);
+    Ok(conflicts
+        .remove(&spec.token)
+        .map(|error| Finding {
+            severity: Severity::Refusal,
+            object: format!("the spec of {}", spec.token),
+            reason: error.because,
+            fix: error.fix,
+        })
+        .into_iter()
+        .collect())
+}
+
+impl Look {
+    /// Where the presented publications hold one value, it becomes the token's first version. A
+    /// place that holds nothing does not disagree.
+    fn adopt(&mut self, values: Vec<(&Place, Secret)>) {
+        let Some((first, value)) = values.first() else {
+            return;
+        };
+        let other = values
+            .iter()
+            .find(|(_, other)| other.digest() != value.digest());
+        let finding = match (other, Secret::adopt(value.expose().to_owned())) {
+            (Some((other, _)), _) => Finding {
+                severity: Severity::Refusal,
+                object: first.to_string(),
+                reason: format!("it holds another value than {other}"),
+                fix: "make the presented publications agree, or empty all but the right one"
+                    .to_owned(),
+            },
+            (None, Err(error)) => Finding {
+                severity: Severity::Refusal,
+                object: first.to_string(),
+                reason: error.because,
+                fix: error.fix,
+            },
+            (None, Ok(value)) => {
+                self.has_current = true;
+                self.adopted = Some(value);
+                return;
+            }
+        };
+        self.findings.push(finding);
+    }
+}
+
+/// Which version of which parameter holds an adopted value.
+fn held_at(found: &BTreeMap<Place, Holding>) -> BTreeMap<String, u64> {
+    let parameters = found
+        .iter()
+        .filter(|(place, _)| matches!(place, Place::Parameter(_)));
+    parameters
+        .map(|(place, holding)| (place.to_string(), holding.store_version))
+        .collect()
+}
+
+fn parameter(publication: &Publication) -> Option<crate::spec::ParameterName> {
+    match &publication.place {
+        Place::Parameter(name) => Some(name.clone()),
+        Place::Item { .. } => None,
+    }
+}

@@ -1,0 +1,223 @@
+//! One invocation, from a request to its answer.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tracing::info;
+
+use crate::{
+    begin,
+    error::Error,
+    event::Request,
+    plan::Ask,
+    record::Record,
+    report::{
+        Answer, Inspection, LiveVersion, Outcome, Published, Report, Results, Standing, Swept,
+    },
+    rotate::{self, Asking, Settings},
+    spec::{Side, Spec},
+    token::TokenName,
+    world::{Severity, World},
+};
+
+/// What the runtime keeps of an invocation's time for saving and answering.
+const RESERVE: Duration = Duration::from_secs(10);
+/// How many tokens a sweep takes on at most; the next one, a minute later, goes on.
+const SWEEP_LIMIT: usize = 100;
+/// How many tokens are seen to at once.
+const AT_ONCE: usize = 8;
+
+/// What Lambda says of an invocation.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Its request id, which Lambda's own retries of an asynchronous invocation keep.
+    pub id: String,
+    /// When the function is killed.
+    pub deadline: Timestamp,
+}
+
+/// Does what a request asks.
+///
+/// # Errors
+/// One of the contract's. A crash anywhere leaves what was saved, and the sweep carries it on.
+pub async fn handle(
+    world: &World,
+    settings: &Settings,
+    request: Request,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    info!(action = request.action(), request_id = %invocation.id, "invoke");
+    let now = world.clock.now();
+    let last_moment = invocation.deadline.checked_sub(RESERVE).unwrap_or(now);
+    let stop_at = match &request {
+        Request::Rotate {
+            wait: Some(wait), ..
+        } => now
+            .checked_add(*wait)
+            .unwrap_or(last_moment)
+            .min(last_moment),
+        _ => last_moment,
+    };
+    let one = async |ask, token: &TokenName| {
+        let key = request.key_or(&invocation.id);
+        let report = rotate::run(
+            world,
+            settings,
+            Asking {
+                ask,
+                token,
+                key,
+                stop_at,
+            },
+        )
+        .await?;
+        Ok(Answer::One(Box::new(report)))
+    };
+    match &request {
+        Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
+        Request::Publish { token } => one(Ask::Publish, token).await,
+        Request::Drop { token } => one(Ask::Drop, token).await,
+        Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
+        Request::Status { token } => status(world, token.as_ref()).await,
+        Request::Preflight { token } => preflight(world, token).await,
+    }
+}
+
+/// Carries on everything that owed a step when it looked, a few tokens at a time. One that fails
+/// does not stop the others.
+async fn sweep(
+    world: &World,
+    settings: &Settings,
+    key: &str,
+    stop_at: Timestamp,
+) -> Result<Answer, Error> {
+    let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
+    let mut results: Vec<(TokenName, Swept)> = stream::iter(due)
+        .map(|(token, _)| async move {
+            let asking = Asking {
+                ask: Ask::Resume,
+                token: &token,
+                key,
+                stop_at,
+            };
+            let swept = match rotate::run(world, settings, asking).await {
+                Ok(report) => Swept::Report(Box::new(report)),
+                Err(error) => Swept::Failed {
+                    token: token.clone(),
+                    error: error.kind.as_str(),
+                    message: error.to_string(),
+                },
+            };
+            (token, swept)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    results.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let results = results.into_iter().map(|(_, swept)| swept).collect();
+    Ok(Answer::Sweep(Results {
+        outcome: Outcome::Swept,
+        results,
+    }))
+}
+
+/// Tells how one token stands, or all.
+async fn status(world: &World, token: Option<&TokenName>) -> Result<Answer, Error> {
+    let specs = match token {
+        Some(token) => vec![rotate::spec(world, token).await?],
+        None => {
+            let texts = world.specs.all().await?;
+            let specs = texts
+                .iter()
+                .map(|(name, text)| Spec::parse(name, text.version, &text.json));
+            specs.collect::<Result<_, _>>()?
+        }
+    };
+    let loads = specs.into_iter().map(|spec| async move {
+        let loaded = world.records.load(&spec.token, None).await?;
+        Ok(standing(&spec, loaded.record.as_ref()))
+    });
+    let results: Vec<Result<Standing, Error>> =
+        stream::iter(loads).buffered(AT_ONCE).collect().await;
+    let results = results.into_iter().collect::<Result<_, _>>()?;
+    Ok(Answer::Status(Results {
+        outcome: Outcome::Reported,
+        results,
+    }))
+}
+
+fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
+    let owed = record.and_then(Record::owed);
+    let versions = record.map(Record::versions).unwrap_or_default();
+    let publications = Side::BOTH.into_iter().flat_map(|side| {
+        spec.side(side).publications.iter().map(move |publication| {
+            let place = publication.place.to_string();
+            let seen = record.and_then(|record| record.seen(&place));
+            Published {
+                side: side.as_str(),
+                revision: seen.map(|seen| seen.revision),
+                store_version: seen.map(|seen| seen.store_version),
+                answered_at: seen.map(|seen| seen.answered_at),
+                place,
+            }
+        })
+    });
+    Standing {
+        token: spec.token.clone(),
+        revision: record.map(Record::revision),
+        versions: versions
+            .iter()
+            .map(|version| LiveVersion {
+                version: version.version,
+                stage: version.stage,
+                created_at: version.created_at,
+                not_after: version.not_after,
+            })
+            .collect(),
+        rotation: record
+            .and_then(Record::rotation)
+            .map(|rotation| rotation.id.clone()),
+        leg: owed.map(|owed| owed.leg),
+        step: owed.map(|owed| owed.step),
+        due_at: record.and_then(Record::due_at),
+        unanswered_until: record.and_then(Record::unanswered_until),
+        publications: publications.collect(),
+        held: record.and_then(Record::held).map(Into::into),
+        drift: record
+            .map(|record| record.drift().to_vec())
+            .unwrap_or_default(),
+    }
+}
+
+/// Tells what would stop a rotation, without rotating.
+async fn preflight(world: &World, token: &TokenName) -> Result<Answer, Error> {
+    let spec = rotate::spec(world, token).await?;
+    let record = world.records.load(token, None).await?.record;
+    let mut findings = begin::look(world, &spec, record.as_ref()).await?.findings;
+    if record.is_some() {
+        // A token without a record was looked at for this already.
+        findings.extend(begin::conflicts(world, &spec).await?);
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let outcome = match findings.first().map(|finding| finding.severity) {
+        None => Outcome::Passed,
+        Some(Severity::Warning) => Outcome::Warned,
+        Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
+    };
+    let results = vec![Inspection {
+        token: token.clone(),
+        findings,
+    }];
+    Ok(Answer::Preflight(Results { outcome, results }))
+}
+
+impl Report {
+    /// Whether what was carried on is over, so that something else may begin.
+    pub(crate) fn is_through(&self) -> bool {
+        !matches!(
+            self.outcome,
+            Outcome::InProgress | Outcome::Held | Outcome::Deferred
+        )
+    }
+}

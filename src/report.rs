@@ -1,0 +1,236 @@
+//! How it went: the answer to whoever asked. Never a token's value.
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::{
+    record::{Entry, Held, Leg, RotationId, Stage, Step},
+    token::{TokenName, VersionNumber},
+    world::{Finding, milliseconds},
+};
+
+/// What an invocation answers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// About one token that was to be changed.
+    One(Box<Report>),
+    /// Of a sweep: what became of each token that was due.
+    Sweep(Results<Swept>),
+    /// Of a status: how each token stands.
+    Status(Results<Standing>),
+    /// Of a preflight: what would stop a rotation.
+    Preflight(Results<Inspection>),
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Presenters are on the new version.
+    Rotated,
+    /// It goes on by itself.
+    InProgress,
+    /// It waits for help.
+    Held,
+    /// It cannot begin before `not_before`.
+    Deferred,
+    /// This key did it already.
+    Unchanged,
+    /// Only live versions are left in every copy.
+    Completed,
+    /// The current views are written everywhere.
+    Published,
+    /// The pending version is given up.
+    Dropped,
+    /// There was nothing to do.
+    NothingOwed,
+    /// A sweep is through.
+    Swept,
+    /// A status was told.
+    Reported,
+    /// Nothing stands in the way.
+    Passed,
+    /// Nothing stands in the way; something is worth knowing.
+    Warned,
+    /// Something stands in the way.
+    Refused,
+}
+
+/// What became of one token.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The token.
+    pub token: TokenName,
+    /// The version that it is about.
+    pub version: Option<VersionNumber>,
+    /// The rotation that brings this version.
+    pub rotation: Option<RotationId>,
+    /// The leg that it stands on: the last one carried out, or the one owed.
+    pub leg: Option<Leg>,
+    /// The step of it.
+    pub step: Option<Step>,
+    /// Where presenters find the token: `<parameter>:<version>`, or `<place>:<token version>`.
+    pub selectors: Vec<String>,
+    /// When the version before stops being accepted.
+    #[serde(serialize_with = "optional_time")]
+    pub previous_valid_until: Option<Timestamp>,
+    /// When to ask again.
+    #[serde(
+        serialize_with = "optional_time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub not_before: Option<Timestamp>,
+    /// What was done when.
+    pub timeline: Vec<Entry>,
+    /// What is worth knowing.
+    pub warnings: Vec<String>,
+    /// Why it waits for help.
+    pub held: Option<Reason>,
+}
+
+impl Report {
+    /// An outcome about a token of which nothing more is to be said.
+    pub fn bare(outcome: Outcome, token: &TokenName) -> Self {
+        Self {
+            outcome,
+            token: token.clone(),
+            version: None,
+            rotation: None,
+            leg: None,
+            step: None,
+            selectors: Vec::new(),
+            previous_valid_until: None,
+            not_before: None,
+            timeline: Vec::new(),
+            warnings: Vec::new(),
+            held: None,
+        }
+    }
+}
+
+/// Why something waits for help, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// On what.
+    pub object: String,
+    /// What is the matter.
+    pub reason: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl From<&Held> for Reason {
+    fn from(held: &Held) -> Self {
+        Self {
+            object: held.object.clone(),
+            reason: held.reason.clone(),
+            fix: held.fix.clone(),
+        }
+    }
+}
+
+/// An outcome, and one entry a token.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results<T> {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// One entry a token, in order of name.
+    pub results: Vec<T>,
+}
+
+/// What became of a token that was due.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Swept {
+    /// It was carried on.
+    Report(Box<Report>),
+    /// It could not be carried on; the other tokens were.
+    Failed {
+        /// The token.
+        token: TokenName,
+        /// The contract's `errorType`.
+        error: &'static str,
+        /// The contract's `errorMessage`.
+        message: String,
+    },
+}
+
+/// How a token stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    /// The token.
+    pub token: TokenName,
+    /// The revision of its record; `None` where it has none yet.
+    pub revision: Option<u64>,
+    /// Its live versions, newest first.
+    pub versions: Vec<LiveVersion>,
+    /// The rotation in progress.
+    pub rotation: Option<RotationId>,
+    /// The leg owed.
+    pub leg: Option<Leg>,
+    /// The step owed.
+    pub step: Option<Step>,
+    /// When somebody looks at it again.
+    #[serde(serialize_with = "optional_time")]
+    pub due_at: Option<Timestamp>,
+    /// Until when a write whose reply was lost may still land.
+    #[serde(serialize_with = "optional_time")]
+    pub unanswered_until: Option<Timestamp>,
+    /// Where its views are published.
+    pub publications: Vec<Published>,
+    /// Why nothing moves.
+    pub held: Option<Reason>,
+    /// Places that hold a value that is none of this token's.
+    pub drift: Vec<String>,
+}
+
+/// A live version.
+#[derive(Clone, Debug, Serialize)]
+pub struct LiveVersion {
+    /// Its number.
+    pub version: VersionNumber,
+    /// Its stage.
+    pub stage: Stage,
+    /// When it was minted or adopted.
+    #[serde(serialize_with = "time")]
+    pub created_at: Timestamp,
+    /// When verifiers stop accepting it.
+    #[serde(serialize_with = "optional_time")]
+    pub not_after: Option<Timestamp>,
+}
+
+/// A place, and what was last written to it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Published {
+    /// `verifiers` or `presenters`.
+    pub side: &'static str,
+    /// The place.
+    pub place: String,
+    /// The revision of the view that it holds; `None` where nothing was written yet.
+    pub revision: Option<u64>,
+    /// The store's own version of it.
+    pub store_version: Option<u64>,
+    /// When that was answered.
+    #[serde(serialize_with = "optional_time")]
+    pub answered_at: Option<Timestamp>,
+}
+
+/// What would stop a rotation of a token.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The token.
+    pub token: TokenName,
+    /// What was found, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+fn time<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&milliseconds(*time))
+}
+
+fn optional_time<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(milliseconds).serialize(to)
+}

@@ -1,0 +1,552 @@
+//! Publish, sync, roll out: written once, used by every leg.
+//!
+//! Each step may run again after a crash anywhere, in whole or in part, and leads to the same end:
+//! a publish writes bytes that the saved record decides, a sync asks for one refresh more, a stamp
+//! that stands is left as it is. A step that has nothing to do passes without a call.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use crate::{
+    error::Error,
+    record::{Change, Held, Leg, Owed, Purpose, Record, Seen, Stage, Wait},
+    rotate::{Stop, Turn, UnderWay},
+    spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
+    token::Digest,
+    world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
+};
+
+/// The longest wait for a reader's own cache that a turn sits out holding its lease. A lease lasts
+/// longer, and the save that follows renews it.
+const SHORT_WAIT: Duration = Duration::from_secs(10);
+
+impl Turn<'_> {
+    /// Writes the view of this leg's side to each of its publications, whole, all at once.
+    pub(crate) async fn publish(&mut self, leg: Leg) -> Result<Option<UnderWay>, Stop> {
+        let side = leg.side();
+        let publications = &self.spec.side(side).publications;
+        if publications.is_empty() {
+            self.apply(Change::Published(BTreeMap::new()))?;
+            return Ok(None);
+        }
+        self.save_with_lease(leg).await?;
+        let content = self.content(side).await?;
+        let writes = publications
+            .iter()
+            .map(|publication| self.write(publication, &content));
+        let results = join_all(writes).await;
+        let answered_at = self.now();
+        let lost = results.iter().any(|result| match result {
+            Ok(written) => written.unanswered,
+            Err(error) => error.unanswered,
+        });
+        self.note_lost_reply(lost)?;
+
+        let mut seen = BTreeMap::new();
+        for (publication, result) in publications.iter().zip(results) {
+            let written = result.map_err(stop)?;
+            seen.insert(
+                publication.place.to_string(),
+                self.seen(side, publication, &content, written, answered_at),
+            );
+        }
+        if side == Side::Presenters {
+            self.label(leg, &seen).await?;
+        }
+        self.apply(Change::Published(seen))?;
+        Ok(None)
+    }
+
+    /// Waits until each Secret that copies this side's view holds what was published.
+    pub(crate) async fn sync(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
+        let audience = self.spec.side(owed.leg.side());
+        let copied: Vec<_> = audience
+            .workloads
+            .iter()
+            .filter(|it| it.external_secret.is_some())
+            .collect();
+        let mut waits = BTreeMap::new();
+        if !copied.is_empty() {
+            let give_up_at = self.give_up_at(owed);
+            self.save_as_watcher().await?;
+            let intended = self.intended(owed.leg.side());
+            let syncs = copied
+                .iter()
+                .map(|workload| self.sync_one(workload, &intended, give_up_at));
+            let synced = self.attended(join_all(syncs)).await?;
+            let mut under_way = Vec::new();
+            for (workload, progress) in copied.iter().zip(synced) {
+                match progress? {
+                    Progress::Done(wait) => {
+                        waits.insert(workload.to_string(), wait);
+                    }
+                    Progress::UnderWay(awaited) => {
+                        under_way.push((workload.to_string(), awaited));
+                    }
+                    Progress::Stuck(held) if self.passes_over_absent(owed) => {
+                        self.warnings
+                            .push(format!("{}: {}", held.object, held.reason));
+                    }
+                    Progress::Stuck(held) => return Ok(Some(UnderWay::Held(held))),
+                }
+            }
+            if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
+                return Ok(Some(waiting));
+            }
+        }
+        self.apply(Change::Synced(waits))?;
+        Ok(None)
+    }
+
+    /// Replaces what picks up by restart, sits out what picks up within a time, and then makes sure
+    /// that what was published still stands.
+    pub(crate) async fn roll_out(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
+        let side = owed.leg.side();
+        let audience = self.spec.side(side);
+        let rolls = self.record.rotation().map(|it| it.purpose) != Some(Purpose::Publish);
+        let give_up_at = self.give_up_at(owed);
+
+        // Readers' own caches. At overlap nothing waits for them: each ends the old token by the
+        // clock, from whichever copy it has.
+        let cached_until = audience
+            .within
+            .filter(|_| owed.leg != Leg::Overlap)
+            .and_then(|within| Some(self.answered_at(side)? + within));
+        let workloads: &[Workload] = if rolls { &audience.workloads } else { &[] };
+        let cached_for = cached_until.map_or(Duration::ZERO, |until| self.world.clock.until(until));
+        if !workloads.is_empty() || cached_for > SHORT_WAIT {
+            self.save_as_watcher().await?;
+        }
+
+        let stop_at = self.asking.stop_at;
+        let readers = async {
+            match cached_until {
+                Some(until) => {
+                    self.world.clock.sleep_until(until.min(stop_at)).await;
+                    let words = "readers that are not restarted may still hold their copy";
+                    (until > self.now()).then(|| words.to_owned())
+                }
+                None => None,
+            }
+        };
+        let revision = self.record.view(side);
+        let stamp = Stamp {
+            side,
+            token: self.record.token().clone(),
+            revision,
+        };
+        let rollouts = workloads
+            .iter()
+            .map(|workload| self.roll_one(workload, &stamp, give_up_at));
+        let (cached, rolled) = self
+            .attended(async { tokio::join!(readers, join_all(rollouts)) })
+            .await?;
+
+        let mut under_way = Vec::new();
+        for (workload, progress) in workloads.iter().zip(rolled) {
+            match progress? {
+                Progress::Done(()) => {}
+                Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
+                Progress::Stuck(held) => return Ok(Some(UnderWay::Held(held))),
+            }
+        }
+        if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
+            return Ok(Some(waiting));
+        }
+        if let Some(awaited) = cached {
+            return Ok(Some(UnderWay::Waiting(awaited)));
+        }
+
+        if !workloads.is_empty()
+            && let Some(changed) = self.what_does_not_stand(side).await?
+        {
+            return self.repeat(side, changed).await;
+        }
+        self.apply(Change::RolledOut {
+            overlap: self.spec.overlap,
+        })?;
+        Ok(None)
+    }
+
+    /// The view of a side, from the record alone.
+    pub(crate) async fn content(&mut self, side: Side) -> Result<Content, Error> {
+        let plain = side == Side::Verifiers
+            && self
+                .spec
+                .verifiers
+                .publications
+                .iter()
+                .any(|it| it.form == AcceptedForm::Plain);
+        let versions: Vec<_> = match side {
+            Side::Verifiers if plain => self.record.versions().to_vec(),
+            Side::Verifiers => Vec::new(),
+            Side::Presenters => self.record.presented().cloned().into_iter().collect(),
+        };
+        for version in versions {
+            if !self.values.contains_key(&version.version) {
+                let records = &self.world.records;
+                let opened = records.open(self.record.token(), version.version, &version.sealed);
+                self.values.insert(version.version, opened.await?);
+            }
+        }
+        let token = self.record.token().clone();
+        let revision = self.record.view(side);
+        Ok(match (side, self.record.presented()) {
+            (Side::Presenters, Some(presented)) => Content::Presented {
+                token,
+                revision,
+                version: presented.version,
+                value: self.values[&presented.version].clone(),
+            },
+            _ => Content::Accepted {
+                token,
+                revision,
+                entries: accepted(&self.record, |version| self.values.get(&version).cloned()),
+            },
+        })
+    }
+
+    async fn write(
+        &self,
+        publication: &Publication,
+        content: &Content,
+    ) -> Result<Written, WriteError> {
+        let place = publication.place.to_string();
+        // A value that was found in place, and is to stay, needs no version of its parameter more.
+        if let (Place::Parameter(_), Some(found)) =
+            (&publication.place, self.found.get(&publication.place))
+            && matches!(content, Content::Presented { value, .. }
+                if value.digest() == found.value.digest())
+        {
+            return Ok(Written {
+                store_version: found.store_version,
+                key: None,
+                unanswered: false,
+            });
+        }
+        let known_key = self
+            .record
+            .seen(&place)
+            .and_then(|seen| seen.key.as_deref());
+        self.world
+            .publications
+            .write(publication, known_key, content)
+            .await
+    }
+
+    fn seen(
+        &self,
+        side: Side,
+        publication: &Publication,
+        content: &Content,
+        written: Written,
+        answered_at: Timestamp,
+    ) -> Seen {
+        let before = self.record.seen(&publication.place.to_string());
+        let mut held_at = before.map(|seen| seen.held_at.clone()).unwrap_or_default();
+        if let Content::Presented { version, .. } = content {
+            held_at.insert(*version, written.store_version);
+        }
+        held_at.retain(|number, _| {
+            side == Side::Presenters
+                && self
+                    .record
+                    .versions()
+                    .iter()
+                    .any(|live| live.version == *number)
+        });
+        Seen {
+            revision: content.revision(),
+            store_version: written.store_version,
+            sha256: content.bytes(publication.form).digest(),
+            key: written
+                .key
+                .or_else(|| before.and_then(|seen| seen.key.clone())),
+            answered_at,
+            held_at,
+        }
+    }
+
+    /// Moves the label `previous` first: a crash between the two leaves both readable.
+    async fn label(&mut self, leg: Leg, seen: &BTreeMap<String, Seen>) -> Result<(), Stop> {
+        let presented = self.record.presented().map(|version| version.version);
+        let before = self
+            .record
+            .versions()
+            .iter()
+            .map(|version| version.version)
+            .find(|number| Some(*number) < presented);
+        for (label, number) in [("previous", before), ("current", presented)] {
+            let moves: Vec<_> = self
+                .spec
+                .presenters
+                .publications
+                .iter()
+                .filter(|publication| matches!(publication.place, Place::Parameter(_)))
+                .filter_map(|publication| {
+                    let seen = seen.get(&publication.place.to_string())?;
+                    Some((&publication.place, *seen.held_at.get(&number?)?))
+                })
+                .collect();
+            if moves.is_empty() {
+                continue;
+            }
+            self.save_with_lease(leg).await?;
+            let calls = moves
+                .iter()
+                .map(|(place, version)| self.world.publications.label(place, label, *version));
+            let results = join_all(calls).await;
+            let lost = results.iter().any(|result| match result {
+                Ok(written) => written.unanswered,
+                Err(error) => error.unanswered,
+            });
+            self.note_lost_reply(lost)?;
+            for result in results {
+                result.map_err(stop)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_lost_reply(&mut self, lost: bool) -> Result<(), Stop> {
+        if lost {
+            self.apply(Change::Unanswered(self.now() + self.settings.late_write))?;
+        }
+        Ok(())
+    }
+
+    async fn sync_one(
+        &self,
+        workload: &Workload,
+        intended: &BTreeMap<ParameterName, Digest>,
+        give_up_at: Timestamp,
+    ) -> Result<Progress<Wait>, Error> {
+        let clusters = &self.world.clusters;
+        let Some(before) = clusters.force_sync(workload, &self.holder).await? else {
+            let secret = workload.external_secret.as_deref().unwrap_or_default();
+            return Ok(Progress::Stuck(Held::new(
+                format!(
+                    "{}/{}/externalsecret/{secret}",
+                    workload.cluster, workload.namespace
+                ),
+                "the External Secret does not exist",
+                "create it, or name another in the spec",
+            )));
+        };
+        let within = self.time_until(give_up_at);
+        let progress = clusters.synced(workload, &before, intended, within).await?;
+        Ok(match progress {
+            Progress::Done(secret) => Progress::Done(Wait {
+                secret: Some(secret),
+                synced_at: self.now(),
+            }),
+            Progress::UnderWay(awaited) => Progress::UnderWay(awaited),
+            Progress::Stuck(held) => Progress::Stuck(held),
+        })
+    }
+
+    async fn roll_one(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        give_up_at: Timestamp,
+    ) -> Result<Progress<()>, Error> {
+        let synced_at = self
+            .record
+            .wait(&workload.to_string())
+            .map(|wait| wait.synced_at);
+        let synced_at = synced_at
+            .or_else(|| self.answered_at(stamp.side))
+            .unwrap_or_else(|| self.now());
+        let clock = &self.world.clock;
+        match workload.picks_up {
+            PicksUp::Within(within) => {
+                let until = synced_at + within;
+                clock.sleep_until(until.min(self.asking.stop_at)).await;
+                Ok(if until <= self.now() {
+                    Progress::Done(())
+                } else {
+                    Progress::UnderWay("its pods may still hold their mounted copy".to_owned())
+                })
+            }
+            PicksUp::Restart => {
+                clock.sleep_until(synced_at + workload.settle).await;
+                if self.world.clusters.stamp(workload, stamp).await?.is_none() {
+                    return Ok(Progress::Stuck(Held::new(
+                        workload.to_string(),
+                        "the workload does not exist",
+                        "create it, or take it out of the spec",
+                    )));
+                }
+                let within = self.time_until(give_up_at);
+                self.world
+                    .clusters
+                    .rolled_out(workload, stamp, within)
+                    .await
+            }
+        }
+    }
+
+    /// What changed under a leg since it was published and synced: a pod may have started on it.
+    async fn what_does_not_stand(&self, side: Side) -> Result<Option<String>, Error> {
+        let audience = self.spec.side(side);
+        let reads = join_all(audience.publications.iter().map(|publication| async move {
+            self.world.publications.read(&publication.place, side).await
+        }));
+        let copied = audience
+            .workloads
+            .iter()
+            .filter(|it| it.external_secret.is_some());
+        let secrets = join_all(
+            copied
+                .clone()
+                .map(|it| self.world.clusters.secret_revision(it)),
+        );
+        let (reads, secrets) = tokio::join!(reads, secrets);
+        for (publication, holding) in audience.publications.iter().zip(reads) {
+            let place = publication.place.to_string();
+            let stands = match (holding?, self.record.seen(&place)) {
+                (Some(holding), Some(seen)) => {
+                    holding.store_version == seen.store_version
+                        && holding.value.digest() == seen.sha256
+                }
+                _ => false,
+            };
+            if !stands {
+                return Ok(Some(place));
+            }
+        }
+        for (workload, revision) in copied.zip(secrets) {
+            let synced: Option<&SecretRevision> = self
+                .record
+                .wait(&workload.to_string())
+                .and_then(|wait| wait.secret.as_ref());
+            if revision?.as_ref() != synced {
+                return Ok(Some(format!("the Secret of {workload}")));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn repeat(&mut self, side: Side, changed: String) -> Result<Option<UnderWay>, Stop> {
+        let enough = self.record.has_repeated_enough();
+        self.apply(Change::Repeat)?;
+        if !enough {
+            self.warnings.push(format!(
+                "{changed} was changed meanwhile, and is published again"
+            ));
+            return Ok(None);
+        }
+        let mut editors = Vec::new();
+        for workload in self.spec.side(side).workloads.iter() {
+            editors.extend(self.world.clusters.editors(workload).await?);
+        }
+        editors.dedup();
+        let editors = match editors.as_slice() {
+            [] => String::new(),
+            editors => format!("; its field managers are {}", editors.join(", ")),
+        };
+        Ok(Some(UnderWay::Held(Held::new(
+            changed,
+            format!("somebody keeps changing what was published{editors}"),
+            "stop whatever else writes to it, then rotate again: the same version goes on",
+        ))))
+    }
+
+    fn intended(&self, side: Side) -> BTreeMap<ParameterName, Digest> {
+        let publications = &self.spec.side(side).publications;
+        publications
+            .iter()
+            .filter_map(|publication| match &publication.place {
+                Place::Parameter(name) => {
+                    let seen = self.record.seen(&publication.place.to_string())?;
+                    Some((name.clone(), seen.sha256))
+                }
+                Place::Item { .. } => None,
+            })
+            .collect()
+    }
+
+    /// When the last write of this side's view was answered.
+    fn answered_at(&self, side: Side) -> Option<Timestamp> {
+        let publications = &self.spec.side(side).publications;
+        publications
+            .iter()
+            .filter_map(|it| Some(self.record.seen(&it.place.to_string())?.answered_at))
+            .max()
+    }
+
+    /// Until when a wait of this step is believed to end well. What was held gets a new chance on
+    /// every turn.
+    fn give_up_at(&self, owed: Owed) -> Timestamp {
+        let since = if self.record.held().is_some() {
+            self.now()
+        } else {
+            owed.since
+        };
+        since + self.spec.rollout_timeout
+    }
+
+    fn time_until(&self, give_up_at: Timestamp) -> Duration {
+        self.world.clock.until(give_up_at.min(self.asking.stop_at))
+    }
+
+    fn waiting(
+        &self,
+        owed: Owed,
+        under_way: Vec<(String, String)>,
+        give_up_at: Timestamp,
+    ) -> Option<UnderWay> {
+        let (object, awaited) = under_way.into_iter().next()?;
+        if self.now() < give_up_at {
+            return Some(UnderWay::Waiting(format!("{object}: {awaited}")));
+        }
+        let timeout = humantime::format_duration(self.spec.rollout_timeout);
+        Some(UnderWay::Held(Held::new(
+            object,
+            format!(
+                "{} not done within {timeout}: {awaited}",
+                owed.step.as_str()
+            ),
+            "see why the cluster does not follow; the rotation goes on by itself once it does",
+        )))
+    }
+
+    /// The first publication comes before the objects that copy it may exist.
+    fn passes_over_absent(&self, owed: Owed) -> bool {
+        owed.leg <= Leg::Migrate
+            && self
+                .record
+                .rotation()
+                .is_some_and(|it| it.purpose == Purpose::Publish)
+    }
+}
+
+/// The entries of the accepted view: exactly the live versions of the record, newest first.
+pub(crate) fn accepted(
+    record: &Record,
+    value: impl Fn(crate::token::VersionNumber) -> Option<crate::token::Secret>,
+) -> Vec<Accepted> {
+    let live = record
+        .versions()
+        .iter()
+        .filter(|version| version.stage != Stage::Retired);
+    live.map(|version| Accepted {
+        version: version.version,
+        stage: version.stage,
+        sha256: version.sha256,
+        value: value(version.version),
+        not_after: version.not_after,
+    })
+    .collect()
+}
+
+fn stop(failed: WriteError) -> Stop {
+    if failed.overtaken {
+        Stop::Overtaken
+    } else {
+        Stop::Failed(failed.error)
+    }
+}
