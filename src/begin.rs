@@ -39,11 +39,8 @@ impl Turn<'_> {
                 .on(&finding.object),
             ));
         }
-        self.warnings.extend(
-            look.findings
-                .iter()
-                .map(|it| format!("{}: {}", it.object, it.reason)),
-        );
+        self.warnings
+            .extend(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
         if first {
             let now = self.now();
             self.record = Record::new(self.asking.token.clone(), look.highest_revision, now);
@@ -58,11 +55,7 @@ impl Turn<'_> {
             }
             None => None,
         };
-        let purpose = if look.has_current {
-            purpose
-        } else {
-            Purpose::Publish
-        };
+        let purpose = if look.has_current { purpose } else { Purpose::Publish };
         let minted = if purpose == Purpose::Rotate || !look.has_current {
             let generation = &self.spec.generation;
             let value = generation.mint(&mut self.world.random())?;
@@ -89,10 +82,7 @@ impl Turn<'_> {
             minted,
             repaired,
             spec_version: self.spec.version,
-            lease: Lease {
-                holder: self.holder.clone(),
-                until: self.now() + self.settings.lease,
-            },
+            lease: Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease },
         };
         self.apply(Change::Begin(begin))?;
         self.joins = self.key.is_some();
@@ -105,18 +95,10 @@ impl Turn<'_> {
         value: Secret,
         held_at: BTreeMap<String, u64>,
     ) -> Result<Minted, Error> {
-        let sealed = self
-            .world
-            .records
-            .seal(self.asking.token, number, &value)
-            .await?;
+        let sealed = self.world.records.seal(self.asking.token, number, &value).await?;
         let sha256 = value.digest();
         self.values.insert(number, value);
-        Ok(Minted {
-            sha256,
-            sealed,
-            held_at,
-        })
+        Ok(Minted { sha256, sealed, held_at })
     }
 }
 
@@ -144,25 +126,16 @@ pub(crate) async fn look(
     spec: &Spec,
     record: Option<&Record>,
 ) -> Result<Look, Error> {
-    let sides: &[Side] = if record.is_some() {
-        &[Side::Presenters]
-    } else {
-        &Side::BOTH
-    };
+    let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
     let publications: Vec<_> = sides
         .iter()
         .flat_map(|side| spec.side(*side).publications.iter().map(|it| (*side, it)))
         .collect();
-    let reads = publications
-        .iter()
-        .map(|(side, it)| world.publications.read(&it.place, *side));
+    let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
     let workloads = Side::BOTH.iter().flat_map(|side| {
         let audience = spec.side(*side);
         let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
-        audience
-            .workloads
-            .iter()
-            .map(move |it| (it, parameters.clone()))
+        audience.workloads.iter().map(move |it| (it, parameters.clone()))
     });
     let inspections = workloads.map(|(workload, parameters): (&Workload, Vec<_>)| async move {
         world.clusters.inspect(workload, &parameters).await
@@ -206,8 +179,7 @@ pub(crate) async fn look(
     for findings in inspections {
         look.findings.extend(findings?);
     }
-    look.findings
-        .sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(look)
 }
 
@@ -215,10 +187,7 @@ pub(crate) async fn look(
 fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
     let strange = values.iter().filter(|(_, value)| {
         let digest = value.digest();
-        !record
-            .versions()
-            .iter()
-            .any(|version| version.sha256 == digest)
+        !record.versions().iter().any(|version| version.sha256 == digest)
     });
     strange
         .map(|(place, _)| Finding {
@@ -261,9 +230,7 @@ impl Look {
         let Some((first, value)) = values.first() else {
             return;
         };
-        let other = values
-            .iter()
-            .find(|(_, other)| other.digest() != value.digest());
+        let other = values.iter().find(|(_, other)| other.digest() != value.digest());
         let finding = match (other, Secret::adopt(value.expose().to_owned())) {
             (Some((other, _)), _) => Finding {
                 severity: Severity::Refusal,
@@ -290,12 +257,8 @@ impl Look {
 
 /// Which version of which parameter holds an adopted value.
 fn held_at(found: &BTreeMap<Place, Holding>) -> BTreeMap<String, u64> {
-    let parameters = found
-        .iter()
-        .filter(|(place, _)| matches!(place, Place::Parameter(_)));
-    parameters
-        .map(|(place, holding)| (place.to_string(), holding.store_version))
-        .collect()
+    let parameters = found.iter().filter(|(place, _)| matches!(place, Place::Parameter(_)));
+    parameters.map(|(place, holding)| (place.to_string(), holding.store_version)).collect()
 }
 
 fn parameter(publication: &Publication) -> Option<crate::spec::ParameterName> {

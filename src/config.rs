@@ -25,18 +25,7 @@ pub const LOG: &str = "CHANGEOVER_LOG";
 
 /// Every variable that [`Config`] is read from, in the contract's order.
 pub fn variables() -> [&'static str; 10] {
-    [
-        TABLE,
-        KEY,
-        PUBLICATION_KEY,
-        SCOPE,
-        SPECS,
-        CLUSTERS,
-        EVENT_BUS,
-        LEASE,
-        LATE_WRITE,
-        LOG,
-    ]
+    [TABLE, KEY, PUBLICATION_KEY, SCOPE, SPECS, CLUSTERS, EVENT_BUS, LEASE, LATE_WRITE, LOG]
 }
 
 /// What the function is told by its environment.

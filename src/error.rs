@@ -114,10 +114,7 @@ impl Error {
     /// The same error, naming the one thing that it is about.
     #[must_use]
     pub fn on(self, on: impl fmt::Display) -> Self {
-        Self {
-            on: Some(on.to_string()),
-            ..self
-        }
+        Self { on: Some(on.to_string()), ..self }
     }
 
     /// The same error, with what a failed call said about itself added to the reason.
@@ -126,10 +123,7 @@ impl Error {
     /// token, so it must not travel inside of ours.
     #[must_use]
     pub fn caused_by(self, cause: &dyn std::error::Error) -> Self {
-        Self {
-            because: format!("{}: {}", self.because, causes(cause)),
-            ..self
-        }
+        Self { because: format!("{}: {}", self.because, causes(cause)), ..self }
     }
 }
 
@@ -203,10 +197,7 @@ mod tests {
         let inner = Layer("connection reset", None);
         let middle = Layer("dispatch failure", Some(Box::new(inner)));
         assert_eq!(causes(&middle), "dispatch failure: connection reset");
-        let repeating = Layer(
-            "call failed: timed out",
-            Some(Box::new(Layer("timed out", None))),
-        );
+        let repeating = Layer("call failed: timed out", Some(Box::new(Layer("timed out", None))));
         assert_eq!(causes(&repeating), "call failed: timed out");
     }
 

@@ -51,27 +51,14 @@ pub async fn handle(
     let now = world.clock.now();
     let last_moment = invocation.deadline.checked_sub(RESERVE).unwrap_or(now);
     let stop_at = match &request {
-        Request::Rotate {
-            wait: Some(wait), ..
-        } => now
-            .checked_add(*wait)
-            .unwrap_or(last_moment)
-            .min(last_moment),
+        Request::Rotate { wait: Some(wait), .. } => {
+            now.checked_add(*wait).unwrap_or(last_moment).min(last_moment)
+        }
         _ => last_moment,
     };
     let one = async |ask, token: &TokenName| {
         let key = request.key_or(&invocation.id);
-        let report = rotate::run(
-            world,
-            settings,
-            Asking {
-                ask,
-                token,
-                key,
-                stop_at,
-            },
-        )
-        .await?;
+        let report = rotate::run(world, settings, Asking { ask, token, key, stop_at }).await?;
         Ok(Answer::One(Box::new(report)))
     };
     match &request {
@@ -95,12 +82,7 @@ async fn sweep(
     let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
     let mut results: Vec<(TokenName, Swept)> = stream::iter(due)
         .map(|(token, _)| async move {
-            let asking = Asking {
-                ask: Ask::Resume,
-                token: &token,
-                key,
-                stop_at,
-            };
+            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at };
             let swept = match rotate::run(world, settings, asking).await {
                 Ok(report) => Swept::Report(Box::new(report)),
                 Err(error) => Swept::Failed {
@@ -116,10 +98,7 @@ async fn sweep(
         .await;
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
     let results = results.into_iter().map(|(_, swept)| swept).collect();
-    Ok(Answer::Sweep(Results {
-        outcome: Outcome::Swept,
-        results,
-    }))
+    Ok(Answer::Sweep(Results { outcome: Outcome::Swept, results }))
 }
 
 /// Tells how one token stands, or all.
@@ -128,9 +107,8 @@ async fn status(world: &World, token: Option<&TokenName>) -> Result<Answer, Erro
         Some(token) => vec![rotate::spec(world, token).await?],
         None => {
             let texts = world.specs.all().await?;
-            let specs = texts
-                .iter()
-                .map(|(name, text)| Spec::parse(name, text.version, &text.json));
+            let specs =
+                texts.iter().map(|(name, text)| Spec::parse(name, text.version, &text.json));
             specs.collect::<Result<_, _>>()?
         }
     };
@@ -141,10 +119,7 @@ async fn status(world: &World, token: Option<&TokenName>) -> Result<Answer, Erro
     let results: Vec<Result<Standing, Error>> =
         stream::iter(loads).buffered(AT_ONCE).collect().await;
     let results = results.into_iter().collect::<Result<_, _>>()?;
-    Ok(Answer::Status(Results {
-        outcome: Outcome::Reported,
-        results,
-    }))
+    Ok(Answer::Status(Results { outcome: Outcome::Reported, results }))
 }
 
 fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
@@ -175,18 +150,14 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
                 not_after: version.not_after,
             })
             .collect(),
-        rotation: record
-            .and_then(Record::rotation)
-            .map(|rotation| rotation.id.clone()),
+        rotation: record.and_then(Record::rotation).map(|rotation| rotation.id.clone()),
         leg: owed.map(|owed| owed.leg),
         step: owed.map(|owed| owed.step),
         due_at: record.and_then(Record::due_at),
         unanswered_until: record.and_then(Record::unanswered_until),
         publications: publications.collect(),
         held: record.and_then(Record::held).map(Into::into),
-        drift: record
-            .map(|record| record.drift().to_vec())
-            .unwrap_or_default(),
+        drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
     }
 }
 
@@ -205,19 +176,13 @@ async fn preflight(world: &World, token: &TokenName) -> Result<Answer, Error> {
         Some(Severity::Warning) => Outcome::Warned,
         Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
     };
-    let results = vec![Inspection {
-        token: token.clone(),
-        findings,
-    }];
+    let results = vec![Inspection { token: token.clone(), findings }];
     Ok(Answer::Preflight(Results { outcome, results }))
 }
 
 impl Report {
     /// Whether what was carried on is over, so that something else may begin.
     pub(crate) fn is_through(&self) -> bool {
-        !matches!(
-            self.outcome,
-            Outcome::InProgress | Outcome::Held | Outcome::Deferred
-        )
+        !matches!(self.outcome, Outcome::InProgress | Outcome::Held | Outcome::Deferred)
     }
 }

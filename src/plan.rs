@@ -164,9 +164,7 @@ fn rotate(
             // Its presenters are on the new version, but it was never answered.
             (None, Some(owed)) => {
                 (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
-                    && record
-                        .presented()
-                        .is_some_and(|current| current.version == entry.version)
+                    && record.presented().is_some_and(|current| current.version == entry.version)
             }
             (None, None) => false,
         };
@@ -179,10 +177,9 @@ fn rotate(
     match record.rotation().map(|rotation| rotation.purpose) {
         Some(Purpose::Rotate) if attended => Move::Join { joins: true },
         Some(Purpose::Rotate) => Move::CarryOn { joins: true },
-        Some(_) if attended => Move::Defer {
-            until: record.due_at().unwrap_or(now),
-            because: Deferred::Occupied,
-        },
+        Some(_) if attended => {
+            Move::Defer { until: record.due_at().unwrap_or(now), because: Deferred::Occupied }
+        }
         Some(_) => Move::CarryOn { joins: false },
         None => {
             if record.is_leased(now) {
@@ -195,23 +192,13 @@ fn rotate(
             if let Some(deferred) = not_before(record, now) {
                 return deferred;
             }
-            let live = record
-                .versions()
-                .iter()
-                .filter(|version| !version.has_ended(now))
-                .count();
+            let live = record.versions().iter().filter(|version| !version.has_ended(now)).count();
             if live < depth {
                 return Move::Begin(Purpose::Rotate);
             }
-            let ends = record
-                .versions()
-                .iter()
-                .filter_map(|version| version.not_after);
+            let ends = record.versions().iter().filter_map(|version| version.not_after);
             let until = ends.filter(|end| *end > now).min().unwrap_or(now);
-            Move::Defer {
-                until,
-                because: Deferred::Full,
-            }
+            Move::Defer { until, because: Deferred::Full }
         }
     }
 }
@@ -222,20 +209,12 @@ fn not_before(record: &Record, now: Timestamp) -> Option<Move> {
         return Some(leased(record, now));
     }
     let until = record.unanswered_until().filter(|until| *until > now)?;
-    Some(Move::Defer {
-        until,
-        because: Deferred::Unanswered,
-    })
+    Some(Move::Defer { until, because: Deferred::Unanswered })
 }
 
 fn leased(record: &Record, now: Timestamp) -> Move {
-    let until = record
-        .lease()
-        .map_or(now, |lease| lease.until + LEASE_GRACE);
-    Move::Defer {
-        until,
-        because: Deferred::Leased,
-    }
+    let until = record.lease().map_or(now, |lease| lease.until + LEASE_GRACE);
+    Move::Defer { until, because: Deferred::Leased }
 }
 
 fn is_at_rest(record: &Record) -> bool {

@@ -78,10 +78,7 @@ pub struct Report {
     #[serde(serialize_with = "optional_time")]
     pub previous_valid_until: Option<Timestamp>,
     /// When to ask again.
-    #[serde(
-        serialize_with = "optional_time",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(serialize_with = "optional_time", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// What was done when.
     pub timeline: Vec<Entry>,
@@ -124,11 +121,7 @@ pub struct Reason {
 
 impl From<&Held> for Reason {
     fn from(held: &Held) -> Self {
-        Self {
-            object: held.object.clone(),
-            reason: held.reason.clone(),
-            fix: held.fix.clone(),
-        }
+        Self { object: held.object.clone(), reason: held.reason.clone(), fix: held.fix.clone() }
     }
 }
 

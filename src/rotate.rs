@@ -91,31 +91,22 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
             Move::Join { joins } => turn.join(joins).await,
             Move::Drop => turn.drop_pending().await,
             Move::Compare => turn.compare().await,
-            Move::Defer {
-                until,
-                because: Deferred::Leased | Deferred::Occupied,
-            } if looks < LOOKS_AT_A_LEASE && now < asking.stop_at => {
+            Move::Defer { until, because: Deferred::Leased | Deferred::Occupied }
+                if looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
+            {
                 // Whoever is at it usually lets go within a second or two, long before the lease
                 // itself runs out.
                 looks += 1;
                 let again = now + Duration::from_secs(1);
-                world
-                    .clock
-                    .sleep_until(again.min(until).min(asking.stop_at))
-                    .await;
+                world.clock.sleep_until(again.min(until).min(asking.stop_at)).await;
                 continue;
             }
             Move::Defer { until, because } => Ok(turn.deferred(until, because)),
             Move::Unchanged(entry) => return unchanged(world, asking.token, &entry).await,
             Move::Nothing => Ok(turn.report(Outcome::NothingOwed)),
             Move::Refuse { because, fix } => Err(Stop::Failed(
-                Error::new(
-                    Kind::PreflightFailed,
-                    "drop the pending version of",
-                    because,
-                    fix,
-                )
-                .on(asking.token),
+                Error::new(Kind::PreflightFailed, "drop the pending version of", because, fix)
+                    .on(asking.token),
             )),
         };
         match done {
@@ -164,10 +155,7 @@ async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result
     Ok(Report {
         version: Some(entry.version),
         rotation: Some(entry.rotation.clone()),
-        selectors: audit
-            .as_ref()
-            .map(|audit| audit.selectors.clone())
-            .unwrap_or_default(),
+        selectors: audit.as_ref().map(|audit| audit.selectors.clone()).unwrap_or_default(),
         timeline: audit.map(|audit| audit.timeline).unwrap_or_default(),
         ..Report::bare(Outcome::Unchanged, token)
     })
@@ -328,7 +316,7 @@ impl<'a> Turn<'a> {
     async fn retire(&mut self) -> Result<Option<Report>, Stop> {
         let now = self.now();
         let end = self.record.next_end().unwrap_or(now);
-        if end > now || self.record.is_unanswered(now) || self.record.is_leased(now) {
+        if end > now || self.record.is_unanswered(now) {
             let until = end.max(self.record.unanswered_until().unwrap_or(end));
             self.release(until.min(self.record.compare_at())).await?;
             let outcome = match self.asking.ask {
@@ -346,13 +334,8 @@ impl<'a> Turn<'a> {
     /// Takes the lease on the record in memory; the save that follows proves it.
     pub(crate) fn lease(&mut self, leg: Leg) -> Result<(), Stop> {
         let publications = &self.spec.side(leg.side()).publications;
-        let unfenced = publications
-            .iter()
-            .any(|publication| !publication.place.is_fenced());
-        let lease = Lease {
-            holder: self.holder.clone(),
-            until: self.now() + self.settings.lease,
-        };
+        let unfenced = publications.iter().any(|publication| !publication.place.is_fenced());
+        let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
         self.apply(Change::Lease {
             lease,
             late_write: unfenced.then_some(self.settings.late_write),
@@ -375,10 +358,7 @@ impl<'a> Turn<'a> {
     /// Saves that this turn watches a cluster, without a lease.
     pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
         let due_at = self.now() + WATCH;
-        self.apply(Change::Await {
-            due_at,
-            watcher: Some(self.holder.clone()),
-        })?;
+        self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
         self.save().await
     }
 
@@ -404,10 +384,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) async fn release(&mut self, due_at: Timestamp) -> Result<(), Stop> {
-        self.apply(Change::Await {
-            due_at,
-            watcher: None,
-        })?;
+        self.apply(Change::Await { due_at, watcher: None })?;
         self.save().await
     }
 
@@ -432,10 +409,7 @@ impl<'a> Turn<'a> {
     /// Saves what failed, so that the sweep comes back to it with a back-off, and hands the error on.
     async fn fail(&mut self, owed: Owed, error: Error) -> Stop {
         self.log(owed, "failed", &error.to_string());
-        let object = error
-            .on
-            .clone()
-            .unwrap_or_else(|| self.record.token().to_string());
+        let object = error.on.clone().unwrap_or_else(|| self.record.token().to_string());
         let held = Held::new(object, error.because.clone(), error.fix.clone());
         let saved = match self.apply(Change::Hold(held)) {
             Ok(()) => self.save().await,
@@ -458,13 +432,7 @@ impl<'a> Turn<'a> {
                 expires_at: self.now() + KEY_LIFETIME,
             };
             let (token, revision) = (self.record.token(), self.record.revision());
-            if self
-                .world
-                .records
-                .join(token, revision, key, &entry)
-                .await?
-                == Saved::Overtaken
-            {
+            if self.world.records.join(token, revision, key, &entry).await? == Saved::Overtaken {
                 return Err(Stop::Overtaken);
             }
         }
@@ -478,11 +446,7 @@ impl<'a> Turn<'a> {
 
     async fn drop_pending(&mut self) -> Result<Report, Stop> {
         self.lease(Leg::Expand)?;
-        if let Some(until) = self
-            .record
-            .unanswered_until()
-            .filter(|until| *until > self.now())
-        {
+        if let Some(until) = self.record.unanswered_until().filter(|until| *until > self.now()) {
             self.release(until).await?;
             return Ok(self.deferred(until, Deferred::Unanswered));
         }
@@ -491,10 +455,7 @@ impl<'a> Turn<'a> {
         let report = self.carry_on().await?;
         Ok(match report.outcome {
             Outcome::Held | Outcome::InProgress => report,
-            _ => Report {
-                outcome: Outcome::Dropped,
-                ..report
-            },
+            _ => Report { outcome: Outcome::Dropped, ..report },
         })
     }
 
@@ -517,11 +478,7 @@ impl<'a> Turn<'a> {
                 });
             }
             for version in record.ended_since(stored) {
-                let before = self
-                    .world
-                    .records
-                    .audit(record.token(), version.version)
-                    .await?;
+                let before = self.world.records.audit(record.token(), version.version).await?;
                 let before = before.unwrap_or_else(|| record.audit_of(version, Vec::new()));
                 audit.push(Audit {
                     stage: Stage::Retired,
@@ -531,14 +488,11 @@ impl<'a> Turn<'a> {
                 });
             }
         }
-        let entry = record
-            .rotation()
-            .filter(|_| self.joins)
-            .map(|rotation| KeyEntry {
-                rotation: rotation.id.clone(),
-                version: rotation.version,
-                expires_at: now + KEY_LIFETIME,
-            });
+        let entry = record.rotation().filter(|_| self.joins).map(|rotation| KeyEntry {
+            rotation: rotation.id.clone(),
+            version: rotation.version,
+            expires_at: now + KEY_LIFETIME,
+        });
         let save = Save {
             replaces: self.stored.as_ref().map(Record::revision),
             record: &record,
@@ -566,16 +520,9 @@ impl<'a> Turn<'a> {
         let next = self.record.after(change, now)?;
         if let Some(owed) = self.record.owed().filter(|_| ends_step) {
             self.log(owed, "done", "");
-            let took = now
-                .as_millisecond()
-                .saturating_sub(owed.since.as_millisecond());
+            let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
             let took_ms = took.try_into().unwrap_or(0);
-            self.timeline.push(Entry {
-                leg: owed.leg,
-                step: owed.step,
-                at: now,
-                took_ms,
-            });
+            self.timeline.push(Entry { leg: owed.leg, step: owed.step, at: now, took_ms });
         }
         self.record = next;
         self.remember_subject();
@@ -592,10 +539,7 @@ impl<'a> Turn<'a> {
     }
 
     fn log(&self, owed: Owed, outcome: &str, detail: &str) {
-        let took = self
-            .now()
-            .as_millisecond()
-            .saturating_sub(owed.since.as_millisecond());
+        let took = self.now().as_millisecond().saturating_sub(owed.since.as_millisecond());
         info!(
             token = %self.record.token(),
             version = self.subject.as_ref().map(|(_, version)| version.get()),

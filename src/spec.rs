@@ -154,13 +154,7 @@ pub struct Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            cluster,
-            namespace,
-            kind,
-            name,
-            ..
-        } = self;
+        let Self { cluster, namespace, kind, name, .. } = self;
         write!(formatter, "{cluster}/{namespace}/{kind}/{name}")
     }
 }

@@ -18,10 +18,6 @@ use crate::{
     world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
 };
 
-/// The longest wait for a reader's own cache that a turn sits out holding its lease. A lease lasts
-/// longer, and the save that follows renews it.
-const SHORT_WAIT: Duration = Duration::from_secs(10);
-
 impl Turn<'_> {
     /// Writes the view of this leg's side to each of its publications, whole, all at once.
     pub(crate) async fn publish(&mut self, leg: Leg) -> Result<Option<UnderWay>, Stop> {
@@ -33,9 +29,7 @@ impl Turn<'_> {
         }
         self.save_with_lease(leg).await?;
         let content = self.content(side).await?;
-        let writes = publications
-            .iter()
-            .map(|publication| self.write(publication, &content));
+        let writes = publications.iter().map(|publication| self.write(publication, &content));
         let results = join_all(writes).await;
         let answered_at = self.now();
         let lost = results.iter().any(|result| match result {
@@ -62,34 +56,38 @@ impl Turn<'_> {
     /// Waits until each Secret that copies this side's view holds what was published.
     pub(crate) async fn sync(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
         let audience = self.spec.side(owed.leg.side());
-        let copied: Vec<_> = audience
-            .workloads
-            .iter()
-            .filter(|it| it.external_secret.is_some())
-            .collect();
+        let copied: Vec<_> =
+            audience.workloads.iter().filter(|it| it.external_secret.is_some()).collect();
         let mut waits = BTreeMap::new();
         if !copied.is_empty() {
             let give_up_at = self.give_up_at(owed);
             self.save_as_watcher().await?;
             let intended = self.intended(owed.leg.side());
-            let syncs = copied
-                .iter()
-                .map(|workload| self.sync_one(workload, &intended, give_up_at));
+            let syncs =
+                copied.iter().map(|workload| self.sync_one(workload, &intended, give_up_at));
             let synced = self.attended(join_all(syncs)).await?;
             let mut under_way = Vec::new();
             for (workload, progress) in copied.iter().zip(synced) {
                 match progress? {
-                    Progress::Done(wait) => {
+                    Some(Progress::Done(wait)) => {
                         waits.insert(workload.to_string(), wait);
                     }
-                    Progress::UnderWay(awaited) => {
+                    Some(Progress::UnderWay(awaited)) => {
                         under_way.push((workload.to_string(), awaited));
                     }
-                    Progress::Stuck(held) if self.passes_over_absent(owed) => {
-                        self.warnings
-                            .push(format!("{}: {}", held.object, held.reason));
+                    Some(Progress::Stuck(held)) => return Ok(Some(UnderWay::Held(held))),
+                    None => {
+                        let secret = workload.external_secret.as_deref().unwrap_or_default();
+                        let object = format!("External Secret {secret} of {workload}");
+                        if !self.passes_over_absent(owed) {
+                            return Ok(Some(UnderWay::Held(Held::new(
+                                object,
+                                "it does not exist",
+                                "create it, or name another in the spec",
+                            ))));
+                        }
+                        self.warnings.push(format!("{object} does not exist yet"));
                     }
-                    Progress::Stuck(held) => return Ok(Some(UnderWay::Held(held))),
                 }
             }
             if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
@@ -116,7 +114,9 @@ impl Turn<'_> {
             .and_then(|within| Some(self.answered_at(side)? + within));
         let workloads: &[Workload] = if rolls { &audience.workloads } else { &[] };
         let cached_for = cached_until.map_or(Duration::ZERO, |until| self.world.clock.until(until));
-        if !workloads.is_empty() || cached_for > SHORT_WAIT {
+        // A short wait for readers' own caches is sat out holding the lease, which saves a save; the
+        // publish that follows renews it.
+        if !workloads.is_empty() || cached_for > self.settings.lease / 3 {
             self.save_as_watcher().await?;
         }
 
@@ -132,17 +132,10 @@ impl Turn<'_> {
             }
         };
         let revision = self.record.view(side);
-        let stamp = Stamp {
-            side,
-            token: self.record.token().clone(),
-            revision,
-        };
-        let rollouts = workloads
-            .iter()
-            .map(|workload| self.roll_one(workload, &stamp, give_up_at));
-        let (cached, rolled) = self
-            .attended(async { tokio::join!(readers, join_all(rollouts)) })
-            .await?;
+        let stamp = Stamp { side, token: self.record.token().clone(), revision };
+        let rollouts = workloads.iter().map(|workload| self.roll_one(workload, &stamp, give_up_at));
+        let (cached, rolled) =
+            self.attended(async { tokio::join!(readers, join_all(rollouts)) }).await?;
 
         let mut under_way = Vec::new();
         for (workload, progress) in workloads.iter().zip(rolled) {
@@ -164,21 +157,14 @@ impl Turn<'_> {
         {
             return self.repeat(side, changed).await;
         }
-        self.apply(Change::RolledOut {
-            overlap: self.spec.overlap,
-        })?;
+        self.apply(Change::RolledOut { overlap: self.spec.overlap })?;
         Ok(None)
     }
 
     /// The view of a side, from the record alone.
     pub(crate) async fn content(&mut self, side: Side) -> Result<Content, Error> {
         let plain = side == Side::Verifiers
-            && self
-                .spec
-                .verifiers
-                .publications
-                .iter()
-                .any(|it| it.form == AcceptedForm::Plain);
+            && self.spec.verifiers.publications.iter().any(|it| it.form == AcceptedForm::Plain);
         let versions: Vec<_> = match side {
             Side::Verifiers if plain => self.record.versions().to_vec(),
             Side::Verifiers => Vec::new(),
@@ -226,14 +212,8 @@ impl Turn<'_> {
                 unanswered: false,
             });
         }
-        let known_key = self
-            .record
-            .seen(&place)
-            .and_then(|seen| seen.key.as_deref());
-        self.world
-            .publications
-            .write(publication, known_key, content)
-            .await
+        let known_key = self.record.seen(&place).and_then(|seen| seen.key.as_deref());
+        self.world.publications.write(publication, known_key, content).await
     }
 
     fn seen(
@@ -251,19 +231,13 @@ impl Turn<'_> {
         }
         held_at.retain(|number, _| {
             side == Side::Presenters
-                && self
-                    .record
-                    .versions()
-                    .iter()
-                    .any(|live| live.version == *number)
+                && self.record.versions().iter().any(|live| live.version == *number)
         });
         Seen {
             revision: content.revision(),
             store_version: written.store_version,
             sha256: content.bytes(publication.form).digest(),
-            key: written
-                .key
-                .or_else(|| before.and_then(|seen| seen.key.clone())),
+            key: written.key.or_else(|| before.and_then(|seen| seen.key.clone())),
             answered_at,
             held_at,
         }
@@ -322,29 +296,20 @@ impl Turn<'_> {
         workload: &Workload,
         intended: &BTreeMap<ParameterName, Digest>,
         give_up_at: Timestamp,
-    ) -> Result<Progress<Wait>, Error> {
+    ) -> Result<Option<Progress<Wait>>, Error> {
         let clusters = &self.world.clusters;
         let Some(before) = clusters.force_sync(workload, &self.holder).await? else {
-            let secret = workload.external_secret.as_deref().unwrap_or_default();
-            return Ok(Progress::Stuck(Held::new(
-                format!(
-                    "{}/{}/externalsecret/{secret}",
-                    workload.cluster, workload.namespace
-                ),
-                "the External Secret does not exist",
-                "create it, or name another in the spec",
-            )));
+            return Ok(None);
         };
         let within = self.time_until(give_up_at);
         let progress = clusters.synced(workload, &before, intended, within).await?;
-        Ok(match progress {
-            Progress::Done(secret) => Progress::Done(Wait {
-                secret: Some(secret),
-                synced_at: self.now(),
-            }),
+        Ok(Some(match progress {
+            Progress::Done(secret) => {
+                Progress::Done(Wait { secret: Some(secret), synced_at: self.now() })
+            }
             Progress::UnderWay(awaited) => Progress::UnderWay(awaited),
             Progress::Stuck(held) => Progress::Stuck(held),
-        })
+        }))
     }
 
     async fn roll_one(
@@ -353,13 +318,9 @@ impl Turn<'_> {
         stamp: &Stamp,
         give_up_at: Timestamp,
     ) -> Result<Progress<()>, Error> {
-        let synced_at = self
-            .record
-            .wait(&workload.to_string())
-            .map(|wait| wait.synced_at);
-        let synced_at = synced_at
-            .or_else(|| self.answered_at(stamp.side))
-            .unwrap_or_else(|| self.now());
+        let synced_at = self.record.wait(&workload.to_string()).map(|wait| wait.synced_at);
+        let synced_at =
+            synced_at.or_else(|| self.answered_at(stamp.side)).unwrap_or_else(|| self.now());
         let clock = &self.world.clock;
         match workload.picks_up {
             PicksUp::Within(within) => {
@@ -372,7 +333,11 @@ impl Turn<'_> {
                 })
             }
             PicksUp::Restart => {
-                clock.sleep_until(synced_at + workload.settle).await;
+                let settled_at = synced_at + workload.settle;
+                clock.sleep_until(settled_at.min(self.asking.stop_at)).await;
+                if settled_at > self.now() {
+                    return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
+                }
                 if self.world.clusters.stamp(workload, stamp).await?.is_none() {
                     return Ok(Progress::Stuck(Held::new(
                         workload.to_string(),
@@ -381,10 +346,7 @@ impl Turn<'_> {
                     )));
                 }
                 let within = self.time_until(give_up_at);
-                self.world
-                    .clusters
-                    .rolled_out(workload, stamp, within)
-                    .await
+                self.world.clusters.rolled_out(workload, stamp, within).await
             }
         }
     }
@@ -395,15 +357,8 @@ impl Turn<'_> {
         let reads = join_all(audience.publications.iter().map(|publication| async move {
             self.world.publications.read(&publication.place, side).await
         }));
-        let copied = audience
-            .workloads
-            .iter()
-            .filter(|it| it.external_secret.is_some());
-        let secrets = join_all(
-            copied
-                .clone()
-                .map(|it| self.world.clusters.secret_revision(it)),
-        );
+        let copied = audience.workloads.iter().filter(|it| it.external_secret.is_some());
+        let secrets = join_all(copied.clone().map(|it| self.world.clusters.secret_revision(it)));
         let (reads, secrets) = tokio::join!(reads, secrets);
         for (publication, holding) in audience.publications.iter().zip(reads) {
             let place = publication.place.to_string();
@@ -419,10 +374,8 @@ impl Turn<'_> {
             }
         }
         for (workload, revision) in copied.zip(secrets) {
-            let synced: Option<&SecretRevision> = self
-                .record
-                .wait(&workload.to_string())
-                .and_then(|wait| wait.secret.as_ref());
+            let synced: Option<&SecretRevision> =
+                self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
             if revision?.as_ref() != synced {
                 return Ok(Some(format!("the Secret of {workload}")));
             }
@@ -434,9 +387,7 @@ impl Turn<'_> {
         let enough = self.record.has_repeated_enough();
         self.apply(Change::Repeat)?;
         if !enough {
-            self.warnings.push(format!(
-                "{changed} was changed meanwhile, and is published again"
-            ));
+            self.warnings.push(format!("{changed} was changed meanwhile, and is published again"));
             return Ok(None);
         }
         let mut editors = Vec::new();
@@ -481,11 +432,7 @@ impl Turn<'_> {
     /// Until when a wait of this step is believed to end well. What was held gets a new chance on
     /// every turn.
     fn give_up_at(&self, owed: Owed) -> Timestamp {
-        let since = if self.record.held().is_some() {
-            self.now()
-        } else {
-            owed.since
-        };
+        let since = if self.record.held().is_some() { self.now() } else { owed.since };
         since + self.spec.rollout_timeout
     }
 
@@ -506,10 +453,7 @@ impl Turn<'_> {
         let timeout = humantime::format_duration(self.spec.rollout_timeout);
         Some(UnderWay::Held(Held::new(
             object,
-            format!(
-                "{} not done within {timeout}: {awaited}",
-                owed.step.as_str()
-            ),
+            format!("{} not done within {timeout}: {awaited}", owed.step.as_str()),
             "see why the cluster does not follow; the rotation goes on by itself once it does",
         )))
     }
@@ -517,10 +461,7 @@ impl Turn<'_> {
     /// The first publication comes before the objects that copy it may exist.
     fn passes_over_absent(&self, owed: Owed) -> bool {
         owed.leg <= Leg::Migrate
-            && self
-                .record
-                .rotation()
-                .is_some_and(|it| it.purpose == Purpose::Publish)
+            && self.record.rotation().is_some_and(|it| it.purpose == Purpose::Publish)
     }
 }
 
@@ -529,10 +470,7 @@ pub(crate) fn accepted(
     record: &Record,
     value: impl Fn(crate::token::VersionNumber) -> Option<crate::token::Secret>,
 ) -> Vec<Accepted> {
-    let live = record
-        .versions()
-        .iter()
-        .filter(|version| version.stage != Stage::Retired);
+    let live = record.versions().iter().filter(|version| version.stage != Stage::Retired);
     live.map(|version| Accepted {
         version: version.version,
         stage: version.stage,
@@ -544,9 +482,5 @@ pub(crate) fn accepted(
 }
 
 fn stop(failed: WriteError) -> Stop {
-    if failed.overtaken {
-        Stop::Overtaken
-    } else {
-        Stop::Failed(failed.error)
-    }
+    if failed.overtaken { Stop::Overtaken } else { Stop::Failed(failed.error) }
 }

@@ -24,13 +24,9 @@ impl TokenName {
     /// [`NotAName`], which does not repeat the text: a token itself may have been passed by mistake.
     pub fn parse(name: &str) -> Result<Self, NotAName> {
         let length = name.chars().count();
-        let stranger = name
-            .chars()
-            .position(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        let stranger = name.chars().position(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'));
         match stranger {
-            Some(position) => Err(NotAName::Character {
-                position: position + 1,
-            }),
+            Some(position) => Err(NotAName::Character { position: position + 1 }),
             None if !(1..=63).contains(&length) => Err(NotAName::Length { length }),
             None => Ok(Self(name.to_owned())),
         }
@@ -135,19 +131,16 @@ impl Secret {
     /// characters, or with `{{`, which SSM refuses in a parameter's value.
     pub fn adopt(value: String) -> Result<Self, Error> {
         let value = Zeroizing::new(value);
-        let stranger = value
-            .chars()
-            .position(|c| c.is_whitespace() || c.is_control());
+        let stranger = value.chars().position(|c| c.is_whitespace() || c.is_control());
         let because = match stranger {
             _ if value.is_empty() => "it is empty".to_owned(),
             _ if value.len() > LARGEST_VALUE => format!(
                 "it has {} bytes and a standard SSM parameter holds {LARGEST_VALUE}",
                 value.len()
             ),
-            Some(position) => format!(
-                "character {} is whitespace or a control character",
-                position + 1
-            ),
+            Some(position) => {
+                format!("character {} is whitespace or a control character", position + 1)
+            }
             None if value.contains("{{") => {
                 "it contains \"{{\", which SSM refuses in a value".to_owned()
             }
@@ -270,9 +263,7 @@ impl Generation {
 
     /// Tokens of so many bytes of randomness, `None` where [`Generation::BYTES`] does not hold them.
     pub fn new(bytes: u8, prefix: Option<Prefix>) -> Option<Self> {
-        Self::BYTES
-            .contains(&bytes)
-            .then_some(Self { bytes, prefix })
+        Self::BYTES.contains(&bytes).then_some(Self { bytes, prefix })
     }
 
     /// Makes a new value:
@@ -302,10 +293,7 @@ impl Generation {
 
     /// How many bytes a minted value has.
     pub fn length(&self) -> usize {
-        let prefix = self
-            .prefix
-            .as_ref()
-            .map_or(0, |prefix| prefix.as_str().len());
+        let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
         let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
         prefix + encoded(usize::from(self.bytes)) + encoded(CHECKSUM_BYTES)
     }
@@ -321,9 +309,7 @@ impl Prefix {
     /// Reads a prefix, its underscore included; `None` where it is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let name = text.strip_suffix('_')?;
-        let plain = name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         (plain && (1..=16).contains(&name.len())).then(|| Self(text.to_owned()))
     }
 

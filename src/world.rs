@@ -539,8 +539,6 @@ mod base64_text {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD
-            .decode(String::deserialize(from)?)
-            .map_err(D::Error::custom)
+        STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }

@@ -46,9 +46,7 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, NotAPlace> {
         if let Some(name) = text.strip_prefix("ssm:") {
-            return Ok(Place::Parameter(
-                ParameterName::parse(name).map_err(NotAPlace)?,
-            ));
+            return Ok(Place::Parameter(ParameterName::parse(name).map_err(NotAPlace)?));
         }
         let (table, key) = text
             .strip_prefix("dynamodb:")
@@ -60,10 +58,7 @@ impl FromStr for Place {
             .map(|attribute| {
                 let (name, value) = attribute.split_once('=')?;
                 Some(match name.strip_suffix(NUMBER_MARK) {
-                    Some(name) => (
-                        decode(name)?,
-                        KeyValue::Number(decode(value)?.parse().ok()?),
-                    ),
+                    Some(name) => (decode(name)?, KeyValue::Number(decode(value)?.parse().ok()?)),
                     None => (decode(name)?, KeyValue::Text(decode(value)?)),
                 })
             })
@@ -126,10 +121,7 @@ impl ParameterName {
                 levels.len()
             ));
         }
-        if !levels
-            .iter()
-            .all(|level| level.chars().all(is_name_character))
-        {
+        if !levels.iter().all(|level| level.chars().all(is_name_character)) {
             return Err("it has characters other than a-z, A-Z, 0-9, '_', '.', '-' and '/'".into());
         }
         let first = levels[0].to_ascii_lowercase();
@@ -146,9 +138,7 @@ impl ParameterName {
 
     /// Whether this parameter lies anywhere below `path`, or is it.
     pub fn is_within(&self, path: &str) -> bool {
-        self.0
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.0.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -192,9 +182,7 @@ impl ItemKey {
                 return Err("its attribute's name does not have 1 to 255 bytes".into());
             }
             if WRITTEN_ATTRIBUTES.contains(&name.as_str()) {
-                return Err(format!(
-                    "its attribute \"{name}\" is one that publications write"
-                ));
+                return Err(format!("its attribute \"{name}\" is one that publications write"));
             }
             if let KeyValue::Text(text) = value
                 && !(1..=LONGEST_KEY_TEXT).contains(&text.len())

@@ -19,27 +19,19 @@ pub struct Clock {
 impl Clock {
     /// A clock that shows `now` now.
     pub fn starting_at(now: Timestamp) -> Self {
-        Self {
-            began_at: now,
-            began: Instant::now(),
-        }
+        Self { began_at: now, began: Instant::now() }
     }
 
     /// What it shows, in whole milliseconds: what is saved reads back as the same.
     pub fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.began.elapsed()).unwrap_or(SignedDuration::MAX);
-        let now = self
-            .began_at
-            .saturating_add(elapsed)
-            .unwrap_or(Timestamp::MAX);
+        let now = self.began_at.saturating_add(elapsed).unwrap_or(Timestamp::MAX);
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 
     /// How long it is until `time`; zero when it has passed.
     pub fn until(&self, time: Timestamp) -> Duration {
-        time.duration_since(self.now())
-            .try_into()
-            .unwrap_or(Duration::ZERO)
+        time.duration_since(self.now()).try_into().unwrap_or(Duration::ZERO)
     }
 
     /// Returns when it shows `time`, or at once where that has passed.
