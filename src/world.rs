@@ -12,6 +12,8 @@
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! ```
 
+mod attributes;
+pub mod aws;
 pub mod clock;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

@@ -1,0 +1,364 @@
+//! Views in DynamoDB: a few attributes of an item, the others left alone.
+//!
+//! These writes are fenced: each is conditional on the revision that the item carries, so that a late
+//! one is refused.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata, operation::update_item::UpdateItemError, types::AttributeValue,
+};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::Value;
+
+use super::answered;
+use crate::{
+    error::{Error, Kind},
+    spec::{AcceptedForm, ItemKey, KeyValue, Place, Side, WRITTEN_ATTRIBUTES},
+    token::{Secret, TokenName},
+    world::{
+        Content, Holding, WriteError, Written,
+        attributes::{Attributes, from_json, to_json},
+        aws::{Aws, failed},
+    },
+};
+
+/// Items that hold views.
+pub(super) struct Items {
+    aws: Arc<Aws>,
+}
+
+impl Items {
+    pub(super) fn new(aws: Arc<Aws>) -> Self {
+        Self { aws }
+    }
+
+    pub(super) async fn read(
+        &self,
+        table: &str,
+        key: &ItemKey,
+        side: Side,
+    ) -> Result<Option<Holding>, Error> {
+        let place = Place::Item {
+            table: table.to_owned(),
+            key: key.clone(),
+        };
+        let mut get = self
+            .aws
+            .dynamodb()
+            .get_item()
+            .table_name(table)
+            .set_key(Some(attributes_of(key)))
+            .consistent_read(true);
+        // Only our own attributes: the others are none of our business, and permissions may say so.
+        let mut projection = Vec::new();
+        for (index, name) in WRITTEN_ATTRIBUTES.iter().enumerate() {
+            let placeholder = format!("#{index}");
+            projection.push(placeholder.clone());
+            get = get.expression_attribute_names(placeholder, *name);
+        }
+        let answer = get
+            .projection_expression(projection.join(", "))
+            .send()
+            .await
+            .map_err(|error| {
+                explained(
+                    error.code(),
+                    failed("dynamodb:GetItem", READ, &place, &error),
+                )
+            })?;
+        let Some(item) = answer.item else {
+            return Ok(None);
+        };
+        holding_in(&item, side).map_err(|because| {
+            let fix = "correct the item by hand, or name another in the spec";
+            Error::new(Kind::PreflightFailed, READ, because, fix).on(&place)
+        })
+    }
+
+    pub(super) async fn write(
+        &self,
+        table: &str,
+        key: &ItemKey,
+        form: AcceptedForm,
+        view: &Content,
+    ) -> Result<Written, WriteError> {
+        let place = Place::Item {
+            table: table.to_owned(),
+            key: key.clone(),
+        };
+        let written = attributes_to_write(form, view);
+        let revision_name = revision_name(side_of(view));
+        let mut assignments = Vec::new();
+        let mut update = self
+            .aws
+            .dynamodb()
+            .update_item()
+            .table_name(table)
+            .set_key(Some(attributes_of(key)))
+            .expression_attribute_names("#token", OWNER)
+            .expression_attribute_names("#revision", revision_name);
+        for (index, (name, value)) in written.into_iter().enumerate() {
+            // `token` is a reserved word of DynamoDB's expressions: every name is a placeholder.
+            let placeholder = match name {
+                OWNER => "token".to_owned(),
+                name if name == revision_name => "revision".to_owned(),
+                _ => index.to_string(),
+            };
+            assignments.push(format!("#{placeholder} = :{placeholder}"));
+            update = update
+                .expression_attribute_names(format!("#{placeholder}"), name)
+                .expression_attribute_values(format!(":{placeholder}"), value);
+        }
+        let answer = update
+            .update_expression(format!("SET {}", assignments.join(", ")))
+            .condition_expression(
+                "(attribute_not_exists(#revision) OR #revision <= :revision) \
+                 AND (attribute_not_exists(#token) OR #token = :token)",
+            )
+            .customize()
+            .config_override(
+                aws_sdk_dynamodb::Config::builder().retry_classifier(
+                    AwsErrorCodeClassifier::<UpdateItemError>::builder()
+                        .transient_errors(CONFLICT)
+                        .build(),
+                ),
+            )
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Written {
+                store_version: view.revision(),
+                key: None,
+                unanswered: false,
+            }),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Err(self.refusal(table, key, view, &place).await)
+            }
+            Err(error) => {
+                let failed = failed("dynamodb:UpdateItem", WRITE, &place, &error);
+                Err(answered(without(view, explained(error.code(), failed))))
+            }
+        }
+    }
+
+    /// Why the condition of a write did not hold: one more read, on the way that is seldom gone.
+    async fn refusal(
+        &self,
+        table: &str,
+        key: &ItemKey,
+        view: &Content,
+        place: &Place,
+    ) -> WriteError {
+        let holding = match self.read(table, key, side_of(view)).await {
+            Ok(holding) => holding,
+            Err(error) => return answered(error),
+        };
+        let refused =
+            |kind, because: String, fix: &str| Error::new(kind, WRITE, because, fix).on(place);
+        let ours = owner(view);
+        match holding {
+            Some(Holding {
+                token: Some(theirs),
+                ..
+            }) if theirs != *ours => answered(refused(
+                Kind::PreflightFailed,
+                format!("it is published to by the token {theirs}, and this is {ours}"),
+                "name another item in one of the two specs, or remove its attribute \
+                 `changeover_token` if that token is gone",
+            )),
+            Some(Holding { store_version, .. }) if store_version > view.revision() => WriteError {
+                error: refused(
+                    Kind::Internal,
+                    format!(
+                        "it carries revision {store_version} of this view, which is above {}",
+                        view.revision()
+                    ),
+                    "nothing: a newer write was there first",
+                ),
+                unanswered: false,
+                overtaken: true,
+            },
+            _ => answered(refused(
+                Kind::PreflightFailed,
+                "its revision is not a number, or it was changed meanwhile".to_owned(),
+                "run it again; if it stays so, remove the item's changeover attributes",
+            )),
+        }
+    }
+}
+
+/// What an item holds for a side; `None` where the attribute of that side is absent.
+fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> {
+    let token = match item.get(OWNER) {
+        None => None,
+        Some(AttributeValue::S(name)) => Some(TokenName::parse(name).map_err(|error| {
+            format!("its attribute `{OWNER}` is not the name of a token: {error}")
+        })?),
+        Some(_) => return Err(format!("its attribute `{OWNER}` is not a String")),
+    };
+    let name = revision_name(side);
+    let store_version = match item.get(name) {
+        None => 0,
+        Some(AttributeValue::N(number)) => number
+            .parse()
+            .map_err(|_| format!("its attribute `{name}` is not a whole number"))?,
+        Some(_) => return Err(format!("its attribute `{name}` is not a Number")),
+    };
+    let value = match (side, item.get(view_name(side))) {
+        (Side::Presenters, Some(AttributeValue::S(token))) => token.clone(),
+        (Side::Presenters, Some(_)) => {
+            return Err(format!("its attribute `{PRESENTED}` is not a String"));
+        }
+        (Side::Verifiers, Some(accepted)) => document(accepted),
+        // Another view of the same item, or another token's mark on it, is worth knowing of only
+        // where this side's view is there too: an item without it holds nothing for this side.
+        (_, None) if store_version == 0 && token.is_none() => return Ok(None),
+        (_, None) => return Ok(None),
+    };
+    Ok(Some(Holding {
+        value: Secret::from_trusted(value),
+        store_version,
+        token,
+    }))
+}
+
+/// The attributes of a view, by name.
+fn attributes_to_write(form: AcceptedForm, view: &Content) -> Vec<(&'static str, AttributeValue)> {
+    let number = |number: u64| AttributeValue::N(number.to_string());
+    let mut attributes = vec![
+        (OWNER, AttributeValue::S(owner(view).to_string())),
+        (revision_name(side_of(view)), number(view.revision())),
+    ];
+    match view {
+        Content::Presented { version, value, .. } => {
+            attributes.push((PRESENTED, AttributeValue::S(value.expose().to_owned())));
+            attributes.push((PRESENTED_VERSION, number(version.get())));
+        }
+        Content::Accepted { .. } => {
+            let bytes = view.bytes(form);
+            let document: Value = serde_json::from_str(bytes.expose()).unwrap_or_default();
+            let entries = document.get(ACCEPTED).cloned().unwrap_or_default();
+            attributes.push((ACCEPTED, from_json(entries)));
+        }
+    }
+    attributes
+}
+
+/// The accepted document of which this attribute is the list, in the bytes of [`Content::bytes`].
+/// Whatever else somebody put there stays in it, so that it is seen to differ.
+fn document(accepted: &AttributeValue) -> String {
+    let document = Ordered(serde_json::json!({ACCEPTED: to_json(accepted)}));
+    serde_json::to_string(&document).unwrap_or_default()
+}
+
+/// JSON whose fields come in the contract's order, and unknown ones after them by name.
+struct Ordered(Value);
+
+impl Serialize for Ordered {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Value::Object(fields) => {
+                let known = FIELDS.iter().filter_map(|name| fields.get_key_value(*name));
+                let unknown = fields
+                    .iter()
+                    .filter(|(name, _)| !FIELDS.contains(&name.as_str()));
+                let mut map = serializer.serialize_map(Some(fields.len()))?;
+                for (name, value) in known.chain(unknown) {
+                    map.serialize_entry(name, &Ordered(value.clone()))?;
+                }
+                map.end()
+            }
+            Value::Array(values) => {
+                serializer.collect_seq(values.iter().map(|value| Ordered(value.clone())))
+            }
+            scalar => scalar.serialize(serializer),
+        }
+    }
+}
+
+/// The fields of an entry of the accepted document (contract, "What is published").
+const FIELDS: [&str; 5] = ["version", "stage", "sha256", "token", "not_after"];
+
+fn attributes_of(key: &ItemKey) -> HashMap<String, AttributeValue> {
+    let value = |value: &KeyValue| match value {
+        KeyValue::Text(text) => AttributeValue::S(text.clone()),
+        KeyValue::Number(number) => AttributeValue::N(number.to_string()),
+    };
+    key.attributes()
+        .iter()
+        .map(|(name, given)| (name.clone(), value(given)))
+        .collect()
+}
+
+fn owner(view: &Content) -> &TokenName {
+    match view {
+        Content::Accepted { token, .. } | Content::Presented { token, .. } => token,
+    }
+}
+
+fn side_of(view: &Content) -> Side {
+    match view {
+        Content::Accepted { .. } => Side::Verifiers,
+        Content::Presented { .. } => Side::Presenters,
+    }
+}
+
+fn view_name(side: Side) -> &'static str {
+    match side {
+        Side::Verifiers => ACCEPTED,
+        Side::Presenters => PRESENTED,
+    }
+}
+
+fn revision_name(side: Side) -> &'static str {
+    match side {
+        Side::Verifiers => "accepted_revision",
+        Side::Presenters => "token_revision",
+    }
+}
+
+/// What to do about the refusals that are about the spec.
+fn explained(code: Option<&str>, error: Error) -> Error {
+    let fix = match code {
+        Some("ResourceNotFoundException") => "create the table, or correct its name in the spec",
+        Some("ValidationException") if error.kind == Kind::Internal => {
+            "give the item's key in the spec the attributes and types of the table's own key"
+        }
+        _ => return error,
+    };
+    Error {
+        kind: Kind::BadSpec,
+        fix: fix.to_owned(),
+        ..error
+    }
+}
+
+/// The error without the values, should AWS have repeated one in a message.
+fn without(view: &Content, error: Error) -> Error {
+    let values: Vec<&Secret> = match view {
+        Content::Presented { value, .. } => vec![value],
+        Content::Accepted { entries, .. } => entries
+            .iter()
+            .filter_map(|entry| entry.value.as_ref())
+            .collect(),
+    };
+    let because = values.iter().fold(error.because.clone(), |because, value| {
+        because.replace(value.expose(), "[redacted]")
+    });
+    Error { because, ..error }
+}
+
+/// A single write that met a transaction on the same item.
+const CONFLICT: &[&str] = &["TransactionConflictException"];
+const OWNER: &str = "changeover_token";
+const ACCEPTED: &str = "accepted";
+const PRESENTED: &str = "token";
+const PRESENTED_VERSION: &str = "token_version";
+const READ: &str = "read the item";
+const WRITE: &str = "write the item";

@@ -1,0 +1,311 @@
+//! Views in Parameter Store: SecureStrings, and labels on their versions.
+//!
+//! Parameter Store has no conditional put: these writes are not fenced, so every one of them says
+//! whether an attempt of it may still be applied. Rules and error codes: BOTO ssm 2014-11-06.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
+use aws_sdk_ssm::{
+    error::ProvideErrorMetadata,
+    operation::{
+        label_parameter_version::LabelParameterVersionError, put_parameter::PutParameterError,
+    },
+    types::{ParameterMetadata, ParameterStringFilter, ParameterType},
+};
+use tokio::time::Instant;
+
+use super::{answered, unanswered::Unanswered};
+use crate::{
+    error::{Error, Kind},
+    spec::ParameterName,
+    token::{LARGEST_VALUE, Secret},
+    world::{
+        Holding, WriteError, Written,
+        aws::{Aws, OPERATION_TIMEOUT, failed, timeouts},
+    },
+};
+
+/// Parameters that hold views.
+pub(super) struct Parameters {
+    aws: Arc<Aws>,
+    /// The KMS key of parameters that are new and whose publication names no key.
+    default_key: String,
+}
+
+impl Parameters {
+    pub(super) fn new(aws: Arc<Aws>, default_key: String) -> Self {
+        Self { aws, default_key }
+    }
+
+    pub(super) async fn read(&self, name: &ParameterName) -> Result<Option<Holding>, Error> {
+        let answer = self
+            .aws
+            .ssm()
+            .get_parameter()
+            .name(name.as_str())
+            .with_decryption(true)
+            .send()
+            .await;
+        let parameter = match answer {
+            Ok(answer) => answer.parameter,
+            Err(error) if is_absent(error.code()) => None,
+            Err(error) => return Err(failed("ssm:GetParameter", READ, name, &error)),
+        };
+        let Some(parameter) = parameter else {
+            return Ok(None);
+        };
+        check_type(READ, name, parameter.r#type())?;
+        let store_version = parameter.version().try_into().unwrap_or_default();
+        let value = Secret::from_trusted(parameter.value.unwrap_or_default());
+        Ok(Some(Holding {
+            value,
+            store_version,
+            token: None,
+        }))
+    }
+
+    /// Puts a new version, encrypted with the key that the spec names; else with the one that the
+    /// last write used; else with the one that the parameter has; else with the configured one. A
+    /// put without a key would encrypt with the account's default, and cut off whoever can use the
+    /// former one only.
+    pub(super) async fn write(
+        &self,
+        name: &ParameterName,
+        spec_key: Option<&str>,
+        known_key: Option<&str>,
+        value: &Secret,
+    ) -> Result<Written, WriteError> {
+        let began = Instant::now();
+        if value.expose().len() > LARGEST_ADVANCED_VALUE {
+            return Err(answered(too_large(name, value)));
+        }
+        // A parameter that no write of ours was seen on may be of another type.
+        let existing = match known_key {
+            Some(_) => None,
+            None => self.describe(name).await.map_err(answered)?,
+        };
+        let key = spec_key
+            .or(known_key)
+            .or(existing.as_ref().and_then(ParameterMetadata::key_id))
+            .unwrap_or(&self.default_key)
+            .to_owned();
+
+        let attempts = Unanswered::default();
+        let answer = self
+            .aws
+            .ssm()
+            .put_parameter()
+            .name(name.as_str())
+            .r#type(ParameterType::SecureString)
+            .overwrite(true)
+            .key_id(&key)
+            .value(value.expose())
+            .customize()
+            .interceptor(attempts.clone())
+            .config_override(
+                aws_sdk_ssm::Config::builder()
+                    .timeout_config(timeouts(remaining(began)))
+                    .retry_classifier(also_retrying::<PutParameterError>(CONCURRENT)),
+            )
+            .send()
+            .await;
+        let unanswered = attempts.may_land();
+        match answer {
+            Ok(answer) => Ok(Written {
+                store_version: answer.version().try_into().unwrap_or_default(),
+                key: Some(key),
+                unanswered,
+            }),
+            Err(error) => {
+                let failed = failed("ssm:PutParameter", WRITE, name, &error);
+                let is_invalid = error.code() == Some("ValidationException");
+                let error = if is_invalid && value.expose().len() > LARGEST_VALUE {
+                    too_large(name, value)
+                } else {
+                    explained(error.code(), failed)
+                };
+                Err(WriteError {
+                    error: without(value, error),
+                    unanswered,
+                    overtaken: false,
+                })
+            }
+        }
+    }
+
+    /// Moves a label. `InvalidLabels` in an answer of 200 is an error too.
+    pub(super) async fn label(
+        &self,
+        name: &ParameterName,
+        label: &'static str,
+        store_version: u64,
+    ) -> Result<Written, WriteError> {
+        let attempts = Unanswered::default();
+        let answer = self
+            .aws
+            .ssm()
+            .label_parameter_version()
+            .name(name.as_str())
+            .parameter_version(store_version.try_into().unwrap_or(i64::MAX))
+            .labels(label)
+            .customize()
+            .interceptor(attempts.clone())
+            .config_override(
+                aws_sdk_ssm::Config::builder()
+                    .retry_classifier(also_retrying::<LabelParameterVersionError>(CONCURRENT)),
+            )
+            .send()
+            .await;
+        let unanswered = attempts.may_land();
+        let on = format!("{name}:{store_version}");
+        let error = match answer {
+            Ok(answer) if answer.invalid_labels().is_empty() => {
+                return Ok(Written {
+                    store_version,
+                    key: None,
+                    unanswered,
+                });
+            }
+            Ok(_) => Error::new(
+                Kind::Internal,
+                format!("put the label `{label}` on"),
+                "Parameter Store calls the label invalid",
+                "report this as a fault of changeover",
+            )
+            .on(on),
+            Err(error) => {
+                let attempted = format!("put the label `{label}` on");
+                let failed = failed("ssm:LabelParameterVersion", &attempted, on, &error);
+                explained(error.code(), failed)
+            }
+        };
+        Err(WriteError {
+            error,
+            unanswered,
+            overtaken: false,
+        })
+    }
+
+    /// What is known of an existing parameter without reading it.
+    async fn describe(&self, name: &ParameterName) -> Result<Option<ParameterMetadata>, Error> {
+        let filter = ParameterStringFilter::builder()
+            .key("Name")
+            .option("Equals")
+            .values(name.as_str())
+            .build()
+            .map_err(|error| {
+                let because = "a part of the call is missing";
+                let fix = "report this as a fault of changeover";
+                Error::new(Kind::Internal, DESCRIBE, because, fix).caused_by(&error)
+            })?;
+        let mut pages = self
+            .aws
+            .ssm()
+            .describe_parameters()
+            .parameter_filters(filter)
+            .into_paginator()
+            .send();
+        // A page may be empty though a later one is not (API reference, `DescribeParameters`).
+        for _ in 0..MOST_PAGES {
+            let Some(page) = pages.next().await else {
+                break;
+            };
+            let page =
+                page.map_err(|error| failed("ssm:DescribeParameters", DESCRIBE, name, &error))?;
+            if let Some(found) = page.parameters.unwrap_or_default().into_iter().next() {
+                check_type(WRITE, name, found.r#type())?;
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A missing parameter, version or label. AWS and its emulators do not agree on the code.
+fn is_absent(code: Option<&str>) -> bool {
+    matches!(code, Some("ParameterNotFound" | "ParameterVersionNotFound"))
+}
+
+fn check_type(
+    attempted: &str,
+    name: &ParameterName,
+    found: Option<&ParameterType>,
+) -> Result<(), Error> {
+    match found {
+        None | Some(ParameterType::SecureString) => Ok(()),
+        Some(other) => Err(Error::new(
+            Kind::PreflightFailed,
+            attempted,
+            format!(
+                "it is a {}, which would keep the token in plain",
+                other.as_str()
+            ),
+            OTHER_PARAMETER,
+        )
+        .on(name)),
+    }
+}
+
+/// What to do about the refusals that are about this parameter's own state.
+fn explained(code: Option<&str>, error: Error) -> Error {
+    let fix = match code {
+        Some("HierarchyTypeMismatchException" | "UnsupportedParameterType") => OTHER_PARAMETER,
+        Some("ParameterMaxVersionLimitExceeded") => {
+            "take the label off the oldest of its hundred versions, or move it to a newer one"
+        }
+        Some("ParameterVersionLabelLimitExceeded") => "take one of the ten labels off that version",
+        Some("ParameterVersionNotFound") => {
+            "publish again: the version was deleted, or pushed out by a hundred newer ones"
+        }
+        Some("ParameterLimitExceeded") => {
+            "delete parameters that nobody uses, or ask AWS for a higher limit"
+        }
+        _ => return error,
+    };
+    Error {
+        kind: Kind::PreflightFailed,
+        fix: fix.to_owned(),
+        ..error
+    }
+}
+
+fn too_large(name: &ParameterName, value: &Secret) -> Error {
+    let because = format!(
+        "it would hold {} bytes, and a standard parameter holds {LARGEST_VALUE}",
+        value.expose().len()
+    );
+    let fix = "shorten the overlap, so that fewer tokens are valid at a time, publish digests, or \
+               make it an advanced parameter";
+    Error::new(Kind::TooLarge, WRITE, because, fix).on(name)
+}
+
+/// The error without the value, should AWS have repeated it in a message.
+fn without(value: &Secret, error: Error) -> Error {
+    let because = error.because.replace(value.expose(), "[redacted]");
+    Error { because, ..error }
+}
+
+/// What is left of the ten seconds that a write may take.
+fn remaining(began: Instant) -> Duration {
+    OPERATION_TIMEOUT
+        .saturating_sub(began.elapsed())
+        .max(Duration::from_millis(100))
+}
+
+/// Has the SDK repeat a call that was refused with one of these codes too.
+fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
+    AwsErrorCodeClassifier::builder()
+        .transient_errors(codes)
+        .build()
+}
+
+/// Somebody else is writing the same parameter.
+const CONCURRENT: &[&str] = &["TooManyUpdates"];
+const LARGEST_ADVANCED_VALUE: usize = 8192;
+const MOST_PAGES: usize = 10;
+const READ: &str = "read the parameter";
+const WRITE: &str = "write the parameter";
+const DESCRIBE: &str = "look at the parameter";
+const OTHER_PARAMETER: &str =
+    "delete it, or name another parameter in the spec: its type cannot be changed";

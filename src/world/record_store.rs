@@ -1,0 +1,770 @@
+//! Records in DynamoDB, one item a token, with the values in them sealed by KMS.
+//!
+//! ```text
+//! pk             sk                     what it is
+//! token#<name>   record                 the record, beside revision, write_id, owed and due_at
+//! token#<name>   key#<sha256>           an idempotency key -> rotation, version; expires_at (TTL)
+//! token#<name>   rotation#<version>     the audit of a version, for ever
+//! ```
+//!
+//! Every write carries a write id of its own. The SDK repeats a call whose reply was lost; if the
+//! lost attempt had landed, the repeated one fails its own condition
+//! (github.com/aws/aws-sdk-java/issues/2667), and the write id in the item that DynamoDB returns
+//! with the failure tells it from somebody else's.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
+use aws_sdk_dynamodb::{
+    config::retry::{ClassifyRetry, RetryAction},
+    error::SdkError,
+    operation::{
+        put_item::PutItemError, transact_get_items::TransactGetItemsError,
+        transact_write_items::TransactWriteItemsError, update_item::UpdateItemError,
+    },
+    types::{
+        AttributeValue, CancellationReason, ConditionCheck, Get, Put,
+        ReturnValuesOnConditionCheckFailure::AllOld, TransactGetItem, TransactWriteItem,
+    },
+};
+use aws_sdk_kms::{operation::decrypt::DecryptError, primitives::Blob};
+use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Audit, Clock, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
+    attributes::{Attributes, from_json, to_json},
+    aws::{Aws, failed},
+    milliseconds,
+};
+use crate::{
+    config::Config,
+    error::{Error, Kind},
+    record::{KeyDigest, Record, RotationId},
+    token::{Secret, TokenName, VersionNumber},
+};
+
+/// Fills a buffer from the operating system's random generator.
+pub type Random = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
+
+/// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
+/// clock; the clients outlive it.
+pub struct DynamoDbRecords {
+    aws: Arc<Aws>,
+    table: String,
+    key: String,
+    scope: String,
+    clock: Clock,
+    random: Random,
+}
+
+impl DynamoDbRecords {
+    /// The records in the configured table.
+    pub fn new(aws: Arc<Aws>, config: &Config, clock: Clock, random: Random) -> Self {
+        Self {
+            aws,
+            table: config.table.clone(),
+            key: config.key.clone(),
+            scope: config.scope.clone(),
+            clock,
+            random,
+        }
+    }
+}
+
+#[async_trait]
+impl RecordStore for DynamoDbRecords {
+    async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error> {
+        let record = item_key(token, RECORD);
+        let Some(key) = key else {
+            let found = self.item(READ_RECORD, token, record).await?;
+            return Ok(Loaded {
+                record: found.map(|item| record_in(item, token)).transpose()?,
+                key: None,
+            });
+        };
+        // Both in one snapshot: a key without the rotation that it stands for would read as one
+        // that was carried out long ago.
+        let gets = [record, item_key(token, &key_sort(key))].map(|key| {
+            let get = Get::builder()
+                .table_name(&self.table)
+                .set_key(Some(key))
+                .build();
+            get.map(|get| TransactGetItem::builder().get(get).build())
+        });
+        let gets = gets
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unbuildable)?;
+        let answer = self
+            .aws
+            .dynamodb()
+            .transact_get_items()
+            .set_transact_items(Some(gets))
+            .customize()
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(CancelledForNow))
+            .send()
+            .await
+            .map_err(|error| failed("dynamodb:GetItem", READ_RECORD, self.named(token), &error))?;
+        let mut items = answer
+            .responses
+            .unwrap_or_default()
+            .into_iter()
+            .map(|answer| answer.item);
+        let record = items.next().flatten();
+        let key = items.next().flatten();
+        Ok(Loaded {
+            record: record.map(|item| record_in(item, token)).transpose()?,
+            key: key
+                .map(|item| key_entry_in(&item, token))
+                .transpose()?
+                .filter(|entry| entry.expires_at > self.clock.now()),
+        })
+    }
+
+    async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
+        let token = save.record.token();
+        if save
+            .replaces
+            .is_some_and(|replaces| save.record.revision() != replaces + 1)
+        {
+            return Err(Error::new(
+                Kind::Internal,
+                SAVE_RECORD,
+                "its revision does not follow the one that it replaces",
+                REPORT,
+            )
+            .on(self.named(token)));
+        }
+        let write_id = self.write_id()?;
+        let item = record_item(save.record, &write_id)?;
+        let (condition, values) = match save.replaces {
+            None => ("attribute_not_exists(pk)", None),
+            Some(revision) => (
+                "revision = :replaces",
+                Some((":replaces", number(revision))),
+            ),
+        };
+        let values = values.map(|(name, value)| HashMap::from([(name.to_owned(), value)]));
+        if save.key.is_none() && save.audit.is_empty() {
+            return self.put(token, item, condition, values, &write_id).await;
+        }
+
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression(condition)
+            .set_expression_attribute_values(values)
+            .return_values_on_condition_check_failure(AllOld)
+            .build()
+            .map_err(unbuildable)?;
+        let mut writes = vec![TransactWriteItem::builder().put(put).build()];
+        if let Some((key, entry)) = save.key {
+            writes.push(self.put_key(token, key, entry, &write_id)?);
+        }
+        for audit in save.audit {
+            let put = Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(audit_item(audit)?))
+                .build()
+                .map_err(unbuildable)?;
+            writes.push(TransactWriteItem::builder().put(put).build());
+        }
+        self.transact(SAVE_RECORD, token, writes, &write_id).await
+    }
+
+    async fn join(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        key: &KeyDigest,
+        entry: &KeyEntry,
+    ) -> Result<Saved, Error> {
+        let write_id = self.write_id()?;
+        let check = ConditionCheck::builder()
+            .table_name(&self.table)
+            .set_key(Some(item_key(token, RECORD)))
+            .condition_expression("revision = :revision")
+            .expression_attribute_values(":revision", number(revision))
+            .build()
+            .map_err(unbuildable)?;
+        let writes = vec![
+            TransactWriteItem::builder().condition_check(check).build(),
+            self.put_key(token, key, entry, &write_id)?,
+        ];
+        self.transact(
+            "add a trigger's key to the record",
+            token,
+            writes,
+            &write_id,
+        )
+        .await
+    }
+
+    async fn postpone(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        due_at: Timestamp,
+    ) -> Result<Saved, Error> {
+        let answer = self
+            .aws
+            .dynamodb()
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(token, RECORD)))
+            .update_expression("SET owed = :owed, due_at = :due_at")
+            .condition_expression("revision = :revision")
+            .expression_attribute_values(":owed", text(OWED))
+            .expression_attribute_values(":due_at", text(milliseconds(due_at)))
+            .expression_attribute_values(":revision", number(revision))
+            .customize()
+            .config_override(
+                aws_sdk_dynamodb::Config::builder()
+                    .retry_classifier(also_retrying::<UpdateItemError>(CONFLICT)),
+            )
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Saved::Saved),
+            Err(error) if is_refused_by_condition(&error) => Ok(Saved::Overtaken),
+            Err(error) => {
+                let on = self.named(token);
+                Err(failed(
+                    "dynamodb:UpdateItem",
+                    "postpone the record",
+                    on,
+                    &error,
+                ))
+            }
+        }
+    }
+
+    async fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(TokenName, Timestamp)>, Error> {
+        let mut due = Vec::new();
+        let mut pages = self
+            .aws
+            .dynamodb()
+            .query()
+            .table_name(&self.table)
+            .index_name(INDEX)
+            .key_condition_expression("owed = :owed AND due_at <= :now")
+            .expression_attribute_values(":owed", text(OWED))
+            .expression_attribute_values(":now", text(milliseconds(now)))
+            .scan_index_forward(true)
+            .limit(limit.clamp(1, 1000).try_into().unwrap_or(i32::MAX))
+            .into_paginator()
+            .send();
+        while due.len() < limit
+            && let Some(page) = pages.next().await
+        {
+            let page = page.map_err(|error| {
+                let on = format!("{}/{INDEX}", self.table);
+                failed(
+                    "dynamodb:Query",
+                    "find the records that are due in",
+                    on,
+                    &error,
+                )
+            })?;
+            for item in page.items() {
+                let owner = text_in(item, PK).and_then(|pk| pk.strip_prefix(OWNER));
+                let Some(token) = owner.and_then(|name| TokenName::parse(name).ok()) else {
+                    // One strange item must not keep the sweep from all the others.
+                    tracing::warn!(
+                        table = self.table,
+                        "an item in the index is no token's record"
+                    );
+                    continue;
+                };
+                // Whoever rereads a record whose time is damaged learns what is wrong with it.
+                let due_at = text_in(item, DUE_AT).and_then(|time| time.parse().ok());
+                due.push((token, due_at.unwrap_or(now)));
+            }
+        }
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    async fn audit(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+    ) -> Result<Option<Audit>, Error> {
+        let sort = audit_sort(version);
+        let found = self
+            .item("read the audit of", token, item_key(token, &sort))
+            .await?;
+        let Some(mut item) = found else {
+            return Ok(None);
+        };
+        item.remove(PK);
+        item.remove(SK);
+        let audit: Audit = from_attributes(&AttributeValue::M(item))
+            .map_err(|because| bad_record(token, &sort, because))?;
+        if audit.token != *token || audit.version != version {
+            return Err(bad_record(
+                token,
+                &sort,
+                "it is that of another version".to_owned(),
+            ));
+        }
+        Ok(Some(audit))
+    }
+
+    async fn seal(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        value: &Secret,
+    ) -> Result<Sealed, Error> {
+        let answer = self
+            .aws
+            .kms()
+            .encrypt()
+            .key_id(&self.key)
+            .plaintext(Blob::new(value.expose()))
+            .set_encryption_context(Some(self.context(token, version)))
+            .send()
+            .await
+            .map_err(|error| {
+                let on = format!("{token} {version} with {}", self.key);
+                failed("kms:Encrypt", "seal the value of", on, &error)
+            })?;
+        let sealed = answer
+            .ciphertext_blob
+            .map(Blob::into_inner)
+            .unwrap_or_default();
+        if sealed.is_empty() {
+            let because = "KMS answered without a ciphertext";
+            return Err(Error::new(Kind::Internal, "seal the value of", because, REPORT).on(token));
+        }
+        Ok(Sealed(sealed))
+    }
+
+    async fn open(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        sealed: &Sealed,
+    ) -> Result<Secret, Error> {
+        const OPEN: &str = "open the value of";
+        let on = format!("{token} {version}");
+        // The ciphertext names its key, so that what was sealed before the configured key was
+        // replaced still opens; the role's policy says which keys are ours.
+        let answer = self
+            .aws
+            .kms()
+            .decrypt()
+            .ciphertext_blob(Blob::new(sealed.0.clone()))
+            .set_encryption_context(Some(self.context(token, version)))
+            .send()
+            .await;
+        let because = match answer {
+            Ok(answer) => {
+                let plain = answer.plaintext.map(Blob::into_inner).unwrap_or_default();
+                match String::from_utf8(plain) {
+                    Ok(value) if !value.is_empty() => return Ok(Secret::from_trusted(value)),
+                    _ => "what was sealed is not a token",
+                }
+            }
+            Err(error) => match error.as_service_error() {
+                Some(DecryptError::InvalidCiphertextException(_)) => {
+                    "it was sealed for another token, version or scope, or was damaged"
+                }
+                _ => return Err(failed("kms:Decrypt", OPEN, on, &error)),
+            },
+        };
+        let fix = "set CHANGEOVER_SCOPE to what it was when the value was sealed, or restore the \
+                   table to a point in time before the damage";
+        Err(Error::new(Kind::BadRecord, OPEN, because, fix).on(on))
+    }
+}
+
+impl DynamoDbRecords {
+    async fn item(
+        &self,
+        attempted: &str,
+        token: &TokenName,
+        key: Attributes,
+    ) -> Result<Option<Attributes>, Error> {
+        let answer = self
+            .aws
+            .dynamodb()
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| failed("dynamodb:GetItem", attempted, self.named(token), &error))?;
+        Ok(answer.item)
+    }
+
+    async fn put(
+        &self,
+        token: &TokenName,
+        item: Attributes,
+        condition: &str,
+        values: Option<Attributes>,
+        write_id: &str,
+    ) -> Result<Saved, Error> {
+        let answer = self
+            .aws
+            .dynamodb()
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression(condition)
+            .set_expression_attribute_values(values)
+            .return_values_on_condition_check_failure(AllOld)
+            .customize()
+            .config_override(
+                aws_sdk_dynamodb::Config::builder()
+                    .retry_classifier(also_retrying::<PutItemError>(CONFLICT)),
+            )
+            .send()
+            .await;
+        let error = match answer {
+            Ok(_) => return Ok(Saved::Saved),
+            Err(error) => error,
+        };
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
+                Ok(saved_if_ours(refusal.item(), write_id))
+            }
+            _ => Err(failed(
+                "dynamodb:PutItem",
+                SAVE_RECORD,
+                self.named(token),
+                &error,
+            )),
+        }
+    }
+
+    /// Writes all or nothing. DynamoDB itself recognises a repeated call by its token for ten
+    /// minutes (API reference, `TransactWriteItems`); after that the write id does.
+    async fn transact(
+        &self,
+        attempted: &str,
+        token: &TokenName,
+        writes: Vec<TransactWriteItem>,
+        write_id: &str,
+    ) -> Result<Saved, Error> {
+        let answer = self
+            .aws
+            .dynamodb()
+            .transact_write_items()
+            .client_request_token(write_id)
+            .set_transact_items(Some(writes))
+            .customize()
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(CancelledForNow))
+            .send()
+            .await;
+        let error = match answer {
+            Ok(_) => return Ok(Saved::Saved),
+            Err(error) => error,
+        };
+        let failed = || failed("dynamodb:PutItem", attempted, self.named(token), &error);
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+            error.as_service_error()
+        else {
+            return Err(failed());
+        };
+        let reasons = cancelled.cancellation_reasons();
+        let mut refusals = reasons
+            .iter()
+            .filter(|reason| reason.code() == Some("ConditionalCheckFailed"))
+            .map(|reason| saved_if_ours(reason.item(), write_id));
+        if let Some(first) = refusals.next() {
+            let is_ours = refusals.fold(
+                first,
+                |all, next| if all == next { all } else { Saved::Overtaken },
+            );
+            return Ok(is_ours);
+        }
+        Err(
+            match reasons
+                .iter()
+                .enumerate()
+                .find(|(_, reason)| !passes(reason))
+            {
+                // Which one, since every item of a transaction is a different thing.
+                Some((index, reason)) => Error {
+                    kind: match reason.message() {
+                        Some(message) if message.contains("size") => Kind::TooLarge,
+                        _ => Kind::Internal,
+                    },
+                    because: format!(
+                        "item {index} of the transaction was refused with {}: {}",
+                        reason.code().unwrap_or("no code"),
+                        reason.message().unwrap_or("no message")
+                    ),
+                    ..failed()
+                },
+                None => Error {
+                    kind: Kind::Throttled,
+                    because: "other writes kept touching the same items".to_owned(),
+                    fix: "run it again".to_owned(),
+                    ..failed()
+                },
+            },
+        )
+    }
+
+    /// Writes a key that must be new, or one whose time has passed.
+    fn put_key(
+        &self,
+        token: &TokenName,
+        key: &KeyDigest,
+        entry: &KeyEntry,
+        write_id: &str,
+    ) -> Result<TransactWriteItem, Error> {
+        let mut item = item_key(token, &key_sort(key));
+        item.insert("rotation".to_owned(), text(&entry.rotation.0));
+        item.insert("version".to_owned(), number(entry.version.get()));
+        item.insert(EXPIRES_AT.to_owned(), number(entry.expires_at.as_second()));
+        item.insert(WRITE_ID.to_owned(), text(write_id));
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk) OR expires_at <= :now")
+            .expression_attribute_values(":now", number(self.clock.now().as_second()))
+            .return_values_on_condition_check_failure(AllOld)
+            .build()
+            .map_err(unbuildable)?;
+        Ok(TransactWriteItem::builder().put(put).build())
+    }
+
+    fn context(&self, token: &TokenName, version: VersionNumber) -> HashMap<String, String> {
+        HashMap::from([
+            ("changeover:scope".to_owned(), self.scope.clone()),
+            ("token".to_owned(), token.to_string()),
+            ("version".to_owned(), version.to_string()),
+        ])
+    }
+
+    fn write_id(&self) -> Result<String, Error> {
+        let mut bytes = [0; 16];
+        (self.random)(&mut bytes)?;
+        Ok(hex::encode(bytes))
+    }
+
+    fn named(&self, token: &TokenName) -> String {
+        format!("{OWNER}{token} in the table {}", self.table)
+    }
+}
+
+fn record_item(record: &Record, write_id: &str) -> Result<Attributes, Error> {
+    let mut item = item_key(record.token(), RECORD);
+    item.insert(REVISION.to_owned(), number(record.revision()));
+    item.insert(WRITE_ID.to_owned(), text(write_id));
+    item.insert(RECORD.to_owned(), to_attributes(record)?);
+    if let Some(due_at) = record.due_at() {
+        item.insert("owed".to_owned(), text(OWED));
+        item.insert(DUE_AT.to_owned(), text(milliseconds(due_at)));
+    }
+    Ok(item)
+}
+
+fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
+    let bad = |because| bad_record(token, RECORD, because);
+    let stored = item
+        .get(RECORD)
+        .ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
+    let record: Record = from_attributes(stored).map_err(bad)?;
+    if record.token() != token {
+        return Err(bad(format!("it is that of the token {}", record.token())));
+    }
+    if number_in(&item, REVISION) != Some(record.revision()) {
+        return Err(bad(
+            "its attribute `revision` is not the record's".to_owned()
+        ));
+    }
+    let Some(due_at) = item.get(DUE_AT) else {
+        return Ok(record);
+    };
+    // The attribute may be later than what the record says: a watcher postpones it alone.
+    let due_at = due_at.as_s().ok().and_then(|time| time.parse().ok());
+    match due_at {
+        Some(due_at) if record.due_at() != Some(due_at) => Ok(record.postponed(due_at)),
+        Some(_) => Ok(record),
+        None => Err(bad("its attribute `due_at` is not a time".to_owned())),
+    }
+}
+
+fn key_entry_in(item: &Attributes, token: &TokenName) -> Result<KeyEntry, Error> {
+    let entry = || {
+        Some(KeyEntry {
+            rotation: RotationId(text_in(item, "rotation")?.to_owned()),
+            version: VersionNumber::new(number_in(item, "version")?),
+            expires_at: Timestamp::from_second(number_in(item, EXPIRES_AT)?).ok()?,
+        })
+    };
+    let sort = text_in(item, SK).unwrap_or("key#");
+    entry().ok_or_else(|| {
+        let because = "it lacks `rotation`, `version` or `expires_at`, or one has another type";
+        bad_record(token, sort, because.to_owned())
+    })
+}
+
+fn audit_item(audit: &Audit) -> Result<Attributes, Error> {
+    let mut item = item_key(&audit.token, &audit_sort(audit.version));
+    if let AttributeValue::M(fields) = to_attributes(audit)? {
+        item.extend(fields);
+    }
+    Ok(item)
+}
+
+fn to_attributes(value: &impl Serialize) -> Result<AttributeValue, Error> {
+    serde_json::to_value(value).map(from_json).map_err(|error| {
+        let because = "it cannot be written as JSON";
+        Error::new(Kind::Internal, SAVE_RECORD, because, REPORT).caused_by(&error)
+    })
+}
+
+/// Why it does not read is told without the values in it.
+fn from_attributes<T: DeserializeOwned>(attribute: &AttributeValue) -> Result<T, String> {
+    serde_path_to_error::deserialize(to_json(attribute))
+        .map_err(|error| format!("its field `{}` is missing or not as expected", error.path()))
+}
+
+fn bad_record(token: &TokenName, sort: &str, because: String) -> Error {
+    let fix = "deploy the version of changeover that wrote it, or restore the table to a point in \
+               time before the damage";
+    Error::new(Kind::BadRecord, "read the item", because, fix).on(format!("{OWNER}{token} {sort}"))
+}
+
+/// Whether a refused write is one that an earlier attempt of the same call had already made.
+fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
+    match existing.and_then(|item| text_in(item, WRITE_ID)) {
+        Some(id) if id == write_id => Saved::Saved,
+        _ => Saved::Overtaken,
+    }
+}
+
+/// Whether a cancelled transaction's item was not refused for good.
+fn passes(reason: &CancellationReason) -> bool {
+    // "None" is a literal string there (API reference, `CancellationReason`).
+    let code = reason.code().unwrap_or("None");
+    matches!(
+        code,
+        "None" | "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded"
+    )
+}
+
+/// Has the SDK repeat a transaction that was cancelled because another one was under way on the same
+/// items, or for its rate. The SDK itself takes every cancellation for final.
+#[derive(Debug)]
+struct CancelledForNow;
+
+impl ClassifyRetry for CancelledForNow {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let Some(Err(error)) = context.output_or_error() else {
+            return RetryAction::NoActionIndicated;
+        };
+        let Some(error) = error.as_operation_error() else {
+            return RetryAction::NoActionIndicated;
+        };
+        let write = error.downcast_ref().and_then(|error| match error {
+            TransactWriteItemsError::TransactionCanceledException(cancelled) => {
+                Some(cancelled.cancellation_reasons())
+            }
+            _ => None,
+        });
+        let read = error.downcast_ref().and_then(|error| match error {
+            TransactGetItemsError::TransactionCanceledException(cancelled) => {
+                Some(cancelled.cancellation_reasons())
+            }
+            _ => None,
+        });
+        match write.or(read) {
+            Some(reasons) if reasons.iter().all(passes) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "cancelled for now"
+    }
+}
+
+/// Has the SDK repeat a call that was refused with one of these codes too.
+fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
+    AwsErrorCodeClassifier::builder()
+        .transient_errors(codes)
+        .build()
+}
+
+/// A single write that met a transaction on the same item.
+const CONFLICT: &[&str] = &["TransactionConflictException"];
+
+fn is_refused_by_condition<R>(error: &SdkError<UpdateItemError, R>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+}
+
+fn unbuildable(error: aws_sdk_dynamodb::error::BuildError) -> Error {
+    Error::new(
+        Kind::Internal,
+        "compose a call of DynamoDB",
+        "a part is missing",
+        REPORT,
+    )
+    .caused_by(&error)
+}
+
+fn item_key(token: &TokenName, sort: &str) -> Attributes {
+    HashMap::from([
+        (PK.to_owned(), text(format!("{OWNER}{token}"))),
+        (SK.to_owned(), text(sort)),
+    ])
+}
+
+fn key_sort(key: &KeyDigest) -> String {
+    format!("key#{}", key.as_str())
+}
+
+fn audit_sort(version: VersionNumber) -> String {
+    format!("rotation#{:010}", version.get())
+}
+
+fn text(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+fn number(number: impl ToString) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+fn text_in<'a>(item: &'a Attributes, name: &str) -> Option<&'a str> {
+    item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> Option<N> {
+    item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+const PK: &str = "pk";
+const SK: &str = "sk";
+const OWNER: &str = "token#";
+/// The sort key of a record, and the attribute that holds it whole. Around it stand the attributes
+/// that conditions, the index and the time to live need.
+const RECORD: &str = "record";
+const REVISION: &str = "revision";
+const WRITE_ID: &str = "write_id";
+const EXPIRES_AT: &str = "expires_at";
+const DUE_AT: &str = "due_at";
+const INDEX: &str = "owed";
+/// The one value of the index's hash key.
+const OWED: &str = "1";
+const READ_RECORD: &str = "read the record";
+const SAVE_RECORD: &str = "save the record";
+const REPORT: &str = "report this as a fault of changeover";

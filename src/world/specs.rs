@@ -1,0 +1,125 @@
+//! Specs in Parameter Store: one String parameter a token, below one path.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_ssm::{
+    error::ProvideErrorMetadata,
+    types::{Parameter, ParameterType},
+};
+
+use super::{
+    SpecText, Specs,
+    aws::{Aws, failed},
+};
+use crate::{
+    config::Config,
+    error::{Error, Kind},
+    token::TokenName,
+};
+
+/// Specs below the configured path.
+pub struct SsmSpecs {
+    aws: Arc<Aws>,
+    path: String,
+}
+
+impl SsmSpecs {
+    /// The specs of this configuration.
+    pub fn new(aws: Arc<Aws>, config: &Config) -> Self {
+        Self {
+            aws,
+            path: config.specs.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Specs for SsmSpecs {
+    async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
+        let name = format!("{}/{token}", self.path);
+        match self.aws.ssm().get_parameter().name(&name).send().await {
+            Ok(answer) => answer
+                .parameter
+                .map(|parameter| text_in(&name, parameter))
+                .transpose(),
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some("ParameterNotFound" | "ParameterVersionNotFound")
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(failed("ssm:GetParameter", READ, &name, &error)),
+        }
+    }
+
+    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error> {
+        let mut specs = Vec::new();
+        let mut pages = self
+            .aws
+            .ssm()
+            .get_parameters_by_path()
+            .path(&self.path)
+            .recursive(false)
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| {
+                failed(
+                    "ssm:GetParametersByPath",
+                    "read the specs below",
+                    &self.path,
+                    &error,
+                )
+            })?;
+            for parameter in page.parameters.unwrap_or_default() {
+                let name = parameter.name.clone().unwrap_or_default();
+                let last = name.rsplit('/').next().unwrap_or_default();
+                let Ok(token) = TokenName::parse(last) else {
+                    continue;
+                };
+                match text_in(&name, parameter) {
+                    Ok(text) => specs.push((token, text)),
+                    // One that cannot be read must not keep the sweep from all the others.
+                    Err(error) => tracing::warn!(%error, "a spec was passed over"),
+                }
+            }
+            if specs.len() > MOST_SPECS {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    "read the specs below",
+                    format!("there are more than {MOST_SPECS}"),
+                    "deploy changeover once more, with another CHANGEOVER_SPECS and table",
+                )
+                .on(&self.path));
+            }
+        }
+        specs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(specs)
+    }
+}
+
+/// A spec in plain; anything that is not a String is refused, so that nobody thinks it hidden.
+fn text_in(name: &str, parameter: Parameter) -> Result<SpecText, Error> {
+    match parameter.r#type() {
+        None | Some(ParameterType::String) => Ok(SpecText {
+            version: parameter.version(),
+            json: parameter.value.unwrap_or_default(),
+        }),
+        Some(other) => Err(Error::new(
+            Kind::BadSpec,
+            READ,
+            format!("it is a {}, and a spec is a String", other.as_str()),
+            "delete it and create it again with the type String: its type cannot be changed",
+        )
+        .on(name)),
+    }
+}
+
+const READ: &str = "read the spec";
+/// The most that Parameter Store gives at a time (API reference, `GetParametersByPath`).
+const PAGE: i32 = 10;
+const MOST_SPECS: usize = 10_000;
