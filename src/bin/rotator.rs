@@ -1,2 +1,141 @@
-//! rotator.
-fn main() {}
+//! The function `rotator`: makes the real world and hands it to the runtime.
+
+use std::{process::ExitCode, sync::Arc};
+
+use changeover::{
+    config::Config,
+    error::{Error, Kind},
+    event::Request,
+    invoke::{self, Invocation},
+    report::Answer,
+    rotate::Settings,
+    world::{
+        Clock, World, aws::Aws, clusters::KubernetesClusters, publications::AwsPublications,
+        record_store::DynamoDbRecords, specs::SsmSpecs,
+    },
+};
+use jiff::Timestamp;
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use rand::{TryRng, rngs::SysRng};
+use serde_json::Value;
+use tracing::{Instrument, error, info_span};
+use tracing_subscriber::EnvFilter;
+
+/// `EX_USAGE` of sysexits.h: the environment says what cannot be meant.
+const USAGE: u8 = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let config = Config::from_environment();
+    let directives = config.as_ref().map_or("info", |config| config.log.as_str());
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(EnvFilter::new(directives))
+        .init();
+    let config = match config {
+        Ok(config) => config,
+        Err(faults) => {
+            error!(%faults, "not started");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let edge = match Aws::load().await {
+        Ok(aws) => Edge::new(config, aws),
+        Err(fault) => {
+            error!(error = %fault, "not started");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let served = lambda_runtime::run(service_fn(|event| edge.answer(event))).await;
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            error!(error = %fault, "the runtime ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What outlives an invocation: the configuration and the connections.
+struct Edge {
+    config: Config,
+    aws: Arc<Aws>,
+    clusters: Arc<KubernetesClusters>,
+}
+
+impl Edge {
+    fn new(config: Config, aws: Aws) -> Self {
+        let aws = Arc::new(aws);
+        let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config));
+        Self { config, aws, clusters }
+    }
+
+    /// One invocation, from the runtime's event to its answer.
+    async fn answer(&self, event: LambdaEvent<Value>) -> Result<Answer, Failure> {
+        let context = event.context;
+        let span = info_span!("invocation", request_id = %context.request_id);
+        let invocation = Invocation {
+            id: context.request_id,
+            deadline: i64::try_from(context.deadline)
+                .ok()
+                .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
+                .unwrap_or(Timestamp::MAX),
+        };
+        let settings =
+            Settings { lease: self.config.lease, late_write: self.config.late_write };
+        let answered = async {
+            let request = Request::parse(&event.payload)?;
+            invoke::handle(&self.world(), &settings, request, &invocation).await
+        };
+        answered.instrument(span).await.map_err(|error| {
+            error!(error_type = error.kind.as_str(), %error, "failed");
+            Failure(error)
+        })
+    }
+
+    /// The world as of now: an invocation's clock starts when it begins.
+    #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
+    fn world(&self) -> World {
+        let clock = Clock::starting_at(Timestamp::now());
+        let (aws, config) = (&self.aws, &self.config);
+        World {
+            specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
+            records: Arc::new(DynamoDbRecords::new(
+                Arc::clone(aws),
+                config,
+                clock,
+                Arc::new(fill),
+            )),
+            publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
+            clusters: Arc::clone(&self.clusters) as _,
+            clock,
+            fill: Arc::new(fill),
+        }
+    }
+}
+
+/// The one place where randomness enters.
+fn fill(bytes: &mut [u8]) -> Result<(), Error> {
+    SysRng.try_fill_bytes(bytes).map_err(|cause| {
+        Error::new(
+            Kind::Internal,
+            "draw random bytes",
+            "the operating system has none",
+            "invoke it again",
+        )
+        .caused_by(&cause)
+    })
+}
+
+/// An error as the runtime reports it: the contract's `errorType` and `errorMessage`.
+#[derive(Debug)]
+struct Failure(Error);
+
+impl From<Failure> for Diagnostic {
+    fn from(Failure(error): Failure) -> Self {
+        Self { error_type: error.kind.as_str().to_owned(), error_message: error.to_string() }
+    }
+}
