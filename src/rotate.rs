@@ -81,8 +81,13 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
             },
             Move::CarryOn { joins } => {
                 turn.joins = joins;
-                // What is in the way of a rotation is carried on first, and then it begins.
-                let in_the_way = asking.ask == Ask::Rotate && !joins && entry.is_none();
+                // What is in the way of what is asked is carried on first, and then that begins.
+                let purpose = turn.record.rotation().map(|rotation| rotation.purpose);
+                let in_the_way = match asking.ask {
+                    Ask::Rotate => !joins && entry.is_none(),
+                    Ask::Publish => purpose != Some(Purpose::Publish),
+                    Ask::Drop | Ask::Resume => false,
+                };
                 match turn.carry_on().await {
                     Ok(report) if in_the_way && report.is_through() => Err(Stop::Overtaken),
                     ended => ended,
