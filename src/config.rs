@@ -1,6 +1,13 @@
 //! Configuration: every variable of the function's own, read once, all faults told together.
 
+use std::env::VarError;
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::error::{causes, quoted};
+use crate::spec::{self, ParameterName, check_table, is_kms_key, is_name_character};
 
 /// The DynamoDB table of records, keys, audit and feed. Required.
 pub const TABLE: &str = "CHANGEOVER_TABLE";
@@ -58,18 +65,83 @@ impl Config {
     ///
     /// # Errors
     /// [`Faults`]: all that is wrong.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the edge at which the environment enters"
+    )]
     pub fn from_environment() -> Result<Self, Faults> {
-        todo!()
+        Self::from(|variable| match std::env::var(variable) {
+            Ok(value) => Some(value),
+            Err(VarError::NotPresent) => None,
+            // What is not Unicode is no valid value of any variable, and is told as such.
+            Err(VarError::NotUnicode(value)) => Some(value.to_string_lossy().into_owned()),
+        })
     }
 
     /// Reads the variables through `lookup`. An empty variable counts as one that is not set, because
-    /// templates cannot leave a variable out.
+    /// a template cannot leave a variable out.
     ///
     /// # Errors
     /// [`Faults`]: all that is wrong.
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
-        let _ = lookup;
-        todo!()
+        let mut reader = Reader { lookup, faults: Vec::new() };
+        let table = reader.required(TABLE, |table| {
+            check_table(table).map_err(|rule| format!("is not a table's name: {rule}"))
+        });
+        let key = reader.required(KEY, kms_key);
+        let publication_key = reader.required(PUBLICATION_KEY, kms_key);
+        let scope = reader.text(SCOPE, "changeover", |scope| {
+            if (1..=128).contains(&scope.len()) && scope.chars().all(is_name_character) {
+                Ok(())
+            } else {
+                Err("does not have 1 to 128 of a-z, A-Z, 0-9, '_', '.' and '-'".into())
+            }
+        });
+        let specs = reader.text(SPECS, "/changeover/tokens", path);
+        let clusters = reader.text(CLUSTERS, "/changeover/clusters", path);
+        if specs.is_some() && specs == clusters {
+            reader.fault(CLUSTERS, format!("is the same path as {SPECS}; write another"));
+        }
+        let event_bus = reader.optional(EVENT_BUS, |bus| {
+            // BOTO eventbridge 2015-10-07, `EventBusNameOrArn`.
+            let is_allowed = |c: char| is_name_character(c) || matches!(c, '/' | ':');
+            if (1..=1600).contains(&bus.len()) && bus.chars().all(is_allowed) {
+                Ok(())
+            } else {
+                Err("is not the name or ARN of an event bus".into())
+            }
+        });
+        let lease = reader.duration(LEASE, Duration::from_secs(30), SHORTEST_LEASE..=LONGEST_LEASE);
+        let late_write = reader.duration(
+            LATE_WRITE,
+            Duration::from_secs(5 * 60),
+            Duration::ZERO..=LONGEST_LATE_WRITE,
+        );
+        let log = reader.text(LOG, "info", |log| {
+            EnvFilter::builder()
+                .parse(log)
+                .map(drop)
+                .map_err(|error| format!("is not a tracing filter: {}", causes(&error)))
+        });
+
+        let config = (|| {
+            Some(Self {
+                table: table?,
+                key: key?,
+                publication_key: publication_key?,
+                scope: scope?,
+                specs: specs?,
+                clusters: clusters?,
+                event_bus: event_bus?,
+                lease: lease?,
+                late_write: late_write?,
+                log: log?,
+            })
+        })();
+        match config {
+            Some(config) if reader.faults.is_empty() => Ok(config),
+            _ => Err(Faults(reader.faults)),
+        }
     }
 }
 
@@ -86,4 +158,158 @@ pub struct Fault {
     pub variable: &'static str,
     /// What is wrong with it and what to write, as the rest of a sentence that begins with its name.
     pub because: String,
+}
+
+/// Reads variables one after the other and keeps what is wrong with them. What a method leaves out, it
+/// has noted as a fault.
+struct Reader<L> {
+    lookup: L,
+    faults: Vec<Fault>,
+}
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    fn required(
+        &mut self,
+        variable: &'static str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<String> {
+        match self.optional(variable, check)? {
+            None => {
+                self.fault(variable, "is not set, and has no default".to_owned());
+                None
+            }
+            value => value,
+        }
+    }
+
+    fn text(
+        &mut self,
+        variable: &'static str,
+        default: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<String> {
+        let value = self.optional(variable, check)?;
+        Some(value.unwrap_or_else(|| default.to_owned()))
+    }
+
+    fn duration(
+        &mut self,
+        variable: &'static str,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let read = |text: &str| spec::duration(text, bounds.clone());
+        let text = self.optional(variable, |text| read(text).map(drop))?;
+        Some(text.map_or(Ok(default), |text| read(&text)).unwrap_or(default))
+    }
+
+    fn optional(
+        &mut self,
+        variable: &'static str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<Option<String>> {
+        let Some(value) = (self.lookup)(variable).filter(|value| !value.is_empty()) else {
+            return Some(None);
+        };
+        match check(&value) {
+            Ok(()) => Some(Some(value)),
+            Err(because) => {
+                self.fault(variable, format!("is {} and {because}", quoted(&value)));
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, variable: &'static str, because: String) {
+        self.faults.push(Fault { variable, because });
+    }
+}
+
+/// A path that parameters stand directly below, each with a name of up to 63 characters.
+fn path(path: &str) -> Result<(), String> {
+    let name = ParameterName::parse(path)
+        .map_err(|because| format!("is not a path of parameters: {because}"))?;
+    let longest = format!("{name}/{}", "n".repeat(63));
+    ParameterName::parse(&longest)
+        .map(drop)
+        .map_err(|because| format!("leaves no room for names below it: {because}"))
+}
+
+fn kms_key(key: &str) -> Result<(), String> {
+    if is_kms_key(key) { Ok(()) } else { Err("is not the id or ARN of a KMS key".into()) }
+}
+
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_LEASE: Duration = Duration::from_secs(15 * 60);
+const LONGEST_LATE_WRITE: Duration = Duration::from_secs(60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: [(&str, &str); 3] = [
+        (TABLE, "changeover"),
+        (KEY, "arn:aws:kms:eu-west-1:123456789012:key/6f1c9c1e-1111-2222-3333-444455556666"),
+        (PUBLICATION_KEY, "alias/publications"),
+    ];
+
+    fn read(more: &[(&str, &str)]) -> Result<Config, Faults> {
+        let variables = [REQUIRED.as_slice(), more].concat();
+        Config::from(|name| {
+            let found = variables.iter().rev().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let config = read(&[]).expect("only three variables are required");
+        assert_eq!(config.scope, "changeover");
+        assert_eq!(config.specs, "/changeover/tokens");
+        assert_eq!(config.clusters, "/changeover/clusters");
+        assert_eq!(config.event_bus, None);
+        assert_eq!(config.lease, Duration::from_secs(30));
+        assert_eq!(config.late_write, Duration::from_secs(300));
+        assert_eq!(config.log, "info");
+    }
+
+    #[test]
+    fn an_empty_variable_is_one_that_is_not_set() {
+        let empty: Vec<_> = variables()[3..].iter().map(|variable| (*variable, "")).collect();
+        assert_eq!(read(&empty), read(&[]));
+    }
+
+    #[test]
+    fn all_faults_are_told_together() {
+        let Faults(faults) = Config::from(|_| None).expect_err("three variables are required");
+        let told: Vec<_> = faults.iter().map(|fault| fault.variable).collect();
+        assert_eq!(told, [TABLE, KEY, PUBLICATION_KEY]);
+
+        let wrong: Vec<_> = variables().iter().map(|variable| (*variable, "{ }=")).collect();
+        let faults = read(&wrong).expect_err("no variable takes this");
+        let told: Vec<_> = faults.0.iter().map(|fault| fault.variable).collect();
+        assert_eq!(told, variables());
+        for variable in variables() {
+            assert!(faults.to_string().contains(variable), "{faults}");
+        }
+    }
+
+    #[test]
+    fn each_variable_is_judged() {
+        for (variable, value) in [
+            (TABLE, "t"),
+            (KEY, "a key"),
+            (SPECS, "changeover/tokens"),
+            (SPECS, "/changeover/tokens/"),
+            (SPECS, "/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15"),
+            (SPECS, "/changeover/clusters"),
+            (EVENT_BUS, "a bus"),
+            (LEASE, "30"),
+            (LEASE, "0s"),
+            (LATE_WRITE, "2h"),
+            (LOG, "info,changeover=loud"),
+        ] {
+            assert!(read(&[(variable, value)]).is_err(), "{variable}={value}");
+        }
+    }
 }

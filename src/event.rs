@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::error::Error;
+use crate::error::{Error, Kind, quoted, shown};
+use crate::spec;
 use crate::token::TokenName;
 
 /// What an invocation asks for.
@@ -50,8 +51,60 @@ impl Request {
     /// `BadEvent` that names the field. It repeats neither a token's name nor a key that it refuses:
     /// a token itself may have been passed by mistake.
     pub fn parse(event: &Value) -> Result<Self, Error> {
-        let _ = event;
-        todo!()
+        let Value::Object(body) = event else {
+            return Err(bad_event(
+                format!("it is {}", shown(event)),
+                "send an object such as {\"action\": \"sweep\"}",
+            ));
+        };
+        if body.contains_key("CodePipeline.job") {
+            return Err(unavailable("a CodePipeline job"));
+        }
+        if body.contains_key("detail-type") {
+            return Err(bad_event(
+                "it is the event of an EventBridge rule, and not a request made from it",
+                "give the rule's target an input transformer that writes \
+                 {\"action\", \"token\", \"key\"}, with the key made of the rule's ARN and $.time",
+            ));
+        }
+        let Some(action) = body.get("action") else {
+            return Err(bad_event("`action` is missing", ACTIONS));
+        };
+        let body = Body(body);
+        match action.as_str() {
+            Some("rotate") => {
+                body.check("rotate", &["token", "key", "wait"], &["fresh", "without"])?;
+                Ok(Request::Rotate { token: body.token()?, key: body.key()?, wait: body.wait()? })
+            }
+            Some("publish") => {
+                body.check("publish", &["token"], &["adopt"])?;
+                let token = body.token()?;
+                Ok(Request::Publish { token })
+            }
+            Some("drop") => {
+                body.check("drop", &["token"], &[])?;
+                let token = body.token()?;
+                Ok(Request::Drop { token })
+            }
+            Some("sweep") => {
+                body.check("sweep", &[], &[])?;
+                Ok(Request::Sweep)
+            }
+            Some("status") => {
+                body.check("status", &["token"], &[])?;
+                let token = body.0.contains_key("token").then(|| body.token());
+                Ok(Request::Status { token: token.transpose()? })
+            }
+            Some("preflight") => {
+                body.check("preflight", &["token"], &[])?;
+                let token = body.token()?;
+                Ok(Request::Preflight { token })
+            }
+            Some(later @ ("revoke" | "forget")) => {
+                Err(unavailable(&format!("the action \"{later}\"")))
+            }
+            _ => Err(bad_event(format!("`action` is {}", shown(action)), ACTIONS)),
+        }
     }
 
     /// The idempotency key of a rotation: the caller's, else the Lambda request id, which Lambda's own
@@ -85,5 +138,195 @@ impl Request {
             Request::Status { .. } => "status",
             Request::Preflight { .. } => "preflight",
         }
+    }
+}
+
+/// The fields of a request's body.
+struct Body<'a>(&'a Map<String, Value>);
+
+impl Body<'_> {
+    /// Refuses every field but these, and names the ones that later versions bring.
+    fn check(&self, action: &str, known: &[&str], later: &[&str]) -> Result<(), Error> {
+        for field in self.0.keys().map(String::as_str) {
+            if later.contains(&field) {
+                return Err(unavailable(&format!("`{field}` of the action \"{action}\"")));
+            }
+            if field != "action" && !known.contains(&field) {
+                return Err(bad_event(
+                    format!("{} is not a field of the action \"{action}\"", quoted(field)),
+                    "leave it out",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&self) -> Result<TokenName, Error> {
+        let because = match self.0.get("token") {
+            Some(Value::String(name)) => match TokenName::parse(name) {
+                Ok(name) => return Ok(name),
+                Err(fault) => fault.to_string(),
+            },
+            Some(_) => "it is not a text".to_owned(),
+            None => "it is missing".to_owned(),
+        };
+        Err(bad_event(
+            format!("`token` names no token: {because}"),
+            "name the token as its spec's parameter does",
+        ))
+    }
+
+    fn key(&self) -> Result<Option<String>, Error> {
+        let (because, fix) = match self.0.get("key") {
+            None => return Ok(None),
+            Some(Value::String(key)) if key.contains("<aws.") => (
+                "still holds a placeholder of EventBridge Scheduler that was not filled in",
+                "write \"<aws.scheduler.scheduled-time>\" in the input of a schedule's target, and \
+                 nowhere else",
+            ),
+            Some(Value::String(key)) if (1..=LONGEST_KEY).contains(&key.len()) => {
+                return Ok(Some(key.clone()));
+            }
+            Some(_) => (
+                "is not a text of 1 to 1,024 bytes",
+                "write one that is the same in each try of the same rotation, and in no other",
+            ),
+        };
+        Err(bad_event(format!("`key` {because}"), fix))
+    }
+
+    fn wait(&self) -> Result<Option<Duration>, Error> {
+        let Some(wait) = self.0.get("wait") else {
+            return Ok(None);
+        };
+        // A number has no unit, and is not a duration.
+        let text = wait.as_str().unwrap_or_default();
+        spec::duration(text, Duration::ZERO..=spec::LONGEST_DURATION).map(Some).map_err(|fault| {
+            bad_event(
+                format!("`wait` is {}, which {fault}", shown(wait)),
+                "or leave it out, to wait as long as the invocation has time",
+            )
+        })
+    }
+}
+
+const LONGEST_KEY: usize = 1024;
+const ACTIONS: &str =
+    "write \"rotate\", \"publish\", \"drop\", \"sweep\", \"status\" or \"preflight\"";
+
+fn bad_event(because: impl Into<String>, fix: impl Into<String>) -> Error {
+    Error::new(Kind::BadEvent, "read the event", because, fix)
+}
+
+fn unavailable(feature: &str) -> Error {
+    bad_event(format!("it asks for {feature}, which is not available in this version"), ACTIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token() -> TokenName {
+        TokenName::parse("datastore-token").expect("it is a name")
+    }
+
+    #[test]
+    fn every_action_is_read() {
+        let token = token();
+        for (event, request) in [
+            (
+                json!({"action": "rotate", "token": "datastore-token"}),
+                Request::Rotate { token: token.clone(), key: None, wait: None },
+            ),
+            (
+                json!({"action": "rotate", "token": "datastore-token", "key": "k", "wait": "0s"}),
+                Request::Rotate {
+                    token: token.clone(),
+                    key: Some("k".into()),
+                    wait: Some(Duration::ZERO),
+                },
+            ),
+            (
+                json!({"action": "publish", "token": "datastore-token"}),
+                Request::Publish { token: token.clone() },
+            ),
+            (
+                json!({"action": "drop", "token": "datastore-token"}),
+                Request::Drop { token: token.clone() },
+            ),
+            (json!({"action": "sweep"}), Request::Sweep),
+            (json!({"action": "status"}), Request::Status { token: None }),
+            (
+                json!({"action": "status", "token": "datastore-token"}),
+                Request::Status { token: Some(token.clone()) },
+            ),
+            (
+                json!({"action": "preflight", "token": "datastore-token"}),
+                Request::Preflight { token },
+            ),
+        ] {
+            assert_eq!(Request::parse(&event), Ok(request), "{event}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_by_name() {
+        let rotate = |field: &str, value: Value| {
+            let mut event = json!({"action": "rotate", "token": "datastore-token"});
+            event[field] = value;
+            event
+        };
+        for (event, named) in [
+            (json!(null), "null"),
+            (json!("rotate"), "an object"),
+            (json!([{"action": "sweep"}]), "an array"),
+            (json!({}), "`action` is missing"),
+            (json!({"action": 7}), "`action` is 7"),
+            (json!({"action": "rotat"}), "\"rotat\""),
+            (json!({"action": "rotate"}), "`token`"),
+            (json!({"action": "status", "token": null}), "`token`"),
+            (json!({"action": "sweep", "token": "a"}), "\"token\""),
+            (json!({"action": "publish", "token": "a", "key": "k"}), "\"key\""),
+            (rotate("tokn", json!("a")), "\"tokn\""),
+            (rotate("key", json!(null)), "`key`"),
+            (rotate("key", json!("")), "1 to 1,024 bytes"),
+            (rotate("key", json!("k".repeat(1025))), "1 to 1,024 bytes"),
+            (rotate("key", json!("<aws.scheduler.scheduled-time>")), "placeholder"),
+            (rotate("wait", json!(10)), "`wait` is 10"),
+            (rotate("wait", json!("-1s")), "`wait`"),
+            (rotate("wait", json!("9999999999999999999999y")), "`wait`"),
+            (json!({"detail-type": "Scheduled Event", "detail": {}}), "input transformer"),
+        ] {
+            let error = Request::parse(&event).expect_err(named);
+            assert_eq!(error.kind, Kind::BadEvent);
+            assert!(error.to_string().contains(named), "{event}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_later_versions_bring_is_named_as_such() {
+        for (event, feature) in [
+            (json!({"action": "revoke", "token": "a", "version": 6}), "\"revoke\""),
+            (json!({"action": "forget", "token": "a"}), "\"forget\""),
+            (json!({"CodePipeline.job": {"id": "1"}}), "CodePipeline"),
+            (json!({"action": "rotate", "token": "a", "fresh": true}), "`fresh`"),
+            (json!({"action": "rotate", "token": "a", "without": ["b"]}), "`without`"),
+            (json!({"action": "publish", "token": "a", "adopt": true}), "`adopt`"),
+        ] {
+            let error = Request::parse(&event).expect_err(feature);
+            assert_eq!(error.kind, Kind::BadEvent);
+            let message = error.to_string();
+            assert!(message.contains(feature), "{message}");
+            assert!(message.contains("not available in this version"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_rotation_without_a_key_has_that_of_its_invocation() {
+        let keyed = Request::Rotate { token: token(), key: Some("k".into()), wait: None };
+        let bare = Request::Rotate { token: token(), key: None, wait: None };
+        assert_eq!((keyed.key_or("id"), bare.key_or("id")), ("k", "id"));
     }
 }

@@ -7,13 +7,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::error::Error;
-use crate::token::{Generation, TokenName};
+use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
 mod place;
 mod raw;
+mod resolve;
 
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
+pub(crate) use place::{check_table, is_name_character};
+pub(crate) use resolve::{LONGEST_DURATION, duration, is_kms_key};
 
 /// What a token is, where its two views are published, and what picks them up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +44,7 @@ impl Spec {
     /// # Errors
     /// `BadSpec` that tells all faults together, each with its field, value and fix.
     pub fn parse(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
-        raw::parse(name, version, json)
+        resolve::spec(name, version, json)
     }
 
     /// The audience on this side; empty where the spec leaves the side out.
@@ -51,15 +55,66 @@ impl Spec {
         }
     }
 
-    /// How many live versions the accepted set may hold: as many as fit the smallest of its stores,
-    /// at most [`Spec::DEEPEST`].
+    /// How many live versions the accepted set may hold: as many minted ones as fit the smallest of
+    /// its stores, at most [`Spec::DEEPEST`].
     pub fn accepted_depth(&self) -> usize {
-        todo!()
+        let parameters = self
+            .verifiers
+            .publications
+            .iter()
+            .filter(|publication| matches!(publication.place, Place::Parameter(_)));
+        parameters
+            .map(|publication| {
+                let name = match publication.form {
+                    AcceptedForm::Digests => DIGEST.len(),
+                    AcceptedForm::Plain => PLAIN.len() + self.generation.length(),
+                };
+                // One version is current, and has no end.
+                (LARGEST_VALUE - DOCUMENT.len() + END.len()) / (ENTRY.len() + name + END.len())
+            })
+            .fold(Self::DEEPEST, usize::min)
+    }
+
+    /// Whether the spec leaves alone what only the function, or those who deploy it, may write: the
+    /// table of records, specs, and descriptions of clusters.
+    ///
+    /// # Errors
+    /// `BadSpec` that names the places.
+    pub fn check_reserved(&self, config: &Config) -> Result<(), Error> {
+        let reserved: Vec<String> = Side::BOTH
+            .iter()
+            .flat_map(|side| &self.side(*side).publications)
+            .map(|publication| &publication.place)
+            .filter(|place| match place {
+                Place::Parameter(name) => {
+                    name.is_within(&config.specs) || name.is_within(&config.clusters)
+                }
+                Place::Item { table, .. } => *table == config.table,
+            })
+            .map(ToString::to_string)
+            .collect();
+        if reserved.is_empty() {
+            return Ok(());
+        }
+        Err(resolve::bad_spec(
+            &self.token,
+            self.version,
+            &format!("it publishes to {}, where changeover keeps its own", reserved.join(" and ")),
+        ))
     }
 
     /// The most live versions of a token, whatever its stores hold.
     pub const DEEPEST: usize = 32;
 }
+
+// The parts of an accepted document at their longest, in the spelling of the contract: ten digits are
+// what the audit keeps of a version's number. Separators count as if every entry had one.
+const DOCUMENT: &str = r#"{"accepted":[]}"#;
+const ENTRY: &str = r#"{"version":9999999999,"stage":"previous",},"#;
+const DIGEST: &str =
+    r#""sha256":"0000000000000000000000000000000000000000000000000000000000000000""#;
+const PLAIN: &str = r#""token":"""#;
+const END: &str = r#","not_after":"2026-11-22T08:30:00.000Z""#;
 
 /// One of the two sides of a token. Each reads its own view of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,8 +241,33 @@ pub enum PicksUp {
 /// Every token of these whose spec writes a place that another one's writes too, with a `BadSpec` that
 /// names the place and both tokens. Two writers of one place would overwrite each other for ever.
 pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
-    let _ = specs;
-    todo!()
+    let mut writers: BTreeMap<&Place, BTreeMap<&TokenName, i64>> = BTreeMap::new();
+    for spec in specs {
+        for side in Side::BOTH {
+            for publication in &spec.side(side).publications {
+                let tokens = writers.entry(&publication.place).or_default();
+                tokens.insert(&spec.token, spec.version);
+            }
+        }
+    }
+    let mut conflicts = BTreeMap::new();
+    for (place, tokens) in writers.into_iter().filter(|(_, tokens)| tokens.len() > 1) {
+        for (token, version) in &tokens {
+            let others = tokens.keys().filter(|other| *other != token);
+            let others: Vec<_> = others.map(|other| format!("\"{other}\"")).collect();
+            conflicts.entry((*token).clone()).or_insert_with(|| {
+                resolve::bad_spec(
+                    token,
+                    *version,
+                    &format!(
+                        "it publishes to {place}, and so does the spec of token {}",
+                        others.join(" and ")
+                    ),
+                )
+            });
+        }
+    }
+    conflicts
 }
 
 /// A named cluster: an EKS cluster of the function's own account and region.
@@ -203,6 +283,6 @@ impl EksCluster {
     /// # Errors
     /// `BadSpec` that names field, value and fix.
     pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
-        raw::parse_cluster(name, json)
+        resolve::cluster(name, json)
     }
 }

@@ -83,7 +83,8 @@ pub enum NotAName {
     },
 }
 
-/// The number of a version of a token. Numbers grow by one and are never used again.
+/// The number of a version of a token. Numbers grow by one and are never used again; the default, 0,
+/// comes before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -91,9 +92,6 @@ pub enum NotAName {
 pub struct VersionNumber(u64);
 
 impl VersionNumber {
-    /// The first version of a token.
-    pub const FIRST: VersionNumber = VersionNumber(1);
-
     /// The version with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -316,5 +314,61 @@ impl Prefix {
     /// The prefix with its underscore.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_the_contract_says() {
+        let longest = "n".repeat(63);
+        for name in ["datastore-token", "7", "-", longest.as_str()] {
+            assert_eq!(TokenName::parse(name).expect(name).to_string(), name);
+        }
+        let too_long = "n".repeat(64);
+        for name in ["", "Token", "a_b", "a/b", "a b", "ä", too_long.as_str()] {
+            assert!(TokenName::parse(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_refused_name_is_not_repeated() {
+        let error = TokenName::parse("ds_S3cretS3cret").expect_err("'_' is not of a name");
+        assert!(!format!("{error} {error:?}").contains("S3cret"));
+    }
+
+    #[test]
+    fn prefixes_end_with_an_underscore_and_hold_no_other() {
+        for prefix in ["ds_", "a_", "0123456789abcdef_"] {
+            assert_eq!(Prefix::parse(prefix).expect(prefix).as_str(), prefix);
+        }
+        for prefix in ["", "_", "ds", "DS_", "d_s_", "ds_x", "0123456789abcdefg_"] {
+            assert_eq!(Prefix::parse(prefix), None, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_published_as_they_are_are_not_adopted() {
+        let too_long = "x".repeat(LARGEST_VALUE + 1);
+        for value in ["", "a b", "a\n", "\u{a0}a", "a\u{7}", "a{{b", too_long.as_str()] {
+            let error = Secret::adopt(value.to_owned()).expect_err(value);
+            assert_eq!(error.kind, Kind::BadToken);
+        }
+        let longest = "x".repeat(LARGEST_VALUE);
+        for value in ["x", "{}", "ä", longest.as_str()] {
+            assert_eq!(Secret::adopt(value.to_owned()).expect(value).expose(), value);
+        }
+    }
+
+    #[test]
+    fn digests_are_sha_256_in_lower_case_hexadecimal() {
+        // FIPS 180-2, appendix B.1.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::of("abc").to_string(), abc);
+        assert_eq!(Digest::parse(abc), Ok(Digest::of("abc")));
+        assert_eq!(Digest::parse(&abc[1..]), Err(NotADigest));
+        assert_ne!(Digest::of("abc"), Digest::of("abd"));
     }
 }

@@ -64,10 +64,16 @@ impl FromStr for Place {
             })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| NotAPlace("its key is not <attribute>=<value>".into()))?;
-        Ok(Place::Item {
+        let place = Place::Item {
             table: table.to_owned(),
             key: ItemKey::new(attributes).map_err(NotAPlace)?,
-        })
+        };
+        // Each place has one text only, so that equal places are equal keys of a map.
+        if place.to_string() == text {
+            Ok(place)
+        } else {
+            Err(NotAPlace("its text is not the one that is written".into()))
+        }
     }
 }
 
@@ -152,7 +158,7 @@ const LONGEST_PARAMETER_NAME: usize = 1011;
 const MOST_LEVELS: usize = 15;
 
 /// The characters of a parameter's level, and of a table's name.
-pub(super) fn is_name_character(c: char) -> bool {
+pub(crate) fn is_name_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }
 
@@ -223,7 +229,7 @@ pub enum KeyValue {
     /// A DynamoDB string (S).
     Text(String),
     /// A DynamoDB number (N). Whole numbers only: each then has one spelling.
-    Number(i128),
+    Number(i64),
 }
 
 /// Every attribute that a publication writes into an item (contract, "What is published").
@@ -243,7 +249,7 @@ const LONGEST_KEY_TEXT: usize = 2048;
 const NUMBER_MARK: &str = ":n";
 
 /// A table's name by DynamoDB's rules: 3 to 255 of `[A-Za-z0-9_.-]`.
-pub(super) fn check_table(table: &str) -> Result<(), String> {
+pub(crate) fn check_table(table: &str) -> Result<(), String> {
     if (3..=255).contains(&table.len()) && table.chars().all(is_name_character) {
         Ok(())
     } else {
@@ -283,6 +289,81 @@ fn decode(text: &str) -> Option<String> {
             rest = tail;
         }
     }
-    let decoded = String::from_utf8(bytes).ok()?;
-    (encode(&decoded) == text).then_some(decoded)
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_reads_as_its_store_and_its_name() {
+        for text in [
+            "ssm:/coilysiren/backend/datastore-token",
+            "dynamodb:my-service-prod-config/id=service_token",
+            "dynamodb:table/pk=TOKEN#datastore,sk:n=7",
+            "dynamodb:table/pk:n=-7",
+        ] {
+            assert_eq!(text.parse::<Place>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_number_and_its_digits_as_text_are_different_places() {
+        let place = |value| Place::Item {
+            table: "table".into(),
+            key: ItemKey::new(vec![("id".into(), value)]).expect("one attribute is a key"),
+        };
+        let (number, text) = (place(KeyValue::Number(7)), place(KeyValue::Text("7".into())));
+        assert_ne!(number.to_string(), text.to_string());
+    }
+
+    #[test]
+    fn texts_that_are_never_written_are_not_places() {
+        for text in [
+            "",
+            "/a/b",
+            "ssm:a/b",
+            "ssm:/a//b",
+            "dynamodb:table",
+            "dynamodb:table/",
+            "dynamodb:t/id=a",
+            "dynamodb:table/id",
+            "dynamodb:table/b=1,a=1",
+            "dynamodb:table/id=a,id=b",
+            "dynamodb:table/id:n=+7",
+            "dynamodb:table/id:n=seven",
+            "dynamodb:table/id=%",
+            "dynamodb:table/id=%zz",
+            "dynamodb:table/id=%61",
+            "dynamodb:table/id=%ff",
+            "dynamodb:table/token=a",
+        ] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parameter_names_keep_parameter_stores_rules() {
+        let deepest = "/a".repeat(MOST_LEVELS);
+        let longest = format!("/{}", "a".repeat(LONGEST_PARAMETER_NAME - 1));
+        for name in ["/a", "/A/b_c/d.e-f", "/a/aws", deepest.as_str(), longest.as_str()] {
+            assert!(ParameterName::parse(name).is_ok(), "{name}");
+        }
+        let (deeper, longer) = (format!("{deepest}/a"), format!("{longest}a"));
+        for name in ["", "a", "/", "/a/", "//a", "/a b", "/a:1", "/aws/a", "/SSM-a/b", "/ä"] {
+            assert!(ParameterName::parse(name).is_err(), "{name}");
+        }
+        for name in [deeper, longer] {
+            assert!(ParameterName::parse(&name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_path_holds_what_is_below_it_and_not_its_neighbours() {
+        let name = ParameterName::parse("/changeover/tokens/a").expect("it keeps the rules");
+        assert!(name.is_within("/changeover/tokens"));
+        assert!(name.is_within("/changeover/tokens/a"));
+        assert!(!name.is_within("/changeover/token"));
+    }
 }

@@ -1,15 +1,192 @@
-//! What a spec's JSON says, and what it means.
+//! What a spec's JSON says: raw shapes, read field by field.
+//!
+//! Objects and lists are serde's to read: an unknown field, one that stands twice, or an object where
+//! a list belongs ends the reading with the path of the field. Everything else is kept as the JSON
+//! value it is, for [`super::resolve`] to judge, so that many faults can be told at once.
 
-use super::{EksCluster, Spec};
-use crate::error::Error;
-use crate::token::TokenName;
+use std::fmt;
+use std::marker::PhantomData;
 
-pub(super) fn parse(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
-    let _ = (name, version, json);
-    todo!()
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Unexpected, Visitor};
+use serde_json::Value;
+
+/// Reads JSON into a raw shape.
+///
+/// # Errors
+/// What is wrong, beginning with the path of the field. It shows no value of `token`: somebody may
+/// have put the token itself there.
+pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String> {
+    // Nothing larger fits in a parameter, not even one of the advanced tier.
+    if json.len() > LARGEST_PARAMETER {
+        return Err(format!(
+            "it has {} bytes and a parameter holds at most {LARGEST_PARAMETER}",
+            json.len()
+        ));
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let object: Object<T> =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let message = error.inner().to_string();
+            let message: String = message.chars().take(LONGEST_MESSAGE).collect();
+            match error.path().iter().next() {
+                Some(_) => format!("`{}`: {message}", error.path()),
+                None => message,
+            }
+        })?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    Ok(object.0)
 }
 
-pub(super) fn parse_cluster(name: &str, json: &str) -> Result<EksCluster, Error> {
-    let _ = (name, json);
-    todo!()
+const LARGEST_PARAMETER: usize = 8192;
+const LONGEST_MESSAGE: usize = 400;
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Spec {
+    pub(super) token: Field<Object<Token>>,
+    pub(super) source: Field<Value>,
+    pub(super) overlap: Field<Value>,
+    pub(super) verifiers: Field<Object<Audience>>,
+    pub(super) presenters: Field<Object<Audience>>,
+    pub(super) rollout_timeout: Field<Value>,
+    pub(super) on_drift: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Token {
+    pub(super) bytes: Field<Value>,
+    pub(super) prefix: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Audience {
+    pub(super) publish: Field<Vec<Object<Publication>>>,
+    pub(super) within: Field<Value>,
+    pub(super) workloads: Field<Vec<Object<Workload>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Publication {
+    pub(super) ssm: Field<Value>,
+    pub(super) dynamodb: Field<Object<Item>>,
+    pub(super) key: Field<Value>,
+    #[serde(rename = "as")]
+    pub(super) form: Field<Value>,
+    pub(super) region: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Item {
+    pub(super) table: Field<Value>,
+    pub(super) key: Field<Attributes>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Workload {
+    pub(super) cluster: Field<Value>,
+    pub(super) namespace: Field<Value>,
+    pub(super) deployment: Field<Value>,
+    pub(super) stateful_set: Field<Value>,
+    pub(super) daemon_set: Field<Value>,
+    pub(super) external_secret: Field<Value>,
+    pub(super) cluster_external_secret: Field<Value>,
+    pub(super) secret: Field<Value>,
+    pub(super) secret_key: Field<Value>,
+    pub(super) picks_up: Field<Value>,
+    pub(super) settle: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) eks: Field<Object<Eks>>,
+    pub(super) endpoint: Field<Value>,
+    pub(super) ca: Field<Value>,
+    pub(super) token_parameter: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Eks {
+    pub(super) name: Field<Value>,
+    pub(super) region: Field<Value>,
+    pub(super) role: Field<Value>,
+}
+
+/// A field that may be left out. `null` is a value, not an absence: a template that fails to fill in
+/// `verifiers` must not turn the verifiers off.
+pub(super) struct Field<T>(pub(super) Option<T>);
+
+impl<T> Default for Field<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(|value| Self(Some(value)))
+    }
+}
+
+/// An object, and nothing else: serde's derived shapes take lists too, and its messages show what
+/// they found instead.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Object<T>, E> {
+        Err(E::invalid_type(Unexpected::Other("a string"), &self))
+    }
+}
+
+/// The attributes of a key as they stand, the same name twice included.
+pub(super) struct Attributes(pub(super) Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AttributesVisitor)
+    }
+}
+
+struct AttributesVisitor;
+
+impl<'de> Visitor<'de> for AttributesVisitor {
+    type Value = Attributes;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object of one or two attributes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attributes, A::Error> {
+        let mut attributes = Vec::new();
+        while let Some(attribute) = map.next_entry()? {
+            attributes.push(attribute);
+        }
+        Ok(Attributes(attributes))
+    }
 }

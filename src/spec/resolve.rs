@@ -1,0 +1,569 @@
+//! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::place::check_table;
+use super::raw::{self, Attributes, Field, Object};
+use super::{
+    AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
+    Publication, Side, Spec, Workload, WorkloadKind,
+};
+use crate::error::{Error, Kind, quoted, shown};
+use crate::token::{Generation, Prefix, TokenName};
+
+/// See [`Spec::parse`].
+pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
+    let raw: raw::Spec = raw::read(json).map_err(|fault| bad_spec(name, version, &fault))?;
+    let mut faults = Faults::default();
+
+    let generation = faults.generation(raw.token);
+    faults.source(raw.source);
+    let overlap = match raw.overlap.0 {
+        Some(overlap) => faults.duration("overlap", &overlap, SHORTEST_OVERLAP..=LONGEST_DURATION),
+        None => faults.add("overlap", "is missing; say how long the previous token stays valid"),
+    };
+    let verifiers = faults.audience(Side::Verifiers, raw.verifiers);
+    let presenters = faults.audience(Side::Presenters, raw.presenters);
+    let rollout_timeout = match raw.rollout_timeout.0 {
+        Some(timeout) => faults.duration("rollout_timeout", &timeout, SECOND..=LONGEST_DURATION),
+        None => Some(DEFAULT_ROLLOUT_TIMEOUT),
+    };
+    faults.on_drift(raw.on_drift);
+    if let (Some(verifiers), Some(presenters)) = (&verifiers, &presenters) {
+        faults.both_sides(name, verifiers, presenters);
+    }
+
+    let spec = (|| {
+        Some(Spec {
+            token: name.clone(),
+            version,
+            generation: generation?,
+            overlap: overlap?,
+            verifiers: verifiers?,
+            presenters: presenters?,
+            rollout_timeout: rollout_timeout?,
+        })
+    })();
+    match spec {
+        Some(spec) if faults.0.is_empty() => Ok(spec),
+        _ => Err(bad_spec(name, version, &faults.told())),
+    }
+}
+
+/// See [`EksCluster::parse`].
+pub(super) fn cluster(name: &str, json: &str) -> Result<EksCluster, Error> {
+    let mut faults = Faults::default();
+    let cluster = raw::read(json).and_then(|raw: raw::Cluster| {
+        let fields =
+            [("endpoint", raw.endpoint), ("ca", raw.ca), ("token_parameter", raw.token_parameter)];
+        for (field, Field(value)) in fields {
+            if value.is_some() {
+                faults.unavailable(field, "a cluster that is not an EKS cluster");
+            }
+        }
+        let eks = raw.eks.0.map(|Object(eks)| {
+            for (field, Field(value), feature) in [
+                ("eks.region", eks.region, "a cluster in another region"),
+                ("eks.role", eks.role, "a cluster that is reached through a role"),
+            ] {
+                if value.is_some() {
+                    faults.unavailable(field, feature);
+                }
+            }
+            faults.name("eks.name", eks.name, is_cluster, CLUSTER_RULE)
+        });
+        if eks.is_none() && faults.0.is_empty() {
+            faults.add::<()>("eks", "is missing; write {\"eks\": {\"name\": \"<cluster>\"}}");
+        }
+        match eks.flatten() {
+            Some(name) if faults.0.is_empty() => Ok(EksCluster { name }),
+            _ => Err(faults.told()),
+        }
+    });
+    cluster.map_err(|because| {
+        Error::new(
+            Kind::BadSpec,
+            "read the description of cluster",
+            because,
+            "correct the parameter of that name under CHANGEOVER_CLUSTERS",
+        )
+        .on(quoted(name))
+    })
+}
+
+/// The error of a spec that cannot be carried out.
+pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
+    Error::new(Kind::BadSpec, "use the spec of token", because, "correct the spec's parameter")
+        .on(format!("\"{name}\" (version {version} of its parameter)"))
+}
+
+/// A length of time in humantime's words, such as `"90s"` or `"1h 30m"`, within these bounds.
+///
+/// # Errors
+/// Why it is none, and what to write, as the rest of a sentence.
+pub(crate) fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let (least, most) = bounds.into_inner();
+    match humantime::parse_duration(text) {
+        Err(_) => Err("is not a duration; write one such as \"90s\", \"15m\" or \"24h\"".into()),
+        Ok(duration) if duration < least => {
+            Err(format!("is too short; write \"{0}\" or more", humantime::format_duration(least)))
+        }
+        Ok(duration) if duration > most => {
+            Err(format!("is too long; write \"{0}\" or less", humantime::format_duration(most)))
+        }
+        Ok(duration) => Ok(duration),
+    }
+}
+
+/// The longest time that a spec or a request can name: far from where adding it to a time overflows.
+pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+const SECOND: Duration = Duration::from_secs(1);
+const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
+const DEFAULT_ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
+/// Settling is waited for within one invocation, and none lasts longer (Lambda quotas).
+const LONGEST_SETTLE: Duration = Duration::from_secs(15 * 60);
+/// What a kubelet needs at most, by default, to bring a changed Secret into a running pod's volume.
+const SHORTEST_MOUNT: Duration = Duration::from_secs(2 * 60);
+const DEFAULT_BYTES: u8 = 32;
+
+/// What is wrong with a spec, in the order in which it was found.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    /// Notes a fault: a field, and the rest of the sentence. Answers `None`, for the value it leaves out.
+    fn add<T>(&mut self, path: impl Display, fault: impl Display) -> Option<T> {
+        self.0.push(format!("`{path}` {fault}"));
+        None
+    }
+
+    fn unavailable(&mut self, path: impl Display, feature: &str) {
+        self.add::<()>(
+            path,
+            format!("asks for {feature}, which is not available in this version; leave it out"),
+        );
+    }
+
+    fn told(&self) -> String {
+        const TOLD: usize = 10;
+        let mut told = self.0.iter().take(TOLD).cloned().collect::<Vec<_>>();
+        if self.0.len() > TOLD {
+            told.push(format!("and {} more", self.0.len() - TOLD));
+        }
+        told.join("; ")
+    }
+
+    fn generation(&mut self, token: Field<Object<raw::Token>>) -> Option<Generation> {
+        let token = token.0.map(|Object(token)| token).unwrap_or_default();
+        let bytes = match token.bytes.0 {
+            None => Some(DEFAULT_BYTES),
+            Some(value) => {
+                let bytes = value.as_u64().and_then(|bytes| u8::try_from(bytes).ok());
+                match bytes.filter(|bytes| Generation::BYTES.contains(bytes)) {
+                    None => self.add(
+                        "token.bytes",
+                        format!("is {}; write a whole number from 32 to 64", shown(&value)),
+                    ),
+                    bytes => bytes,
+                }
+            }
+        };
+        let prefix = match token.prefix.0 {
+            None => Some(None),
+            Some(value) => match value.as_str().and_then(Prefix::parse) {
+                // It is not shown: somebody may have written a whole token.
+                None => self.add(
+                    "token.prefix",
+                    "is not a prefix; write 1 to 16 of a-z and 0-9, and then '_'",
+                ),
+                prefix => Some(prefix),
+            },
+        };
+        Generation::new(bytes?, prefix?)
+    }
+
+    fn source(&mut self, source: Field<Value>) {
+        match source.0 {
+            None => {}
+            Some(Value::String(source)) if source == "generated" => {}
+            Some(Value::Object(fields)) if fields.contains_key("parameter") => {
+                self.unavailable("source.parameter", "a token that is issued elsewhere");
+            }
+            Some(other) => {
+                let shown = shown(&other);
+                self.add::<()>("source", format!("is {shown}; write \"generated\""));
+            }
+        }
+    }
+
+    fn on_drift(&mut self, on_drift: Field<Value>) {
+        match on_drift.0.as_ref().map(|value| (value, value.as_str())) {
+            None | Some((_, Some("refuse"))) => {}
+            Some((_, Some("adopt"))) => {
+                self.unavailable("on_drift", "\"adopt\", to take over what somebody else wrote");
+            }
+            Some((other, _)) => {
+                self.add::<()>("on_drift", format!("is {}; write \"refuse\"", shown(other)));
+            }
+        }
+    }
+
+    fn audience(&mut self, side: Side, raw: Field<Object<raw::Audience>>) -> Option<Audience> {
+        let Some(Object(raw)) = raw.0 else {
+            return Some(Audience::default());
+        };
+        let publish = raw.publish.0.unwrap_or_default();
+        if publish.is_empty() {
+            self.add::<()>(
+                format!("{side}.publish"),
+                format!("names no place; name one, or leave `{side}` out"),
+            );
+        }
+        let publications: Vec<_> = publish
+            .into_iter()
+            .enumerate()
+            .map(|(index, Object(raw))| {
+                self.publication(side, &format!("{side}.publish[{index}]"), raw)
+            })
+            .collect();
+        let within = match raw.within.0 {
+            None => Some(None),
+            Some(within) => self
+                .duration(format!("{side}.within"), &within, Duration::ZERO..=LONGEST_DURATION)
+                .map(Some),
+        };
+        let workloads: Vec<_> = raw
+            .workloads
+            .0
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .map(|(index, Object(raw))| self.workload(&format!("{side}.workloads[{index}]"), raw))
+            .collect();
+
+        let audience = Audience {
+            publications: publications.into_iter().collect::<Option<_>>()?,
+            within: within?,
+            workloads: workloads.into_iter().collect::<Option<_>>()?,
+        };
+        let restarts = |workload: &Workload| workload.picks_up == PicksUp::Restart;
+        if audience.within.is_none() && !audience.workloads.iter().any(restarts) {
+            self.add::<()>(
+                format!("{side}.within"),
+                "is missing, and no workload of this side restarts; say how long a reader may hold \
+                 its copy",
+            );
+        }
+        let mut places = BTreeSet::new();
+        for (index, publication) in audience.publications.iter().enumerate() {
+            if !places.insert(&publication.place) {
+                self.add::<()>(
+                    format!("{side}.publish[{index}]"),
+                    format!("names {} a second time; remove one", publication.place),
+                );
+            }
+        }
+        let has_parameter = places.iter().any(|place| matches!(place, Place::Parameter(_)));
+        let mut names = BTreeSet::new();
+        for (index, workload) in audience.workloads.iter().enumerate() {
+            if !names.insert(workload.to_string()) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}]"),
+                    format!("names {workload} a second time; remove one"),
+                );
+            }
+            if workload.external_secret.is_some() && !has_parameter {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}].external_secret"),
+                    format!(
+                        "copies from a parameter, and `{side}.publish` names none; add an \"ssm\" \
+                         publication"
+                    ),
+                );
+            }
+        }
+        Some(audience)
+    }
+
+    fn publication(
+        &mut self,
+        side: Side,
+        path: &str,
+        raw: raw::Publication,
+    ) -> Option<Publication> {
+        if raw.region.0.is_some() {
+            self.unavailable(format!("{path}.region"), "a publication in another region");
+        }
+        let is_parameter = raw.ssm.0.is_some();
+        let place = match (raw.ssm.0, raw.dynamodb.0) {
+            (Some(name), None) => self.parameter(&format!("{path}.ssm"), &name),
+            (None, Some(Object(item))) => self.item(&format!("{path}.dynamodb"), item),
+            (Some(_), Some(_)) => self.add(path, "names two places; write two publications"),
+            (None, None) => self.add(path, "names no place; write \"ssm\" or \"dynamodb\""),
+        };
+        let key = match raw.key.0 {
+            None => Some(None),
+            Some(_) if !is_parameter => self.add(
+                format!("{path}.key"),
+                "is for parameters, and an item has the key of its table; leave it out",
+            ),
+            Some(key) => match key.as_str().filter(|key| is_kms_key(key)) {
+                Some(key) => Some(Some(key.to_owned())),
+                None => self.add(
+                    format!("{path}.key"),
+                    format!("is {}; write the id, ARN or alias of a KMS key", shown(&key)),
+                ),
+            },
+        };
+        let form = match raw.form.0.as_ref().map(|form| (form, form.as_str())) {
+            None => Some(AcceptedForm::Digests),
+            Some(_) if side == Side::Presenters => self.add(
+                format!("{path}.as"),
+                "is for verifiers, and presenters read the bare token; leave it out",
+            ),
+            Some((_, Some("sha256"))) => Some(AcceptedForm::Digests),
+            Some((_, Some("plain"))) => Some(AcceptedForm::Plain),
+            Some((form, _)) => self.add(
+                format!("{path}.as"),
+                format!("is {}; write \"sha256\" or \"plain\"", shown(form)),
+            ),
+        };
+        Some(Publication { place: place?, key: key?, form: form? })
+    }
+
+    fn parameter(&mut self, path: &str, name: &Value) -> Option<Place> {
+        let parsed = match name.as_str() {
+            Some(name) => ParameterName::parse(name),
+            None => Err("it is not a text".into()),
+        };
+        match parsed {
+            Ok(name) => Some(Place::Parameter(name)),
+            Err(because) => self.add(
+                path,
+                format!("is {}: {because}; write the full name of a parameter", shown(name)),
+            ),
+        }
+    }
+
+    fn item(&mut self, path: &str, raw: raw::Item) -> Option<Place> {
+        const TABLE_RULE: &str = "3 to 255 of a-z, A-Z, 0-9, '_', '.' and '-'";
+        let is_table = |table: &str| check_table(table).is_ok();
+        let table = self.name(format!("{path}.table"), raw.table, is_table, TABLE_RULE);
+        let path = format!("{path}.key");
+        let Some(Attributes(attributes)) = raw.key.0 else {
+            return self.add(path, "is missing; write the item's primary key");
+        };
+        let attributes: Option<Vec<_>> = attributes
+            .into_iter()
+            .map(|(name, value)| {
+                let known = match &value {
+                    Value::String(text) => Some(KeyValue::Text(text.clone())),
+                    value => value.as_i64().map(KeyValue::Number),
+                };
+                match known {
+                    Some(known) => Some((name, known)),
+                    None => self.add(
+                        format!("{path}.{name}"),
+                        format!("is {}; write a text or a whole number", shown(&value)),
+                    ),
+                }
+            })
+            .collect();
+        let key = match ItemKey::new(attributes?) {
+            Ok(key) => Some(key),
+            Err(because) => self.add(
+                path,
+                format!("is not a primary key: {because}; write its one or two attributes"),
+            ),
+        };
+        Some(Place::Item { table: table?, key: key? })
+    }
+
+    fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
+        for (field, value, feature) in [
+            ("stateful_set", &raw.stateful_set, "a StatefulSet"),
+            ("daemon_set", &raw.daemon_set, "a DaemonSet"),
+            ("cluster_external_secret", &raw.cluster_external_secret, "a ClusterExternalSecret"),
+            ("secret", &raw.secret, "a Secret that changeover writes"),
+        ] {
+            if value.0.is_some() {
+                self.unavailable(format!("{path}.{field}"), feature);
+            }
+        }
+        let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
+        let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
+        // Where another kind is named, that is the fault, and not that this one is missing.
+        let other = raw.stateful_set.0.is_some() || raw.daemon_set.0.is_some();
+        let name = match raw.deployment {
+            Field(None) if other => None,
+            name => self.name(format!("{path}.deployment"), name, is_subdomain, SUBDOMAIN_RULE),
+        };
+        let external_secret = match raw.external_secret {
+            Field(None) => Some(None),
+            name => self
+                .name(format!("{path}.external_secret"), name, is_subdomain, SUBDOMAIN_RULE)
+                .map(Some),
+        };
+        let secret_key = match raw.secret_key {
+            Field(None) => Some(None),
+            Field(Some(_)) if external_secret == Some(None) => self.add(
+                format!("{path}.secret_key"),
+                "names a key of a Secret, and no `external_secret` brings one; leave it out",
+            ),
+            name => self
+                .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
+                .map(Some),
+        };
+        let is_copied = external_secret != Some(None);
+        let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
+        let settle = match raw.settle.0 {
+            None => Some(DEFAULT_SETTLE),
+            Some(settle) => {
+                self.duration(format!("{path}.settle"), &settle, Duration::ZERO..=LONGEST_SETTLE)
+            }
+        };
+        Some(Workload {
+            cluster: cluster?,
+            namespace: namespace?,
+            kind: WorkloadKind::Deployment,
+            name: name?,
+            external_secret: external_secret?,
+            secret_key: secret_key?,
+            picks_up: picks_up?,
+            settle: settle?,
+        })
+    }
+
+    fn picks_up(&mut self, path: &str, raw: Field<Value>, is_copied: bool) -> Option<PicksUp> {
+        let least = if is_copied { SHORTEST_MOUNT } else { Duration::ZERO };
+        match raw.0 {
+            None => Some(PicksUp::Restart),
+            Some(Value::String(text)) if text == "restart" => Some(PicksUp::Restart),
+            Some(Value::Object(fields)) if fields.len() == 1 && fields.contains_key("within") => {
+                self.duration(format!("{path}.within"), &fields["within"], least..=LONGEST_DURATION)
+                    .map(PicksUp::Within)
+            }
+            Some(other) => self.add(
+                path,
+                format!("is {}; write \"restart\" or {{\"within\": \"2m\"}}", shown(&other)),
+            ),
+        }
+    }
+
+    fn both_sides(&mut self, name: &TokenName, verifiers: &Audience, presenters: &Audience) {
+        if verifiers.is_empty() && presenters.is_empty() {
+            self.add::<()>(
+                "verifiers",
+                "is missing, and so is `presenters`: nobody would learn of the token; add a side",
+            );
+        }
+        for (index, publication) in presenters.publications.iter().enumerate() {
+            let Place::Parameter(parameter) = &publication.place else {
+                continue;
+            };
+            let is_same = |other: &Publication| other.place == publication.place;
+            if verifiers.publications.iter().any(is_same) {
+                self.add::<()>(
+                    format!("presenters.publish[{index}].ssm"),
+                    format!(
+                        "is \"{parameter}\", which `verifiers` publish to as well; a parameter \
+                         holds one view, so name another"
+                    ),
+                );
+            }
+        }
+        let has_workloads = !verifiers.workloads.is_empty() || !presenters.workloads.is_empty();
+        let name = name.as_str();
+        if has_workloads && (name.starts_with('-') || name.ends_with('-')) {
+            self.add::<()>(
+                "workloads",
+                "need a token whose name begins and ends with a letter or digit: it becomes the name \
+                 of an annotation; rename the token",
+            );
+        }
+    }
+
+    /// A required text that keeps a rule of AWS or Kubernetes.
+    fn name(
+        &mut self,
+        path: impl Display,
+        value: Field<Value>,
+        keeps: impl Fn(&str) -> bool,
+        rule: &str,
+    ) -> Option<String> {
+        match value.0 {
+            None => self.add(path, format!("is missing; write {rule}")),
+            Some(Value::String(name)) if keeps(&name) => Some(name),
+            Some(other) => self.add(path, format!("is {}; write {rule}", shown(&other))),
+        }
+    }
+
+    fn duration(
+        &mut self,
+        path: impl Display,
+        value: &Value,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        // A number has no unit, and is not a duration.
+        match duration(value.as_str().unwrap_or_default(), bounds) {
+            Ok(duration) => Some(duration),
+            Err(fault) => self.add(path, format!("is {}, which {fault}", shown(value))),
+        }
+    }
+}
+
+/// A KMS key as `PutParameter` takes it (BOTO ssm 2014-11-06, `ParameterKeyId`).
+pub(crate) fn is_kms_key(key: &str) -> bool {
+    (1..=256).contains(&key.len())
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '_' | '-'))
+}
+
+/// The name of an EKS cluster (BOTO eks 2017-11-01, `ClusterName`), also used for the last level of a
+/// cluster's parameter.
+fn is_cluster(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+const CLUSTER_RULE: &str = "the name of a cluster: 1 to 100 of a-z, A-Z, 0-9, '_' and '-'";
+
+/// A label of RFC 1123, as Kubernetes names namespaces (apimachinery `IsDNS1123Label`).
+fn is_label(name: &str) -> bool {
+    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.starts_with(is_edge)
+        && name.ends_with(is_edge)
+        && name.chars().all(|c| is_edge(c) || c == '-')
+}
+
+const LABEL_RULE: &str = "the name of a namespace: 1 to 63 of a-z, 0-9 and '-'";
+
+/// A subdomain of RFC 1123, as Kubernetes names most objects (apimachinery `IsDNS1123Subdomain`).
+fn is_subdomain(name: &str) -> bool {
+    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.starts_with(is_edge)
+            && part.ends_with(is_edge)
+            && part.chars().all(|c| is_edge(c) || c == '-')
+    };
+    (1..=253).contains(&name.len()) && name.split('.').all(is_part)
+}
+
+const SUBDOMAIN_RULE: &str = "the object's name: 1 to 253 of a-z, 0-9, '-' and '.'";
+
+/// A key of a Secret (apimachinery `IsConfigMapKey`).
+fn is_secret_key(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.chars().all(super::place::is_name_character)
+}
+
+const SECRET_KEY_RULE: &str = "a key of the Secret: 1 to 253 of a-z, A-Z, 0-9, '_', '.' and '-'";
