@@ -15,6 +15,9 @@
 mod attributes;
 pub mod aws;
 pub mod clock;
+pub mod publications;
+pub mod record_store;
+pub mod specs;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
