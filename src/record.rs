@@ -507,25 +507,25 @@ impl Version {
 }
 
 /// Times in the record are RFC 3339 with milliseconds: of one width, so that they sort as text.
-mod in_milliseconds {
+pub(crate) mod in_milliseconds {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&crate::world::milliseconds(*time))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         Timestamp::deserialize(from)
     }
 }
 
 /// The same for times that may be absent.
-mod optional_milliseconds {
+pub(crate) mod optional_milliseconds {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         time: &Option<Timestamp>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
@@ -535,7 +535,7 @@ mod optional_milliseconds {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Timestamp>, D::Error> {
         Option::<Timestamp>::deserialize(from)

@@ -15,6 +15,9 @@
 mod attributes;
 pub mod aws;
 pub mod clock;
+pub mod publications;
+pub mod record_store;
+pub mod specs;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -234,12 +237,16 @@ pub struct Audit {
     /// SHA-256 of the value.
     pub sha256: Digest,
     /// When it was minted.
+    #[serde(with = "crate::record::in_milliseconds")]
     pub created_at: Timestamp,
     /// When presenters were proved to be on it.
+    #[serde(with = "crate::record::optional_milliseconds", default)]
     pub rotated_at: Option<Timestamp>,
     /// When verifiers stop accepting it.
+    #[serde(with = "crate::record::optional_milliseconds", default)]
     pub not_after: Option<Timestamp>,
     /// When its value was deleted from the record.
+    #[serde(with = "crate::record::optional_milliseconds", default)]
     pub ended_at: Option<Timestamp>,
     /// Where presenters find it, as they were when it was rotated.
     pub selectors: Vec<String>,

@@ -157,6 +157,9 @@ where
         Kind::AccessDenied if is_about_a_key(error.code()) => {
             "enable the KMS key, or name one that exists and can encrypt".to_owned()
         }
+        Kind::AccessDenied if action.starts_with("ssm:") => {
+            format!("grant the function's role {action} on it, and the use of its KMS key")
+        }
         Kind::AccessDenied => format!("grant the function's role {action} on it"),
         Kind::Throttled => format!("run it again later, or raise the account's rate of {action}"),
         Kind::Unreachable => {

@@ -34,7 +34,7 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Audit, Clock, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
+    Audit, Clock, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
     attributes::{Attributes, from_json, to_json},
     aws::{Aws, failed},
     milliseconds,
@@ -46,9 +46,6 @@ use crate::{
     token::{Secret, TokenName, VersionNumber},
 };
 
-/// Fills a buffer from the operating system's random generator.
-pub type Random = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
-
 /// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
 /// clock; the clients outlive it.
 pub struct DynamoDbRecords {
@@ -57,19 +54,19 @@ pub struct DynamoDbRecords {
     key: String,
     scope: String,
     clock: Clock,
-    random: Random,
+    fill: Fill,
 }
 
 impl DynamoDbRecords {
     /// The records in the configured table.
-    pub fn new(aws: Arc<Aws>, config: &Config, clock: Clock, random: Random) -> Self {
+    pub fn new(aws: Arc<Aws>, config: &Config, clock: Clock, fill: Fill) -> Self {
         Self {
             aws,
             table: config.table.clone(),
             key: config.key.clone(),
             scope: config.scope.clone(),
             clock,
-            random,
+            fill,
         }
     }
 }
@@ -370,7 +367,7 @@ impl RecordStore for DynamoDbRecords {
             Ok(answer) => {
                 let plain = answer.plaintext.map(Blob::into_inner).unwrap_or_default();
                 match String::from_utf8(plain) {
-                    Ok(value) if !value.is_empty() => return Ok(Secret::from_trusted(value)),
+                    Ok(value) if !value.is_empty() => return Ok(Secret::verbatim(value)),
                     _ => "what was sealed is not a token",
                 }
             }
@@ -552,7 +549,7 @@ impl DynamoDbRecords {
 
     fn write_id(&self) -> Result<String, Error> {
         let mut bytes = [0; 16];
-        (self.random)(&mut bytes)?;
+        (self.fill)(&mut bytes)?;
         Ok(hex::encode(bytes))
     }
 

@@ -40,35 +40,8 @@ impl Items {
         key: &ItemKey,
         side: Side,
     ) -> Result<Option<Holding>, Error> {
-        let place = Place::Item {
-            table: table.to_owned(),
-            key: key.clone(),
-        };
-        let mut get = self
-            .aws
-            .dynamodb()
-            .get_item()
-            .table_name(table)
-            .set_key(Some(attributes_of(key)))
-            .consistent_read(true);
-        // Only our own attributes: the others are none of our business, and permissions may say so.
-        let mut projection = Vec::new();
-        for (index, name) in WRITTEN_ATTRIBUTES.iter().enumerate() {
-            let placeholder = format!("#{index}");
-            projection.push(placeholder.clone());
-            get = get.expression_attribute_names(placeholder, *name);
-        }
-        let answer = get
-            .projection_expression(projection.join(", "))
-            .send()
-            .await
-            .map_err(|error| {
-                explained(
-                    error.code(),
-                    failed("dynamodb:GetItem", READ, &place, &error),
-                )
-            })?;
-        let Some(item) = answer.item else {
+        let place = place_of(table, key);
+        let Some(item) = self.item(table, key, &place).await? else {
             return Ok(None);
         };
         holding_in(&item, side).map_err(|because| {
@@ -84,10 +57,7 @@ impl Items {
         form: AcceptedForm,
         view: &Content,
     ) -> Result<Written, WriteError> {
-        let place = Place::Item {
-            table: table.to_owned(),
-            key: key.clone(),
-        };
+        let place = place_of(table, key);
         let written = attributes_to_write(form, view);
         let revision_name = revision_name(side_of(view));
         let mut assignments = Vec::new();
@@ -147,6 +117,40 @@ impl Items {
         }
     }
 
+    /// An item's attributes as far as they are ours: the others are none of our business, and the
+    /// function's permissions may say so.
+    async fn item(
+        &self,
+        table: &str,
+        key: &ItemKey,
+        place: &Place,
+    ) -> Result<Option<Attributes>, Error> {
+        let mut get = self
+            .aws
+            .dynamodb()
+            .get_item()
+            .table_name(table)
+            .set_key(Some(attributes_of(key)))
+            .consistent_read(true);
+        let mut projection = Vec::new();
+        for (index, name) in WRITTEN_ATTRIBUTES.iter().enumerate() {
+            let placeholder = format!("#{index}");
+            projection.push(placeholder.clone());
+            get = get.expression_attribute_names(placeholder, *name);
+        }
+        let answer = get
+            .projection_expression(projection.join(", "))
+            .send()
+            .await;
+        let answer = answer.map_err(|error| {
+            explained(
+                error.code(),
+                failed("dynamodb:GetItem", READ, place, &error),
+            )
+        })?;
+        Ok(answer.item)
+    }
+
     /// Why the condition of a write did not hold: one more read, on the way that is seldom gone.
     async fn refusal(
         &self,
@@ -155,77 +159,82 @@ impl Items {
         view: &Content,
         place: &Place,
     ) -> WriteError {
-        let holding = match self.read(table, key, side_of(view)).await {
-            Ok(holding) => holding,
+        let item = match self.item(table, key, place).await {
+            Ok(item) => item.unwrap_or_default(),
             Err(error) => return answered(error),
         };
-        let refused =
-            |kind, because: String, fix: &str| Error::new(kind, WRITE, because, fix).on(place);
         let ours = owner(view);
-        match holding {
-            Some(Holding {
-                token: Some(theirs),
-                ..
-            }) if theirs != *ours => answered(refused(
-                Kind::PreflightFailed,
+        let (because, fix) = match (owner_in(&item), revision_in(&item, side_of(view))) {
+            (Ok(Some(theirs)), _) if theirs != *ours => (
                 format!("it is published to by the token {theirs}, and this is {ours}"),
                 "name another item in one of the two specs, or remove its attribute \
                  `changeover_token` if that token is gone",
-            )),
-            Some(Holding { store_version, .. }) if store_version > view.revision() => WriteError {
-                error: refused(
-                    Kind::Internal,
-                    format!(
-                        "it carries revision {store_version} of this view, which is above {}",
-                        view.revision()
-                    ),
-                    "nothing: a newer write was there first",
-                ),
-                unanswered: false,
-                overtaken: true,
-            },
-            _ => answered(refused(
-                Kind::PreflightFailed,
-                "its revision is not a number, or it was changed meanwhile".to_owned(),
-                "run it again; if it stays so, remove the item's changeover attributes",
-            )),
-        }
+            ),
+            (Ok(_), Ok(Some(revision))) if revision > view.revision() => {
+                let because = format!(
+                    "it carries revision {revision} of this view, and this is {}",
+                    view.revision()
+                );
+                let fix = "nothing: a newer write was there first";
+                return WriteError {
+                    error: Error::new(Kind::Internal, WRITE, because, fix).on(place),
+                    unanswered: false,
+                    overtaken: true,
+                };
+            }
+            (Err(because), _) | (_, Err(because)) => (because, "remove that attribute by hand"),
+            (Ok(_), Ok(_)) => ("it was changed meanwhile".to_owned(), "run it again"),
+        };
+        answered(Error::new(Kind::PreflightFailed, WRITE, because, fix).on(place))
     }
 }
 
 /// What an item holds for a side; `None` where the attribute of that side is absent.
 fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> {
-    let token = match item.get(OWNER) {
-        None => None,
-        Some(AttributeValue::S(name)) => Some(TokenName::parse(name).map_err(|error| {
-            format!("its attribute `{OWNER}` is not the name of a token: {error}")
-        })?),
-        Some(_) => return Err(format!("its attribute `{OWNER}` is not a String")),
-    };
-    let name = revision_name(side);
-    let store_version = match item.get(name) {
-        None => 0,
-        Some(AttributeValue::N(number)) => number
-            .parse()
-            .map_err(|_| format!("its attribute `{name}` is not a whole number"))?,
-        Some(_) => return Err(format!("its attribute `{name}` is not a Number")),
-    };
     let value = match (side, item.get(view_name(side))) {
+        (_, None) => return Ok(None),
+        (Side::Verifiers, Some(accepted)) => document(accepted),
         (Side::Presenters, Some(AttributeValue::S(token))) => token.clone(),
         (Side::Presenters, Some(_)) => {
             return Err(format!("its attribute `{PRESENTED}` is not a String"));
         }
-        (Side::Verifiers, Some(accepted)) => document(accepted),
-        // Another view of the same item, or another token's mark on it, is worth knowing of only
-        // where this side's view is there too: an item without it holds nothing for this side.
-        (_, None) if store_version == 0 && token.is_none() => return Ok(None),
-        (_, None) => return Ok(None),
     };
     Ok(Some(Holding {
-        value: Secret::from_trusted(value),
-        store_version,
-        token,
+        value: Secret::verbatim(value),
+        store_version: revision_in(item, side)?.unwrap_or(0),
+        token: owner_in(item)?,
     }))
+}
+
+/// Whose item it says it is.
+fn owner_in(item: &Attributes) -> Result<Option<TokenName>, String> {
+    match item.get(OWNER) {
+        None => Ok(None),
+        Some(AttributeValue::S(name)) => TokenName::parse(name).map(Some).map_err(|error| {
+            format!("its attribute `{OWNER}` is not the name of a token: {error}")
+        }),
+        Some(_) => Err(format!("its attribute `{OWNER}` is not a String")),
+    }
+}
+
+/// The revision of a side's view in an item.
+fn revision_in(item: &Attributes, side: Side) -> Result<Option<u64>, String> {
+    let name = revision_name(side);
+    match item.get(name) {
+        None => Ok(None),
+        Some(AttributeValue::N(number)) => number
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("its attribute `{name}` is not a whole number")),
+        Some(_) => Err(format!("its attribute `{name}` is not a Number")),
+    }
+}
+
+fn place_of(table: &str, key: &ItemKey) -> Place {
+    Place::Item {
+        table: table.to_owned(),
+        key: key.clone(),
+    }
 }
 
 /// The attributes of a view, by name.

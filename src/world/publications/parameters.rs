@@ -57,7 +57,7 @@ impl Parameters {
         };
         check_type(READ, name, parameter.r#type())?;
         let store_version = parameter.version().try_into().unwrap_or_default();
-        let value = Secret::from_trusted(parameter.value.unwrap_or_default());
+        let value = Secret::verbatim(parameter.value.unwrap_or_default());
         Ok(Some(Holding {
             value,
             store_version,
@@ -83,7 +83,10 @@ impl Parameters {
         // A parameter that no write of ours was seen on may be of another type.
         let existing = match known_key {
             Some(_) => None,
-            None => self.describe(name).await.map_err(answered)?,
+            None => tokio::time::timeout(LOOK_TIMEOUT, self.describe(name))
+                .await
+                .unwrap_or_else(|_| Err(unanswered_look(name)))
+                .map_err(answered)?,
         };
         let key = spec_key
             .or(known_key)
@@ -280,6 +283,11 @@ fn too_large(name: &ParameterName, value: &Secret) -> Error {
     Error::new(Kind::TooLarge, WRITE, because, fix).on(name)
 }
 
+fn unanswered_look(name: &ParameterName) -> Error {
+    let because = format!("Parameter Store did not answer within {LOOK_TIMEOUT:?}");
+    Error::new(Kind::Unreachable, DESCRIBE, because, "run it again").on(name)
+}
+
 /// The error without the value, should AWS have repeated it in a message.
 fn without(value: &Secret, error: Error) -> Error {
     let because = error.because.replace(value.expose(), "[redacted]");
@@ -304,6 +312,8 @@ fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E>
 const CONCURRENT: &[&str] = &["TooManyUpdates"];
 const LARGEST_ADVANCED_VALUE: usize = 8192;
 const MOST_PAGES: usize = 10;
+/// How long looking at a parameter may take of the ten seconds that a write has.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(4);
 const READ: &str = "read the parameter";
 const WRITE: &str = "write the parameter";
 const DESCRIBE: &str = "look at the parameter";
