@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{causes, quoted};
-use crate::spec::{self, ParameterName, check_table, is_kms_key, is_name_character};
+use crate::spec::{self, ParameterName, TABLE_RULE, is_kms_key, is_name_character, is_table};
 
 /// The DynamoDB table of records, keys, audit and feed. Required.
 pub const TABLE: &str = "CHANGEOVER_TABLE";
@@ -86,7 +86,7 @@ impl Config {
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader { lookup, faults: Vec::new() };
         let table = reader.required(TABLE, |table| {
-            check_table(table).map_err(|rule| format!("is not a table's name: {rule}"))
+            if is_table(table) { Ok(()) } else { Err(format!("is not {TABLE_RULE}")) }
         });
         let key = reader.required(KEY, kms_key);
         let publication_key = reader.required(PUBLICATION_KEY, kms_key);
