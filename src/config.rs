@@ -214,7 +214,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         match check(&value) {
             Ok(()) => Some(Some(value)),
             Err(because) => {
-                self.fault(variable, format!("is {} and {because}", quoted(&value)));
+                self.fault(variable, format!("is {}, which {because}", quoted(&value)));
                 None
             }
         }

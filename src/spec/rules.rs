@@ -21,8 +21,9 @@ pub(crate) fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<D
     }
 }
 
-/// The longest time that a spec or a request can name: far from where adding it to a time overflows.
-pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The longest time that a spec or a request can name: a year of humantime's, and far from where adding
+/// it to a time overflows.
+pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(31_557_600);
 
 /// The name of a table (BOTO dynamodb 2012-08-10, `TableName`).
 pub(crate) fn is_table(name: &str) -> bool {

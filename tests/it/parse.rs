@@ -139,7 +139,11 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         ("/overlap", json!("-5s"), "`overlap` is \"-5s\", which is not a duration;"),
         ("/overlap", json!("NaNs"), "`overlap` is \"NaNs\", which is not a duration;"),
         ("/overlap", json!("99999999999999999999y"), "which is not a duration;"),
-        ("/overlap", json!("2y"), "`overlap` is \"2y\", which is too long;"),
+        (
+            "/overlap",
+            json!("2y"),
+            "`overlap` is \"2y\", which is too long; write \"1year\" or less",
+        ),
         ("/overlap", json!(900), "`overlap` is 900, which is not a duration; write one such as"),
         ("/rollout_timeout", json!("0s"), "`rollout_timeout` is \"0s\", which is too short;"),
         ("/on_drift", json!("ignore"), "`on_drift` is \"ignore\"; write \"refuse\""),
