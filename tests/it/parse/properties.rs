@@ -185,7 +185,9 @@ proptest! {
     }
 
     #[test]
-    fn any_environment_is_a_configuration_or_told_by_variable(values in vec(".{0,12}", 10)) {
+    fn any_environment_is_a_configuration_or_told_by_variable(
+        values in vec(".{0,12}|[ -~]{0,30}", 10),
+    ) {
         let variables = config::variables();
         let read = Config::from(|name| {
             variables.iter().position(|variable| *variable == name).map(|at| values[at].clone())
