@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{causes, quoted};
-use crate::spec::{self, ParameterName, check_table, is_kms_key, is_name_character};
+use crate::spec::{self, ParameterName, TABLE_RULE, is_kms_key, is_name_character, is_table};
 
 /// The DynamoDB table of records, keys, audit and feed. Required.
 pub const TABLE: &str = "CHANGEOVER_TABLE";
@@ -86,7 +86,7 @@ impl Config {
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader { lookup, faults: Vec::new() };
         let table = reader.required(TABLE, |table| {
-            check_table(table).map_err(|rule| format!("is not a table's name: {rule}"))
+            if is_table(table) { Ok(()) } else { Err(format!("is not {TABLE_RULE}")) }
         });
         let key = reader.required(KEY, kms_key);
         let publication_key = reader.required(PUBLICATION_KEY, kms_key);
@@ -118,6 +118,11 @@ impl Config {
             Duration::ZERO..=LONGEST_LATE_WRITE,
         );
         let log = reader.text(LOG, "info", |log| {
+            // tracing-subscriber 0.3.23 trims a directive and then cuts the text that was not trimmed:
+            // a blank shifts what it reads, and beside a character of several bytes it panics.
+            if !log.chars().all(|c| c.is_ascii_graphic()) {
+                return Err("is not a tracing filter: write one without blanks, in ASCII".into());
+            }
             EnvFilter::builder()
                 .parse(log)
                 .map(drop)
@@ -214,7 +219,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         match check(&value) {
             Ok(()) => Some(Some(value)),
             Err(because) => {
-                self.fault(variable, format!("is {} and {because}", quoted(&value)));
+                self.fault(variable, format!("is {}, which {because}", quoted(&value)));
                 None
             }
         }
@@ -308,6 +313,8 @@ mod tests {
             (LEASE, "0s"),
             (LATE_WRITE, "2h"),
             (LOG, "info,changeover=loud"),
+            (LOG, "info, changeover=debug"),
+            (LOG, " é=debug"),
         ] {
             assert!(read(&[(variable, value)]).is_err(), "{variable}={value}");
         }

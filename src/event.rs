@@ -149,7 +149,13 @@ impl Body<'_> {
     fn check(&self, action: &str, known: &[&str], later: &[&str]) -> Result<(), Error> {
         for field in self.0.keys().map(String::as_str) {
             if later.contains(&field) {
-                return Err(unavailable(&format!("`{field}` of the action \"{action}\"")));
+                return Err(bad_event(
+                    format!(
+                        "it asks for `{field}` of the action \"{action}\", which is not available in \
+                         this version"
+                    ),
+                    "leave it out",
+                ));
             }
             if field != "action" && !known.contains(&field) {
                 return Err(bad_event(

@@ -14,10 +14,12 @@ use crate::token::{Generation, LARGEST_VALUE, TokenName};
 mod place;
 mod raw;
 mod resolve;
+mod rules;
 
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
-pub(crate) use place::{check_table, is_name_character};
-pub(crate) use resolve::{LONGEST_DURATION, duration, is_kms_key};
+pub(crate) use rules::{
+    LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
+};
 
 /// What a token is, where its two views are published, and what picks them up.
 #[derive(Clone, Debug, PartialEq, Eq)]

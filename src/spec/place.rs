@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::{TABLE_RULE, is_name_character, is_table};
+
 /// Where a view is published. Two places are equal if and only if they are the same parameter or the
 /// same item.
 ///
@@ -52,7 +54,9 @@ impl FromStr for Place {
             .strip_prefix("dynamodb:")
             .and_then(|item| item.split_once('/'))
             .ok_or_else(|| NotAPlace("it begins with neither ssm: nor dynamodb:<table>/".into()))?;
-        check_table(table).map_err(NotAPlace)?;
+        if !is_table(table) {
+            return Err(NotAPlace(format!("its table is not {TABLE_RULE}")));
+        }
         let attributes = key
             .split(',')
             .map(|attribute| {
@@ -157,11 +161,6 @@ impl fmt::Display for ParameterName {
 const LONGEST_PARAMETER_NAME: usize = 1011;
 const MOST_LEVELS: usize = 15;
 
-/// The characters of a parameter's level, and of a table's name.
-pub(crate) fn is_name_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
-}
-
 /// The primary key of a DynamoDB item: one or two attributes, in the order of their names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemKey(Vec<(String, KeyValue)>);
@@ -247,15 +246,6 @@ const LONGEST_KEY_TEXT: usize = 2048;
 
 /// Follows the name of an attribute that is a number: `7` and `"7"` are different items.
 const NUMBER_MARK: &str = ":n";
-
-/// A table's name by DynamoDB's rules: 3 to 255 of `[A-Za-z0-9_.-]`.
-pub(crate) fn check_table(table: &str) -> Result<(), String> {
-    if (3..=255).contains(&table.len()) && table.chars().all(is_name_character) {
-        Ok(())
-    } else {
-        Err("a table's name has 3 to 255 of a-z, A-Z, 0-9, '_', '.' and '-'".into())
-    }
-}
 
 /// Percent-encodes what separates the parts of a place, and what would not print.
 fn encode(text: &str) -> String {

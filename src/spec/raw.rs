@@ -30,10 +30,9 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let message = error.inner().to_string();
             let message: String = message.chars().take(LONGEST_MESSAGE).collect();
-            match error.path().iter().next() {
-                Some(_) => format!("`{}`: {message}", error.path()),
-                None => message,
-            }
+            // What is not JSON is told by line and column, and what is not a spec by field too.
+            let has_path = error.inner().is_data() && error.path().iter().next().is_some();
+            if has_path { format!("`{}`: {message}", error.path()) } else { message }
         })?;
     deserializer.end().map_err(|error| error.to_string())?;
     Ok(object.0)

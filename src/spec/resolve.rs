@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::place::check_table;
 use super::raw::{self, Attributes, Field, Object};
+use super::rules::{
+    CLUSTER_RULE, LABEL_RULE, LONGEST_DURATION, SECRET_KEY_RULE, SUBDOMAIN_RULE, TABLE_RULE,
+    duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
+};
 use super::{
     AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
     Publication, Side, Spec, Workload, WorkloadKind,
@@ -101,27 +104,6 @@ pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
     Error::new(Kind::BadSpec, "use the spec of token", because, "correct the spec's parameter")
         .on(format!("\"{name}\" (version {version} of its parameter)"))
 }
-
-/// A length of time in humantime's words, such as `"90s"` or `"1h 30m"`, within these bounds.
-///
-/// # Errors
-/// Why it is none, and what to write, as the rest of a sentence.
-pub(crate) fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
-    let (least, most) = bounds.into_inner();
-    match humantime::parse_duration(text) {
-        Err(_) => Err("is not a duration; write one such as \"90s\", \"15m\" or \"24h\"".into()),
-        Ok(duration) if duration < least => {
-            Err(format!("is too short; write \"{0}\" or more", humantime::format_duration(least)))
-        }
-        Ok(duration) if duration > most => {
-            Err(format!("is too long; write \"{0}\" or less", humantime::format_duration(most)))
-        }
-        Ok(duration) => Ok(duration),
-    }
-}
-
-/// The longest time that a spec or a request can name: far from where adding it to a time overflows.
-pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 const SECOND: Duration = Duration::from_secs(1);
 const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
@@ -353,8 +335,6 @@ impl Faults {
     }
 
     fn item(&mut self, path: &str, raw: raw::Item) -> Option<Place> {
-        const TABLE_RULE: &str = "3 to 255 of a-z, A-Z, 0-9, '_', '.' and '-'";
-        let is_table = |table: &str| check_table(table).is_ok();
         let table = self.name(format!("{path}.table"), raw.table, is_table, TABLE_RULE);
         let path = format!("{path}.key");
         let Some(Attributes(attributes)) = raw.key.0 else {
@@ -518,52 +498,3 @@ impl Faults {
         }
     }
 }
-
-/// A KMS key as `PutParameter` takes it (BOTO ssm 2014-11-06, `ParameterKeyId`).
-pub(crate) fn is_kms_key(key: &str) -> bool {
-    (1..=256).contains(&key.len())
-        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '_' | '-'))
-}
-
-/// The name of an EKS cluster (BOTO eks 2017-11-01, `ClusterName`), also used for the last level of a
-/// cluster's parameter.
-fn is_cluster(name: &str) -> bool {
-    (1..=100).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-}
-
-const CLUSTER_RULE: &str = "the name of a cluster: 1 to 100 of a-z, A-Z, 0-9, '_' and '-'";
-
-/// A label of RFC 1123, as Kubernetes names namespaces (apimachinery `IsDNS1123Label`).
-fn is_label(name: &str) -> bool {
-    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    (1..=63).contains(&name.len())
-        && name.starts_with(is_edge)
-        && name.ends_with(is_edge)
-        && name.chars().all(|c| is_edge(c) || c == '-')
-}
-
-const LABEL_RULE: &str = "the name of a namespace: 1 to 63 of a-z, 0-9 and '-'";
-
-/// A subdomain of RFC 1123, as Kubernetes names most objects (apimachinery `IsDNS1123Subdomain`).
-fn is_subdomain(name: &str) -> bool {
-    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_part = |part: &str| {
-        part.starts_with(is_edge)
-            && part.ends_with(is_edge)
-            && part.chars().all(|c| is_edge(c) || c == '-')
-    };
-    (1..=253).contains(&name.len()) && name.split('.').all(is_part)
-}
-
-const SUBDOMAIN_RULE: &str = "the object's name: 1 to 253 of a-z, 0-9, '-' and '.'";
-
-/// A key of a Secret (apimachinery `IsConfigMapKey`).
-fn is_secret_key(name: &str) -> bool {
-    (1..=253).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name.chars().all(super::place::is_name_character)
-}
-
-const SECRET_KEY_RULE: &str = "a key of the Secret: 1 to 253 of a-z, A-Z, 0-9, '_', '.' and '-'";
