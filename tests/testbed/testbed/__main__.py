@@ -81,20 +81,13 @@ def run_with(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Shows rotations; with `--keep` stays afterwards until it is interrupted."""
+    """Shows rotations; with `--keep` the demo stays until it is interrupted."""
     from testbed import demo
     from testbed.assembly import started
 
     with started(arguments.rotator) as testbed:
         code = demo.main(testbed, arguments.keep)
-        if arguments.keep:
-            print(look_around(testbed), flush=True)
-            try:
-                while True:
-                    signal.pause()
-            except (KeyboardInterrupt, SystemExit):
-                return code
-        if code:
+        if code != 0:
             raise SystemExit(code)
     return 0
 

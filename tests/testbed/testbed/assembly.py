@@ -23,8 +23,6 @@ from testbed.tokens import TokenWebhook
 
 SPECS = "/changeover/tokens"
 CLUSTERS = "/changeover/clusters"
-# The one that `infra/eks-rbac.yaml` names.
-NAMESPACE = "backend"
 
 
 @contextmanager
@@ -82,8 +80,6 @@ def _start(
     def cluster() -> None:
         plane.start_api_server(webhook.url)
         controllers = executor.submit(plane.start_controllers)
-        plane.kubectl("create", "namespace", NAMESPACE)
-        plane.kubectl("apply", "--server-side", f"--filename={deployment.PROJECT / 'infra' / 'eks-rbac.yaml'}")
         external_secrets.install_definitions(binaries, plane)
         external_secrets.start_operator(processes, binaries, plane, aws)
         controllers.result()
@@ -108,6 +104,7 @@ def _start(
         **asdict(deployed),
         "specs": SPECS,
         "clusters": CLUSTERS,
+        "access_entries": str(webhook.entries),
         "function_log": str(function_log),
         "rotator": str(rotator),
         "node": node.NAME,

@@ -46,6 +46,7 @@ class Testbed:
         self.publication_key: str = description["publication_key"]
         self.specs: str = description["specs"]
         self.clusters: str = description["clusters"]
+        self.access_entries = Path(description["access_entries"])
         self.function_log = Path(description["function_log"])
         self.rotator = Path(description["rotator"])
         self.node: str = description["node"]

@@ -17,8 +17,8 @@ class TokenWebhook:
 
     def __init__(self, directory: Path) -> None:
         self._port = free_port()
-        self._entries = directory / "access-entries.json"
-        self._entries.write_text("[]")
+        self.entries = directory / "access-entries.json"
+        self.entries.write_text("[]")
         self.url = f"https://127.0.0.1:{self._port}"
 
     def start(self, processes: Processes, binaries: Binaries, plane: Plane, aws: Aws) -> None:
@@ -34,14 +34,19 @@ class TokenWebhook:
                 f"--cluster={CLUSTER}",
                 f"--region={aws.region}",
                 f"--sts={aws.endpoint.removeprefix('http://')}",
-                f"--access-entries={self._entries}",
+                f"--access-entries={self.entries}",
             ],
         )
         processes.wait_until("the token webhook listens", lambda: listening(self._port), "token-webhook")
 
     def admit(self, role: str) -> None:
-        """Gives the role an access entry, as `aws eks create-access-entry` does, in the place of all others."""
-        entry = {"principalArn": role, "username": "changeover:{{SessionName}}", "kubernetesGroups": [GROUP]}
-        whole = self._entries.with_suffix(".new")
-        whole.write_text(json.dumps([entry]))
-        whole.rename(self._entries)
+        """Gives the function's role an access entry."""
+        admit(self.entries, role, "changeover:{{SessionName}}", GROUP)
+
+
+def admit(entries: Path, role: str, username: str, *groups: str) -> None:
+    """Adds an access entry, as `aws eks create-access-entry` does; the webhook reads them for every token."""
+    entry = {"principalArn": role, "username": username, "kubernetesGroups": list(groups)}
+    whole = entries.with_suffix(".new")
+    whole.write_text(json.dumps([*json.loads(entries.read_text()), entry]))
+    whole.rename(entries)
