@@ -56,8 +56,13 @@ class Presenter:
         self._requests = os.open(os.environ["REQUESTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     async def send_until_drained(self) -> None:
-        """Sends at the given rate; once draining, less and less: work that was begun has requests left to make."""
+        """Sends at the given rate; once draining, less and less: work that was begun has requests left to make.
+
+        Begins when there is somebody to send to: that the datastore is not there yet is no failed authentication.
+        """
         loop = asyncio.get_running_loop()
+        while self._endpoints.pick(set()) is None and not self._service.draining.is_set():
+            await asyncio.sleep(0.1)
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as in_flight:
             due = loop.time()

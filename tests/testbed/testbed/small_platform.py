@@ -14,7 +14,8 @@ from pathlib import Path
 
 from testbed.load import Load
 
-APPLICATIONS = Path(__file__).resolve().parent.parent / "apps"
+PROJECT = Path(__file__).resolve().parents[3]
+APPLICATIONS = PROJECT / "tests" / "testbed" / "apps"
 
 
 class SmallPlatform:
@@ -83,7 +84,39 @@ class SmallPlatform:
         self.testbed.kubectl("apply", "--filename=-", stdin=manifest)
 
     def create_namespace(self) -> None:
+        """Creates it with the rights that changeover needs in it: those of infra/eks-rbac.yaml, to the letter."""
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
+        rights = self.testbed.kubectl(
+            "create", "--dry-run=client", "--output=json", f"--filename={PROJECT / 'infra' / 'eks-rbac.yaml'}"
+        )
+        for part in documents(rights):
+            part["metadata"]["namespace"] = self.name
+            self.apply(part)
+
+    def create(self) -> dict:
+        """Sets all of it up at once, the way a repository is applied, and has the first token published.
+
+        The pods wait for their Secrets, which exist once `publish` has answered; its answer is returned.
+        """
+        self.create_namespace()
+        self.put_spec(self.spec())
+        self.apply(*self.external_secrets(), self.datastore(), self.backend())
+        answer = self.invoke("publish")
+        self.wait_available("datastore", "backend")
+        self.wait_under_load()
+        return answer
+
+    def invoke(self, action: str, **event) -> dict:
+        """The function's answer about this token."""
+        return self.testbed.invoke({"action": action, "token": self.token, **event})
+
+    def status(self) -> dict:
+        """How the token stands, as the function's `status` tells it."""
+        (standing,) = self.invoke("status")["results"]
+        return standing
+
+    def current_version(self) -> int | None:
+        return next((each["version"] for each in self.status()["versions"] if each["stage"] == "current"), None)
 
     def wait_available(self, *deployments: str, seconds: float = 60) -> None:
         """Until all pods of the deployments are ready."""
@@ -146,6 +179,16 @@ def deployment(namespace: str, name: str, program: str, environment: list[dict],
         }
         | spec,
     }
+
+
+def documents(text: str) -> list[dict]:
+    """kubectl's JSON objects, which stand one after the other or in a List."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.lstrip():
+        part, end = decoder.raw_decode(text)
+        found += part["items"] if part["kind"] == "List" else [part]
+        text = text[end:]
+    return found
 
 
 def from_secret(variable: str, secret: str, key: str) -> dict:

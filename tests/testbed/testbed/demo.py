@@ -1,0 +1,172 @@
+"""`make demo`: three rotations of a token under load, shown as they happen, and counted.
+
+    create and publish  →  a schedule fires the first rotation  →  two more are invoked  →  the timeline and the verdict
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+
+from testbed.load import Span, timeline
+from testbed.small_platform import SmallPlatform, wait_until
+
+ROTATIONS = 3
+
+# The emulator looks at its schedules every 10 s; the rest is the rotation itself.
+SCHEDULED_ROTATION_SECONDS = 90
+
+
+def main(testbed, keep: bool) -> int:
+    """Runs the demo on a running testbed. 0 if three rotations completed and no request failed, else 1.
+
+    With `keep` everything is left running after the verdict, until Ctrl-C.
+    """
+    began = time.monotonic()
+    platform = SmallPlatform(testbed, "backend")
+    with Narrator(platform) as narrator:
+        narrator.say("a datastore and a backend, two pods each, ask for a token that does not exist yet")
+        answer = platform.create()
+        narrator.say(f"{answer['outcome']}: version {answer['version']}; the backend sends, the datastore accepts")
+        rotations = 0
+        for number, rotate in enumerate([scheduled, *[invoked] * (ROTATIONS - 1)], start=1):
+            narrator.say(f"rotation {number} of {ROTATIONS}, {rotate.__doc__}")
+            answer = rotate(platform)
+            rotations += answer["outcome"] in ("rotated", "unchanged")
+            narrator.say(told(answer))
+        platform.wait_under_load()
+    load = platform.load
+    load.read()
+
+    print(f"\n{timeline(load, narrator.spans())}\n")
+    print("  E expand: verifiers learn the new version   M migrate: presenters change over")
+    print("  O overlap: verifiers learn the old one's end   C contract: verifiers forget it\n")
+    for failure in filter(None, [load.failures()]):
+        print(f"failed: {failure}")
+    if keep:
+        leave_running(testbed, platform)
+        load.read()
+    seconds = round(time.monotonic() - began)
+    print(
+        f"demo: rotations={rotations} requests={len(load.requests)} failed={len(load.failed)} seconds={seconds}",
+        flush=True,
+    )
+    return 0 if rotations >= ROTATIONS and not load.failed else 1
+
+
+def scheduled(platform: SmallPlatform) -> dict:
+    """fired by a one-time EventBridge schedule"""
+    testbed = platform.testbed
+    at = (datetime.now(timezone.utc) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
+    before = platform.current_version()
+    function = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
+    # AWS fills `<aws.scheduler.scheduled-time>` in; the emulator does not, so it is written out here.
+    event = {"action": "rotate", "token": platform.token, "key": f"{at}Z"}
+    testbed.boto3("scheduler").create_schedule(
+        Name=f"rotate-{platform.token}",
+        ScheduleExpression=f"at({at})",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": function["FunctionArn"], "RoleArn": testbed.role, "Input": json.dumps(event)},
+    )
+    wait_until(
+        lambda: (platform.current_version() or 0) > before,
+        SCHEDULED_ROTATION_SECONDS,
+        f"version {before + 1} of {platform.token} is current: read {testbed.function_log}",
+        every=1,
+    )
+    # The same key never mints twice: asking again tells what became of the first time.
+    return testbed.invoke(event)
+
+
+def invoked(platform: SmallPlatform) -> dict:
+    """invoked by hand"""
+    return platform.invoke("rotate")
+
+
+def told(answer: dict) -> str:
+    """An answer in one line."""
+    if held := answer.get("held"):
+        return f"{answer['outcome']}: {held['object']}: {held['reason']}; {held['fix']}"
+    line = f"{answer['outcome']}: version {answer['version']}"
+    if ends := answer.get("previous_valid_until"):
+        line += f", the one before is valid until {ends}"
+    return line
+
+
+class Narrator:
+    """Tells what happens when, and remembers which leg ran when: it asks for the token's status all the time."""
+
+    EVERY_SECONDS = 0.5
+
+    def __init__(self, platform: SmallPlatform):
+        self._platform = platform
+        self._began = time.time()
+        self._seen: list[tuple[float, str | None, str | None, int | None]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="narrator", daemon=True)
+
+    def __enter__(self) -> "Narrator":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join(timeout=30)
+
+    def say(self, line: str) -> None:
+        print(f"{time.time() - self._began:6.1f} s  {line}", flush=True)
+
+    def spans(self) -> list[Span]:
+        """The legs as they were seen, each until the next thing was seen."""
+        ends = [at for at, *_ in self._seen[1:]] + [time.time()]
+        return [
+            Span("legs", leg[0].upper(), at, end) for (at, leg, _, _), end in zip(self._seen, ends) if leg is not None
+        ]
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.EVERY_SECONDS):
+            try:
+                standing = self._platform.status()
+            except Exception:  # Before the spec exists, and when the function is busy: there is nothing to tell.
+                continue
+            leg, step = standing["leg"], standing["step"]
+            version = max((each["version"] for each in standing["versions"]), default=None)
+            if self._seen and self._seen[-1][1:] == (leg, step, version):
+                continue
+            self._seen.append((time.time(), leg, step, version))
+            if leg:
+                self.say(f"    version {version}  {leg:<9} {step.replace('_', ' ')}")
+
+
+def leave_running(testbed, platform: SmallPlatform) -> None:
+    """Says how to look around, and waits for Ctrl-C."""
+    kubectl = f"{shlex.quote(str(testbed.kubectl))} --kubeconfig {shlex.quote(str(testbed.kubeconfig))}"
+    aws = testbed.aws
+    print(f"""Everything is left running until Ctrl-C. To look around:
+
+  {kubectl} get deployments,pods,externalsecrets --namespace {platform.name}
+
+  export AWS_ENDPOINT_URL={aws.endpoint} AWS_REGION={aws.region}
+  export AWS_ACCESS_KEY_ID={aws.access_key_id} AWS_SECRET_ACCESS_KEY={aws.secret_access_key}
+  aws ssm get-parameter --name {testbed.specs}/{platform.token}
+  aws ssm get-parameter-history --name {platform.token_parameter} --query 'Parameters[].[Version,Labels]'
+  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out \\
+      --cli-read-timeout 0 --payload '{{"action":"rotate","token":"{platform.token}"}}' /dev/stdout
+
+  logs: {testbed.logs}
+""", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    from testbed.testbed import Testbed
+
+    sys.exit(main(Testbed.from_environment(), keep=bool(os.environ.get("KEEP"))))
