@@ -57,7 +57,7 @@ def start(testbed) -> "Handle":
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(package)])},
+            env={**os.environ, "PYTHONPATH": str(package)},
         )
     handle = Handle(process)
     # The node says one line when it is registered, gives up by itself after 15 s, and closes the pipe when it dies.
