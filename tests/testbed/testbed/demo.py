@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 import threading
 import time
 from datetime import datetime, timedelta, timezone
 
 from testbed.load import Span, timeline
-from testbed.small_platform import SmallPlatform, wait_until
+from testbed.platform import ask, wait_until
+from testbed.small_platform import SmallPlatform
+from testbed.testbed import Testbed
 
 ROTATIONS = 3
 
@@ -22,21 +21,22 @@ ROTATIONS = 3
 SCHEDULED_ROTATION_SECONDS = 90
 
 
-def main(testbed, keep: bool) -> int:
+def main(testbed: Testbed, keep: bool) -> int:
     """Runs the demo on a running testbed. 0 if three rotations completed and no request failed, else 1.
 
-    With `keep` everything is left running after the verdict, until Ctrl-C.
+    With `keep` the caller leaves everything running, and is told how to rotate by hand.
     """
     began = time.monotonic()
-    platform = SmallPlatform(testbed, "backend")
+    platform = SmallPlatform(testbed, "backend", "datastore-token")
     with Narrator(platform) as narrator:
         narrator.say("a datastore and a backend, two pods each, ask for a token that does not exist yet")
         answer = platform.create()
         narrator.say(f"{answer['outcome']}: version {answer['version']}; the backend sends, the datastore accepts")
         rotations = 0
-        for number, rotate in enumerate([scheduled, *[invoked] * (ROTATIONS - 1)], start=1):
-            narrator.say(f"rotation {number} of {ROTATIONS}, {rotate.__doc__}")
-            answer = rotate(platform)
+        for number in range(1, ROTATIONS + 1):
+            how = "fired by a one-time EventBridge schedule" if number == 1 else "invoked"
+            narrator.say(f"rotation {number} of {ROTATIONS}, {how}")
+            answer = scheduled(platform) if number == 1 else platform.invoke("rotate")
             rotations += answer["outcome"] in ("rotated", "unchanged")
             narrator.say(told(answer))
         platform.wait_under_load()
@@ -49,8 +49,9 @@ def main(testbed, keep: bool) -> int:
     for failure in filter(None, [load.failures()]):
         print(f"failed: {failure}")
     if keep:
-        leave_running(testbed, platform)
-        load.read()
+        print(f"To rotate again: aws lambda invoke --function-name {testbed.function} --cli-read-timeout 0 \\")
+        print("    --cli-binary-format raw-in-base64-out /dev/stdout \\")
+        print(f"""    --payload '{{"action": "rotate", "token": "{platform.token}"}}'\n""")
     seconds = round(time.monotonic() - began)
     print(
         f"demo: rotations={rotations} requests={len(load.requests)} failed={len(load.failed)} seconds={seconds}",
@@ -60,7 +61,7 @@ def main(testbed, keep: bool) -> int:
 
 
 def scheduled(platform: SmallPlatform) -> dict:
-    """fired by a one-time EventBridge schedule"""
+    """A rotation that a one-time schedule fires within seconds: what became of it."""
     testbed = platform.testbed
     at = (datetime.now(timezone.utc) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
     before = platform.current_version()
@@ -80,12 +81,7 @@ def scheduled(platform: SmallPlatform) -> dict:
         every=1,
     )
     # The same key never mints twice: asking again tells what became of the first time.
-    return testbed.invoke(event)
-
-
-def invoked(platform: SmallPlatform) -> dict:
-    """invoked by hand"""
-    return platform.invoke("rotate")
+    return ask(testbed, event)
 
 
 def told(answer: dict) -> str:
@@ -141,32 +137,3 @@ class Narrator:
             self._seen.append((time.time(), leg, step, version))
             if leg:
                 self.say(f"    version {version}  {leg:<9} {step.replace('_', ' ')}")
-
-
-def leave_running(testbed, platform: SmallPlatform) -> None:
-    """Says how to look around, and waits for Ctrl-C."""
-    kubectl = f"{shlex.quote(str(testbed.kubectl))} --kubeconfig {shlex.quote(str(testbed.kubeconfig))}"
-    aws = testbed.aws
-    print(f"""Everything is left running until Ctrl-C. To look around:
-
-  {kubectl} get deployments,pods,externalsecrets --namespace {platform.name}
-
-  export AWS_ENDPOINT_URL={aws.endpoint} AWS_REGION={aws.region}
-  export AWS_ACCESS_KEY_ID={aws.access_key_id} AWS_SECRET_ACCESS_KEY={aws.secret_access_key}
-  aws ssm get-parameter --name {testbed.specs}/{platform.token}
-  aws ssm get-parameter-history --name {platform.token_parameter} --query 'Parameters[].[Version,Labels]'
-  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out \\
-      --cli-read-timeout 0 --payload '{{"action":"rotate","token":"{platform.token}"}}' /dev/stdout
-
-  logs: {testbed.logs}
-""", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print()
-
-
-if __name__ == "__main__":
-    from testbed.testbed import Testbed
-
-    sys.exit(main(Testbed.from_environment(), keep=bool(os.environ.get("KEEP"))))
