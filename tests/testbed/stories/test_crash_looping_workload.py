@@ -39,8 +39,8 @@ def a_crash_looping_workload_holds_the_rotation_until_it_is_repaired(testbed, te
         # A build that is no longer broken, and the next run: the same version, not a third value.
         platform.apply(platform.datastore() if broken == "datastore" else platform.backend())
         platform.wait_available(broken)
-        answer = platform.invoke("rotate")
-        assert (answer["outcome"], answer["version"]) == ("rotated", 2)
+        answer = platform.rotate("again")
+        assert (answer["outcome"], answer["version"]) in (("rotated", 2), ("unchanged", 2))
         assert len(_presented(platform)) == 2
 
         platform.sweep_until_nothing_is_owed()

@@ -28,7 +28,9 @@ def a_killed_rotation_is_carried_on_by_the_sweep_to_the_same_end(testbed, tell):
             rotation = executor.submit(platform.invoke, "rotate", key=moment)
             platforms.wait_until(lambda: reached() or rotation.done(), 60, moment, every=0.01)
             killed = _kill_functions(testbed)
-            assert rotation.exception(timeout=60) is not None, f"nothing was in the middle when {moment}"
+            died = rotation.exception(timeout=60) is not None
+            # Only after its last publication may it have been quicker than the kill.
+            assert died or moment == list(moments)[-1], f"nothing was in the middle when {moment}"
 
             # It goes on with the version that it had, and never mints another one in its place.
             standing = platform.sweep_until(
@@ -41,7 +43,7 @@ def a_killed_rotation_is_carried_on_by_the_sweep_to_the_same_end(testbed, tell):
             again = platform.invoke("rotate", key=moment)
             assert (again["outcome"], again["version"]) == ("unchanged", version)
             platform.load.read()
-            tell(f"killed {killed} when {moment}: {platform.load.summary()}")
+            tell(f"{killed} killed when {moment}: {platform.load.summary()}")
             assert platform.load.failed == [], platform.load.failures()
 
         standing = platform.sweep_until_nothing_is_owed()

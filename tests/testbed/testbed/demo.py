@@ -9,9 +9,10 @@ import json
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Self
 
 from testbed.load import Span, timeline
-from testbed.platform import ask, wait_until
+from testbed.platform import Platform, wait_until
 from testbed.small_platform import SmallPlatform
 from testbed.testbed import Testbed
 
@@ -39,6 +40,8 @@ def main(testbed: Testbed, keep: bool) -> int:
             answer = scheduled(platform) if number == 1 else platform.invoke("rotate")
             rotations += (answer["outcome"], answer["version"]) in (("rotated", number + 1), ("unchanged", number + 1))
             narrator.say(told(answer))
+        narrator.say("the sweep, which comes once a minute by itself, ends what is owed")
+        platform.sweep_until_nothing_is_owed()
         platform.wait_under_load()
     load = platform.load
     load.read()
@@ -60,11 +63,11 @@ def main(testbed: Testbed, keep: bool) -> int:
     return 0 if rotations >= ROTATIONS and not load.failed else 1
 
 
-def scheduled(platform: SmallPlatform) -> dict:
+def scheduled(platform: Platform) -> dict:
     """A rotation that a one-time schedule fires within seconds: what became of it."""
     testbed = platform.testbed
     at = (datetime.now(timezone.utc) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
-    before = platform.current_version()
+    before = platform.current_version() or 0
     function = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
     # AWS fills `<aws.scheduler.scheduled-time>` in; the emulator does not, so it is written out here.
     event = {"action": "rotate", "token": platform.token, "key": f"{at}Z"}
@@ -77,11 +80,11 @@ def scheduled(platform: SmallPlatform) -> dict:
     wait_until(
         lambda: (platform.current_version() or 0) > before,
         SCHEDULED_ROTATION_SECONDS,
-        f"version {before + 1} of {platform.token} is current: read {testbed.function_log}",
+        f"the scheduled rotation of {platform.token}: read {testbed.function_log}",
         every=1,
     )
     # The same key never mints twice: asking again tells what became of the first time.
-    return ask(testbed, event)
+    return platform.rotate(event["key"])
 
 
 def told(answer: dict) -> str:
@@ -95,45 +98,50 @@ def told(answer: dict) -> str:
 
 
 class Narrator:
-    """Tells what happens when, and remembers which leg ran when: it asks for the token's status all the time."""
+    """Tells what happens when: lines of its own, and every step that the function's log says is done."""
 
-    EVERY_SECONDS = 0.5
+    EVERY_SECONDS = 0.2
 
-    def __init__(self, platform: SmallPlatform):
-        self._platform = platform
+    def __init__(self, platform: Platform) -> None:
+        self._log = platform.testbed.function_log
+        self._token = platform.token
         self._began = time.time()
-        self._seen: list[tuple[float, str | None, str | None, int | None]] = []
+        self._spans: list[Span] = []
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="narrator", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="narrator", daemon=True)
 
-    def __enter__(self) -> "Narrator":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._over.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=10)
 
     def say(self, line: str) -> None:
         print(f"{time.time() - self._began:6.1f} s  {line}", flush=True)
 
     def spans(self) -> list[Span]:
-        """The legs as they were seen, each until the next thing was seen."""
-        ends = [at for at, *_ in self._seen[1:]] + [time.time()]
-        return [
-            Span("legs", leg[0].upper(), at, end) for (at, leg, _, _), end in zip(self._seen, ends) if leg is not None
-        ]
+        """The steps that were done so far, by leg."""
+        return list(self._spans)
 
-    def _watch(self) -> None:
-        while not self._over.wait(self.EVERY_SECONDS):
-            try:
-                standing = self._platform.status()
-            except Exception:  # Before the spec exists, and when the function is busy: there is nothing to tell.
-                continue
-            leg, step = standing["leg"], standing["step"]
-            version = max((each["version"] for each in standing["versions"]), default=None)
-            if self._seen and self._seen[-1][1:] == (leg, step, version):
-                continue
-            self._seen.append((time.time(), leg, step, version))
-            if leg:
-                self.say(f"    version {version}  {leg:<9} {step.replace('_', ' ')}")
+    def _follow(self) -> None:
+        with self._log.open("rb") as log:
+            pending = b""
+            while not self._over.wait(self.EVERY_SECONDS):
+                *lines, pending = (pending + log.read()).split(b"\n")
+                for line in lines:
+                    self._tell(line)
+
+    def _tell(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # The runtime's own words, and a panic's, are not JSON.
+            return
+        if (entry.get("message"), entry.get("token"), entry.get("outcome")) != ("step", self._token, "done"):
+            return
+        end = datetime.fromisoformat(entry["timestamp"]).timestamp()
+        seconds = entry["duration_ms"] / 1000
+        self._spans.append(Span("legs", entry["leg"][0].upper(), end - seconds, end))
+        step = entry["step"].replace("_", " ")
+        self.say(f"    version {entry['version']}  {entry['leg']:<9} {step:<9} {seconds:5.1f} s")

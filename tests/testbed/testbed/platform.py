@@ -98,6 +98,15 @@ class Platform:
         """The function's answer about this token."""
         return ask(self.testbed, {"action": action, "token": self.token, **event})
 
+    def rotate(self, key: str, seconds: float = 120) -> dict:
+        """What becomes of the rotation that this key asks for: asks again while somebody else is at it."""
+
+        def through() -> dict | None:
+            answer = self.invoke("rotate", key=key)
+            return answer if answer["outcome"] != "in_progress" else None
+
+        return wait_until(through, seconds, f"the rotation of {self.token}: read {self.testbed.function_log}", every=1)
+
     def sweep(self) -> dict:
         """The function's answer to a sweep, which is about every token that owes a step."""
         return ask(self.testbed, {"action": "sweep"})
