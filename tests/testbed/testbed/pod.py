@@ -80,7 +80,8 @@ class Pod:
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
         self._gone = asyncio.Event()
-        self._tasks = {asyncio.create_task(self._run(finished))}
+        # The loop itself holds tasks weakly.
+        self._task = asyncio.create_task(self._run(finished))
         self.seen(pod)
 
     # What the node tells it.
@@ -150,11 +151,11 @@ class Pod:
                 command, environment = await self._prepare(container)
             except NotConfigured as error:
                 self._becomes(container, {"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}})
-                await self._ended_within(CONFIGURATION_RETRY_SECONDS)
+                await self._wait_or_end(CONFIGURATION_RETRY_SECONDS)
                 continue
             except (ApiError, aiohttp.ClientError, asyncio.TimeoutError) as error:
                 LOG.warning("%s %s: the API server did not help: %r", self, container.name, error)
-                await self._ended_within(CONFIGURATION_RETRY_SECONDS)
+                await self._wait_or_end(CONFIGURATION_RETRY_SECONDS)
                 continue
             if self._ending.is_set():
                 break
@@ -173,7 +174,7 @@ class Pod:
             if back_off:
                 message = f"back-off {back_off}s restarting failed container={container.name} pod={self._name}"
                 self._becomes(container, {"waiting": {"reason": "CrashLoopBackOff", "message": message}})
-                await self._ended_within(back_off)
+                await self._wait_or_end(back_off)
             back_off = min(back_off * 2 or BACK_OFF_SECONDS, BACK_OFF_LIMIT_SECONDS)
             container.restarts += 1
         if container.last_state:
@@ -252,12 +253,11 @@ class Pod:
                 self.kill()
             await asyncio.sleep(0.02)
 
-    async def _ended_within(self, seconds: float) -> bool:
+    async def _wait_or_end(self, seconds: float) -> None:
         try:
             await asyncio.wait_for(self._ending.wait(), seconds)
         except asyncio.TimeoutError:
-            return False
-        return True
+            pass
 
     def _signal(self, container: Container, number: int) -> None:
         """Signals the container's whole session; one that has ended already needs no signal."""
