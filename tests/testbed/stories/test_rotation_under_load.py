@@ -34,7 +34,7 @@ def no_request_fails_while_both_sides_restart(testbed, tell):
 
 def an_old_token_is_accepted_until_its_end_and_not_after_it(testbed, tell):
     with SmallPlatform(testbed, "overlap-ends") as platform:
-        platform.create()
+        platform.create(spec=platform.spec(overlap="20s"))
         parameters = testbed.boto3("ssm")
 
         def presented() -> str:
