@@ -1,0 +1,135 @@
+"""The testbed's commands; `run` starts this in the testbed's own environment of packages."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from testbed import cache, deployment
+from testbed.deployment import DeploymentFailed
+from testbed.kubectl import KubectlFailed
+from testbed.processes import StartFailed
+from testbed.testbed import DESCRIPTION, Testbed
+
+# What their messages say is all there is to know; of anything else the traceback is wanted.
+FAILURES = (DeploymentFailed, KubectlFailed, StartFailed)
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+    arguments = _arguments()
+    try:
+        return arguments.command(arguments)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except FAILURES as failure:
+        print(f"testbed: {failure}", file=sys.stderr)
+        return 1
+
+
+def build(_: argparse.Namespace) -> int:
+    """Builds everything that the testbed starts."""
+    cache.binaries()
+    deployment.build_rotator()
+    return 0
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Stays until it is interrupted."""
+    from testbed.assembly import started
+
+    with started(arguments.rotator) as testbed:
+        print(look_around(testbed), flush=True)
+        try:
+            while True:
+                signal.pause()
+        except (KeyboardInterrupt, SystemExit):
+            return 0
+
+
+def run_with(arguments: argparse.Namespace) -> int:
+    """Runs a command beside the testbed, and ends as the command does."""
+    from testbed.assembly import started
+
+    if not arguments.words:
+        sys.exit("testbed: run with -- COMMAND: the command is missing")
+    with started(arguments.rotator) as testbed:
+        command = subprocess.Popen(
+            arguments.words, env={**os.environ, DESCRIPTION: str(testbed.directory / "testbed.json")}
+        )
+        try:
+            code = command.wait()
+        except BaseException:
+            # Interrupted at a terminal it was interrupted too, and may have to tidy up.
+            command.terminate()
+            try:
+                command.wait(10)
+            except subprocess.TimeoutExpired:
+                command.kill()
+                command.wait()
+            raise
+        if code != 0:
+            # As a shell says that a signal ended it.
+            raise SystemExit(code if code > 0 else 128 - code)
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Shows rotations; with `--keep` the demo stays until it is interrupted."""
+    from testbed import demo
+    from testbed.assembly import started
+
+    with started(arguments.rotator) as testbed:
+        code = demo.main(testbed, arguments.keep)
+        if code != 0:
+            raise SystemExit(code)
+    return 0
+
+
+def look_around(testbed: Testbed) -> str:
+    """How to use a running testbed from another shell."""
+    return f"""testbed: it runs until Ctrl-C. From another shell:
+  export KUBECONFIG={testbed.kubeconfig} PATH={Path(str(testbed.kubectl)).parent}:$PATH
+  export AWS_ENDPOINT_URL={testbed.aws.endpoint} AWS_REGION={testbed.aws.region}
+  export AWS_ACCESS_KEY_ID={testbed.aws.access_key_id} AWS_SECRET_ACCESS_KEY={testbed.aws.secret_access_key}
+  export {DESCRIPTION}={testbed.directory / "testbed.json"}
+  kubectl get externalsecrets,deployments,pods --all-namespaces
+  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out --payload '{{"action": "status"}}' /dev/stdout
+  tail -f {testbed.function_log}
+  ls {testbed.logs}"""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run", description="changeover's testbed: the real parts, on this computer")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    command("build", build, "build everything into the cache, and the function")
+    running = [
+        command("up", up, "start everything and stay until Ctrl-C"),
+        command("with", run_with, "start everything, run a command beside it, and exit with its code"),
+        command("demo", demo, "show rotations under load"),
+    ]
+    for added in running:
+        added.add_argument("--rotator", type=Path, help="binary of the function to deploy, in place of building it")
+    running[1].add_argument("words", nargs="*", metavar="-- COMMAND ARGUMENT", help="what to run")
+    running[2].add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    return parser.parse_args()
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

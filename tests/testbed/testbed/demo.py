@@ -1,0 +1,147 @@
+"""`make demo`: three rotations of a token under load, shown as they happen, and counted.
+
+    create and publish  →  a schedule fires the first rotation  →  two more are invoked  →  the timeline and the verdict
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Self
+
+from testbed.load import Span, timeline
+from testbed.platform import Platform, wait_until
+from testbed.small_platform import SmallPlatform
+from testbed.testbed import Testbed
+
+ROTATIONS = 3
+
+# The emulator looks at its schedules every 10 s; the rest is the rotation itself.
+SCHEDULED_ROTATION_SECONDS = 90
+
+
+def main(testbed: Testbed, keep: bool) -> int:
+    """Runs the demo on a running testbed. 0 if three rotations completed and no request failed, else 1.
+
+    With `keep` the caller leaves everything running, and is told how to rotate by hand.
+    """
+    began = time.monotonic()
+    platform = SmallPlatform(testbed, "backend", "datastore-token")
+    with Narrator(platform) as narrator:
+        narrator.say("a datastore and a backend, two pods each, ask for a token that does not exist yet")
+        answer = platform.create()
+        narrator.say(f"{answer['outcome']}: version {answer['version']}; the backend sends, the datastore accepts")
+        rotations = 0
+        for number in range(1, ROTATIONS + 1):
+            how = "fired by a one-time EventBridge schedule" if number == 1 else "invoked"
+            narrator.say(f"rotation {number} of {ROTATIONS}, {how}")
+            answer = scheduled(platform) if number == 1 else platform.invoke("rotate")
+            rotations += (answer["outcome"], answer["version"]) in (("rotated", number + 1), ("unchanged", number + 1))
+            narrator.say(told(answer))
+        narrator.say("the sweep, which comes once a minute by itself, ends what is owed")
+        platform.sweep_until_nothing_is_owed()
+        platform.wait_under_load()
+    load = platform.load
+    load.read()
+
+    print(f"\n{timeline(load, narrator.spans())}\n")
+    print("  E expand: verifiers learn the new version   M migrate: presenters change over")
+    print("  O overlap: verifiers learn the old one's end   C contract: verifiers forget it\n")
+    for failure in filter(None, [load.failures()]):
+        print(f"failed: {failure}")
+    if keep:
+        print(f"To rotate again: aws lambda invoke --function-name {testbed.function} --cli-read-timeout 0 \\")
+        print("    --cli-binary-format raw-in-base64-out /dev/stdout \\")
+        print(f"""    --payload '{{"action": "rotate", "token": "{platform.token}"}}'\n""")
+    seconds = round(time.monotonic() - began)
+    print(
+        f"demo: rotations={rotations} requests={len(load.requests)} failed={len(load.failed)} seconds={seconds}",
+        flush=True,
+    )
+    return 0 if rotations >= ROTATIONS and not load.failed else 1
+
+
+def scheduled(platform: Platform) -> dict:
+    """A rotation that a one-time schedule fires within seconds: what became of it."""
+    testbed = platform.testbed
+    at = (datetime.now(timezone.utc) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
+    before = platform.current_version() or 0
+    function = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
+    # AWS fills `<aws.scheduler.scheduled-time>` in; the emulator does not, so it is written out here.
+    event = {"action": "rotate", "token": platform.token, "key": f"{at}Z"}
+    testbed.boto3("scheduler").create_schedule(
+        Name=f"rotate-{platform.token}",
+        ScheduleExpression=f"at({at})",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": function["FunctionArn"], "RoleArn": testbed.role, "Input": json.dumps(event)},
+    )
+    wait_until(
+        lambda: (platform.current_version() or 0) > before,
+        SCHEDULED_ROTATION_SECONDS,
+        f"the scheduled rotation of {platform.token}: read {testbed.function_log}",
+        every=1,
+    )
+    # The same key never mints twice: asking again tells what became of the first time.
+    return platform.rotate(event["key"])
+
+
+def told(answer: dict) -> str:
+    """An answer in one line."""
+    if held := answer.get("held"):
+        return f"{answer['outcome']}: {held['object']}: {held['reason']}; {held['fix']}"
+    line = f"{answer['outcome']}: version {answer['version']}"
+    if ends := answer.get("previous_valid_until"):
+        line += f", the one before is valid until {ends}"
+    return line
+
+
+class Narrator:
+    """Tells what happens when: lines of its own, and every step that the function's log says is done."""
+
+    EVERY_SECONDS = 0.2
+
+    def __init__(self, platform: Platform) -> None:
+        self._log = platform.testbed.function_log
+        self._token = platform.token
+        self._began = time.time()
+        self._spans: list[Span] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="narrator", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def say(self, line: str) -> None:
+        print(f"{time.time() - self._began:6.1f} s  {line}", flush=True)
+
+    def spans(self) -> list[Span]:
+        """The steps that were done so far, by leg."""
+        return list(self._spans)
+
+    def _follow(self) -> None:
+        with self._log.open("rb") as log:
+            pending = b""
+            while not self._over.wait(self.EVERY_SECONDS):
+                *lines, pending = (pending + log.read()).split(b"\n")
+                for line in lines:
+                    self._tell(line)
+
+    def _tell(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # The runtime's own words, and a panic's, are not JSON.
+            return
+        if (entry.get("message"), entry.get("token"), entry.get("outcome")) != ("step", self._token, "done"):
+            return
+        end = datetime.fromisoformat(entry["timestamp"]).timestamp()
+        seconds = entry["duration_ms"] / 1000
+        self._spans.append(Span("legs", entry["leg"][0].upper(), end - seconds, end))
+        step = entry["step"].replace("_", " ")
+        self.say(f"    version {entry['version']}  {entry['leg']:<9} {step:<9} {seconds:5.1f} s")

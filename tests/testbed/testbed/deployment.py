@@ -1,0 +1,123 @@
+"""The project's own function and template, deployed to the emulated account."""
+
+import io
+import json
+import shlex
+import subprocess
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.aws import ACCOUNT, CLUSTER, Aws
+
+PROJECT = Path(__file__).resolve().parents[3]
+STACK = "changeover"
+CODE_BUCKET = "changeover-testbed-code"
+PUBLICATION_PATH = "/coilysiren"
+# Lowered only because the emulator applies no call late, and so that a killed invocation is taken over within a test's patience.
+LEASE = "5s"
+LATE_WRITE = "10s"
+
+
+class DeploymentFailed(Exception):
+    """The function was not built, or its stack was not created."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What the stack's outputs say."""
+
+    stack: str
+    function: str
+    role: str
+    table: str
+    key: str
+    publication_key: str
+    log_group: str
+
+
+def build_rotator() -> Path:
+    """Builds the function with the development profile and returns the binary's path."""
+    command = ["cargo", "build", "--locked", "--bin", "rotator", "--message-format=json-render-diagnostics"]
+    built = subprocess.run(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
+    if built.returncode != 0:
+        raise DeploymentFailed(f"{' '.join(command)} in {PROJECT} ended with {built.returncode}; its messages are above")
+    for line in built.stdout.splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact" and message["target"]["name"] == "rotator" and message["executable"]:
+            return Path(message["executable"])
+    raise DeploymentFailed(f"{' '.join(command)} named no executable called rotator")
+
+
+def package(rotator: Path, directory: Path, log: Path) -> bytes:
+    """The function's code as Lambda takes it, a zip: the stripped binary, and a `bootstrap` that becomes that binary.
+
+    The emulator keeps a function's output until the invocation ends, and a rotation waits for minutes. So `bootstrap` sends
+    the output to a file too. It is replaced by the binary, whose process identity the emulator therefore knows.
+    """
+    stripped = directory / "rotator"
+    subprocess.run(["strip", "-o", str(stripped), str(rotator)], check=True)
+    bootstrap = f"""#!/bin/bash
+exec "$LAMBDA_TASK_ROOT/rotator" > >(exec tee -a {shlex.quote(str(log))}) 2>&1
+"""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as code:
+        for name, content in (("bootstrap", bootstrap.encode()), ("rotator", stripped.read_bytes())):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o755 << 16
+            code.writestr(entry, content)
+    stripped.unlink()
+    return archive.getvalue()
+
+
+def deploy(aws: Aws, code: bytes) -> Deployment:
+    """Creates the stack of `template.yaml`, and returns when it is complete."""
+    storage = aws.client("s3")
+    storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
+    storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
+
+    # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
+    template = (PROJECT / "template.yaml").read_text()
+    local = "      CodeUri: .\n"
+    if template.count(local) != 1:
+        raise DeploymentFailed(f"template.yaml should say {local.strip()!r} once, of its only function")
+    parameters = {
+        "Architecture": "x86_64",
+        "ClusterName": CLUSTER,
+        "PublicationPath": PUBLICATION_PATH,
+        "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
+        "EndpointUrl": aws.endpoint,
+        "Lease": LEASE,
+        "LateWrite": LATE_WRITE,
+        "Log": "info,changeover=debug",
+    }
+    stacks = aws.client("cloudformation")
+    stacks.create_stack(
+        StackName=STACK,
+        TemplateBody=template.replace(local, f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    deadline = time.monotonic() + 60
+    while (stack := stacks.describe_stacks(StackName=STACK)["Stacks"][0])["StackStatus"].endswith("_IN_PROGRESS"):
+        if time.monotonic() > deadline:
+            raise DeploymentFailed(f"stack {STACK} is still {stack['StackStatus']} after 60 s")
+        time.sleep(0.1)
+    if stack["StackStatus"] != "CREATE_COMPLETE":
+        failures = [
+            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
+            for event in stacks.describe_stack_events(StackName=STACK)["StackEvents"]
+            if event["ResourceStatus"].endswith("_FAILED")
+        ]
+        raise DeploymentFailed(f"stack {STACK} is {stack['StackStatus']}: {'; '.join(failures)}")
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return Deployment(
+        stack=STACK,
+        function=outputs["FunctionName"],
+        role=outputs["RoleArn"],
+        table=outputs["TableName"],
+        key=outputs["SealingKeyArn"],
+        publication_key=outputs["PublicationKeyArn"],
+        log_group=outputs["LogGroupName"],
+    )

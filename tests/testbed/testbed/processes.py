@@ -1,0 +1,178 @@
+"""Starts the testbed's processes, and sees to it that none outlives it.
+
+Three things end them, each for the case that the one before it did not run:
+
+1. `Processes.stop()`, in the reverse order of their start: a request to end, then, after a grace, a kill.
+2. The guardian, a process of its own session that waits for the testbed's death in whatever form and then kills all that
+   still carries the testbed's mark in its environment: descendants at any depth inherit it.
+3. The kernel, which kills direct children when their parent dies (`PR_SET_PDEATHSIG`), the guardian being dead too.
+"""
+
+import ctypes
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+MARK = "TESTBED_MARK"
+
+
+class StartFailed(Exception):
+    """A part of the testbed ended, or was not ready in time."""
+
+
+class Processes:
+    """The processes of one testbed. Starting and stopping may be called from any thread."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.mark = secrets.token_hex(16)
+        # Inherited by every process that we start; our own environment, as the system shows it, stays without it.
+        os.environ[MARK] = self.mark
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._lock = threading.Lock()
+        # The kernel's death signal follows the thread that started the child, not its process. This one lives long enough.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-m", "testbed.guardian", self.mark],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a process whose output goes to `<logs>/<name>.log`. Its environment is exactly the given one, or ours."""
+        with open(self.logs / f"{name}.log", "ab") as log:
+            process = self.spawn(
+                command, dict(os.environ if environment is None else environment), directory=directory, output=log
+            )
+        with self._lock:
+            self._running.append((name, process))
+        return process
+
+    def spawn(
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        *,
+        directory: Path | None = None,
+        output: object = None,
+        own_group: bool = True,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a process that carries the mark and dies with us; waiting for it and ending it is the caller's."""
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [str(word) for word in command],
+                cwd=directory,
+                env={**environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL if own_group else None,
+                stdout=output,  # type: ignore[arg-type]
+                stderr=subprocess.STDOUT if own_group else None,
+                process_group=0 if own_group else None,
+                preexec_fn=_die_with_parent,
+            )
+
+        return self._starter.submit(start).result()
+
+    def wait_until(self, what: str, ready: Callable[[], bool], name: str | None = None, seconds: float = 60) -> None:
+        """Waits until `ready` holds. Ends at once with the log's tail when the process of that name ended instead."""
+        process = next((process for known, process in self._running if known == name), None)
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if process and process.poll() is not None:
+                raise StartFailed(f"{what}: {name} ended with {process.returncode}; it said:\n{self.tail(name)}")
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{what}: not so after {seconds:.0f} s; {name or 'no process'} said:\n{self.tail(name)}")
+            time.sleep(0.03)
+
+    def tail(self, name: str | None, lines: int = 20) -> str:
+        """The end of a process's log."""
+        try:
+            return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return "(nothing)"
+
+    def ended(self) -> list[str]:
+        """The names of the started processes that are no longer running."""
+        return [name for name, process in self._running if process.poll() is not None]
+
+    def stop(self) -> None:
+        """Ends all processes and what they started, and returns when nothing is left."""
+        with self._lock:
+            running, self._running = self._running[::-1], []
+        for _, process in running:
+            terminate(process)
+        deadline = time.monotonic() + 3
+        for _, process in running:
+            try:
+                process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                terminate(process, signal.SIGKILL)
+                process.wait()
+        # The guardian sees the end of its input and kills what is left, such as the functions of the AWS emulator.
+        assert self._guardian.stdin is not None
+        self._guardian.stdin.close()
+        self._guardian.wait()
+        self._starter.shutdown()
+
+
+def terminate(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
+    """Signals the process group that the process leads."""
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+
+
+# Below the range from which the kernel serves outgoing connections (32768 and up by default), one of which could come first.
+PORTS = range(15_000, 21_000)
+_taken: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, and that this process has not been given before."""
+    for _ in range(1000):
+        port = random.choice(PORTS)
+        if port in _taken:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _taken.add(port)
+        return port
+    raise StartFailed(f"no free port on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
+
+
+def listening(port: int) -> bool:
+    """Whether something accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+PR_SET_PDEATHSIG = 1
+# Looked up before any fork: after it, in the child, only the call itself is safe.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _die_with_parent() -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A child of a shell's background job would ignore SIGINT, and handlers of ours mean nothing to it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,74 @@
+"""A running testbed as its users see it: `testbed.json`, with clients for what it names."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from testbed.aws import PATIENT, Aws
+from testbed.kubectl import Kubectl
+
+DESCRIPTION = "CHANGEOVER_TESTBED"
+
+
+class FunctionFailed(Exception):
+    """The function answered an invocation with an error."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(f"{error_type}: {message}")
+        self.error_type = error_type
+        self.message = message
+
+
+class Testbed:
+    """The keys of `testbed.json` as attributes. A secret access key among them opens the emulator and nothing else."""
+
+    # pytest would otherwise take it for a class of tests.
+    __test__ = False
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+        self.directory = Path(description["directory"])
+        self.logs = Path(description["logs"])
+        self.kubeconfig = Path(description["kubeconfig"])
+        self.kubectl = Kubectl(Path(description["kubectl"]), self.kubeconfig)
+        self.api_server: str = description["api_server"]
+        self.certificate_authority = Path(description["certificate_authority"])
+        self.audit_log = Path(description["audit_log"])
+        self.aws = Aws(**description["aws"])
+        self.moto: str = description["moto"]
+        self.cluster: str = description["cluster"]
+        self.stack: str = description["stack"]
+        self.function: str = description["function"]
+        self.role: str = description["role"]
+        self.table: str = description["table"]
+        self.key: str = description["key"]
+        self.publication_key: str = description["publication_key"]
+        self.specs: str = description["specs"]
+        self.clusters: str = description["clusters"]
+        self.access_entries = Path(description["access_entries"])
+        self.function_log = Path(description["function_log"])
+        self.rotator = Path(description["rotator"])
+        self.node: str = description["node"]
+
+    @classmethod
+    def from_environment(cls) -> "Testbed":
+        """The testbed that `run with` started for this process."""
+        path = os.environ.get(DESCRIPTION)
+        if not path:
+            raise LookupError(f"{DESCRIPTION} names no testbed: start this by `tests/testbed/run with -- ...`")
+        return cls(json.loads(Path(path).read_text()))
+
+    def boto3(self, service: str, **options: Any) -> Any:
+        """A boto3 client of the emulated account's administrator."""
+        return self.aws.client(service, **options)
+
+    def invoke(self, event: dict[str, Any], qualifier: str = "$LATEST") -> dict[str, Any]:
+        """The function's answer to one invocation, which is never repeated. Raises FunctionFailed for an error."""
+        answer = self.boto3("lambda", config=PATIENT).invoke(
+            FunctionName=self.function, Qualifier=qualifier, Payload=json.dumps(event).encode()
+        )
+        payload = json.loads(answer["Payload"].read())
+        if answer.get("FunctionError"):
+            raise FunctionFailed(payload.get("errorType", "unknown"), payload.get("errorMessage", str(payload)))
+        return payload

@@ -1,0 +1,293 @@
+"""What the stories take for granted: that the testbed's parts are real, and do as the real ones do."""
+
+import base64
+import hashlib
+import http.client
+import json
+import ssl
+import urllib.parse
+import uuid
+
+import bearer
+import boto3
+import botocore.exceptions
+import pytest
+
+from testbed import deployment, external_secrets, tokens
+from testbed.testbed import Testbed
+
+RIGHTS = deployment.PROJECT / "infra" / "eks-rbac.yaml"
+NAMESPACE = "backend"
+
+
+# The control plane
+
+
+def the_api_server_is_kubernetes_1_36_3_and_ready(testbed: Testbed) -> None:
+    version = json.loads(testbed.kubectl("version", "--output=json"))
+    assert version["serverVersion"]["gitVersion"] == "v1.36.3"
+    assert testbed.kubectl("get", "--raw", "/readyz") == "ok"
+
+
+def the_node_is_ready(testbed: Testbed) -> None:
+    testbed.kubectl("wait", f"node/{testbed.node}", "--for=condition=Ready", "--timeout=30s")
+
+
+def every_request_to_the_cluster_is_in_the_audit_log_and_no_body_is(testbed: Testbed) -> None:
+    name = _unique("audited")
+    testbed.kubectl("create", "secret", "generic", name, "--from-literal=token=never-to-be-logged")
+    entries = [json.loads(line) for line in testbed.audit_log.read_text().splitlines()]
+    created = [
+        entry
+        for entry in entries
+        if entry["verb"] == "create" and entry["objectRef"].get("resource") == "secrets"
+        if entry["objectRef"].get("name") == name
+    ]
+    assert [entry["user"]["username"] for entry in created] == ["administrator"]
+    assert base64.b64encode(b"never-to-be-logged").decode() not in testbed.audit_log.read_text()
+    assert "never-to-be-logged" not in testbed.audit_log.read_text()
+
+
+# EKS
+
+
+def the_cluster_is_described_by_its_endpoint_and_authority(testbed: Testbed) -> None:
+    described = testbed.boto3("eks").describe_cluster(name=testbed.cluster)["cluster"]
+    assert described["endpoint"] == testbed.api_server
+    assert base64.b64decode(described["certificateAuthority"]["data"]) == testbed.certificate_authority.read_bytes()
+    assert described["status"] == "ACTIVE"
+
+
+@pytest.fixture(scope="module")
+def token(testbed: Testbed) -> bearer.Bearer:
+    """A right token of a role that has an access entry with the group of the function's role."""
+    role, credentials = bearer.assumed(testbed, _unique("admitted"))
+    tokens.admit(testbed.access_entries, role, "someone:{{SessionName}}", tokens.GROUP)
+    return bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
+
+
+def a_right_token_is_the_user_of_its_access_entry(testbed: Testbed, token: bearer.Bearer) -> None:
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    status, answer = _asked(testbed, token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+    assert status == 201
+    assert answer["status"]["userInfo"]["username"] == "someone:session"
+    assert set(answer["status"]["userInfo"]["groups"]) == {tokens.GROUP, "system:authenticated"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda token: token.but(cluster="another"), id="signed for another cluster"),
+        pytest.param(bearer.tampered, id="a digit of the signature changed"),
+        pytest.param(lambda token: "k8s-aws-v1.bm90IGEgdXJs", id="not a URL"),
+        pytest.param(lambda token: "garbage", id="without the prefix"),
+        pytest.param(lambda token: f"{token}=", id="padded"),
+        pytest.param(lambda token: f"{token}{'A' * 4096}", id="longer than 4096 bytes"),
+        pytest.param(lambda token: token.but(extra="&x-id=GetCallerIdentity"), id="a parameter that is not on the list"),
+        pytest.param(lambda token: token.but(extra="&action=GetCallerIdentity"), id="a parameter twice"),
+        pytest.param(lambda token: token.but(action="AssumeRole"), id="another action"),
+        pytest.param(lambda token: token.but(host="sts.example.com"), id="another host"),
+        pytest.param(lambda token: token.but(age=1000), id="signed more than 15 minutes ago"),
+        pytest.param(lambda token: token.but(expires=901), id="meant to be valid for more than 15 minutes"),
+    ],
+)
+def a_wrong_token_is_nobody(testbed: Testbed, token: bearer.Bearer, wrong) -> None:
+    assert _asked(testbed, wrong(token), "GET", "/version")[0] == 401
+
+
+def a_role_without_an_access_entry_is_nobody(testbed: Testbed) -> None:
+    _, credentials = bearer.assumed(testbed, _unique("stranger"))
+    assert _asked(testbed, bearer.Bearer(credentials, testbed.cluster, testbed.aws.region), "GET", "/version")[0] == 401
+
+
+def the_account_itself_is_nobody(testbed: Testbed) -> None:
+    administrator = boto3.Session(testbed.aws.access_key_id, testbed.aws.secret_access_key).get_credentials()
+    assert _asked(testbed, bearer.Bearer(administrator, testbed.cluster, testbed.aws.region), "GET", "/version")[0] == 401
+
+
+@pytest.fixture(scope="module")
+def granted(testbed: Testbed) -> set[tuple[str, str, str]]:
+    """The rights that `infra/eks-rbac.yaml` gives, and now gave."""
+    namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    testbed.kubectl("apply", "--filename=-", stdin=namespace)
+    testbed.kubectl("apply", f"--filename={RIGHTS}")
+    role = json.loads(testbed.kubectl("get", "role", "changeover", f"--namespace={NAMESPACE}", "--output=json"))
+    return _expanded(role["rules"])
+
+
+def the_functions_group_has_the_rights_of_infra_and_no_others(
+    testbed: Testbed, token: bearer.Bearer, granted: set[tuple[str, str, str]]
+) -> None:
+    # What everybody has who is somebody, such as asking for one's own rights.
+    elsewhere = _expanded(_rules(testbed, token, "default"))
+    assert {group for group, _, _ in elsewhere} <= {"authorization.k8s.io", "authentication.k8s.io"}
+    assert granted
+    assert _expanded(_rules(testbed, token, NAMESPACE)) - elsewhere == granted
+
+
+@pytest.mark.parametrize(
+    ("namespace", "verb", "group", "resource", "allowed"),
+    [
+        (NAMESPACE, "patch", "apps", "deployments", True),
+        (NAMESPACE, "patch", "external-secrets.io", "externalsecrets", True),
+        (NAMESPACE, "get", "", "secrets", True),
+        (NAMESPACE, "list", "", "pods", True),
+        (NAMESPACE, "create", "apps", "deployments", False),
+        (NAMESPACE, "patch", "", "secrets", False),
+        (NAMESPACE, "delete", "", "pods", False),
+        (NAMESPACE, "create", "rbac.authorization.k8s.io", "rolebindings", False),
+        ("default", "get", "", "secrets", False),
+        ("default", "patch", "apps", "deployments", False),
+        ("", "list", "", "secrets", False),
+    ],
+)
+@pytest.mark.usefixtures("granted")
+def the_functions_group_may_do_this_and_not_that(
+    testbed: Testbed, token: bearer.Bearer, namespace: str, verb: str, group: str, resource: str, allowed: bool
+) -> None:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {
+            "resourceAttributes": {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
+        },
+    }
+    status, answer = _asked(testbed, token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    assert (status, answer["status"]["allowed"]) == (201, allowed)
+
+
+# External Secrets
+
+
+def a_forced_refresh_brings_the_parameters_new_value(testbed: Testbed) -> None:
+    name = _unique("synced")
+    parameters = testbed.boto3("ssm")
+    external_secret = {
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            # Longer than any test: only being told to refreshes it.
+            "refreshInterval": "24h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": external_secrets.STORE},
+            "target": {"name": name},
+            "data": [{"secretKey": "token", "remoteRef": {"key": f"/testbed/{name}"}}],
+        },
+    }
+    parameter = {"Name": f"/testbed/{name}", "Type": "SecureString", "KeyId": testbed.publication_key}
+    parameters.put_parameter(**parameter, Value="first")
+    testbed.kubectl("apply", "--filename=-", stdin=json.dumps(external_secret))
+    testbed.kubectl("wait", f"externalsecret/{name}", "--for=condition=Ready", "--timeout=60s", seconds=70)
+    assert _secret(testbed, name) == b"first"
+
+    parameters.put_parameter(**parameter, Value="second", Overwrite=True)
+    before = json.loads(testbed.kubectl("get", f"externalsecret/{name}", "--output=json"))["status"]
+    testbed.kubectl("annotate", f"externalsecret/{name}", f"force-sync={uuid.uuid4()}")
+    second = base64.b64encode(b"second").decode()
+    testbed.kubectl("wait", f"secret/{name}", f"--for=jsonpath={{.data.token}}={second}", "--timeout=60s", seconds=70)
+    after = json.loads(testbed.kubectl("get", f"externalsecret/{name}", "--output=json"))["status"]
+    assert after["syncedResourceVersion"] != before["syncedResourceVersion"]
+
+
+# The account
+
+
+def the_function_answers(testbed: Testbed) -> None:
+    assert testbed.invoke({"action": "status"})["outcome"] == "reported"
+
+
+def the_functions_output_is_in_its_log_before_it_is_asked_again(testbed: Testbed) -> None:
+    testbed.invoke({"action": "status"})
+    assert testbed.function_log.read_text()
+
+
+def the_function_runs_as_its_role(testbed: Testbed) -> None:
+    configured = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
+    assert configured["Role"] == testbed.role
+    assert configured["Environment"]["Variables"]["CHANGEOVER_TABLE"] == testbed.table
+
+
+def a_wrong_signature_is_refused(testbed: Testbed) -> None:
+    _, credentials = bearer.assumed(testbed, _unique("forger"))
+    forged = testbed.boto3(
+        "ssm",
+        aws_access_key_id=credentials.access_key,
+        aws_secret_access_key=hashlib.sha256(b"guessed").hexdigest(),
+        aws_session_token=credentials.token,
+    )
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        forged.get_parameters_by_path(Path="/")
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] in (400, 403)
+
+
+def a_role_may_only_do_what_its_policies_allow(testbed: Testbed) -> None:
+    _, credentials = bearer.assumed(testbed, _unique("powerless"))
+    powerless = testbed.boto3(
+        "ssm",
+        aws_access_key_id=credentials.access_key,
+        aws_secret_access_key=credentials.secret_key,
+        aws_session_token=credentials.token,
+    )
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        powerless.get_parameters_by_path(Path="/")
+    assert refused.value.response["Error"]["Code"] == "AccessDeniedException"
+
+
+def moto_knows_that_a_labelled_hundredth_version_stays(testbed: Testbed) -> None:
+    parameters = testbed.boto3("ssm", endpoint_url=testbed.moto)
+    name = f"/testbed/{_unique('limited')}"
+    for version in range(100):
+        parameters.put_parameter(Name=name, Type="String", Value=str(version), Overwrite=True)
+    parameters.label_parameter_version(Name=name, ParameterVersion=1, Labels=["current"])
+    with pytest.raises(parameters.exceptions.ParameterMaxVersionLimitExceeded):
+        parameters.put_parameter(Name=name, Type="String", Value="100", Overwrite=True)
+
+
+def _unique(stem: str) -> str:
+    return f"{stem}-{uuid.uuid4().hex[:8]}"
+
+
+def _asked(
+    testbed: Testbed, token: object, method: str, path: str, body: object = None
+) -> tuple[int, dict]:
+    """Status and answer of the API server to whoever the bearer token says."""
+    server = urllib.parse.urlsplit(testbed.api_server)
+    connection = http.client.HTTPSConnection(
+        server.hostname,
+        server.port,
+        timeout=30,
+        context=ssl.create_default_context(cafile=str(testbed.certificate_authority)),
+    )
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read() or "{}")
+    connection.close()
+    return response.status, answer
+
+
+def _rules(testbed: Testbed, token: bearer.Bearer, namespace: str) -> list[dict]:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    status, answer = _asked(testbed, token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
+    assert (status, answer["status"]["incomplete"]) == (201, False)
+    return answer["status"]["resourceRules"]
+
+
+def _expanded(rules: list[dict]) -> set[tuple[str, str, str]]:
+    """The rules as single rights: API group, resource with the names it is limited to, verb."""
+    return {
+        (group, "/".join([resource, *rule.get("resourceNames", [])]), verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _secret(testbed: Testbed, name: str) -> bytes:
+    encoded = testbed.kubectl("get", f"secret/{name}", "--output=jsonpath={.data.token}")
+    return base64.b64decode(encoded)
