@@ -8,6 +8,7 @@ Three things end them, each for the case that the one before it did not run:
 3. The kernel, which kills direct children when their parent dies (`PR_SET_PDEATHSIG`), the guardian being dead too.
 """
 
+import contextlib
 import ctypes
 import os
 import random
@@ -21,8 +22,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 MARK = "TESTBED_MARK"
+# Seconds between the request to end and the kill. No part has anything to save.
+GRACE = 1
 
 
 class StartFailed(Exception):
@@ -39,6 +43,7 @@ class Processes:
         os.environ[MARK] = self.mark
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._lock = threading.Lock()
+        self._stopped = False
         # The kernel's death signal follows the thread that started the child, not its process. This one lives long enough.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         self._guardian = subprocess.Popen(
@@ -55,73 +60,39 @@ class Processes:
         directory: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Starts a process whose output goes to `<logs>/<name>.log`. Its environment is exactly the given one, or ours."""
-        with open(self.logs / f"{name}.log", "ab") as log:
-            process = self.spawn(
-                command, dict(os.environ if environment is None else environment), directory=directory, output=log
-            )
-        with self._lock:
+        inherited = os.environ if environment is None else environment
+        with self._lock, open(self.logs / f"{name}.log", "ab") as log:
+            if self._stopped:
+                raise StartFailed(f"{name}: not started, the testbed is ending")
+            process = self._spawn(command, inherited, directory, log)
             self._running.append((name, process))
         return process
 
-    def spawn(
-        self,
-        command: Sequence[str | Path],
-        environment: Mapping[str, str],
-        *,
-        directory: Path | None = None,
-        output: object = None,
-        own_group: bool = True,
-    ) -> subprocess.Popen[bytes]:
-        """Starts a process that carries the mark and dies with us; waiting for it and ending it is the caller's."""
-
-        def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                [str(word) for word in command],
-                cwd=directory,
-                env={**environment, MARK: self.mark},
-                stdin=subprocess.DEVNULL if own_group else None,
-                stdout=output,  # type: ignore[arg-type]
-                stderr=subprocess.STDOUT if own_group else None,
-                process_group=0 if own_group else None,
-                preexec_fn=_die_with_parent,
-            )
-
-        return self._starter.submit(start).result()
-
-    def wait_until(self, what: str, ready: Callable[[], bool], name: str | None = None, seconds: float = 60) -> None:
-        """Waits until `ready` holds. Ends at once with the log's tail when the process of that name ended instead."""
-        process = next((process for known, process in self._running if known == name), None)
+    def wait_until(self, what: str, ready: Callable[[], bool], name: str, seconds: float = 60) -> None:
+        """Waits until `ready` holds. Gives up, with the end of its log, when the process of that name ends instead."""
+        process = next(process for known, process in self._running if known == name)
         deadline = time.monotonic() + seconds
         while not ready():
-            if process and process.poll() is not None:
-                raise StartFailed(f"{what}: {name} ended with {process.returncode}; it said:\n{self.tail(name)}")
+            ended = process.poll()
+            if ended is not None:
+                raise StartFailed(f"{what}: not so, {name} ended with {ended}; it said:\n{self._tail(name)}")
             if time.monotonic() > deadline:
-                raise StartFailed(f"{what}: not so after {seconds:.0f} s; {name or 'no process'} said:\n{self.tail(name)}")
+                raise StartFailed(f"{what}: not so after {seconds:.0f} s; {name} said:\n{self._tail(name)}")
             time.sleep(0.03)
-
-    def tail(self, name: str | None, lines: int = 20) -> str:
-        """The end of a process's log."""
-        try:
-            return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return "(nothing)"
-
-    def ended(self) -> list[str]:
-        """The names of the started processes that are no longer running."""
-        return [name for name, process in self._running if process.poll() is not None]
 
     def stop(self) -> None:
         """Ends all processes and what they started, and returns when nothing is left."""
         with self._lock:
-            running, self._running = self._running[::-1], []
+            self._stopped = True
+        running = self._running[::-1]
         for _, process in running:
-            terminate(process)
-        deadline = time.monotonic() + 3
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
         for _, process in running:
             try:
                 process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                terminate(process, signal.SIGKILL)
+                _signal(process, signal.SIGKILL)
                 process.wait()
         # The guardian sees the end of its input and kills what is left, such as the functions of the AWS emulator.
         assert self._guardian.stdin is not None
@@ -129,14 +100,26 @@ class Processes:
         self._guardian.wait()
         self._starter.shutdown()
 
+    def _spawn(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path | None, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        def spawn() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [str(word) for word in command],
+                cwd=directory,
+                env={**environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C at a terminal is for us alone.
+                process_group=0,
+                preexec_fn=_die_with_parent,
+            )
 
-def terminate(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
-    """Signals the process group that the process leads."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
+        return self._starter.submit(spawn).result()
+
+    def _tail(self, name: str, lines: int = 20) -> str:
+        return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 
 
 # Below the range from which the kernel serves outgoing connections (32768 and up by default), one of which could come first.
@@ -165,6 +148,13 @@ def listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signals the process group that the process leads."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 PR_SET_PDEATHSIG = 1
