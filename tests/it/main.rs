@@ -1,3 +1,8 @@
-//! Integration tests.
+//! Integration tests: one binary, because each one links the SDKs anew.
+#![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+mod events;
+mod layers;
 mod parse;
+mod sources;
+mod template;

@@ -1,0 +1,62 @@
+# Tools are built or installed once, outside the checkout, in a directory named by what they are made from.
+CACHE := $(abspath $(or $(CHANGEOVER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/changeover))
+TOOLS := $(CACHE)/tools/$(shell git hash-object infra/requirements.txt)
+# The lock names every package, so nothing is left to resolve.
+INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
+
+# Without it every sam command reports its use.
+export SAM_CLI_TELEMETRY := 0
+
+.PHONY: demo test lint bench build deploy
+
+# Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
+demo:
+	tests/testbed/run demo $(if $(KEEP),--keep)
+
+# Every test, on the real parts.
+test:
+	tests/testbed/run with -- sh -c 'cargo test --locked && python -m pytest tests/testbed'
+
+# Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
+lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
+	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
+	$(TOOLS)/bin/cfn-lint template.yaml
+	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
+	$(TOOLS)/bin/shellcheck .ci/run
+	@# The database of advisories is on a git host, which not every network reaches.
+	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
+		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
+		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
+
+# Size, start and calls of a rotation.
+bench:
+	cargo bench --locked
+
+# The function as it is deployed: release, for the architecture that template.yaml names.
+build: $(TOOLS)/can-build
+	PATH="$(TOOLS)/bin:$$PATH" sam build --template template.yaml
+
+# Asks for the parameters once and remembers them in samconfig.toml.
+deploy: build
+	$(TOOLS)/bin/sam deploy --guided --capabilities CAPABILITY_IAM
+
+# The marker is the last thing made, so that an interrupted installation begins anew.
+$(TOOLS)/complete: infra/requirements.txt
+	rm -rf $(TOOLS)
+	python3 -m venv $(TOOLS)
+	$(INSTALL) --requirement infra/requirements.txt
+	touch $@
+
+# cargo-lambda and zig, which only a build needs.
+$(TOOLS)/can-build: $(TOOLS)/complete infra/requirements-build.txt
+	$(INSTALL) --requirement infra/requirements-build.txt
+	touch $@
+
+# Its own target directory: it shares nothing with the project.
+$(CARGO_DENY)/bin/cargo-deny:
+	CARGO_TARGET_DIR=$(CARGO_DENY)/target cargo install --locked --version $(notdir $(CARGO_DENY)) --root $(CARGO_DENY) cargo-deny
+	rm -rf $(CARGO_DENY)/target

@@ -1,0 +1,55 @@
+//! The example events are read as what their names say.
+
+use std::time::Duration;
+
+use changeover::event::Request;
+
+/// Reads the example of this name.
+macro_rules! example {
+    ($name:literal) => {{
+        let event = include_str!(concat!("../../events/", $name, ".json"));
+        Request::parse(&serde_json::from_str(event).unwrap()).unwrap()
+    }};
+}
+
+#[test]
+fn a_rotation_needs_no_key_and_takes_one() {
+    let (Request::Rotate { key, wait, .. }, Request::Rotate { key: given, wait: waited, .. }) =
+        (example!("rotate"), example!("rotate-with-key"))
+    else {
+        panic!("one of them is no rotation")
+    };
+    assert_eq!((key, wait), (None, None));
+    assert_eq!(given.as_deref(), Some("deploy-1481-1"));
+    assert_eq!(waited, Some(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_schedule_brings_its_key() {
+    for (request, expected) in [
+        (
+            example!("eventbridge-rule"),
+            "arn:aws:events:eu-west-1:123456789012:rule/changeover-Schedule-1A2B3C4D \
+             2026-12-01T04:00:00Z",
+        ),
+        (example!("scheduler"), "2026-12-01T04:00:00Z"),
+    ] {
+        assert_eq!(request.action(), "rotate");
+        assert_eq!(request.key_or("the invocation's"), expected);
+    }
+}
+
+#[test]
+fn every_other_action_is_read_as_itself() {
+    for (request, action, token) in [
+        (example!("publish"), "publish", Some("datastore-token")),
+        (example!("drop"), "drop", Some("datastore-token")),
+        (example!("sweep"), "sweep", None),
+        (example!("status"), "status", Some("datastore-token")),
+        (example!("status-all"), "status", None),
+        (example!("preflight"), "preflight", Some("datastore-token")),
+    ] {
+        assert_eq!(request.action(), action);
+        assert_eq!(request.token().map(ToString::to_string).as_deref(), token);
+    }
+}

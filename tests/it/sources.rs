@@ -1,0 +1,52 @@
+//! The crate's own source, for tests that read it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// One source file.
+pub(crate) struct Source {
+    /// Relative to the crate.
+    pub(crate) path: String,
+    /// Without comments and without the module of its tests.
+    pub(crate) code: String,
+}
+
+impl Source {
+    /// The code without white space: a chain of calls reads the same however it is wrapped.
+    pub(crate) fn without_spaces(&self) -> String {
+        self.code.split_whitespace().collect()
+    }
+}
+
+/// Every source file in a directory of the crate and below it, in order of path.
+pub(crate) fn under(directory: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    collect(&root.join(directory), &mut paths);
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let tested = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = tested.lines().filter(|line| !line.trim_start().starts_with("//"));
+            Source {
+                path: path.strip_prefix(root).unwrap().display().to_string(),
+                code: code.collect::<Vec<_>>().join("\n"),
+            }
+        })
+        .collect()
+}
+
+fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What is deployed against what is built: variables that are set are read, operations that are
+//! called are granted, and nothing else is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use changeover::config::{self, Config};
+use serde_json::{Value, json};
+
+use crate::sources;
+
+const TEMPLATE: &str = include_str!("../../template.yaml");
+const CLUSTER_RIGHTS: &str = include_str!("../../infra/eks-rbac.yaml");
+const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
+
+#[test]
+fn every_variable_that_is_set_is_read() {
+    let read = BTreeSet::from(config::variables());
+    for variable in environment().keys() {
+        let is_known = read.contains(variable.as_str()) || variable == "AWS_ENDPOINT_URL";
+        assert!(is_known, "nothing reads {variable}");
+    }
+}
+
+#[test]
+fn defaults_of_the_template_are_those_of_the_function() {
+    let set = environment();
+    let deployed = Config::from(|variable| set.get(variable).cloned());
+
+    let required = [config::TABLE, config::KEY, config::PUBLICATION_KEY];
+    let only_required = |variable: &str| set.get(variable).filter(|_| required.contains(&variable));
+    assert_eq!(deployed, Config::from(|variable| only_required(variable).cloned()));
+    assert!(deployed.is_ok(), "{deployed:?}");
+}
+
+#[test]
+fn what_the_adapters_call_is_granted_and_nothing_else() {
+    let granted: BTreeSet<String> = statements("RotatorPolicy", "PolicyDocument")
+        .iter()
+        // What AWS does in the function's name is no call of the function's.
+        .filter(|statement| statement["Condition"]["StringEquals"].get("kms:ViaService").is_none())
+        .filter(|statement| statement["Sid"] != "WriteTheLog")
+        .flat_map(|statement| strings(&statement["Action"]))
+        .collect();
+    assert_eq!(granted, operations());
+}
+
+#[test]
+fn every_statement_is_about_one_service_and_names_its_purpose() {
+    for statement in statements("RotatorPolicy", "PolicyDocument") {
+        let services: BTreeSet<_> = strings(&statement["Action"])
+            .into_iter()
+            .map(|action| action.split(':').next().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(services.len(), 1, "{statement}");
+        assert!(statement["Sid"].is_string(), "{statement}");
+    }
+}
+
+#[test]
+fn a_wildcard_resource_says_why() {
+    let lines: Vec<_> = TEMPLATE.lines().map(str::trim).collect();
+    let wildcards: Vec<_> =
+        (0..lines.len()).filter(|&at| lines[at] == r#"Resource: "*""#).collect();
+    assert!(!wildcards.is_empty());
+    for at in wildcards {
+        assert!(lines[at - 1].starts_with('#'), "line {} gives no reason", at + 1);
+    }
+}
+
+#[test]
+fn administrators_cannot_use_the_sealing_key() {
+    let (uses, administers): (Vec<_>, Vec<_>) = statements("SealingKey", "KeyPolicy")
+        .into_iter()
+        .partition(|statement| statement["Principal"]["AWS"] == "RotatorRole.Arn");
+    let uses_of_the_key =
+        ["Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "CreateGrant"];
+    for action in administers.iter().flat_map(|statement| strings(&statement["Action"])) {
+        let action = action.strip_prefix("kms:").expect("an action of KMS").to_owned();
+        for use_of_the_key in uses_of_the_key {
+            let grants = match action.strip_suffix('*') {
+                Some(beginning) => use_of_the_key.starts_with(beginning),
+                None => use_of_the_key == action,
+            };
+            assert!(!grants, "kms:{action} lets administrators {use_of_the_key}");
+        }
+    }
+    let [seals] = uses.as_slice() else { panic!("one statement lets the function use the key") };
+    assert_eq!(seals["Action"], json!(["kms:Encrypt", "kms:Decrypt"]));
+    assert_eq!(seals["Condition"], under_the_scope());
+}
+
+#[test]
+fn the_function_uses_the_sealing_key_under_its_scope_only() {
+    let statements = statements("RotatorPolicy", "PolicyDocument");
+    let on_the_key: Vec<_> =
+        statements.iter().filter(|statement| statement["Resource"] == "SealingKey.Arn").collect();
+    assert_eq!(on_the_key.len(), 1);
+    assert_eq!(on_the_key[0]["Condition"], under_the_scope());
+}
+
+#[test]
+fn records_outlive_the_stack_and_can_be_restored() {
+    let table = resource("Table");
+    assert_eq!(table["DeletionPolicy"], "Retain");
+    assert_eq!(table["UpdateReplacePolicy"], "Retain");
+    let properties = &table["Properties"];
+    assert_eq!(properties["DeletionProtectionEnabled"], true);
+    assert_eq!(properties["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true);
+    for key in ["SealingKey", "PublicationKey"] {
+        assert_eq!(resource(key)["DeletionPolicy"], "Retain");
+        assert_eq!(resource(key)["Properties"]["EnableKeyRotation"], true);
+    }
+}
+
+#[test]
+fn the_table_is_the_one_that_the_contract_describes() {
+    let table = &resource("Table")["Properties"];
+    assert_eq!(
+        table["KeySchema"],
+        json!([
+            {"AttributeName": "pk", "KeyType": "HASH"},
+            {"AttributeName": "sk", "KeyType": "RANGE"},
+        ])
+    );
+    assert_eq!(
+        table["GlobalSecondaryIndexes"],
+        json!([{
+            "IndexName": "owed",
+            "KeySchema": [
+                {"AttributeName": "owed", "KeyType": "HASH"},
+                {"AttributeName": "due_at", "KeyType": "RANGE"},
+            ],
+            "Projection": {"ProjectionType": "KEYS_ONLY"},
+        }])
+    );
+    let expiry = json!({"AttributeName": "expires_at", "Enabled": true});
+    assert_eq!(table["TimeToLiveSpecification"], expiry);
+    let encryption =
+        json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": "PublicationKey.Arn"});
+    assert_eq!(table["SSESpecification"], encryption);
+}
+
+#[test]
+fn the_log_is_kept_for_ninety_days() {
+    assert_eq!(resource("Logs")["Properties"]["RetentionInDays"], 90);
+    assert_eq!(resource("Rotator")["Properties"]["LoggingConfig"]["LogGroup"], "Logs");
+}
+
+#[test]
+fn a_sweep_that_fails_is_not_repeated() {
+    let invocations = &resource("SweepInvocations")["Properties"];
+    assert_eq!(invocations["Qualifier"], resource("SweepAlias")["Properties"]["Name"]);
+    assert_eq!(invocations["MaximumRetryAttempts"], 0);
+    assert_eq!(invocations["MaximumEventAgeInSeconds"], 60);
+    let sweep = &resource("Sweep")["Properties"];
+    assert_eq!(sweep["ScheduleExpression"], "rate(1 minute)");
+    let target = &sweep["Targets"][0];
+    assert_eq!(target["Arn"], "SweepAlias");
+    let input: Value = serde_json::from_str(target["Input"].as_str().unwrap()).unwrap();
+    assert_eq!(input, example(include_str!("../../events/sweep.json")));
+}
+
+#[test]
+fn the_rule_of_a_schedule_sends_the_example_event() {
+    let transformer = &resource("Schedule")["Properties"]["Targets"][0]["InputTransformer"];
+    assert_eq!(transformer["InputPathsMap"], json!({"time": "$.time"}));
+    let rule = "arn:aws:events:eu-west-1:123456789012:rule/changeover-Schedule-1A2B3C4D";
+    let sent = transformer["InputTemplate"]
+        .as_str()
+        .unwrap()
+        .replace("${ScheduledToken}", "datastore-token")
+        .replace("<aws.events.rule-arn>", rule)
+        .replace("<time>", "2026-12-01T04:00:00Z");
+    let sent: Value = serde_json::from_str(&sent).unwrap();
+    assert_eq!(sent, example(include_str!("../../events/eventbridge-rule.json")));
+}
+
+#[test]
+fn an_invocation_lasts_as_long_as_lambda_lets_it() {
+    // https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+    let longest = Duration::from_secs(15 * 60).as_secs();
+    assert_eq!(resource("Rotator")["Properties"]["Timeout"], longest);
+}
+
+#[test]
+fn parameters_and_outputs_are_described() {
+    let template = template();
+    for section in ["Parameters", "Outputs"] {
+        for (name, entry) in template[section].as_object().unwrap() {
+            assert!(entry["Description"].is_string(), "{name} has no description");
+        }
+    }
+}
+
+#[test]
+fn rights_in_a_cluster_end_at_the_namespace_and_name_what_they_cover() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(CLUSTER_RIGHTS).unwrap();
+    let kinds: Vec<_> = documents.iter().map(|document| document["kind"].clone()).collect();
+    assert_eq!(kinds, ["Role", "RoleBinding"]);
+    for rule in documents[0]["rules"].as_array().unwrap() {
+        for covered in ["apiGroups", "resources", "verbs"] {
+            let covered = strings(&rule[covered]);
+            assert!(!covered.is_empty(), "{rule}");
+            assert!(covered.iter().all(|one| !one.contains('*')), "{rule}");
+        }
+    }
+}
+
+#[test]
+fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(CLUSTER_RIGHTS).unwrap();
+    let granted: BTreeSet<String> = documents[0]["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|rule| strings(&rule["resources"]))
+        .collect();
+    assert_eq!(granted, kubernetes_resources());
+}
+
+#[test]
+fn actions_are_pinned_by_their_whole_hash() {
+    let uses: Vec<_> =
+        WORKFLOW.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")).collect();
+    assert!(!uses.is_empty());
+    for action in uses {
+        let hash = action.split_whitespace().next().and_then(|action| action.split('@').nth(1));
+        let is_whole = hash
+            .is_some_and(|hash| hash.len() == 40 && hash.chars().all(|it| it.is_ascii_hexdigit()));
+        assert!(is_whole, "{action} is not pinned by a hash");
+    }
+}
+
+/// The template. Tags are dropped: `!Ref Table` is read as `"Table"`, `!If [a, b, c]` as a list.
+fn template() -> Value {
+    serde_saphyr::from_str(TEMPLATE).unwrap()
+}
+
+fn resource(name: &str) -> Value {
+    let resource = template()["Resources"][name].take();
+    assert!(resource.is_object(), "the template has no resource {name}");
+    resource
+}
+
+/// The statements of a policy, those that depend on a condition included.
+fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
+    let statements = resource(resource_name)["Properties"][policy]["Statement"].take();
+    let Value::Array(statements) = statements else { panic!("{resource_name} has no statements") };
+    statements
+        .into_iter()
+        .map(|mut statement| match statement.as_array_mut() {
+            Some(conditional) => conditional.remove(1),
+            None => statement,
+        })
+        .collect()
+}
+
+/// The function's variables as a deployment with the template's defaults has them.
+fn environment() -> BTreeMap<String, String> {
+    let template = template();
+    let variables = &resource("Rotator")["Properties"]["Environment"]["Variables"];
+    variables
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, value)| {
+            let value = match value.as_str() {
+                Some("Table") => "changeover-Table-1A2B3C4D",
+                Some(key) if key.ends_with("Key.Arn") => {
+                    "arn:aws:kms:eu-west-1:123456789012:key/1a2b3c4d-1234-5678-9abc-1a2b3c4d5e6f"
+                }
+                Some(parameter) => template["Parameters"][parameter]["Default"].as_str().unwrap(),
+                // `!If`: what is set when the condition holds.
+                None => "",
+            };
+            (name.clone(), value.to_owned())
+        })
+        .collect()
+}
+
+/// The permissions that the adapters' calls need, read from their source.
+fn operations() -> BTreeSet<String> {
+    let mut operations = BTreeSet::new();
+    for source in sources::under("src/world") {
+        let code = source.without_spaces();
+        for service in ["dynamodb", "eks", "kms", "ssm"] {
+            for (at, taken) in code.match_indices(&format!(".{service}()")) {
+                let call = code[at + taken.len()..].strip_prefix('.');
+                let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {
+                    panic!("{}: call the client of {service} where it is taken", source.path)
+                });
+                if !call.starts_with("transact_") {
+                    operations.insert(format!("{service}:{}", in_camel_case(call)));
+                }
+            }
+        }
+        // A transaction is authorized by what it is made of.
+        // https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
+        for (part, action) in [
+            ("Get::builder()", "GetItem"),
+            ("Put::builder()", "PutItem"),
+            ("Update::builder()", "UpdateItem"),
+            ("Delete::builder()", "DeleteItem"),
+            ("ConditionCheck::builder()", "ConditionCheckItem"),
+        ] {
+            if code.contains(part) {
+                operations.insert(format!("dynamodb:{action}"));
+            }
+        }
+    }
+    operations
+}
+
+/// The Kubernetes resources that the cluster's adapter names, read from its source: `Api<Pod>` is
+/// `pods`.
+fn kubernetes_resources() -> BTreeSet<String> {
+    sources::under("src/world/clusters")
+        .iter()
+        .map(sources::Source::without_spaces)
+        .flat_map(|code| {
+            code.match_indices("Api<").map(|(at, _)| named_last(&code[at..])).collect::<Vec<_>>()
+        })
+        // A parameter of a generic function is filled in elsewhere.
+        .filter(|kind| kind.len() > 1)
+        .map(|kind| format!("{}s", kind.to_lowercase()))
+        .collect()
+}
+
+/// The last name before a type's first closing bracket: `Secret` of `Api<PartialObjectMeta<v1::Secret>>`.
+fn named_last(code: &str) -> String {
+    let until_closed = code.split('>').next().unwrap_or_default();
+    until_closed.rsplit(['<', ':']).next().unwrap_or_default().to_owned()
+}
+
+fn in_camel_case(name: &str) -> String {
+    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('_').map(word).collect()
+}
+
+/// One string, or a list of them.
+fn strings(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(one) => vec![one.clone()],
+        Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn under_the_scope() -> Value {
+    json!({"StringEquals": {"kms:EncryptionContext:changeover:scope": "Scope"}})
+}
+
+fn example(event: &str) -> Value {
+    serde_json::from_str(event).unwrap()
+}
