@@ -69,7 +69,8 @@ struct Edge {
 impl Edge {
     fn new(config: Config, aws: Aws) -> Self {
         let aws = Arc::new(aws);
-        let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config));
+        let clusters =
+            Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config, Arc::new(Timestamp::now)));
         Self { config, aws, clusters }
     }
 
