@@ -15,6 +15,7 @@
 mod attributes;
 pub mod aws;
 pub mod clock;
+pub mod clusters;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
@@ -440,8 +441,9 @@ pub trait Clusters: Send + Sync {
     ) -> Result<Vec<Finding>, Error>;
 
     /// Tells the External Secret of this workload to refresh, by setting its `force-sync`
-    /// annotation to `force`, and says which version it had synced before. `None` where the
-    /// External Secret does not exist. A crash after it means a spare refresh, which is harmless.
+    /// annotation to a new value that begins with `force`, and says which version it had synced
+    /// before. `None` where the External Secret does not exist. A crash after it means a spare
+    /// refresh, which is harmless.
     async fn force_sync(
         &self,
         workload: &Workload,

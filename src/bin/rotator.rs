@@ -69,7 +69,7 @@ struct Edge {
 impl Edge {
     fn new(config: Config, aws: Aws) -> Self {
         let aws = Arc::new(aws);
-        let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config));
+        let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config, Arc::new(now)));
         Self { config, aws, clusters }
     }
 
@@ -84,8 +84,7 @@ impl Edge {
                 .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
                 .unwrap_or(Timestamp::MAX),
         };
-        let settings =
-            Settings { lease: self.config.lease, late_write: self.config.late_write };
+        let settings = Settings { lease: self.config.lease, late_write: self.config.late_write };
         let answered = async {
             let request = Request::parse(&event.payload)?;
             invoke::handle(&self.world(), &settings, request, &invocation).await
@@ -97,24 +96,24 @@ impl Edge {
     }
 
     /// The world as of now: an invocation's clock starts when it begins.
-    #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
     fn world(&self) -> World {
-        let clock = Clock::starting_at(Timestamp::now());
+        let clock = Clock::starting_at(now());
         let (aws, config) = (&self.aws, &self.config);
         World {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
-            records: Arc::new(DynamoDbRecords::new(
-                Arc::clone(aws),
-                config,
-                clock,
-                Arc::new(fill),
-            )),
+            records: Arc::new(DynamoDbRecords::new(Arc::clone(aws), config, clock, Arc::new(fill))),
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(&self.clusters) as _,
             clock,
             fill: Arc::new(fill),
         }
     }
+}
+
+/// The one place where time enters.
+#[expect(clippy::disallowed_methods, reason = "everything else is told the time by this")]
+fn now() -> Timestamp {
+    Timestamp::now()
 }
 
 /// The one place where randomness enters.

@@ -18,10 +18,7 @@ pub(crate) fn from_json(value: Value) -> AttributeValue {
         Value::String(text) => AttributeValue::S(text),
         Value::Array(values) => AttributeValue::L(values.into_iter().map(from_json).collect()),
         Value::Object(fields) => AttributeValue::M(
-            fields
-                .into_iter()
-                .map(|(name, value)| (name, from_json(value)))
-                .collect(),
+            fields.into_iter().map(|(name, value)| (name, from_json(value))).collect(),
         ),
     }
 }
@@ -32,9 +29,9 @@ pub(crate) fn to_json(attribute: &AttributeValue) -> Value {
     match attribute {
         AttributeValue::Null(_) => Value::Null,
         AttributeValue::Bool(is_true) => Value::Bool(*is_true),
-        AttributeValue::N(number) => number
-            .parse()
-            .map_or_else(|_| Value::String(number.clone()), Value::Number),
+        AttributeValue::N(number) => {
+            number.parse().map_or_else(|_| Value::String(number.clone()), Value::Number)
+        }
         AttributeValue::S(text) => Value::String(text.clone()),
         AttributeValue::L(values) => values.iter().map(to_json).collect(),
         AttributeValue::M(fields) => fields

@@ -97,26 +97,22 @@ impl Aws {
 
     /// The client of DynamoDB.
     pub fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
-        self.dynamodb
-            .get_or_init(|| aws_sdk_dynamodb::Client::new(&self.config))
+        self.dynamodb.get_or_init(|| aws_sdk_dynamodb::Client::new(&self.config))
     }
 
     /// The client of EKS.
     pub fn eks(&self) -> &aws_sdk_eks::Client {
-        self.eks
-            .get_or_init(|| aws_sdk_eks::Client::new(&self.config))
+        self.eks.get_or_init(|| aws_sdk_eks::Client::new(&self.config))
     }
 
     /// The client of KMS.
     pub fn kms(&self) -> &aws_sdk_kms::Client {
-        self.kms
-            .get_or_init(|| aws_sdk_kms::Client::new(&self.config))
+        self.kms.get_or_init(|| aws_sdk_kms::Client::new(&self.config))
     }
 
     /// The client of Parameter Store.
     pub fn ssm(&self) -> &aws_sdk_ssm::Client {
-        self.ssm
-            .get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
+        self.ssm.get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
     }
 }
 
@@ -219,12 +215,8 @@ fn is_throttling(code: &str) -> bool {
 
 /// What means "later", beside what the SDK knows as such (BOTO ssm 2014-11-06, dynamodb
 /// 2012-08-10).
-const OTHER_THROTTLING_ERRORS: [&str; 4] = [
-    "TooManyUpdates",
-    "ThrottlingError",
-    "TransactionConflictException",
-    "TransactionConflict",
-];
+const OTHER_THROTTLING_ERRORS: [&str; 4] =
+    ["TooManyUpdates", "ThrottlingError", "TransactionConflictException", "TransactionConflict"];
 
 fn is_refusal(code: &str) -> bool {
     code.starts_with("AccessDenied") || REFUSALS.contains(&code)

@@ -52,9 +52,7 @@ impl Publications for AwsPublications {
         match &publication.place {
             Place::Parameter(name) => {
                 let value = view.bytes(publication.form);
-                self.parameters
-                    .write(name, publication.key.as_deref(), known_key, &value)
-                    .await
+                self.parameters.write(name, publication.key.as_deref(), known_key, &value).await
             }
             Place::Item { table, key } => {
                 self.items.write(table, key, publication.form, view).await
@@ -70,20 +68,12 @@ impl Publications for AwsPublications {
     ) -> Result<Written, WriteError> {
         match place {
             Place::Parameter(name) => self.parameters.label(name, label, store_version).await,
-            Place::Item { .. } => Ok(Written {
-                store_version,
-                key: None,
-                unanswered: false,
-            }),
+            Place::Item { .. } => Ok(Written { store_version, key: None, unanswered: false }),
         }
     }
 }
 
 /// A write that is refused for good, or that no attempt of can still be applied.
 fn answered(error: Error) -> WriteError {
-    WriteError {
-        error,
-        unanswered: false,
-        overtaken: false,
-    }
+    WriteError { error, unanswered: false, overtaken: false }
 }

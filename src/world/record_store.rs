@@ -85,16 +85,10 @@ impl RecordStore for DynamoDbRecords {
         // Both in one snapshot: a key without the rotation that it stands for would read as one
         // that was carried out long ago.
         let gets = [record, item_key(token, &key_sort(key))].map(|key| {
-            let get = Get::builder()
-                .table_name(&self.table)
-                .set_key(Some(key))
-                .build();
+            let get = Get::builder().table_name(&self.table).set_key(Some(key)).build();
             get.map(|get| TransactGetItem::builder().get(get).build())
         });
-        let gets = gets
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(unbuildable)?;
+        let gets = gets.into_iter().collect::<Result<Vec<_>, _>>().map_err(unbuildable)?;
         let answer = self
             .aws
             .dynamodb()
@@ -105,11 +99,7 @@ impl RecordStore for DynamoDbRecords {
             .send()
             .await
             .map_err(|error| failed("dynamodb:GetItem", READ_RECORD, self.named(token), &error))?;
-        let mut items = answer
-            .responses
-            .unwrap_or_default()
-            .into_iter()
-            .map(|answer| answer.item);
+        let mut items = answer.responses.unwrap_or_default().into_iter().map(|answer| answer.item);
         let record = items.next().flatten();
         let key = items.next().flatten();
         Ok(Loaded {
@@ -123,10 +113,7 @@ impl RecordStore for DynamoDbRecords {
 
     async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
         let token = save.record.token();
-        if save
-            .replaces
-            .is_some_and(|replaces| save.record.revision() != replaces + 1)
-        {
+        if save.replaces.is_some_and(|replaces| save.record.revision() != replaces + 1) {
             return Err(Error::new(
                 Kind::Internal,
                 SAVE_RECORD,
@@ -139,10 +126,7 @@ impl RecordStore for DynamoDbRecords {
         let item = record_item(save.record, &write_id)?;
         let (condition, values) = match save.replaces {
             None => ("attribute_not_exists(pk)", None),
-            Some(revision) => (
-                "revision = :replaces",
-                Some((":replaces", number(revision))),
-            ),
+            Some(revision) => ("revision = :replaces", Some((":replaces", number(revision)))),
         };
         let values = values.map(|(name, value)| HashMap::from([(name.to_owned(), value)]));
         if save.key.is_none() && save.audit.is_empty() {
@@ -191,13 +175,7 @@ impl RecordStore for DynamoDbRecords {
             TransactWriteItem::builder().condition_check(check).build(),
             self.put_key(token, key, entry, &write_id)?,
         ];
-        self.transact(
-            "add a trigger's key to the record",
-            token,
-            writes,
-            &write_id,
-        )
-        .await
+        self.transact("add a trigger's key to the record", token, writes, &write_id).await
     }
 
     async fn postpone(
@@ -218,10 +196,11 @@ impl RecordStore for DynamoDbRecords {
             .expression_attribute_values(":due_at", text(milliseconds(due_at)))
             .expression_attribute_values(":revision", number(revision))
             .customize()
-            .config_override(
-                aws_sdk_dynamodb::Config::builder()
-                    .retry_classifier(also_retrying::<UpdateItemError>(CONFLICT)),
-            )
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
+                UpdateItemError,
+            >(
+                CONFLICT
+            )))
             .send()
             .await;
         match answer {
@@ -229,12 +208,7 @@ impl RecordStore for DynamoDbRecords {
             Err(error) if is_refused_by_condition(&error) => Ok(Saved::Overtaken),
             Err(error) => {
                 let on = self.named(token);
-                Err(failed(
-                    "dynamodb:UpdateItem",
-                    "postpone the record",
-                    on,
-                    &error,
-                ))
+                Err(failed("dynamodb:UpdateItem", "postpone the record", on, &error))
             }
         }
     }
@@ -263,21 +237,13 @@ impl RecordStore for DynamoDbRecords {
         {
             let page = page.map_err(|error| {
                 let on = format!("{}/{INDEX}", self.table);
-                failed(
-                    "dynamodb:Query",
-                    "find the records that are due in",
-                    on,
-                    &error,
-                )
+                failed("dynamodb:Query", "find the records that are due in", on, &error)
             })?;
             for item in page.items() {
                 let owner = text_in(item, PK).and_then(|pk| pk.strip_prefix(OWNER));
                 let Some(token) = owner.and_then(|name| TokenName::parse(name).ok()) else {
                     // One strange item must not keep the sweep from all the others.
-                    tracing::warn!(
-                        table = self.table,
-                        "an item in the index is no token's record"
-                    );
+                    tracing::warn!(table = self.table, "an item in the index is no token's record");
                     continue;
                 };
                 // Whoever rereads a record whose time is damaged learns what is wrong with it.
@@ -295,9 +261,7 @@ impl RecordStore for DynamoDbRecords {
         version: VersionNumber,
     ) -> Result<Option<Audit>, Error> {
         let sort = audit_sort(version);
-        let found = self
-            .item("read the audit of", token, item_key(token, &sort))
-            .await?;
+        let found = self.item("read the audit of", token, item_key(token, &sort)).await?;
         let Some(mut item) = found else {
             return Ok(None);
         };
@@ -306,11 +270,7 @@ impl RecordStore for DynamoDbRecords {
         let audit: Audit = from_attributes(&AttributeValue::M(item))
             .map_err(|because| bad_record(token, &sort, because))?;
         if audit.token != *token || audit.version != version {
-            return Err(bad_record(
-                token,
-                &sort,
-                "it is that of another version".to_owned(),
-            ));
+            return Err(bad_record(token, &sort, "it is that of another version".to_owned()));
         }
         Ok(Some(audit))
     }
@@ -334,10 +294,7 @@ impl RecordStore for DynamoDbRecords {
                 let on = format!("{token} {version} with {}", self.key);
                 failed("kms:Encrypt", "seal the value of", on, &error)
             })?;
-        let sealed = answer
-            .ciphertext_blob
-            .map(Blob::into_inner)
-            .unwrap_or_default();
+        let sealed = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         if sealed.is_empty() {
             let because = "KMS answered without a ciphertext";
             return Err(Error::new(Kind::Internal, "seal the value of", because, REPORT).on(token));
@@ -422,10 +379,11 @@ impl DynamoDbRecords {
             .set_expression_attribute_values(values)
             .return_values_on_condition_check_failure(AllOld)
             .customize()
-            .config_override(
-                aws_sdk_dynamodb::Config::builder()
-                    .retry_classifier(also_retrying::<PutItemError>(CONFLICT)),
-            )
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
+                PutItemError,
+            >(
+                CONFLICT
+            )))
             .send()
             .await;
         let error = match answer {
@@ -436,12 +394,7 @@ impl DynamoDbRecords {
             Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
                 Ok(saved_if_ours(refusal.item(), write_id))
             }
-            _ => Err(failed(
-                "dynamodb:PutItem",
-                SAVE_RECORD,
-                self.named(token),
-                &error,
-            )),
+            _ => Err(failed("dynamodb:PutItem", SAVE_RECORD, self.named(token), &error)),
         }
     }
 
@@ -480,39 +433,31 @@ impl DynamoDbRecords {
             .filter(|reason| reason.code() == Some("ConditionalCheckFailed"))
             .map(|reason| saved_if_ours(reason.item(), write_id));
         if let Some(first) = refusals.next() {
-            let is_ours = refusals.fold(
-                first,
-                |all, next| if all == next { all } else { Saved::Overtaken },
-            );
+            let is_ours =
+                refusals.fold(first, |all, next| if all == next { all } else { Saved::Overtaken });
             return Ok(is_ours);
         }
-        Err(
-            match reasons
-                .iter()
-                .enumerate()
-                .find(|(_, reason)| !passes(reason))
-            {
-                // Which one, since every item of a transaction is a different thing.
-                Some((index, reason)) => Error {
-                    kind: match reason.message() {
-                        Some(message) if message.contains("size") => Kind::TooLarge,
-                        _ => Kind::Internal,
-                    },
-                    because: format!(
-                        "item {index} of the transaction was refused with {}: {}",
-                        reason.code().unwrap_or("no code"),
-                        reason.message().unwrap_or("no message")
-                    ),
-                    ..failed()
+        Err(match reasons.iter().enumerate().find(|(_, reason)| !passes(reason)) {
+            // Which one, since every item of a transaction is a different thing.
+            Some((index, reason)) => Error {
+                kind: match reason.message() {
+                    Some(message) if message.contains("size") => Kind::TooLarge,
+                    _ => Kind::Internal,
                 },
-                None => Error {
-                    kind: Kind::Throttled,
-                    because: "other writes kept touching the same items".to_owned(),
-                    fix: "run it again".to_owned(),
-                    ..failed()
-                },
+                because: format!(
+                    "item {index} of the transaction was refused with {}: {}",
+                    reason.code().unwrap_or("no code"),
+                    reason.message().unwrap_or("no message")
+                ),
+                ..failed()
             },
-        )
+            None => Error {
+                kind: Kind::Throttled,
+                because: "other writes kept touching the same items".to_owned(),
+                fix: "run it again".to_owned(),
+                ..failed()
+            },
+        })
     }
 
     /// Writes a key that must be new, or one whose time has passed.
@@ -572,17 +517,13 @@ fn record_item(record: &Record, write_id: &str) -> Result<Attributes, Error> {
 
 fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
     let bad = |because| bad_record(token, RECORD, because);
-    let stored = item
-        .get(RECORD)
-        .ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
+    let stored = item.get(RECORD).ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
     let record: Record = from_attributes(stored).map_err(bad)?;
     if record.token() != token {
         return Err(bad(format!("it is that of the token {}", record.token())));
     }
     if number_in(&item, REVISION) != Some(record.revision()) {
-        return Err(bad(
-            "its attribute `revision` is not the record's".to_owned()
-        ));
+        return Err(bad("its attribute `revision` is not the record's".to_owned()));
     }
     let Some(due_at) = item.get(DUE_AT) else {
         return Ok(record);
@@ -694,35 +635,23 @@ impl ClassifyRetry for CancelledForNow {
 
 /// Has the SDK repeat a call that was refused with one of these codes too.
 fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
-    AwsErrorCodeClassifier::builder()
-        .transient_errors(codes)
-        .build()
+    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
 }
 
 /// A single write that met a transaction on the same item.
 const CONFLICT: &[&str] = &["TransactionConflictException"];
 
 fn is_refused_by_condition<R>(error: &SdkError<UpdateItemError, R>) -> bool {
-    error
-        .as_service_error()
-        .is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+    error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
 }
 
 fn unbuildable(error: aws_sdk_dynamodb::error::BuildError) -> Error {
-    Error::new(
-        Kind::Internal,
-        "compose a call of DynamoDB",
-        "a part is missing",
-        REPORT,
-    )
-    .caused_by(&error)
+    Error::new(Kind::Internal, "compose a call of DynamoDB", "a part is missing", REPORT)
+        .caused_by(&error)
 }
 
 fn item_key(token: &TokenName, sort: &str) -> Attributes {
-    HashMap::from([
-        (PK.to_owned(), text(format!("{OWNER}{token}"))),
-        (SK.to_owned(), text(sort)),
-    ])
+    HashMap::from([(PK.to_owned(), text(format!("{OWNER}{token}"))), (SK.to_owned(), text(sort))])
 }
 
 fn key_sort(key: &KeyDigest) -> String {

@@ -27,10 +27,7 @@ pub struct SsmSpecs {
 impl SsmSpecs {
     /// The specs of this configuration.
     pub fn new(aws: Arc<Aws>, config: &Config) -> Self {
-        Self {
-            aws,
-            path: config.specs.clone(),
-        }
+        Self { aws, path: config.specs.clone() }
     }
 }
 
@@ -39,10 +36,7 @@ impl Specs for SsmSpecs {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = format!("{}/{token}", self.path);
         match self.aws.ssm().get_parameter().name(&name).send().await {
-            Ok(answer) => answer
-                .parameter
-                .map(|parameter| text_in(&name, parameter))
-                .transpose(),
+            Ok(answer) => answer.parameter.map(|parameter| text_in(&name, parameter)).transpose(),
             Err(error)
                 if matches!(
                     error.code(),
@@ -68,12 +62,7 @@ impl Specs for SsmSpecs {
             .send();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| {
-                failed(
-                    "ssm:GetParametersByPath",
-                    "read the specs below",
-                    &self.path,
-                    &error,
-                )
+                failed("ssm:GetParametersByPath", "read the specs below", &self.path, &error)
             })?;
             for parameter in page.parameters.unwrap_or_default() {
                 let name = parameter.name.clone().unwrap_or_default();
@@ -105,10 +94,9 @@ impl Specs for SsmSpecs {
 /// A spec in plain; anything that is not a String is refused, so that nobody thinks it hidden.
 fn text_in(name: &str, parameter: Parameter) -> Result<SpecText, Error> {
     match parameter.r#type() {
-        None | Some(ParameterType::String) => Ok(SpecText {
-            version: parameter.version(),
-            json: parameter.value.unwrap_or_default(),
-        }),
+        None | Some(ParameterType::String) => {
+            Ok(SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() })
+        }
         Some(other) => Err(Error::new(
             Kind::BadSpec,
             READ,

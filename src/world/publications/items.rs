@@ -98,11 +98,7 @@ impl Items {
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Written {
-                store_version: view.revision(),
-                key: None,
-                unanswered: false,
-            }),
+            Ok(_) => Ok(Written { store_version: view.revision(), key: None, unanswered: false }),
             Err(error)
                 if error
                     .as_service_error()
@@ -138,15 +134,9 @@ impl Items {
             projection.push(placeholder.clone());
             get = get.expression_attribute_names(placeholder, *name);
         }
-        let answer = get
-            .projection_expression(projection.join(", "))
-            .send()
-            .await;
+        let answer = get.projection_expression(projection.join(", ")).send().await;
         let answer = answer.map_err(|error| {
-            explained(
-                error.code(),
-                failed("dynamodb:GetItem", READ, place, &error),
-            )
+            explained(error.code(), failed("dynamodb:GetItem", READ, place, &error))
         })?;
         Ok(answer.item)
     }
@@ -231,10 +221,7 @@ fn revision_in(item: &Attributes, side: Side) -> Result<Option<u64>, String> {
 }
 
 fn place_of(table: &str, key: &ItemKey) -> Place {
-    Place::Item {
-        table: table.to_owned(),
-        key: key.clone(),
-    }
+    Place::Item { table: table.to_owned(), key: key.clone() }
 }
 
 /// The attributes of a view, by name.
@@ -274,9 +261,7 @@ impl Serialize for Ordered {
         match &self.0 {
             Value::Object(fields) => {
                 let known = FIELDS.iter().filter_map(|name| fields.get_key_value(*name));
-                let unknown = fields
-                    .iter()
-                    .filter(|(name, _)| !FIELDS.contains(&name.as_str()));
+                let unknown = fields.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str()));
                 let mut map = serializer.serialize_map(Some(fields.len()))?;
                 for (name, value) in known.chain(unknown) {
                     map.serialize_entry(name, &Ordered(value.clone()))?;
@@ -299,10 +284,7 @@ fn attributes_of(key: &ItemKey) -> HashMap<String, AttributeValue> {
         KeyValue::Text(text) => AttributeValue::S(text.clone()),
         KeyValue::Number(number) => AttributeValue::N(number.to_string()),
     };
-    key.attributes()
-        .iter()
-        .map(|(name, given)| (name.clone(), value(given)))
-        .collect()
+    key.attributes().iter().map(|(name, given)| (name.clone(), value(given))).collect()
 }
 
 fn owner(view: &Content) -> &TokenName {
@@ -341,21 +323,16 @@ fn explained(code: Option<&str>, error: Error) -> Error {
         }
         _ => return error,
     };
-    Error {
-        kind: Kind::BadSpec,
-        fix: fix.to_owned(),
-        ..error
-    }
+    Error { kind: Kind::BadSpec, fix: fix.to_owned(), ..error }
 }
 
 /// The error without the values, should AWS have repeated one in a message.
 fn without(view: &Content, error: Error) -> Error {
     let values: Vec<&Secret> = match view {
         Content::Presented { value, .. } => vec![value],
-        Content::Accepted { entries, .. } => entries
-            .iter()
-            .filter_map(|entry| entry.value.as_ref())
-            .collect(),
+        Content::Accepted { entries, .. } => {
+            entries.iter().filter_map(|entry| entry.value.as_ref()).collect()
+        }
     };
     let because = values.iter().fold(error.because.clone(), |because, value| {
         because.replace(value.expose(), "[redacted]")

@@ -39,14 +39,8 @@ impl Parameters {
     }
 
     pub(super) async fn read(&self, name: &ParameterName) -> Result<Option<Holding>, Error> {
-        let answer = self
-            .aws
-            .ssm()
-            .get_parameter()
-            .name(name.as_str())
-            .with_decryption(true)
-            .send()
-            .await;
+        let answer =
+            self.aws.ssm().get_parameter().name(name.as_str()).with_decryption(true).send().await;
         let parameter = match answer {
             Ok(answer) => answer.parameter,
             Err(error) if is_absent(error.code()) => None,
@@ -58,11 +52,7 @@ impl Parameters {
         check_type(READ, name, parameter.r#type())?;
         let store_version = parameter.version().try_into().unwrap_or_default();
         let value = Secret::verbatim(parameter.value.unwrap_or_default());
-        Ok(Some(Holding {
-            value,
-            store_version,
-            token: None,
-        }))
+        Ok(Some(Holding { value, store_version, token: None }))
     }
 
     /// Puts a new version, encrypted with the key that the spec names; else with the one that the
@@ -128,11 +118,7 @@ impl Parameters {
                 } else {
                     explained(error.code(), failed)
                 };
-                Err(WriteError {
-                    error: without(value, error),
-                    unanswered,
-                    overtaken: false,
-                })
+                Err(WriteError { error: without(value, error), unanswered, overtaken: false })
             }
         }
     }
@@ -154,21 +140,18 @@ impl Parameters {
             .labels(label)
             .customize()
             .interceptor(attempts.clone())
-            .config_override(
-                aws_sdk_ssm::Config::builder()
-                    .retry_classifier(also_retrying::<LabelParameterVersionError>(CONCURRENT)),
-            )
+            .config_override(aws_sdk_ssm::Config::builder().retry_classifier(also_retrying::<
+                LabelParameterVersionError,
+            >(
+                CONCURRENT
+            )))
             .send()
             .await;
         let unanswered = attempts.may_land();
         let on = format!("{name}:{store_version}");
         let error = match answer {
             Ok(answer) if answer.invalid_labels().is_empty() => {
-                return Ok(Written {
-                    store_version,
-                    key: None,
-                    unanswered,
-                });
+                return Ok(Written { store_version, key: None, unanswered });
             }
             Ok(_) => Error::new(
                 Kind::Internal,
@@ -183,11 +166,7 @@ impl Parameters {
                 explained(error.code(), failed)
             }
         };
-        Err(WriteError {
-            error,
-            unanswered,
-            overtaken: false,
-        })
+        Err(WriteError { error, unanswered, overtaken: false })
     }
 
     /// What is known of an existing parameter without reading it.
@@ -202,13 +181,8 @@ impl Parameters {
                 let fix = "report this as a fault of changeover";
                 Error::new(Kind::Internal, DESCRIBE, because, fix).caused_by(&error)
             })?;
-        let mut pages = self
-            .aws
-            .ssm()
-            .describe_parameters()
-            .parameter_filters(filter)
-            .into_paginator()
-            .send();
+        let mut pages =
+            self.aws.ssm().describe_parameters().parameter_filters(filter).into_paginator().send();
         // A page may be empty though a later one is not (API reference, `DescribeParameters`).
         for _ in 0..MOST_PAGES {
             let Some(page) = pages.next().await else {
@@ -240,10 +214,7 @@ fn check_type(
         Some(other) => Err(Error::new(
             Kind::PreflightFailed,
             attempted,
-            format!(
-                "it is a {}, which would keep the token in plain",
-                other.as_str()
-            ),
+            format!("it is a {}, which would keep the token in plain", other.as_str()),
             OTHER_PARAMETER,
         )
         .on(name)),
@@ -266,11 +237,7 @@ fn explained(code: Option<&str>, error: Error) -> Error {
         }
         _ => return error,
     };
-    Error {
-        kind: Kind::PreflightFailed,
-        fix: fix.to_owned(),
-        ..error
-    }
+    Error { kind: Kind::PreflightFailed, fix: fix.to_owned(), ..error }
 }
 
 fn too_large(name: &ParameterName, value: &Secret) -> Error {
@@ -296,16 +263,12 @@ fn without(value: &Secret, error: Error) -> Error {
 
 /// What is left of the ten seconds that a write may take.
 fn remaining(began: Instant) -> Duration {
-    OPERATION_TIMEOUT
-        .saturating_sub(began.elapsed())
-        .max(Duration::from_millis(100))
+    OPERATION_TIMEOUT.saturating_sub(began.elapsed()).max(Duration::from_millis(100))
 }
 
 /// Has the SDK repeat a call that was refused with one of these codes too.
 fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
-    AwsErrorCodeClassifier::builder()
-        .transient_errors(codes)
-        .build()
+    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
 }
 
 /// Somebody else is writing the same parameter.

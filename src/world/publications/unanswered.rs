@@ -70,9 +70,9 @@ impl Intercept for Unanswered {
         let was_sent = self.0.one_is_under_way.swap(false, Relaxed);
         let is_answered = match context.output_or_error() {
             Some(Ok(_)) => true,
-            Some(Err(error)) if error.is_operation_error() => context
-                .response()
-                .is_some_and(|response| !response.status().is_server_error()),
+            Some(Err(error)) if error.is_operation_error() => {
+                context.response().is_some_and(|response| !response.status().is_server_error())
+            }
             Some(Err(error)) => was_never_connected(error),
             None => false,
         };

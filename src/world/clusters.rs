@@ -1,0 +1,162 @@
+//! Clusters by the Kubernetes API: EKS, External Secrets, Deployments.
+//!
+//! ```text
+//! eks, bearer       how a cluster is reached and who we are to it
+//! call, watch       one call, one watch: time-outs, retries, and what a failure means
+//! external_secret   what an ExternalSecret says, judged            (pure)
+//! sync              told to refresh, and confirmed by digest
+//! deployment        what a Deployment and its pods say, judged     (pure)
+//! rollout           stamped, and waited for
+//! inspect           what would stand in the way
+//! ```
+
+mod bearer;
+mod call;
+mod deployment;
+mod eks;
+mod external_secret;
+mod inspect;
+mod rollout;
+mod sync;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use self::eks::Eks;
+use crate::{
+    config::Config,
+    error::Error,
+    spec::{ParameterName, Workload},
+    token::Digest,
+    world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
+};
+
+/// How a cluster is reached.
+#[async_trait]
+pub trait Access: Send + Sync {
+    /// A connection to this cluster on which the next calls are made. It is kept until it is too
+    /// old, or was [discarded](Access::discard). Has no effect on the cluster.
+    ///
+    /// # Errors
+    /// What AWS answered, where the cluster cannot be found or its identity not be proved.
+    async fn connect(&self, cluster: &str) -> Result<Connection, Error>;
+
+    /// Says that the API server did not answer on this connection, or did not take its identity:
+    /// what is known of the cluster is learned anew by the next [`Access::connect`].
+    async fn discard(&self, cluster: &str, connection: &Connection);
+}
+
+/// Says what time it is.
+pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A client of one cluster, made with one identity.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client. Its identity ends within minutes: it is asked for anew for every call.
+    pub client: kube::Client,
+    /// Tells connections to the same cluster apart.
+    pub generation: u64,
+}
+
+/// [`Clusters`] over the Kubernetes API.
+///
+/// Every call has ten seconds to be answered, and is made again where that can help; a call that
+/// changes something changes nothing more when it is made again.
+pub struct KubernetesClusters {
+    access: Arc<dyn Access>,
+    /// Which version of External Secrets' API each cluster serves.
+    versions: Mutex<BTreeMap<String, &'static str>>,
+    /// How many refreshes were forced.
+    refreshes: AtomicU64,
+}
+
+impl KubernetesClusters {
+    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
+        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+    }
+
+    /// Clusters that are reached like this.
+    pub fn reached_by(access: Arc<dyn Access>) -> Self {
+        Self { access, versions: Mutex::default(), refreshes: AtomicU64::new(0) }
+    }
+
+    /// A value for the annotation that no ExternalSecret had before: the caller's, numbered. An
+    /// annotation that stays what it was forces nothing.
+    fn forcing(&self, force: &str) -> String {
+        format!("{force}.{}", self.refreshes.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn known_version(&self, cluster: &str) -> Option<&'static str> {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(cluster).copied()
+    }
+
+    fn remember_version(&self, cluster: &str, version: &'static str) {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.insert(cluster.to_owned(), version);
+    }
+}
+
+#[async_trait]
+impl Clusters for KubernetesClusters {
+    async fn inspect(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Vec<Finding>, Error> {
+        inspect::inspect(self, workload, parameters).await
+    }
+
+    async fn force_sync(
+        &self,
+        workload: &Workload,
+        force: &str,
+    ) -> Result<Option<SyncedBefore>, Error> {
+        sync::force_sync(self, workload, force).await
+    }
+
+    async fn synced(
+        &self,
+        workload: &Workload,
+        before: &SyncedBefore,
+        intended: &BTreeMap<ParameterName, Digest>,
+        within: Duration,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        sync::synced(self, workload, before, intended, within).await
+    }
+
+    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
+        sync::secret_revision(self, workload).await
+    }
+
+    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+        rollout::stamp(self, workload, stamp).await
+    }
+
+    async fn rolled_out(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Result<Progress<()>, Error> {
+        rollout::rolled_out(self, workload, stamp, within).await
+    }
+
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        sync::editors(self, workload).await
+    }
+}
+
+/// What the names of our field managers begin with.
+const MANAGER: &str = "changeover";

@@ -1,0 +1,286 @@
+//! One call of a Kubernetes API server: its time-out, its retries, and what its failure means.
+
+use std::{fmt, future::Future, time::Duration};
+
+use kube::core::Status;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Access, Connection};
+use crate::{
+    error::{Error, Kind, causes},
+    spec::Workload,
+};
+
+/// How long the API server may take to answer one attempt.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// No attempt begins later than this after the first.
+const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often a call is attempted.
+const ATTEMPTS: u32 = 4;
+
+/// What a call is made on, in the terms of a Role: a verb, a resource, a namespace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    /// The cluster, by the name that specs give it.
+    pub(super) cluster: &'a str,
+    /// The namespace.
+    pub(super) namespace: &'a str,
+    /// What a Role lists under `verbs`.
+    pub(super) verb: &'a str,
+    /// What a Role lists under `resources`, with its API group: `deployments.apps`.
+    pub(super) resource: &'a str,
+    /// The object's name; empty where the call is about all of them.
+    pub(super) name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// A call on an object beside this workload.
+    pub(super) fn beside(
+        workload: &'a Workload,
+        verb: &'a str,
+        resource: &'a str,
+        name: &'a str,
+    ) -> Self {
+        Self { cluster: &workload.cluster, namespace: &workload.namespace, verb, resource, name }
+    }
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, namespace, resource, name, .. } = self;
+        match name.is_empty() {
+            true => write!(f, "{resource} in namespace {namespace} of cluster {cluster}"),
+            false => write!(f, "{resource} {namespace}/{name} of cluster {cluster}"),
+        }
+    }
+}
+
+/// A call that failed for good: what to report, and the server's answer where there was one.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What to report.
+    pub(super) error: Error,
+    /// The HTTP status of the answer; 0 where there was none.
+    pub(super) code: u16,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+/// Makes a call on a connection to its cluster. An attempt that was not answered, or refused for the
+/// server's own reasons, is made again after a pause; one whose identity was not taken, once more
+/// with a new one.
+pub(super) async fn call<T, F>(
+    access: &dyn Access,
+    target: Target<'_>,
+    attempt: impl Fn(Connection) -> F,
+) -> Result<T, Failed>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let began = Instant::now();
+    let mut identity_renewed = false;
+    for number in 1.. {
+        let connection =
+            access.connect(target.cluster).await.map_err(|error| Failed { error, code: 0 })?;
+        let failure = match timeout(ANSWER_WITHIN, attempt(connection.clone())).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Failure::of(error),
+            Err(_) => Failure::silence(),
+        };
+        if failure.spoils_the_connection(number) {
+            access.discard(target.cluster, &connection).await;
+        }
+        let again = match failure {
+            Failure::Unauthorized => !std::mem::replace(&mut identity_renewed, true),
+            Failure::Passing { .. } => number < ATTEMPTS,
+            Failure::Final { .. } => false,
+        };
+        let pause = failure.pause(target, number);
+        if !again || began.elapsed() + pause > ATTEMPTS_WITHIN {
+            return Err(failure.into_failed(target));
+        }
+        sleep(pause).await;
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server does not know who we are.
+    Unauthorized,
+    /// It may work in a moment.
+    Passing {
+        /// What the server said; `None` where it said nothing.
+        code: Option<u16>,
+        /// In words.
+        because: String,
+        /// How long the server asks us to wait.
+        retry_after: Duration,
+    },
+    /// It will not work by being asked again.
+    Final {
+        /// What the server said; `None` where its answer was not understood.
+        code: Option<u16>,
+        /// In words.
+        because: String,
+    },
+}
+
+impl Failure {
+    /// Reads an error. Its words are the server's message, or those of its chain of causes: never
+    /// its `Debug` form, which may hold an object.
+    pub(super) fn of(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::answered(&status),
+            kube::Error::Service(cause) => Self::unanswered(causes(&*cause)),
+            kube::Error::HyperError(cause) => Self::unanswered(causes(&cause)),
+            kube::Error::ReadEvents(cause) => Self::unanswered(causes(&cause)),
+            // The text of a syntax error could repeat the answer, and with it a value.
+            kube::Error::SerdeError(cause) => Self::Final {
+                code: None,
+                because: format!(
+                    "its answer could not be read, at line {} column {}",
+                    cause.line(),
+                    cause.column()
+                ),
+            },
+            other => Self::Final { code: None, because: causes(&other) },
+        }
+    }
+
+    /// Reads what the server answered.
+    pub(super) fn answered(status: &Status) -> Self {
+        let because = match status.message.trim() {
+            "" => format!("it answered {}", status.code),
+            message => message.chars().take(LONGEST_MESSAGE).collect(),
+        };
+        let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        match status.code {
+            401 => Self::Unauthorized,
+            410 | 429 | 500 | 502 | 503 | 504 => Self::Passing {
+                code: Some(status.code),
+                because,
+                retry_after: Duration::from_secs(asked.into()).min(LONGEST_PAUSE),
+            },
+            code => Self::Final { code: Some(code), because },
+        }
+    }
+
+    /// No answer in time.
+    pub(super) fn silence() -> Self {
+        Self::unanswered(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
+    }
+
+    fn unanswered(because: String) -> Self {
+        Self::Passing { code: None, because, retry_after: Duration::ZERO }
+    }
+
+    /// Whether to learn anew where the cluster is and who we are to it, when this is the failure of
+    /// so many in a row. The first broken connection tells nothing of the cluster.
+    pub(super) fn spoils_the_connection(&self, in_a_row: u32) -> bool {
+        match self {
+            Self::Unauthorized => true,
+            Self::Passing { code: None, .. } => in_a_row > 1,
+            _ => false,
+        }
+    }
+
+    /// How long to wait before attempt `number + 1`: a tenth of a second, four times as long each
+    /// time, and a part of that again that differs from object to object, so that many workloads
+    /// that fail together do not come back together.
+    pub(super) fn pause(&self, target: Target<'_>, number: u32) -> Duration {
+        let retry_after = match self {
+            Self::Unauthorized => return Duration::ZERO,
+            Self::Passing { retry_after, .. } => *retry_after,
+            Self::Final { .. } => Duration::ZERO,
+        };
+        let pause = Duration::from_millis(100) * 4_u32.saturating_pow(number.saturating_sub(1));
+        retry_after.max(spread(pause.min(LONGEST_PAUSE), &format!("{target}{number}")))
+    }
+
+    /// The words of the failure, for a wait that goes on in spite of it.
+    pub(super) fn because(&self) -> &str {
+        match self {
+            Self::Unauthorized => "it did not take our identity",
+            Self::Passing { because, .. } | Self::Final { because, .. } => because,
+        }
+    }
+
+    /// What to report.
+    pub(super) fn into_failed(self, target: Target<'_>) -> Failed {
+        let Target { cluster, namespace, verb, resource, .. } = target;
+        let server = "the API server refused";
+        let (kind, code, because, fix) = match self {
+            Self::Unauthorized => (
+                Kind::AccessDenied,
+                401,
+                "the API server does not know the function's identity (401)".to_owned(),
+                format!(
+                    "create an access entry for the function's role in EKS cluster {cluster}, and \
+                     check that the cluster is the one named and that no clock is off"
+                ),
+            ),
+            Self::Final { code: Some(403), because } => (
+                Kind::AccessDenied,
+                403,
+                format!("{server}: {because}"),
+                format!(
+                    "grant the verb {verb} on {resource} in namespace {namespace} to the \
+                     function's Kubernetes group (infra/eks-rbac.yaml)"
+                ),
+            ),
+            Self::Passing { code: Some(429), because, .. } => (
+                Kind::Throttled,
+                429,
+                format!("the API server is too busy: {because}"),
+                "run again later; nothing is lost".to_owned(),
+            ),
+            Self::Passing { code, because, .. } => (
+                Kind::Unreachable,
+                code.unwrap_or(0),
+                match code {
+                    Some(code) => format!("the API server failed ({code}): {because}"),
+                    None => format!("the API server did not answer: {because}"),
+                },
+                "check the cluster's endpoint, the function's route to it, and the health of its \
+                 API server; nothing is lost, the next run carries on"
+                    .to_owned(),
+            ),
+            Self::Final { code: Some(404), because } => (
+                Kind::PreflightFailed,
+                404,
+                format!("it is not there: {because}"),
+                "create it, or correct the spec".to_owned(),
+            ),
+            Self::Final { code, because } => (
+                Kind::Internal,
+                code.unwrap_or(0),
+                match code {
+                    Some(code) => format!("{server} ({code}): {because}"),
+                    None => format!("it could not be called: {because}"),
+                },
+                "read the API server's message; if the request is at fault, report it".to_owned(),
+            ),
+        };
+        Failed { error: Error::new(kind, verb, because, fix).on(target), code }
+    }
+}
+
+/// `pause`, and up to half of it again, chosen by `name`.
+pub(super) fn spread(pause: Duration, name: &str) -> Duration {
+    use sha2::Digest as _;
+    let chosen = sha2::Sha256::digest(name.as_bytes())[0];
+    pause + pause / 2 * u32::from(chosen) / 255
+}
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Characters of a server's message that are worth repeating.
+const LONGEST_MESSAGE: usize = 500;
