@@ -1,5 +1,6 @@
 """That nothing of a testbed outlives it, however it ends. These start testbeds of their own."""
 
+import contextlib
 import os
 import re
 import select
@@ -64,11 +65,13 @@ def nothing_of_a_testbed_outlives_it(testbed: Testbed, number: signal.Signals) -
 
 
 def _mark_of(parent: int) -> str:
-    """The mark of a testbed's processes: its guardian is started with it."""
-    listed = subprocess.run(["ps", "--ppid", str(parent), "-o", "args="], check=True, text=True, stdout=subprocess.PIPE)
-    found = re.search(r"testbed\.guardian (\w+)", listed.stdout)
-    assert found, listed.stdout
-    return found[1]
+    """The mark that the children of a testbed's program carry."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nPPid:\t{parent}\n" in status.read_text():
+                if found := re.search(rf"{processes.MARK}=(\w+)", status.with_name("environ").read_text(errors="replace")):
+                    return found[1]
+    pytest.fail(f"no child of process {parent} carries a mark")
 
 
 def _marked(mark: str, at_least: int) -> list[int]:
