@@ -112,6 +112,13 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         ]
         raise DeploymentFailed(f"stack {STACK} is {stack['StackStatus']}: {'; '.join(failures)}")
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    # The emulator reads no path out of this one call and asks for a right to every resource; AWS asks for the path's.
+    statement = {"Effect": "Allow", "Action": "ssm:GetParametersByPath", "Resource": "*"}
+    aws.client("iam").put_role_policy(
+        RoleName=outputs["RoleArn"].rpartition("/")[2],
+        PolicyName="emulator",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+    )
     return Deployment(
         stack=STACK,
         function=outputs["FunctionName"],
