@@ -8,6 +8,7 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from testbed.aws import ACCOUNT, CLUSTER, Aws
 
@@ -112,13 +113,7 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         ]
         raise DeploymentFailed(f"stack {STACK} is {stack['StackStatus']}: {'; '.join(failures)}")
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    # The emulator reads no path out of this one call and asks for a right to every resource; AWS asks for the path's.
-    statement = {"Effect": "Allow", "Action": "ssm:GetParametersByPath", "Resource": "*"}
-    aws.client("iam").put_role_policy(
-        RoleName=outputs["RoleArn"].rpartition("/")[2],
-        PolicyName="emulator",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
-    )
+    _grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
     return Deployment(
         stack=STACK,
         function=outputs["FunctionName"],
@@ -128,3 +123,26 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         publication_key=outputs["PublicationKeyArn"],
         log_group=outputs["LogGroupName"],
     )
+
+
+def _grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:
+    """Gives the role, beside the template's policy, the rights that the emulator would never find in that.
+
+    It knows no condition on KMS's encryption context or calling service, and takes such a statement for one about others.
+    It reads no path out of GetParametersByPath and asks for a right to every resource, where AWS asks for the path's.
+    """
+
+    def unconditional(statements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        limited = [each for each in statements if "kms:" in json.dumps(each.get("Condition", {}))]
+        return [{name: value for name, value in each.items() if name != "Condition"} for each in limited]
+
+    identities, keys = aws.client("iam"), aws.client("kms")
+    (policy_name,) = identities.list_role_policies(RoleName=role)["PolicyNames"]
+    policy = identities.get_role_policy(RoleName=role, PolicyName=policy_name)["PolicyDocument"]
+    policy["Statement"] = unconditional(policy["Statement"])
+    policy["Statement"].append({"Effect": "Allow", "Action": "ssm:GetParametersByPath", "Resource": "*"})
+    identities.put_role_policy(RoleName=role, PolicyName="emulator", PolicyDocument=json.dumps(policy))
+
+    policy = json.loads(keys.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
+    policy["Statement"] += [{**each, "Sid": f"{each['Sid']}InTheEmulator"} for each in unconditional(policy["Statement"])]
+    keys.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
