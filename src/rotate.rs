@@ -535,12 +535,18 @@ impl<'a> Turn<'a> {
     }
 
     fn remember_subject(&mut self) {
-        if let Some(rotation) = self.record.rotation() {
-            if self.subject.is_none() {
-                self.timeline.clone_from(&rotation.timeline);
-            }
-            self.subject = Some((rotation.id.clone(), rotation.version));
+        // After its slot is freed, what a rotation still owes is told under its name.
+        let subject = match (self.record.rotation(), self.record.in_stage(Stage::Current)) {
+            (Some(rotation), _) => Some((rotation.id.clone(), rotation.version)),
+            (None, Some(current)) => Some((current.rotation.clone(), current.version)),
+            (None, None) => None,
+        };
+        if let Some(rotation) = self.record.rotation()
+            && self.subject != subject
+        {
+            self.timeline.clone_from(&rotation.timeline);
         }
+        self.subject = subject;
     }
 
     fn log(&self, owed: Owed, outcome: &str, detail: &str) {
@@ -582,11 +588,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn report(&self, outcome: Outcome) -> Report {
-        let subject = self.subject.clone().or_else(|| {
-            let current = self.record.in_stage(Stage::Current)?;
-            Some((current.rotation.clone(), current.version))
-        });
-        let (rotation, version) = subject.unzip();
+        let (rotation, version) = self.subject.clone().unzip();
         Report {
             outcome,
             token: self.record.token().clone(),
