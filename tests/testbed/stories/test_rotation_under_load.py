@@ -51,5 +51,6 @@ def an_old_token_is_accepted_until_its_end_and_not_after_it(testbed, tell):
         assert set(verdicts.values()) == {401} and verdicts, "after its end"
         verdicts = platform.verdicts(presented())
         assert set(verdicts.values()) == {200} and verdicts, "the new token"
+        platform.load.read()
         tell(platform.load.summary())
         assert platform.load.failed == [], platform.load.failures()

@@ -103,7 +103,9 @@ class Narrator:
     EVERY_SECONDS = 0.2
 
     def __init__(self, platform: Platform) -> None:
-        self._log = platform.testbed.function_log
+        self._log = platform.testbed.function_log.open("rb")
+        self._pending = b""
+        self._one_at_a_time = threading.Lock()
         self._token = platform.token
         self._began = time.time()
         self._spans: list[Span] = []
@@ -117,21 +119,27 @@ class Narrator:
     def __exit__(self, *_) -> None:
         self._over.set()
         self._thread.join(timeout=10)
+        self._log.close()
 
     def say(self, line: str) -> None:
-        print(f"{time.time() - self._began:6.1f} s  {line}", flush=True)
+        """Tells what the log says so far, and then this."""
+        with self._one_at_a_time:
+            self._catch_up()
+            self._print(line)
 
     def spans(self) -> list[Span]:
         """The steps that were done so far, by leg."""
         return list(self._spans)
 
     def _follow(self) -> None:
-        with self._log.open("rb") as log:
-            pending = b""
-            while not self._over.wait(self.EVERY_SECONDS):
-                *lines, pending = (pending + log.read()).split(b"\n")
-                for line in lines:
-                    self._tell(line)
+        while not self._over.wait(self.EVERY_SECONDS):
+            with self._one_at_a_time:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        *lines, self._pending = (self._pending + self._log.read()).split(b"\n")
+        for line in lines:
+            self._tell(line)
 
     def _tell(self, line: bytes) -> None:
         try:
@@ -144,4 +152,9 @@ class Narrator:
         seconds = entry["duration_ms"] / 1000
         self._spans.append(Span("legs", entry["leg"][0].upper(), end - seconds, end))
         step = entry["step"].replace("_", " ")
-        self.say(f"    version {entry['version']}  {entry['leg']:<9} {step:<9} {seconds:5.1f} s")
+        # What is left of a rotation after its end is owed by the token, not by a version.
+        version = f"version {entry['version']}" if "version" in entry else ""
+        self._print(f"    {version:<11}{entry['leg']:<9} {step:<9} {seconds:5.1f} s")
+
+    def _print(self, line: str) -> None:
+        print(f"{time.time() - self._began:6.1f} s  {line}", flush=True)
