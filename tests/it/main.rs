@@ -6,3 +6,4 @@ mod layers;
 mod parse;
 mod sources;
 mod template;
+mod wire_cluster;

@@ -401,7 +401,6 @@ mod tests {
         let arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/backend/token";
         assert!(reads("/backend/token", "/backend/token"));
         assert!(reads(arn, "/backend/token"));
-        assert!(reads("arn:aws:ssm:eu-west-1:123456789012:parameter/token", "token"));
         assert!(!reads("/backend/token:3", "/backend/token"));
         assert!(!reads("/other/backend/token", "/backend/token"));
         assert!(!reads("/backend/tok", "/backend/token"));

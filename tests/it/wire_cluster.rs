@@ -1,0 +1,856 @@
+//! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
+
+mod api_server;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use changeover::{
+    error::Kind,
+    spec::{ParameterName, PicksUp, Side, Workload, WorkloadKind},
+    token::{Digest, TokenName},
+    world::{
+        Clusters, Progress, SecretRevision, Severity, Stamp, SyncedBefore,
+        clusters::KubernetesClusters,
+    },
+};
+use http::Method;
+use serde_json::{Value, json};
+
+use self::api_server::{ApiServer, Fault, Reached};
+
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/web/deployments/backend";
+const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/web/replicasets";
+const PODS: &str = "/api/v1/namespaces/web/pods";
+const EXTERNAL_SECRET: &str =
+    "/apis/external-secrets.io/v1/namespaces/web/externalsecrets/datastore-token";
+const SECRET: &str = "/api/v1/namespaces/web/secrets/datastore-token";
+const STAMP: &str = "presenter.changeover.dev/datastore";
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn clusters(server: &Arc<ApiServer>) -> KubernetesClusters {
+    KubernetesClusters::reached_by(Arc::new(Reached(Arc::clone(server))))
+}
+
+fn workload() -> Workload {
+    Workload {
+        cluster: "prod".to_owned(),
+        namespace: "web".to_owned(),
+        kind: WorkloadKind::Deployment,
+        name: "backend".to_owned(),
+        external_secret: Some("datastore-token".to_owned()),
+        secret_key: None,
+        picks_up: PicksUp::Restart,
+        settle: Duration::ZERO,
+    }
+}
+
+fn stamp(revision: u64) -> Stamp {
+    Stamp { side: Side::Presenters, token: TokenName::parse("datastore").unwrap(), revision }
+}
+
+/// Lets everybody else run until they wait: time stands still while somebody can.
+async fn all_wait() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+mod stamping {
+    use super::*;
+
+    fn deployment(server: &ApiServer, stamp: Option<&str>) {
+        server.put(
+            DEPLOYMENT,
+            json!({"spec": {"selector": {}, "template": {"metadata": {
+                "annotations": {"team": "a", STAMP: stamp},
+            }}}}),
+        );
+    }
+
+    fn live(server: &ApiServer) -> Value {
+        server.object(DEPLOYMENT)["spec"]["template"]["metadata"]["annotations"].clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_one_conditional_server_side_apply_of_one_annotation() {
+        let server = ApiServer::new();
+        deployment(&server, None);
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        let [apply] = server.patches().try_into().unwrap();
+        assert_eq!(apply.path, DEPLOYMENT);
+        assert_eq!(apply.query, "&force=true&fieldManager=changeover-presenter-datastore");
+        assert_eq!(apply.content_type, "application/apply-patch+yaml");
+        let golden = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {
+                "name": "backend", "namespace": "web", "uid": "uid-backend", "resourceVersion": "1",
+            },
+            "spec": {"template": {"metadata": {"annotations": {STAMP: "7"}}}},
+        });
+        assert_eq!(apply.body, golden);
+        assert_eq!(live(&server), json!({"team": "a", STAMP: "7"}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stamp_that_is_there_or_newer_is_left_alone() {
+        for live in ["7", "8", "10"] {
+            let server = ApiServer::new();
+            deployment(&server, Some(live));
+            assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+            assert_eq!(server.patches().len(), 0, "{live}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_never_goes_back_when_somebody_stamps_in_between() {
+        let server = ApiServer::new();
+        deployment(&server, Some("5"));
+        let newer = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: "9"}}}}});
+        // The read is answered as it should be; the write finds the newer stamp.
+        let unchanged = Fault::After(DEPLOYMENT.to_owned(), json!({}));
+        server.fail([unchanged, Fault::After(DEPLOYMENT.to_owned(), newer)]);
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(live(&server)[STAMP], "9");
+        assert_eq!(server.patches().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_tried_again_when_the_deployment_changed_in_between() {
+        let server = ApiServer::new();
+        deployment(&server, Some("5"));
+        let touch = || Fault::After(DEPLOYMENT.to_owned(), json!({"status": {"replicas": 1}}));
+        server.fail([touch(), touch(), touch(), touch()]);
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(live(&server)[STAMP], "7");
+        assert_eq!(server.patches().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_reply_changes_nothing_more() {
+        let server = ApiServer::new();
+        deployment(&server, None);
+        server.fail([Fault::After(DEPLOYMENT.to_owned(), json!({})), Fault::LostReply]);
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(live(&server)[STAMP], "7");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deployment_that_does_not_exist_is_not_made() {
+        let server = ApiServer::new();
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(None));
+        assert_eq!(server.patches().len(), 0);
+    }
+}
+
+mod failing {
+    use super::*;
+
+    async fn kind_of(faults: Vec<Fault>) -> (Kind, String) {
+        let server = ApiServer::new();
+        server.fail(faults);
+        let error = clusters(&server).stamp(&workload(), &stamp(7)).await.unwrap_err();
+        (error.kind, error.to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_has_its_kind() {
+        let table = [
+            (Fault::Status(400), Kind::Internal),
+            (Fault::Status(401), Kind::AccessDenied),
+            (Fault::Status(403), Kind::AccessDenied),
+            (Fault::Status(422), Kind::Internal),
+            (Fault::Status(429), Kind::Throttled),
+            (Fault::Status(500), Kind::Unreachable),
+            (Fault::Status(503), Kind::Unreachable),
+            (Fault::Status(504), Kind::Unreachable),
+            (Fault::Silence, Kind::Unreachable),
+            (Fault::Garbage("<html>"), Kind::Internal),
+        ];
+        for (fault, expected) in table {
+            let (kind, message) = kind_of(vec![fault.clone(); 8]).await;
+            assert_eq!(kind, expected, "{fault:?}: {message}");
+            assert!(message.contains("web/backend of cluster prod"), "{message}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_names_the_verb_the_resource_and_the_namespace() {
+        let (_, message) = kind_of(vec![Fault::Status(403)]).await;
+        let fix = "grant the verb get on deployments.apps in namespace web";
+        assert!(message.contains(fix), "{message}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_is_ridden_out() {
+        for fault in [Fault::Status(429), Fault::Status(500), Fault::Status(503), Fault::Silence] {
+            let server = ApiServer::new();
+            server.fail([fault]);
+            assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(None));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_that_is_not_taken_is_renewed_once() {
+        let server = ApiServer::new();
+        server.fail([Fault::Status(401)]);
+        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(None));
+        assert_eq!(server.connections(), (2, 1));
+
+        let server = ApiServer::new();
+        server.fail([Fault::Status(401), Fault::Status(401)]);
+        let refused = clusters(&server).stamp(&workload(), &stamp(7)).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::AccessDenied);
+        assert_eq!(server.connections(), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_cannot_be_read_is_not_repeated() {
+        let server = ApiServer::new();
+        syncing::external_secret(&server);
+        server.put(EXTERNAL_SECRET, json!({"status": {"syncedResourceVersion": "2-b"}}));
+        let clusters = clusters(&server);
+        clusters.force_sync(&workload(), "warm").await.unwrap();
+        let listed = || Fault::After(EXTERNAL_SECRET.to_owned(), json!({}));
+        server.fail([listed(), Fault::Garbage(r#"{"metadata": {}, "data": "c2VjcmV0"}"#)]);
+        let error = syncing::synced(&clusters, "1-a").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Internal);
+        assert!(!error.to_string().contains("c2VjcmV0"), "{error}");
+    }
+}
+
+mod syncing {
+    use super::*;
+
+    pub(super) fn external_secret(server: &ApiServer) {
+        server.put(
+            EXTERNAL_SECRET,
+            json!({
+                "spec": {
+                    "refreshInterval": "1h0m0s",
+                    "data": [{"secretKey": "token", "remoteRef": {"key": "/backend/token"}}],
+                },
+                "status": {"syncedResourceVersion": "1-a"},
+            }),
+        );
+    }
+
+    fn synced_to(server: &ApiServer, version: &str, token: &str) {
+        server.put(SECRET, json!({"data": {"token": STANDARD.encode(token)}}));
+        server.put(
+            EXTERNAL_SECRET,
+            json!({"status": {
+                "syncedResourceVersion": version,
+                "conditions": [{"type": "Ready", "status": "True", "reason": "SecretSynced"}],
+            }}),
+        );
+    }
+
+    pub(super) async fn synced(
+        clusters: &KubernetesClusters,
+        before: &str,
+    ) -> Result<Progress<SecretRevision>, changeover::error::Error> {
+        let before = SyncedBefore { synced_resource_version: before.to_owned() };
+        let parameter = ParameterName::parse("/backend/token").unwrap();
+        let intended = BTreeMap::from([(parameter, Digest::of("new"))]);
+        clusters.synced(&workload(), &before, &intended, MINUTE).await
+    }
+
+    fn done(progress: Progress<SecretRevision>) -> SecretRevision {
+        match progress {
+            Progress::Done(revision) => revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stuck(progress: Progress<SecretRevision>) -> String {
+        match progress {
+            Progress::Stuck(held) => held.reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forcing_patches_one_annotation_and_tells_what_was_synced_before() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let before = clusters(&server).force_sync(&workload(), "me").await.unwrap().unwrap();
+        assert_eq!(before.synced_resource_version, "1-a");
+        let [patch] = server.patches().try_into().unwrap();
+        assert_eq!(patch.query, "&fieldManager=changeover");
+        assert_eq!(patch.content_type, "application/merge-patch+json");
+        assert_eq!(patch.body, json!({"metadata": {"annotations": {"force-sync": "me.0"}}}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_force_and_every_attempt_of_it_has_a_value_of_its_own() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let clusters = clusters(&server);
+        clusters.force_sync(&workload(), "me").await.unwrap();
+        server.fail([Fault::LostReply]);
+        clusters.force_sync(&workload(), "me").await.unwrap();
+        let values: Vec<Value> = server
+            .patches()
+            .iter()
+            .map(|patch| patch.body["metadata"]["annotations"]["force-sync"].clone())
+            .collect();
+        assert_eq!(values, ["me.0", "me.1", "me.2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_external_secret_that_does_not_exist_is_told() {
+        let server = ApiServer::new();
+        assert_eq!(clusters(&server).force_sync(&workload(), "me").await, Ok(None));
+        assert_eq!(clusters(&server).secret_revision(&workload()).await, Ok(None));
+        assert!(stuck(synced(&clusters(&server), "1-a").await.unwrap()).contains("not exist"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_proves_nothing_until_it_synced_since_and_the_secret_holds_what_was_published() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let clusters = clusters(&server);
+        // Ready, and the right bytes, of the sync before.
+        synced_to(&server, "1-a", "new");
+        let waiting = async {
+            all_wait().await;
+            let asked = server.requests().iter().filter(|it| it.path == SECRET).count();
+            assert_eq!(asked, 0, "it was looked at before it synced");
+            synced_to(&server, "2-b", "new");
+        };
+        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), waiting);
+        let revision = clusters.secret_revision(&workload()).await.unwrap().unwrap();
+        assert_eq!(done(progress.unwrap()), revision);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sync_of_its_own_accord_counts() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        synced_to(&server, "2-b", "new");
+        done(synced(&clusters(&server), "1-a").await.unwrap());
+        assert_eq!(server.patches().len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_synced_an_older_value_is_told_to_refresh_again() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        synced_to(&server, "2-b", "old");
+        let clusters = clusters(&server);
+        let refreshing = async {
+            while server.patches().is_empty() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            synced_to(&server, "3-c", "new");
+        };
+        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), refreshing);
+        done(progress.unwrap());
+        assert_eq!(server.patches().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_keeps_syncing_something_else_is_stuck_after_a_bounded_number_of_refreshes() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let clusters = clusters(&server);
+        synced_to(&server, "2-b", "old");
+        let operator = async {
+            let mut answered = 0;
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if server.patches().len() > answered {
+                    answered += 1;
+                    synced_to(&server, &format!("{}-c", answered + 2), "old");
+                }
+            }
+        };
+        let progress = tokio::select! {
+            progress = synced(&clusters, "1-a") => progress.unwrap(),
+            () = operator => unreachable!(),
+        };
+        let reason = stuck(progress);
+        assert!(reason.contains("does not hold what was published"), "{reason}");
+        assert_eq!(server.patches().len(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_sync_is_under_way_with_the_events_words_and_stuck_when_it_lasts() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        server.put(
+            EXTERNAL_SECRET,
+            json!({"status": {"conditions": [{
+                "type": "Ready", "status": "False", "reason": "SecretSyncedError",
+                "message": "could not get secret data from provider",
+            }]}}),
+        );
+        server.put(
+            "/api/v1/namespaces/web/events/1",
+            json!({
+                "type": "Warning", "reason": "UpdateFailed", "message": "ParameterNotFound: gone",
+                "involvedObject": {"kind": "ExternalSecret", "name": "datastore-token"},
+            }),
+        );
+        let clusters = clusters(&server);
+        let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
+        let intended =
+            BTreeMap::from([(ParameterName::parse("/backend/token").unwrap(), Digest::of("new"))]);
+        let short = Duration::from_secs(30);
+        let progress = clusters.synced(&workload(), &before, &intended, short).await.unwrap();
+        assert!(
+            matches!(&progress, Progress::UnderWay(words) if words.contains("ParameterNotFound")),
+            "{progress:?}"
+        );
+        let long = MINUTE * 5;
+        let progress = clusters.synced(&workload(), &before, &intended, long).await.unwrap();
+        assert!(stuck(progress).contains("ParameterNotFound: gone"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_longer_than_it_was_told() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let began = tokio::time::Instant::now();
+        let progress = synced(&clusters(&server), "1-a").await.unwrap();
+        assert!(matches!(progress, Progress::UnderWay(words) if words.contains("not synced")));
+        assert!(began.elapsed() <= MINUTE + Duration::from_millis(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_disappears_or_can_no_longer_sync_is_stuck() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        let clusters = clusters(&server);
+        let deleting = async {
+            all_wait().await;
+            server.delete(EXTERNAL_SECRET);
+        };
+        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), deleting);
+        assert!(stuck(progress.unwrap()).contains("not exist"));
+
+        external_secret(&server);
+        let changing = async {
+            all_wait().await;
+            server.put(EXTERNAL_SECRET, json!({"spec": {"refreshInterval": "0"}}));
+        };
+        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), changing);
+        assert!(stuck(progress.unwrap()).contains("refreshInterval"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn editors_are_the_field_managers_of_others_newest_first() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        synced_to(&server, "2-b", "new");
+        let managed = |entries: &[(&str, &str)]| -> Value {
+            let entries = entries.iter().map(|(manager, time)| {
+                json!({
+                    "manager": manager, "operation": "Update", "time": time,
+                })
+            });
+            json!({"metadata": {"managedFields": entries.collect::<Vec<_>>()}})
+        };
+        server.put(
+            SECRET,
+            managed(&[
+                ("externalsecrets.external-secrets.io/datastore-token", "2026-01-01T00:00:01Z"),
+                ("kubectl-edit", "2026-01-01T00:00:09Z"),
+            ]),
+        );
+        server.put(
+            EXTERNAL_SECRET,
+            managed(&[
+                ("changeover", "2026-01-01T00:00:10Z"),
+                ("argocd-controller", "2026-01-01T00:00:05Z"),
+                ("kubectl-edit", "2026-01-01T00:00:02Z"),
+            ]),
+        );
+        assert_eq!(
+            clusters(&server).editors(&workload()).await.unwrap(),
+            [
+                "kubectl-edit",
+                "argocd-controller",
+                "externalsecrets.external-secrets.io/datastore-token",
+            ]
+        );
+    }
+}
+
+mod rolling {
+    use super::*;
+
+    /// Two replicas, stamped 7 and observed; pods of revision 6 run.
+    fn rolling() -> Arc<ApiServer> {
+        let server = ApiServer::new();
+        server.put(
+            DEPLOYMENT,
+            json!({
+                "metadata": {"generation": 2},
+                "spec": {
+                    "replicas": 2,
+                    "selector": {"matchLabels": {"app": "backend"}},
+                    "template": {"metadata": {"annotations": {STAMP: "7"}}},
+                },
+                "status": {
+                    "observedGeneration": 2,
+                    "replicas": 2, "updatedReplicas": 0, "availableReplicas": 2,
+                },
+            }),
+        );
+        let owner = json!([{
+            "apiVersion": "apps/v1", "kind": "Deployment", "name": "backend",
+            "uid": "uid-backend", "controller": true,
+        }]);
+        for replica_set in ["old", "new"] {
+            server.put(
+                &format!("{REPLICA_SETS}/{replica_set}"),
+                json!({"metadata": {
+                    "labels": {"app": "backend"}, "ownerReferences": owner,
+                }}),
+            );
+        }
+        for name in ["old-1", "old-2"] {
+            pod(&server, name, "old", "6");
+        }
+        server
+    }
+
+    fn pod(server: &ApiServer, name: &str, replica_set: &str, stamp: &str) {
+        server.put(
+            &format!("{PODS}/{name}"),
+            json!({
+                "metadata": {
+                    "labels": {"app": "backend"},
+                    "annotations": {STAMP: stamp},
+                    "ownerReferences": [{
+                        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": replica_set,
+                        "uid": format!("uid-{replica_set}"), "controller": true,
+                    }],
+                },
+                "status": {"phase": "Running"},
+            }),
+        );
+    }
+
+    fn status(server: &ApiServer, replicas: u32, updated: u32, available: u32) {
+        server.put(
+            DEPLOYMENT,
+            json!({"status": {
+                "replicas": replicas, "updatedReplicas": updated, "availableReplicas": available,
+            }}),
+        );
+    }
+
+    /// Replaces the pods; the older ones are Terminating when kubectl says "rolled out".
+    fn replaced(server: &ApiServer) {
+        for name in ["new-1", "new-2"] {
+            pod(server, name, "new", "7");
+        }
+        for name in ["old-1", "old-2"] {
+            let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+            server.put(&format!("{PODS}/{name}"), ending);
+        }
+        status(server, 2, 2, 2);
+    }
+
+    fn gone(server: &ApiServer) {
+        for name in ["old-1", "old-2"] {
+            server.delete(&format!("{PODS}/{name}"));
+        }
+    }
+
+    async fn rolled_out(server: &Arc<ApiServer>) -> Progress<()> {
+        clusters(server).rolled_out(&workload(), &stamp(7), MINUTE).await.unwrap()
+    }
+
+    fn stuck(progress: Progress<()>) -> String {
+        match progress {
+            Progress::Stuck(held) => {
+                assert_eq!(held.object, "prod/web/deployment/backend");
+                held.reason
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_done_when_the_last_older_pod_is_gone_and_not_before() {
+        let server = rolling();
+        let rollout = async {
+            all_wait().await;
+            replaced(&server);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            gone(&server);
+            tokio::time::Instant::now()
+        };
+        let (progress, gone_at) = tokio::join!(rolled_out(&server), rollout);
+        assert_eq!(progress, Progress::Done(()));
+        assert_eq!(tokio::time::Instant::now(), gone_at);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_its_time_it_tells_what_is_left() {
+        let server = rolling();
+        let progress = rolled_out(&server).await;
+        assert!(
+            matches!(&progress, Progress::UnderWay(left)
+            if left == "0 of 2 pods are updated; pod old-1 runs on an older view"),
+            "{progress:?}"
+        );
+        replaced(&server);
+        let progress = rolled_out(&server).await;
+        assert!(
+            matches!(&progress, Progress::UnderWay(left)
+            if left == "all pods are replaced; pod old-1 is Terminating"),
+            "{progress:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_watches_and_does_not_poll() {
+        let server = rolling();
+        rolled_out(&server).await;
+        let lists = server.requests().iter().filter(|it| !it.query.contains("watch=true")).count();
+        assert_eq!(lists, 2, "{:?}", server.requests());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_the_watch_has_not_told_of_is_found_before_it_is_called_done() {
+        let server = rolling();
+        let rollout = async {
+            all_wait().await;
+            gone(&server);
+            for name in ["new-1", "new-2"] {
+                pod(&server, name, "new", "7");
+            }
+            all_wait().await;
+            server.hold_watches_of(Some(PODS));
+            pod(&server, "late", "old", "6");
+            status(&server, 2, 2, 2);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            server.delete(&format!("{PODS}/late"));
+            server.hold_watches_of(None);
+            tokio::time::Instant::now()
+        };
+        let (progress, gone_at) = tokio::join!(rolled_out(&server), rollout);
+        assert_eq!(progress, Progress::Done(()));
+        assert_eq!(tokio::time::Instant::now(), gone_at);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_another_deployment_with_the_same_labels_are_not_waited_for() {
+        let server = rolling();
+        replaced(&server);
+        gone(&server);
+        server.put(
+            &format!("{REPLICA_SETS}/foreign"),
+            json!({"metadata": {
+                "labels": {"app": "backend"},
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "Deployment", "name": "other",
+                    "uid": "uid-other", "controller": true,
+                }],
+            }}),
+        );
+        pod(&server, "other-1", "foreign", "none");
+        assert_eq!(rolled_out(&server).await, Progress::Done(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_whose_replica_set_is_gone_already_is_waited_for() {
+        let server = rolling();
+        replaced(&server);
+        server.delete(&format!("{REPLICA_SETS}/old"));
+        assert!(matches!(rolled_out(&server).await, Progress::UnderWay(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_lost_its_place_lists_again() {
+        let server = rolling();
+        let rollout = async {
+            all_wait().await;
+            server.forget_history();
+            all_wait().await;
+            replaced(&server);
+            server.forget_history();
+            all_wait().await;
+            gone(&server);
+            server.forget_history();
+        };
+        let (progress, ()) = tokio::join!(rolled_out(&server), rollout);
+        assert_eq!(progress, Progress::Done(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_refused_for_a_while_goes_on() {
+        let server = rolling();
+        let rollout = async {
+            all_wait().await;
+            for code in [500, 503, 429, 401, 410] {
+                // Both watches end with an event, and the next request is refused.
+                server.fail([Fault::Status(code)]);
+                status(&server, 2, 0, 1);
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+            replaced(&server);
+            gone(&server);
+        };
+        let (progress, ()) = tokio::join!(rolled_out(&server), rollout);
+        assert_eq!(progress, Progress::Done(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_forbidden_says_which_right_is_missing() {
+        let server = rolling();
+        server.fail([Fault::Status(403)]);
+        let error = clusters(&server).rolled_out(&workload(), &stamp(7), MINUTE).await.unwrap_err();
+        assert_eq!(error.kind, Kind::AccessDenied);
+        assert!(error.fix.contains("watch on deployments.apps in namespace web"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_midway_is_told_at_once() {
+        let paused = json!({"spec": {"paused": true}});
+        let reverted = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: null}}}}});
+        let exceeded = json!({"status": {"conditions": [{
+            "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
+        }]}});
+        let changes = [(paused, "paused"), (reverted, "lost its stamp"), (exceeded, "no progress")];
+        for (change, words) in changes {
+            let server = rolling();
+            let changing = async {
+                all_wait().await;
+                server.put(DEPLOYMENT, change);
+                tokio::time::Instant::now()
+            };
+            let (progress, changed_at) = tokio::join!(rolled_out(&server), changing);
+            assert_eq!(tokio::time::Instant::now(), changed_at);
+            assert!(stuck(progress).contains(words), "{words}");
+        }
+        let server = rolling();
+        let deleting = async {
+            all_wait().await;
+            server.delete(DEPLOYMENT);
+        };
+        let (progress, ()) = tokio::join!(rolled_out(&server), deleting);
+        assert!(stuck(progress).contains("deleted"));
+    }
+
+    fn waiting(server: &ApiServer, reason: &str, restarts: u32) {
+        pod(server, "new-1", "new", "7");
+        server.put(&format!("{PODS}/new-1"), json!({"status": {"containerStatuses": [{
+            "name": "main", "image": "i", "imageID": "", "ready": false, "restartCount": restarts,
+            "state": {"waiting": {"reason": reason}},
+        }]}}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_ends_again_and_again_is_stuck_long_before_the_deadline() {
+        let server = rolling();
+        let crashing = async {
+            all_wait().await;
+            waiting(&server, "CrashLoopBackOff", 1);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            waiting(&server, "CrashLoopBackOff", 3);
+            tokio::time::Instant::now()
+        };
+        let (progress, crashed_at) = tokio::join!(rolled_out(&server), crashing);
+        assert_eq!(tokio::time::Instant::now(), crashed_at);
+        assert_eq!(stuck(progress), "pod new-1, container main: CrashLoopBackOff (3 restarts)");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_reported_only_when_it_lasts() {
+        let server = rolling();
+        let pulling = async {
+            all_wait().await;
+            waiting(&server, "ImagePullBackOff", 0);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            waiting(&server, "ContainerCreating", 0);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            waiting(&server, "ErrImagePull", 0);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            waiting(&server, "ImagePullBackOff", 0);
+        };
+        let began = tokio::time::Instant::now();
+        let (progress, ()) = tokio::join!(rolled_out(&server), pulling);
+        assert!(stuck(progress).contains("ImagePullBackOff"));
+        assert_eq!(began.elapsed().as_secs(), 10 + 10 + 15);
+    }
+}
+
+mod looking {
+    use super::*;
+
+    async fn found(server: &Arc<ApiServer>) -> Vec<(Severity, String)> {
+        let parameters = [ParameterName::parse("/backend/token").unwrap()];
+        let findings = clusters(server).inspect(&workload(), &parameters).await.unwrap();
+        findings
+            .into_iter()
+            .map(|it| (it.severity, format!("{}: {}", it.object, it.reason)))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workload_that_can_roll_has_no_findings_and_costs_two_reads() {
+        let server = ApiServer::new();
+        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "replicas": 2, "template": {}}}));
+        syncing::external_secret(&server);
+        let clusters = clusters(&server);
+        let parameters = [ParameterName::parse("/backend/token").unwrap()];
+        for reads in [3, 5] {
+            let findings = clusters.inspect(&workload(), &parameters).await.unwrap();
+            assert_eq!(findings, []);
+            assert_eq!(server.requests().len(), reads, "the API's version is asked for once");
+        }
+        assert!(server.requests().iter().all(|it| it.method == Method::GET));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_missing_or_can_never_finish_is_told() {
+        let server = ApiServer::new();
+        assert_eq!(
+            found(&server).await,
+            [
+                (Severity::Missing, "prod/web/deployment/backend: it does not exist".to_owned()),
+                (
+                    Severity::Missing,
+                    "prod/web/externalsecret/datastore-token: it does not exist".to_owned()
+                ),
+            ]
+        );
+        let spec = json!({"selector": {}, "replicas": 0, "paused": true, "template": {}});
+        server.put(DEPLOYMENT, json!({"spec": spec}));
+        syncing::external_secret(&server);
+        server.put(EXTERNAL_SECRET, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
+        let severities: Vec<_> = found(&server).await.into_iter().map(|(it, _)| it).collect();
+        assert_eq!(severities, [Severity::Refusal, Severity::Warning, Severity::Refusal]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_read_is_a_refusal_with_the_missing_verb() {
+        let server = ApiServer::new();
+        syncing::external_secret(&server);
+        server.fail([Fault::Status(403)]);
+        let parameters = [ParameterName::parse("/backend/token").unwrap()];
+        let findings = clusters(&server).inspect(&workload(), &parameters).await.unwrap();
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].severity, Severity::Refusal);
+        assert!(
+            findings[0].fix.contains("grant the verb get on deployments.apps in namespace web")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sync_that_fails_already_is_a_warning() {
+        let server = ApiServer::new();
+        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "template": {}}}));
+        syncing::external_secret(&server);
+        server.put(EXTERNAL_SECRET, json!({"status": {"conditions": [{
+            "type": "Ready", "status": "False", "reason": "SecretSyncedError", "message": "no store",
+        }]}}));
+        let found = found(&server).await;
+        assert!(matches!(&found[..], [(Severity::Warning, reason)] if reason.contains("no store")));
+    }
+}

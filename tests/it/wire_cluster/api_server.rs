@@ -1,0 +1,339 @@
+//! A small Kubernetes API server under kube's own client: it lists, watches, gets and patches, keeps
+//! resourceVersions, and answers wrongly when told to.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use changeover::{
+    error::Error,
+    world::clusters::{Access, Connection},
+};
+use http::{Method, Request, Response};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+/// Holds objects by their path.
+#[derive(Default)]
+pub(crate) struct ApiServer {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    objects: BTreeMap<String, Value>,
+    changes: Vec<Change>,
+    /// Watches from before this version are told that it is gone.
+    forgotten: u64,
+    /// Watches of this collection lag behind.
+    held: Option<String>,
+    requests: Vec<Recorded>,
+    faults: VecDeque<Fault>,
+    connections: u64,
+    discarded: u64,
+}
+
+struct Change {
+    version: u64,
+    kind: &'static str,
+    path: String,
+    object: Value,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) content_type: String,
+    pub(crate) body: Value,
+}
+
+/// How a request is answered instead.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// With this status and a `Status` object.
+    Status(u16),
+    /// Never.
+    Silence,
+    /// It is carried out, and answered never.
+    LostReply,
+    /// With these bytes and status 200.
+    Garbage(&'static str),
+    /// As it should be, after somebody else changed this object.
+    After(String, Value),
+}
+
+impl ApiServer {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Creates an object, or merges a change into it.
+    pub(crate) fn put(&self, path: &str, change: Value) {
+        self.state().put(path, change);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn delete(&self, path: &str) {
+        let mut state = self.state();
+        state.version += 1;
+        let version = state.version;
+        let mut object = state.objects.remove(path).expect("what is deleted exists");
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        state.changes.push(Change { version, kind: "DELETED", path: path.to_owned(), object });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn object(&self, path: &str) -> Value {
+        self.state().objects[path].clone()
+    }
+
+    /// Answers the next requests like this.
+    pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state().faults.extend(faults);
+    }
+
+    /// Forgets what happened: every watch has to list again.
+    pub(crate) fn forget_history(&self) {
+        let mut state = self.state();
+        state.version += 1;
+        state.forgotten = state.version;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Lets the watches of a collection lag behind until told otherwise.
+    pub(crate) fn hold_watches_of(&self, collection: Option<&str>) {
+        self.state().held = collection.map(str::to_owned);
+        self.changed.notify_waiters();
+    }
+
+    /// The requests so far, watches and lists included.
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        self.state().requests.clone()
+    }
+
+    pub(crate) fn patches(&self) -> Vec<Recorded> {
+        self.requests().into_iter().filter(|it| it.method == Method::PATCH).collect()
+    }
+
+    /// How many connections were made, and how many of them were discarded.
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.connections, state.discarded)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect_bytes().await.unwrap();
+        let recorded = Recorded {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            query: unescaped(parts.uri.query().unwrap_or_default()),
+            content_type: parts
+                .headers
+                .get(http::header::CONTENT_TYPE)
+                .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+        };
+        let fault = {
+            let mut state = self.state();
+            state.requests.push(recorded.clone());
+            state.faults.pop_front()
+        };
+        match fault {
+            None => self.carry_out(&recorded).await,
+            Some(Fault::Status(code)) => status(code, "it was told to"),
+            Some(Fault::Silence) => std::future::pending().await,
+            Some(Fault::LostReply) => {
+                self.carry_out(&recorded).await;
+                std::future::pending().await
+            }
+            Some(Fault::Garbage(bytes)) => Response::new(Body::from(bytes.as_bytes().to_vec())),
+            Some(Fault::After(path, change)) => {
+                self.put(&path, change);
+                self.carry_out(&recorded).await
+            }
+        }
+    }
+
+    async fn carry_out(&self, request: &Recorded) -> Response<Body> {
+        let parameter = |name: &str| {
+            let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        };
+        if request.path == "/apis/external-secrets.io" {
+            let version = json!({"groupVersion": "external-secrets.io/v1", "version": "v1"});
+            return answer(&json!({"name": "external-secrets.io", "versions": [version]}));
+        }
+        let is_watch = parameter("watch").as_deref() == Some("true");
+        let selects = |path: &str, object: &Value| {
+            let (collection, _) = path.rsplit_once('/').unwrap();
+            let fields = parameter("fieldSelector").is_none_or(|selector| {
+                selector.split(',').all(|term| {
+                    let (field, value) = term.split_once('=').unwrap();
+                    object.pointer(&format!("/{}", field.replace('.', "/"))) == Some(&json!(value))
+                })
+            });
+            let labels = parameter("labelSelector").is_none_or(|selector| {
+                selector.split(',').all(|term| {
+                    let (label, value) = term.split_once('=').unwrap();
+                    object["metadata"]["labels"][label] == json!(value)
+                })
+            });
+            collection == request.path && fields && labels
+        };
+        if is_watch {
+            let since: u64 = parameter("resourceVersion").unwrap().parse().unwrap();
+            loop {
+                let changed = self.changed.notified();
+                let mut events = String::new();
+                {
+                    let state = self.state();
+                    if since < state.forgotten {
+                        let gone = json!({"code": 410, "message": "too old", "reason": "Expired"});
+                        events = json!({"type": "ERROR", "object": gone}).to_string();
+                    } else if state.held.as_ref() != Some(&request.path) {
+                        for change in state.changes.iter().filter(|it| it.version > since) {
+                            if selects(&change.path, &change.object) {
+                                let event = json!({"type": change.kind, "object": change.object});
+                                events += &format!("{event}\n");
+                            }
+                        }
+                    }
+                }
+                // The stream ends with what there is to say: kube's watcher asks on from there.
+                if !events.is_empty() {
+                    return Response::new(Body::from(events.into_bytes()));
+                }
+                changed.await;
+            }
+        }
+        let mut state = self.state();
+        match request.method {
+            Method::GET if state.objects.contains_key(&request.path) => {
+                answer(&state.objects[&request.path])
+            }
+            Method::GET if request.path.rsplit('/').nth(1) == Some("namespaces") => {
+                status(404, "no such path")
+            }
+            Method::GET if PLURALS.iter().any(|plural| request.path.ends_with(plural)) => {
+                let items: Vec<&Value> = state
+                    .objects
+                    .iter()
+                    .filter(|(path, object)| selects(path, object))
+                    .map(|(_, object)| object)
+                    .collect();
+                let version = json!({"resourceVersion": state.version.to_string()});
+                answer(
+                    &json!({"apiVersion": "v1", "kind": "List", "metadata": version, "items": items}),
+                )
+            }
+            Method::PATCH if state.objects.contains_key(&request.path) => {
+                let live = &state.objects[&request.path]["metadata"]["resourceVersion"];
+                let expected = &request.body["metadata"]["resourceVersion"];
+                if !expected.is_null() && expected != live {
+                    return status(409, "the object has been modified");
+                }
+                let mut change = request.body.clone();
+                change["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+                state.put(&request.path, change);
+                let answered = answer(&state.objects[&request.path]);
+                drop(state);
+                self.changed.notify_waiters();
+                answered
+            }
+            _ => status(404, "not found"),
+        }
+    }
+}
+
+impl State {
+    fn put(&mut self, path: &str, change: Value) {
+        self.version += 1;
+        let version = self.version;
+        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        let object = self.objects.entry(path.to_owned()).or_insert_with(|| {
+            let name = path.rsplit('/').next().unwrap();
+            json!({"metadata": {"name": name, "namespace": "web", "uid": format!("uid-{name}")}})
+        });
+        merge(object, change);
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        let object = object.clone();
+        self.changes.push(Change { version, kind, path: path.to_owned(), object });
+    }
+}
+
+/// RFC 7386.
+fn merge(into: &mut Value, change: Value) {
+    let Value::Object(change) = change else {
+        *into = change;
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    let into = into.as_object_mut().unwrap();
+    for (field, value) in change {
+        match value {
+            Value::Null => drop(into.remove(&field)),
+            value => merge(into.entry(field).or_insert(Value::Null), value),
+        }
+    }
+}
+
+fn answer(object: &Value) -> Response<Body> {
+    Response::new(Body::from(object.to_string().into_bytes()))
+}
+
+fn status(code: u16, message: &str) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code,
+    });
+    let mut response = answer(&status);
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    response
+}
+
+fn unescaped(query: &str) -> String {
+    query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/")
+}
+
+const PLURALS: [&str; 5] = ["/pods", "/deployments", "/replicasets", "/externalsecrets", "/events"];
+
+/// Reaches one server under the name of every cluster.
+pub(crate) struct Reached(pub(crate) Arc<ApiServer>);
+
+#[async_trait]
+impl Access for Reached {
+    async fn connect(&self, _: &str) -> Result<Connection, Error> {
+        let server = Arc::clone(&self.0);
+        let generation = {
+            let mut state = server.state();
+            state.connections += 1;
+            state.connections
+        };
+        let service = tower::service_fn(move |request| {
+            let server = Arc::clone(&server);
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        Ok(Connection { client: Client::new(service, "default"), generation })
+    }
+
+    async fn discard(&self, _: &str, _: &Connection) {
+        self.0.state().discarded += 1;
+    }
+}
