@@ -4,6 +4,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentCondition},
     core::v1::{ContainerStatus, Pod},
 };
+use kube::core::ObjectMeta;
 
 use crate::{record::Held, spec::Side, world::Stamp};
 
@@ -105,6 +106,11 @@ impl Replica {
         })
     }
 
+    /// Whether something keeps it from being ready that may be the rollout's end.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.weight > Weight::Told)
+    }
+
     /// Whether it was made from a template with an older stamp, or with none.
     pub(super) fn is_older(&self, revision: u64) -> bool {
         self.stamp.is_none_or(|stamp| stamp < revision)
@@ -173,8 +179,15 @@ pub(super) struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
-    /// Judges a Deployment together with its pods, as they were seen.
-    pub(super) fn judge(&self, deployment: &Deployment, replicas: &[&Replica]) -> Verdict {
+    /// Judges a Deployment together with its pods, as they were seen. Only pods of its `current`
+    /// ReplicaSet can show that it is stuck: those of a template that was repaired since have the
+    /// same stamp.
+    pub(super) fn judge(
+        &self,
+        deployment: &Deployment,
+        current: Option<&str>,
+        replicas: &[&Replica],
+    ) -> Verdict {
         let held = |reason: String, fix: &str| Held::new(self.object, reason, fix);
         if stamped(deployment, self.annotation).is_none_or(|stamp| stamp < self.revision) {
             return Verdict::Stuck(held(
@@ -189,7 +202,7 @@ impl Rollout<'_> {
         let is_paused = deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true);
         let trouble = replicas
             .iter()
-            .filter(|replica| !replica.is_older(self.revision))
+            .filter(|replica| current == Some(&replica.replica_set))
             .filter_map(|replica| Some((replica, replica.trouble.as_ref()?)))
             .max_by_key(|(_, trouble)| trouble.weight);
         let told = trouble.map(|(replica, trouble)| trouble.told(&replica.name));
@@ -314,6 +327,12 @@ pub(super) fn by_kubectl(deployment: &Deployment) -> ByKubectl {
     }
 }
 
+/// Which of its revisions a Deployment is at, or a ReplicaSet is: the same for a Deployment and its
+/// current ReplicaSet (kubernetes `pkg/controller/deployment/util`, `RevisionAnnotation`).
+pub(super) fn revision(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.annotations.as_ref()?.get("deployment.kubernetes.io/revision").map(String::as_str)
+}
+
 /// A condition of a Deployment.
 pub(super) fn condition<'a>(
     deployment: &'a Deployment,
@@ -418,7 +437,7 @@ mod tests {
         let rollout =
             Rollout { object: "prod/web/deployment/backend", annotation: ANNOTATION, revision: 7 };
         let replicas: Vec<_> = pods.iter().filter_map(|pod| Replica::of(pod, ANNOTATION)).collect();
-        rollout.judge(deployment, &replicas.iter().collect::<Vec<_>>())
+        rollout.judge(deployment, Some("1"), &replicas.iter().collect::<Vec<_>>())
     }
 
     fn under_way(verdict: &Verdict, words: &str) {
@@ -554,10 +573,13 @@ mod tests {
     }
 
     #[test]
-    fn trouble_of_older_pods_is_none_of_ours() {
+    fn trouble_of_another_replica_set_is_none_of_this_rollouts() {
         let unfinished = [("/status/updatedReplicas", json!(1))];
-        let pods = [pod("a", "6", waiting("CrashLoopBackOff", 40))];
-        under_way(&judge(&with(&unfinished), &pods), "1 of 3 pods are updated");
+        for stamp in ["6", "7"] {
+            let mut pod = pod("a", stamp, waiting("CrashLoopBackOff", 40));
+            pod.metadata.owner_references.as_mut().unwrap()[0].uid = "0".to_owned();
+            under_way(&judge(&with(&unfinished), &[pod]), "1 of 3 pods are updated");
+        }
     }
 
     #[test]

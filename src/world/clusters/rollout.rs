@@ -22,7 +22,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::{
     KubernetesClusters,
     call::{Failed, Target, call, spread},
-    deployment::{ByKubectl, Replica, Rollout, Verdict, annotation, by_kubectl, manager, stamped},
+    deployment::{
+        ByKubectl, Replica, Rollout, Verdict, annotation, by_kubectl, manager, revision, stamped,
+    },
     sync::found,
     watch::watch,
 };
@@ -186,23 +188,19 @@ impl Wait<'_> {
                 continue;
             };
 
+            // Whose the ReplicaSets are matters only for pods that something depends on.
             let complete = by_kubectl(deployment) == ByKubectl::Complete;
-            let is_unknown = |replica: &Replica| {
-                replica.is_older(self.rollout.revision) && !owners.knows(&replica.replica_set)
+            let matters = |replica: &&Replica| {
+                complete && replica.is_older(self.rollout.revision) || replica.is_in_trouble()
             };
-            if complete && seen.values().any(is_unknown) {
+            let at = revision(&deployment.metadata);
+            if !seen.values().filter(matters).all(|it| owners.knows(at, &it.replica_set)) {
                 owners = self.owners(deployment, &selector, seen).await?;
             }
-            let ours = |replicas: &BTreeMap<String, Replica>| -> Vec<Replica> {
-                replicas
-                    .values()
-                    .filter(|it| !owners.is_foreign(&it.replica_set))
-                    .cloned()
-                    .collect()
-            };
             let judge = |replicas: &BTreeMap<String, Replica>| {
-                let ours = ours(replicas);
-                self.rollout.judge(deployment, &ours.iter().collect::<Vec<_>>())
+                let ours = replicas.values().filter(|it| !owners.foreign.contains(&it.replica_set));
+                let ours: Vec<_> = ours.collect();
+                self.rollout.judge(deployment, owners.current.as_deref(), &ours)
             };
             let mut verdict = judge(seen);
             if verdict == Verdict::Done {
@@ -283,18 +281,26 @@ impl Wait<'_> {
                 Api::namespaced(connection.client, &self.workload.namespace);
             replica_sets.list(selected).await
         });
-        let foreign = listed.await?.items.into_iter().filter_map(|replica_set| {
-            let mut owners = replica_set.metadata.owner_references.iter().flatten();
-            let is_ours = owners.any(|owner| {
+        let mut owners = Owners {
+            revision: revision(&deployment.metadata).map(str::to_owned),
+            known: replicas.values().map(|replica| replica.replica_set.clone()).collect(),
+            ..Owners::default()
+        };
+        for replica_set in listed.await?.items {
+            let metadata = replica_set.metadata;
+            let is_ours = metadata.owner_references.iter().flatten().any(|owner| {
                 owner.controller == Some(true)
                     && Some(&owner.uid) == deployment.metadata.uid.as_ref()
             });
-            replica_set.metadata.uid.filter(|_| !is_ours)
-        });
-        Ok(Owners {
-            known: replicas.values().map(|replica| replica.replica_set.clone()).collect(),
-            foreign: foreign.collect(),
-        })
+            let is_current = is_ours && revision(&metadata) == owners.revision.as_deref();
+            let uid = metadata.uid.unwrap_or_default();
+            if !is_ours {
+                owners.foreign.insert(uid);
+            } else if is_current {
+                owners.current = Some(uid);
+            }
+        }
+        Ok(owners)
     }
 
     fn selector(&self, deployment: &Deployment) -> Result<String, Error> {
@@ -348,17 +354,19 @@ impl Replicas {
 /// Whose ReplicaSets are, by uid.
 #[derive(Default)]
 struct Owners {
+    /// The Deployment's revision when they were looked at.
+    revision: Option<String>,
+    /// Those of all pods that there were then.
     known: BTreeSet<String>,
+    /// Those of somebody else.
     foreign: BTreeSet<String>,
+    /// The one of that revision.
+    current: Option<String>,
 }
 
 impl Owners {
-    fn knows(&self, replica_set: &str) -> bool {
-        self.known.contains(replica_set)
-    }
-
-    fn is_foreign(&self, replica_set: &str) -> bool {
-        self.foreign.contains(replica_set)
+    fn knows(&self, revision: Option<&str>, replica_set: &str) -> bool {
+        self.revision.as_deref() == revision && self.known.contains(replica_set)
     }
 }
 
