@@ -500,7 +500,8 @@ pub struct SyncedBefore {
     pub synced_resource_version: String,
 }
 
-/// Which Secret, as of which write: its uid and resourceVersion.
+/// Which Secret holds which data, as one digest: another one, or other data, is another revision.
+/// A refresh that changes no data is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRevision(pub String);
 

@@ -25,6 +25,7 @@ const PODS: &str = "/api/v1/namespaces/web/pods";
 const EXTERNAL_SECRET: &str =
     "/apis/external-secrets.io/v1/namespaces/web/externalsecrets/datastore-token";
 const SECRET: &str = "/api/v1/namespaces/web/secrets/datastore-token";
+const REVISION: &str = "deployment.kubernetes.io/revision";
 const STAMP: &str = "presenter.changeover.dev/datastore";
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -439,6 +440,26 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_secret_is_at_another_revision_when_it_holds_something_else_and_only_then() {
+        let server = ApiServer::new();
+        external_secret(&server);
+        synced_to(&server, "2-b", "new");
+        let clusters = clusters(&server);
+        let workload = workload();
+        let revision = async || clusters.secret_revision(&workload).await.unwrap().unwrap();
+        let first = revision().await;
+        // External Secrets copies the annotation that forces a refresh to the Secret.
+        server.put(SECRET, json!({"metadata": {"annotations": {"force-sync": "me.1"}}}));
+        assert_eq!(revision().await, first);
+        server.put(SECRET, json!({"data": {"token": STANDARD.encode("other")}}));
+        assert_ne!(revision().await, first);
+        synced_to(&server, "3-c", "new");
+        assert_eq!(revision().await, first);
+        server.put(SECRET, json!({"metadata": {"uid": "made-again"}}));
+        assert_ne!(revision().await, first);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn editors_are_the_field_managers_of_others_newest_first() {
         let server = ApiServer::new();
         external_secret(&server);
@@ -486,7 +507,7 @@ mod rolling {
         server.put(
             DEPLOYMENT,
             json!({
-                "metadata": {"generation": 2},
+                "metadata": {"generation": 2, "annotations": {REVISION: "2"}},
                 "spec": {
                     "replicas": 2,
                     "selector": {"matchLabels": {"app": "backend"}},
@@ -502,11 +523,13 @@ mod rolling {
             "apiVersion": "apps/v1", "kind": "Deployment", "name": "backend",
             "uid": "uid-backend", "controller": true,
         }]);
-        for replica_set in ["old", "new"] {
+        for (replica_set, revision) in [("old", "1"), ("new", "2")] {
             server.put(
                 &format!("{REPLICA_SETS}/{replica_set}"),
                 json!({"metadata": {
-                    "labels": {"app": "backend"}, "ownerReferences": owner,
+                    "labels": {"app": "backend"},
+                    "annotations": {REVISION: revision},
+                    "ownerReferences": owner,
                 }}),
             );
         }
@@ -758,6 +781,22 @@ mod rolling {
         let (progress, crashed_at) = tokio::join!(rolled_out(&server), crashing);
         assert_eq!(tokio::time::Instant::now(), crashed_at);
         assert_eq!(stuck(progress), "pod new-1, container main: CrashLoopBackOff (3 restarts)");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_a_template_that_was_repaired_since_are_no_trouble() {
+        let server = rolling();
+        waiting(&server, "CrashLoopBackOff", 5);
+        assert!(stuck(rolled_out(&server).await).contains("CrashLoopBackOff"));
+        let next = json!({"metadata": {"annotations": {REVISION: "3"}}});
+        server.put(DEPLOYMENT, next.clone());
+        let repaired = json!({"metadata": {
+            "labels": {"app": "backend"},
+            "ownerReferences": server.object(&format!("{REPLICA_SETS}/new"))["metadata"]["ownerReferences"],
+        }});
+        server.put(&format!("{REPLICA_SETS}/repaired"), repaired);
+        server.put(&format!("{REPLICA_SETS}/repaired"), next);
+        assert!(matches!(rolled_out(&server).await, Progress::UnderWay(_)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,9 +29,9 @@ pub(super) fn resource(version: &str) -> ApiResource {
 }
 
 /// The Secret that an ExternalSecret writes.
-pub(super) fn secret_name<'a>(name: &'a str, spec: &'a Spec) -> &'a str {
-    match spec.target.name.as_str() {
-        "" => name,
+pub(super) fn secret_name(external_secret: &ExternalSecret) -> &str {
+    match external_secret.spec.target.name.as_str() {
+        "" => external_secret.metadata.name.as_deref().unwrap_or_default(),
         named => named,
     }
 }
@@ -428,8 +428,8 @@ mod tests {
 
     #[test]
     fn the_secret_is_the_targets_or_bears_the_external_secrets_name() {
-        let spec = |target| serde_json::from_value::<Spec>(json!({"target": target})).unwrap();
-        assert_eq!(secret_name("es", &spec(json!({}))), "es");
-        assert_eq!(secret_name("es", &spec(json!({"name": "copy"}))), "copy");
+        let named = |target| secret_name(&external_secret(json!({"target": target}))).to_owned();
+        assert_eq!(named(json!({})), "datastore-token");
+        assert_eq!(named(json!({"name": "copy"})), "copy");
     }
 }

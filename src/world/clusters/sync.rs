@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use super::{
     KubernetesClusters, MANAGER,
     call::{Failed, Target, call, spread},
-    external_secret::{self, ExternalSecret, copies, obstacles},
+    external_secret::{self, ExternalSecret, copies, obstacles, secret_name},
     watch::watch,
 };
 use crate::{
@@ -105,10 +105,9 @@ pub(super) async fn secret_revision(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<Option<SecretRevision>, Error> {
-    let Some((_, secret)) = metadata(kubernetes, workload).await? else {
-        return Ok(None);
-    };
-    Ok(secret.map(|secret| revision(&secret)))
+    let Some(external_secret) = read(kubernetes, workload).await? else { return Ok(None) };
+    let secret = secret_name(&external_secret);
+    Ok(copied(kubernetes, workload, secret).await?.map(|copied| copied.revision))
 }
 
 /// See [`crate::world::Clusters::editors`].
@@ -141,8 +140,7 @@ async fn metadata(
     let Some(external_secret) = read(kubernetes, workload).await? else {
         return Ok(None);
     };
-    let name = external_secret.metadata.name.as_deref().unwrap_or_default();
-    let secret = external_secret::secret_name(name, &external_secret.spec);
+    let secret = secret_name(&external_secret);
     let target = Target::beside(workload, "get", "secrets", secret);
     let secret = call(&*kubernetes.access, target, |connection| async move {
         let secrets: Api<PartialObjectMeta<v1::Secret>> =
@@ -151,6 +149,44 @@ async fn metadata(
     })
     .await;
     Ok(Some((external_secret.metadata, found(secret)?.map(|secret| secret.metadata))))
+}
+
+/// What a Secret holds, as digests; `None` where it does not exist.
+async fn copied(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    secret: &str,
+) -> Result<Option<Copied>, Error> {
+    let target = Target::beside(workload, "get", "secrets", secret);
+    let path = format!("/api/v1/namespaces/{}/secrets/{secret}", workload.namespace);
+    let answer = call(&*kubernetes.access, target, |connection| {
+        let request = http::Request::get(&path).body(Vec::new());
+        async move {
+            let request = request.map_err(kube::Error::HttpError)?;
+            // Not `Api::get`: kube logs an answer that it cannot read, and this one is secret.
+            let text = Zeroizing::new(connection.client.request_text(request).await?);
+            serde_json::from_str::<SecretObject>(&text).map_err(kube::Error::SerdeError)
+        }
+    });
+    let Some(secret) = found(answer.await)? else { return Ok(None) };
+    let digests: BTreeMap<String, Digest> = secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(key, value)| {
+            let bytes = Zeroizing::new(STANDARD.decode(value.0.as_bytes()).ok()?);
+            Some((key, Digest::of(&*bytes)))
+        })
+        .collect();
+    // Not its resourceVersion: External Secrets copies the annotation that forces a refresh, so that
+    // it moves with every refresh of anybody. The uid goes in and does not come out: without it
+    // nobody can try what the Secret's other keys may hold.
+    let mut holds = secret.metadata.uid.unwrap_or_default();
+    for (key, digest) in &digests {
+        holds += &format!("\n{key}={digest}");
+    }
+    let revision = SecretRevision(Digest::of(holds).to_string());
+    Ok(Some(Copied { revision, digests }))
 }
 
 /// Why an ExternalSecret fails: the condition's message is always the same, the event's tells.
@@ -274,9 +310,9 @@ impl Wait<'_> {
             if let Some(obstacle) = obstacles.into_iter().next() {
                 return Ok(self.stuck(&obstacle.reason, &obstacle.fix));
             }
-            let status = external_secret.status.unwrap_or_default();
-            let annotations = external_secret.metadata.annotations.unwrap_or_default();
-            force = annotations.get(ANNOTATION).cloned().unwrap_or_default();
+            let status = external_secret.status.clone().unwrap_or_default();
+            let annotations = external_secret.metadata.annotations.as_ref();
+            force = annotations.and_then(|it| it.get(ANNOTATION).cloned()).unwrap_or_default();
 
             if status.synced_resource_version == looked_at {
                 match status.ready().filter(|ready| ready.status == "False") {
@@ -301,10 +337,10 @@ impl Wait<'_> {
             failing = None;
             looked_at = status.synced_resource_version;
 
-            let secret = external_secret::secret_name(self.name, &external_secret.spec);
+            let secret = secret_name(&external_secret);
             let parameters = self.intended.keys();
             let copies = copies(&external_secret.spec, secret_key, parameters);
-            let reason = match self.copied(secret).await? {
+            let reason = match copied(self.kubernetes, self.workload, secret).await? {
                 None => format!("Secret {secret} does not exist"),
                 Some(copied) => {
                     let holds = |copy: &external_secret::Copy<'_>| {
@@ -331,34 +367,6 @@ impl Wait<'_> {
             let pause = FIRST_REFRESH_AFTER * 2_u32.pow(refreshes);
             refresh_at = Some(Instant::now() + spread(pause, &self.object()));
         }
-    }
-
-    /// What the Secret holds, as digests; `None` where it does not exist.
-    async fn copied(&self, secret: &str) -> Result<Option<Copied>, Error> {
-        let target = Target::beside(self.workload, "get", "secrets", secret);
-        let path = format!("/api/v1/namespaces/{}/secrets/{secret}", self.workload.namespace);
-        let answer = call(&*self.kubernetes.access, target, |connection| {
-            let request = http::Request::get(&path).body(Vec::new());
-            async move {
-                let request = request.map_err(kube::Error::HttpError)?;
-                // Not `Api::get`: kube logs an answer that it cannot read, and this one is secret.
-                let text = Zeroizing::new(connection.client.request_text(request).await?);
-                serde_json::from_str::<SecretObject>(&text).map_err(kube::Error::SerdeError)
-            }
-        });
-        let Some(secret) = found(answer.await)? else {
-            return Ok(None);
-        };
-        let digests = secret
-            .data
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(key, value)| {
-                let bytes = Zeroizing::new(STANDARD.decode(value.0.as_bytes()).ok()?);
-                Some((key, Digest::of(&*bytes)))
-            })
-            .collect();
-        Ok(Some(Copied { revision: revision(&secret.metadata), digests }))
     }
 
     async fn refresh_again(&self, force: &str) -> Result<(), Error> {
@@ -409,12 +417,6 @@ impl<'de> Deserialize<'de> for Hidden {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|value| Self(Zeroizing::new(value)))
     }
-}
-
-fn revision(metadata: &ObjectMeta) -> SecretRevision {
-    let uid = metadata.uid.as_deref().unwrap_or_default();
-    let version = metadata.resource_version.as_deref().unwrap_or_default();
-    SecretRevision(format!("{uid}/{version}"))
 }
 
 async fn annotate(
