@@ -4,6 +4,7 @@
 mod events;
 mod layers;
 mod parse;
+mod real_cluster;
 mod sources;
 mod template;
 mod wire_cluster;

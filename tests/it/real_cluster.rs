@@ -1,0 +1,483 @@
+//! Clusters on a real API server, real controllers and External Secrets, where `CHANGEOVER_TESTBED`
+//! names the description of a testbed: with a presigned token, and no more rights than the manifest
+//! gives.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_sdk_ssm::types::ParameterType;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use changeover::{
+    config::{self, Config},
+    error::Kind,
+    spec::{ParameterName, PicksUp, Side, Workload, WorkloadKind},
+    token::{Digest, TokenName},
+    world::{
+        Clusters, Progress, SecretRevision, Severity, Stamp, aws::Aws, clusters::KubernetesClusters,
+    },
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A testbed that somebody started, and a namespace of it for one test.
+struct Testbed {
+    description: Value,
+    namespace: String,
+    administrator: SdkConfig,
+    clusters: KubernetesClusters,
+}
+
+impl Testbed {
+    /// The one that the environment names, with a new namespace in which the function's group has
+    /// the rights of `infra/eks-rbac.yaml`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge of these tests: where their testbed and their time come from"
+    )]
+    async fn with_namespace(name: &str) -> Option<Self> {
+        let path = std::env::var("CHANGEOVER_TESTBED").ok()?;
+        let description = std::fs::read_to_string(path).expect("the testbed's description");
+        let description: Value = serde_json::from_str(&description).expect("JSON");
+        let namespace = format!("{name}-{:x}", Timestamp::now().as_millisecond());
+        let administrator = administrator(&description).await;
+        let role = AssumeRoleProvider::builder(text(&description["role"]))
+            .session_name("tests")
+            .configure(&administrator)
+            .build_from_provider(administrator.credentials_provider().expect("credentials"))
+            .await;
+        let function = administrator
+            .to_builder()
+            .credentials_provider(SharedCredentialsProvider::new(role))
+            .build();
+        let testbed = Self {
+            clusters: KubernetesClusters::new(
+                Arc::new(Aws::new(function)),
+                &configuration(&description),
+                Arc::new(Timestamp::now),
+            ),
+            description,
+            namespace,
+            administrator,
+        };
+        testbed.kubectl(&["create", "namespace", &testbed.namespace], "");
+        let rights = include_str!("../../infra/eks-rbac.yaml");
+        let of_the_example = "namespace: backend";
+        assert!(rights.contains(of_the_example));
+        let rights = rights.replace(of_the_example, &format!("namespace: {}", testbed.namespace));
+        testbed.kubectl(&["apply", "--filename=-"], &rights);
+        Some(testbed)
+    }
+
+    /// kubectl with the administrator's rights; what it says.
+    fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let mut kubectl = Command::new(text(&self.description["kubectl"]))
+            .arg(format!("--kubeconfig={}", text(&self.description["kubeconfig"])))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let mut stdin = kubectl.stdin.take().expect("a pipe");
+        stdin.write_all(input.as_bytes()).expect("kubectl reads");
+        drop(stdin);
+        let output = kubectl.wait_with_output().expect("kubectl ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn in_namespace(&self, arguments: &[&str]) -> String {
+        let namespace = format!("--namespace={}", self.namespace);
+        self.kubectl(&[&[namespace.as_str()], arguments].concat(), "")
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Value {
+        let json = self.in_namespace(&["get", kind, name, "--output=json"]);
+        serde_json::from_str(&json).expect("JSON")
+    }
+
+    fn create(&self, mut object: Value) {
+        object["metadata"]["namespace"] = json!(self.namespace);
+        self.kubectl(&["create", "--filename=-"], &object.to_string());
+    }
+
+    /// A Deployment whose pods run this script, rolled out.
+    fn deploy(&self, name: &str, script: &str, spec: Value) {
+        let mut deployment = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": 2,
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 20,
+                        "containers": [{
+                            "name": "main",
+                            "image": "local/process",
+                            "command": ["/bin/sh", "-c", script],
+                        }],
+                    },
+                },
+            },
+        });
+        for (field, value) in spec.as_object().expect("an object") {
+            deployment["spec"][field] = value.clone();
+        }
+        self.create(deployment);
+        self.in_namespace(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+    }
+
+    fn workload(&self, name: &str) -> Workload {
+        Workload {
+            cluster: text(&self.description["cluster"]).to_owned(),
+            namespace: self.namespace.clone(),
+            kind: WorkloadKind::Deployment,
+            name: name.to_owned(),
+            external_secret: None,
+            secret_key: None,
+            picks_up: PicksUp::Restart,
+            settle: Duration::ZERO,
+        }
+    }
+
+    async fn stamp(&self, workload: &Workload, stamp: &Stamp) {
+        let stamped = self.clusters.stamp(workload, stamp).await;
+        assert_eq!(stamped.unwrap_or_else(|error| panic!("{error}")), Some(()));
+    }
+
+    async fn rolled_out(&self, workload: &Workload, stamp: &Stamp) -> Progress<()> {
+        let progress = self.clusters.rolled_out(workload, stamp, LONG).await;
+        progress.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The stamps of the pods of a Deployment, by the pods' names; those that end included.
+    fn stamps(&self, name: &str, annotation: &str) -> BTreeMap<String, Option<String>> {
+        let selector = format!("--selector=app={name}");
+        let pods = self.in_namespace(&["get", "pods", &selector, "--output=json"]);
+        let pods: Value = serde_json::from_str(&pods).expect("JSON");
+        let pods = pods["items"].as_array().expect("a list").iter();
+        pods.map(|pod| {
+            let stamp = &pod["metadata"]["annotations"][annotation];
+            (text(&pod["metadata"]["name"]).to_owned(), stamp.as_str().map(str::to_owned))
+        })
+        .collect()
+    }
+
+    async fn put_parameter(&self, name: &ParameterName, value: &str) {
+        let ssm = aws_sdk_ssm::Client::new(&self.administrator);
+        let put = ssm.put_parameter().name(name.as_str()).value(value).overwrite(true);
+        put.r#type(ParameterType::SecureString).send().await.expect("put");
+    }
+
+    /// Ends the processes of the namespace's pods; nobody waits for them.
+    fn tidied(self) {
+        self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
+    }
+}
+
+async fn administrator(description: &Value) -> SdkConfig {
+    let aws = &description["aws"];
+    let credentials = Credentials::new(
+        text(&aws["access_key_id"]),
+        text(&aws["secret_access_key"]),
+        None,
+        None,
+        "testbed",
+    );
+    let http_client = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(Region::new(text(&aws["region"]).to_owned()))
+        .credentials_provider(credentials)
+        .endpoint_url(text(&aws["endpoint"]))
+        .http_client(http_client)
+        .load()
+        .await
+}
+
+fn configuration(description: &Value) -> Config {
+    let found = |variable: &str| {
+        let key = match variable {
+            config::TABLE => "table",
+            config::KEY => "key",
+            config::PUBLICATION_KEY => "publication_key",
+            config::CLUSTERS => "clusters",
+            _ => return None,
+        };
+        Some(text(&description[key]).to_owned())
+    };
+    Config::from(found).expect("a configuration")
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+fn stamp(side: Side, token: &str, revision: u64) -> Stamp {
+    Stamp { side, token: TokenName::parse(token).expect("a name"), revision }
+}
+
+const PRESENTED: &str = "presenter.changeover.dev/a";
+
+/// Runs until it is told to end, and then a while longer.
+const DRAINS: &str = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
+
+#[tokio::test]
+async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once() {
+    let Some(testbed) = Testbed::with_namespace("drains").await else { return };
+    testbed.deploy("backend", DRAINS, json!({}));
+    let (workload, stamp_5) = (testbed.workload("backend"), stamp(Side::Presenters, "a", 5));
+    let older = testbed.stamps("backend", PRESENTED);
+    testbed.stamp(&workload, &stamp_5).await;
+
+    testbed.in_namespace(&["rollout", "status", "deployment/backend", "--timeout=60s"]);
+    let draining = testbed.stamps("backend", PRESENTED);
+    let is_older = |pods: &BTreeMap<_, _>| pods.keys().any(|pod| older.contains_key(pod));
+    assert!(is_older(&draining), "kubectl waited for pods that drain: this shows nothing");
+
+    assert_eq!(testbed.rolled_out(&workload, &stamp_5).await, Progress::Done(()));
+    let rolled_out = testbed.stamps("backend", PRESENTED);
+    assert!(!is_older(&rolled_out), "{rolled_out:?}");
+    assert_eq!(rolled_out.values().collect::<Vec<_>>(), [&Some("5".to_owned()); 2]);
+
+    let generation = || testbed.object("deployment", "backend")["metadata"]["generation"].clone();
+    let before = generation();
+    for revision in [5, 4] {
+        let stamp = stamp(Side::Presenters, "a", revision);
+        testbed.stamp(&workload, &stamp).await;
+        assert_eq!(testbed.rolled_out(&workload, &stamp).await, Progress::Done(()));
+    }
+    assert_eq!(generation(), before);
+    assert_eq!(testbed.stamps("backend", PRESENTED), rolled_out);
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn stamps_of_every_side_and_token_stand_beside_each_other_and_beside_kubectls() {
+    let Some(testbed) = Testbed::with_namespace("beside").await else { return };
+    testbed.deploy("backend", "sleep 3600", json!({}));
+    let workload = testbed.workload("backend");
+    testbed.in_namespace(&["rollout", "restart", "deployment/backend"]);
+    let stamps = [
+        stamp(Side::Presenters, "a", 1),
+        stamp(Side::Verifiers, "a", 2),
+        stamp(Side::Presenters, "b", 3),
+        stamp(Side::Presenters, "a", 4),
+    ];
+    // At the same time: each finds the Deployment changed by the others, and none goes back.
+    let all = stamps.iter().map(|stamp| testbed.stamp(&workload, stamp));
+    futures::future::join_all(all).await;
+    let live = testbed.object("deployment", "backend");
+    let live = &live["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(live[PRESENTED], "4");
+    assert_eq!(live["verifier.changeover.dev/a"], "2");
+    assert_eq!(live["presenter.changeover.dev/b"], "3");
+    assert!(live["kubectl.kubernetes.io/restartedAt"].is_string());
+    let last = stamp(Side::Presenters, "a", 4);
+    assert_eq!(testbed.rolled_out(&workload, &last).await, Progress::Done(()));
+    let object = testbed.in_namespace(&[
+        "get",
+        "deployment",
+        "backend",
+        "--show-managed-fields",
+        "--output=jsonpath={.metadata.managedFields[*].manager}",
+    ]);
+    let managers: BTreeSet<_> =
+        object.split(' ').filter(|manager| manager.starts_with("changeover")).collect();
+    let expected = ["changeover-presenter-a", "changeover-presenter-b", "changeover-verifier-a"];
+    assert_eq!(managers, expected.into());
+    testbed.tidied();
+}
+
+fn stuck<T: std::fmt::Debug>(progress: Progress<T>) -> String {
+    match progress {
+        Progress::Stuck(held) => held.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workload_finishes_it() {
+    let Some(testbed) = Testbed::with_namespace("crashes").await else { return };
+    testbed.deploy("backend", "sleep 3600", json!({}));
+    let workload = testbed.workload("backend");
+    let container = |script: &str| {
+        json!({"spec": {"template": {"spec": {"containers": [
+            {"name": "main", "command": ["/bin/sh", "-c", script]},
+        ]}}}})
+        .to_string()
+    };
+    let stamp = stamp(Side::Presenters, "a", 5);
+    testbed.in_namespace(&["patch", "deployment", "backend", "--patch", &container("exit 1")]);
+    testbed.stamp(&workload, &stamp).await;
+    let reason = stuck(testbed.rolled_out(&workload, &stamp).await);
+    assert!(reason.contains("container main: CrashLoopBackOff"), "{reason}");
+
+    testbed.in_namespace(&["patch", "deployment", "backend", "--patch", &container("sleep 3600")]);
+    testbed.stamp(&workload, &stamp).await;
+    assert_eq!(testbed.rolled_out(&workload, &stamp).await, Progress::Done(()));
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
+    let Some(testbed) = Testbed::with_namespace("stuck").await else { return };
+    let workload = testbed.workload("backend");
+    let stamp_5 = stamp(Side::Presenters, "a", 5);
+    assert_eq!(testbed.clusters.stamp(&workload, &stamp_5).await, Ok(None));
+    assert!(stuck(testbed.rolled_out(&workload, &stamp_5).await).contains("deleted"));
+
+    let no_gap = json!({"strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}});
+    testbed.deploy("backend", "sleep 3600", no_gap);
+    testbed.create(json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "pods"},
+        "spec": {"hard": {"pods": "2"}},
+    }));
+    let has_counted = ["wait", "resourcequota/pods", "--for=jsonpath={.status.used.pods}=2"];
+    testbed.in_namespace(&has_counted);
+    testbed.stamp(&workload, &stamp_5).await;
+    let reason = stuck(testbed.rolled_out(&workload, &stamp_5).await);
+    assert!(reason.contains("exceeded quota"), "{reason}");
+
+    testbed.in_namespace(&["rollout", "pause", "deployment/backend"]);
+    let reason = stuck(testbed.rolled_out(&workload, &stamp_5).await);
+    assert!(reason.contains("paused"), "{reason}");
+    let findings = testbed.clusters.inspect(&workload, &[]).await.expect("an answer");
+    assert!(findings.iter().any(|it| it.severity == Severity::Refusal), "{findings:?}");
+
+    testbed.in_namespace(&["rollout", "resume", "deployment/backend"]);
+    testbed.in_namespace(&["delete", "resourcequota", "pods"]);
+    assert_eq!(testbed.rolled_out(&workload, &stamp_5).await, Progress::Done(()));
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
+    let Some(testbed) = Testbed::with_namespace("zero").await else { return };
+    testbed.deploy("backend", DRAINS, json!({"revisionHistoryLimit": 0}));
+    let workload = testbed.workload("backend");
+    testbed.in_namespace(&["scale", "deployment/backend", "--replicas=0"]);
+    let stamp = stamp(Side::Presenters, "a", 5);
+    testbed.stamp(&workload, &stamp).await;
+    assert_eq!(testbed.rolled_out(&workload, &stamp).await, Progress::Done(()));
+    assert_eq!(testbed.stamps("backend", PRESENTED), BTreeMap::new());
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_sync_is_proved_by_what_the_secret_holds() {
+    let Some(testbed) = Testbed::with_namespace("syncs").await else { return };
+    let parameter = ParameterName::parse(&format!("/{}/token", testbed.namespace)).expect("a name");
+    testbed.put_parameter(&parameter, "one").await;
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": "token"},
+        "spec": {
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
+            "target": {"name": "copy"},
+            "data": [{"secretKey": "token", "remoteRef": {"key": parameter.as_str()}}],
+        },
+    }));
+    let workload =
+        Workload { external_secret: Some("token".to_owned()), ..testbed.workload("backend") };
+    let published = |value: &str| BTreeMap::from([(parameter.clone(), Digest::of(value))]);
+    let clusters = &testbed.clusters;
+    // By the same invocation, again and again.
+    let synced = async |value: &str, within| {
+        let before = clusters.force_sync(&workload, "me").await.expect("an answer");
+        let before = before.expect("an ExternalSecret");
+        let progress = clusters.synced(&workload, &before, &published(value), within).await;
+        progress.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let done = |progress: Progress<SecretRevision>| match progress {
+        Progress::Done(revision) => revision,
+        other => panic!("{other:?}"),
+    };
+    let first = done(synced("one", LONG).await);
+    assert_eq!(done(synced("one", LONG).await), first, "a refresh alone is no change");
+    testbed.put_parameter(&parameter, "two").await;
+    let second = done(synced("two", LONG).await);
+    assert_ne!(first, second);
+    assert_eq!(clusters.secret_revision(&workload).await, Ok(Some(second)));
+
+    // It syncs, and holds something else.
+    let progress = synced("three", Duration::from_secs(5)).await;
+    assert!(
+        matches!(&progress, Progress::UnderWay(words)
+            if words.contains("does not hold what was published")),
+        "{progress:?}"
+    );
+
+    testbed.in_namespace(&[
+        "patch",
+        "secret",
+        "copy",
+        "--field-manager=somebody",
+        "--patch",
+        r#"{"stringData": {"other": "x"}}"#,
+    ]);
+    let editors = clusters.editors(&workload).await.expect("an answer");
+    assert!(editors.iter().any(|editor| editor == "somebody"), "{editors:?}");
+    assert!(editors.iter().all(|editor| !editor.starts_with("changeover")), "{editors:?}");
+
+    let elsewhere =
+        r#"[{"op": "replace", "path": "/spec/data/0/remoteRef/key", "value": "/none"}]"#;
+    testbed.in_namespace(&[
+        "patch",
+        "externalsecret",
+        "token",
+        "--type=json",
+        "--patch",
+        elsewhere,
+    ]);
+    let named = Workload { secret_key: Some("token".to_owned()), ..workload.clone() };
+    let before = clusters.force_sync(&named, "me").await.expect("an answer").expect("there");
+    let within = Duration::from_secs(10);
+    let progress = clusters.synced(&named, &before, &published("two"), within).await;
+    assert!(
+        matches!(&progress, Ok(Progress::UnderWay(words)) if words.contains("fails to sync")),
+        "{progress:?}"
+    );
+    let findings = clusters.inspect(&workload, &[parameter]).await.expect("an answer");
+    let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
+    assert!(severities.contains(&Severity::Refusal), "{findings:?}");
+    assert!(severities.contains(&Severity::Warning), "{findings:?}");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn the_function_has_no_rights_where_nobody_gave_it_any() {
+    let Some(testbed) = Testbed::with_namespace("rights").await else { return };
+    let elsewhere = Workload { namespace: "kube-system".to_owned(), ..testbed.workload("backend") };
+    let error = testbed.clusters.stamp(&elsewhere, &stamp(Side::Presenters, "a", 1)).await;
+    let error = error.expect_err("forbidden");
+    assert_eq!(error.kind, Kind::AccessDenied, "{error}");
+    assert!(error.because.contains(r#"User "changeover:tests""#), "{error}");
+    assert!(error.fix.contains("verb get on deployments.apps in namespace kube-system"), "{error}");
+    let findings = testbed.clusters.inspect(&elsewhere, &[]).await.expect("an answer");
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].severity, Severity::Refusal);
+
+    let nowhere = Workload { cluster: "nowhere".to_owned(), ..testbed.workload("backend") };
+    let findings = testbed.clusters.inspect(&nowhere, &[]).await.expect("an answer");
+    assert!(findings[0].reason.contains("eks:DescribeCluster"), "{findings:?}");
+    testbed.tidied();
+}
