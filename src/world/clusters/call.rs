@@ -183,11 +183,12 @@ impl Failure {
     }
 
     /// Whether to learn anew where the cluster is and who we are to it, when this is the failure of
-    /// so many in a row. The first broken connection tells nothing of the cluster.
+    /// so many in a row. The first broken connection tells nothing of the cluster, and the second is
+    /// enough.
     pub(super) fn spoils_the_connection(&self, in_a_row: u32) -> bool {
         match self {
             Self::Unauthorized => true,
-            Self::Passing { code: None, .. } => in_a_row > 1,
+            Self::Passing { code: None, .. } => in_a_row == 2,
             _ => false,
         }
     }

@@ -298,3 +298,193 @@ const CREDENTIALS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a connection to an API server may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use aws_config::{BehaviorVersion, Region, SdkConfig};
+    use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+    use aws_smithy_http_client::test_util::infallible_client_fn;
+    use aws_smithy_types::body::SdkBody;
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// SSM and EKS, as far as they are asked: parameters, clusters, and the calls that were made.
+    #[derive(Default)]
+    struct Account {
+        parameters: BTreeMap<String, String>,
+        clusters: BTreeMap<String, Value>,
+        calls: Vec<String>,
+        now: Timestamp,
+    }
+
+    impl Account {
+        fn answer(&mut self, request: &http::Request<SdkBody>) -> http::Response<String> {
+            let body: Value = serde_json::from_slice(request.body().bytes().unwrap_or_default())
+                .unwrap_or_default();
+            let (call, found, missing) = match request.uri().path().strip_prefix("/clusters/") {
+                Some(name) => {
+                    let cluster = self.clusters.get(name);
+                    let found = cluster.map(|cluster| json!({"cluster": cluster}));
+                    (format!("DescribeCluster {name}"), found, (404, "ResourceNotFoundException"))
+                }
+                None => {
+                    let name = body["Name"].as_str().unwrap();
+                    let value = self.parameters.get(name);
+                    let found = value.map(|value| json!({"Parameter": {"Value": value}}));
+                    (format!("GetParameter {name}"), found, (400, "ParameterNotFound"))
+                }
+            };
+            self.calls.push(call);
+            let (status, error) = missing;
+            let answer = match found {
+                Some(found) => http::Response::builder().status(200).body(found.to_string()),
+                None => http::Response::builder()
+                    .status(status)
+                    .header("x-amzn-errortype", error)
+                    .body(json!({"__type": error, "message": "none"}).to_string()),
+            };
+            answer.unwrap()
+        }
+    }
+
+    fn eks(account: Account) -> (Eks, Arc<Mutex<Account>>) {
+        let account = Arc::new(Mutex::new(account));
+        let (asked, clock) = (Arc::clone(&account), Arc::clone(&account));
+        let credentials = Credentials::new("AKID", "secret", None, None, "test");
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(infallible_client_fn(move |request| {
+                asked.lock().unwrap().answer(&request)
+            }))
+            .build();
+        let eks = Eks {
+            aws: Arc::new(Aws::new(sdk)),
+            path: "/changeover/clusters".to_owned(),
+            now: Arc::new(move || clock.lock().unwrap().now),
+            clusters: Mutex::default(),
+        };
+        (eks, account)
+    }
+
+    fn described(status: &str) -> Value {
+        let authority = STANDARD.encode(AUTHORITY);
+        json!({
+            "name": "prod",
+            "status": status,
+            "endpoint": "https://127.0.0.1:1",
+            "certificateAuthority": {"data": authority},
+        })
+    }
+
+    fn with_cluster() -> Account {
+        Account {
+            clusters: BTreeMap::from([("prod".to_owned(), described("ACTIVE"))]),
+            ..Account::default()
+        }
+    }
+
+    fn pass(account: &Mutex<Account>, seconds: i64) {
+        account.lock().unwrap().now += SignedDuration::from_secs(seconds);
+    }
+
+    fn calls(account: &Mutex<Account>) -> Vec<String> {
+        std::mem::take(&mut account.lock().unwrap().calls)
+    }
+
+    /// A certificate whose key nobody has.
+    const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
+MIIBdDCCARugAwIBAgIUHDhxuI6AZXhxtv2CpkB0x6HfM2IwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjIwOTQ4MDBaGA8yMTI2MTAyOTA5NDgw
+MFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABBVB
+amVP2S7nkz/pM6CpboXAMrLMO0qWS1L3cx5uIo7T01V0MDSLy3N7f3Aj8AyPDAsT
+RTxUjYtgcBEWmfLd642jUzBRMB0GA1UdDgQWBBSKin2v/owf7HqipZk55iDUJ46c
+ZTAfBgNVHSMEGDAWgBSKin2v/owf7HqipZk55iDUJ46cZTAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0cAMEQCIB7Zeep8sw/d0/Ox+eJuPHPKTCGTMcK5llKX
+ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
+-----END CERTIFICATE-----";
+
+    const ASKED: [&str; 2] = ["GetParameter /changeover/clusters/prod", "DescribeCluster prod"];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_without_a_parameter_is_the_eks_cluster_of_its_name_and_is_asked_for_once() {
+        let (eks, account) = eks(with_cluster());
+        let connections = [eks.connect("prod"), eks.connect("prod"), eks.connect("prod")];
+        for connection in futures::future::join_all(connections).await {
+            assert_eq!(connection.unwrap().generation, 1);
+        }
+        assert_eq!(calls(&account), ASKED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parameter_says_which_eks_cluster_is_meant() {
+        let mut account = with_cluster();
+        let parameter = "/changeover/clusters/production".to_owned();
+        account.parameters.insert(parameter, r#"{"eks": {"name": "prod"}}"#.to_owned());
+        let (eks, account) = eks(account);
+        eks.connect("production").await.unwrap();
+        assert_eq!(
+            calls(&account),
+            ["GetParameter /changeover/clusters/production", "DescribeCluster prod"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_is_renewed_before_it_ends_and_the_cluster_is_not_described_again() {
+        let (eks, account) = eks(with_cluster());
+        let mut generations = Vec::new();
+        // Used every 40 s, for 27 minutes.
+        for _ in 0..41 {
+            generations.push(eks.connect("prod").await.unwrap().generation);
+            pass(&account, 40);
+        }
+        assert_eq!(generations.last(), Some(&3), "{generations:?}");
+        assert_eq!(generations.iter().filter(|generation| **generation == 1).count(), 20);
+        assert_eq!(calls(&account), ASKED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_not_used_for_a_while_is_made_anew() {
+        let (eks, account) = eks(with_cluster());
+        eks.connect("prod").await.unwrap();
+        pass(&account, 51);
+        assert_eq!(eks.connect("prod").await.unwrap().generation, 2);
+        assert_eq!(calls(&account), ASKED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_discarded_is_described_again_once() {
+        let (eks, account) = eks(with_cluster());
+        let first = eks.connect("prod").await.unwrap();
+        calls(&account);
+        eks.discard("prod", &first).await;
+        let second = eks.connect("prod").await.unwrap();
+        // Somebody else, who was refused on the first one too, is late.
+        eks.discard("prod", &first).await;
+        assert_eq!(eks.connect("prod").await.unwrap().generation, second.generation);
+        assert_eq!(calls(&account), [ASKED[1]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_is_not_or_not_yet_is_told() {
+        let mut account = with_cluster();
+        let creating = json!({"name": "new", "status": "CREATING"});
+        account.clusters.insert("new".to_owned(), creating);
+        let broken = r#"{"eks": {"nam": "prod"}}"#.to_owned();
+        account.parameters.insert("/changeover/clusters/broken".to_owned(), broken);
+        let (eks, _) = eks(account);
+        let table = [
+            ("none", Kind::BadSpec, "there is no such cluster"),
+            ("new", Kind::Unreachable, "its status is CREATING"),
+            ("broken", Kind::BadSpec, "nam"),
+        ];
+        for (cluster, kind, words) in table {
+            let error = eks.connect(cluster).await.err().unwrap();
+            assert_eq!(error.kind, kind, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}
