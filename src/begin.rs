@@ -12,7 +12,7 @@ use crate::{
     record::{Begin, Change, Lease, Minted, Purpose, Record, RotationId},
     rotate::{Stop, Turn},
     spec::{self, Place, Publication, Side, Spec, Workload},
-    token::{Secret, VersionNumber},
+    token::{LARGEST_VALUE, Secret, VersionNumber},
     world::{Finding, Holding, Severity, World},
 };
 
@@ -20,6 +20,11 @@ impl Turn<'_> {
     /// Takes the slot: adopts or creates the token's first version where it has none, and mints a
     /// pending one for a rotation.
     pub(crate) async fn begin(&mut self, purpose: Purpose) -> Result<(), Stop> {
+        if self.stored.as_ref().map(Record::spec_version) != Some(self.spec.version)
+            && let Some(conflict) = conflict(self.world, self.spec).await?
+        {
+            return Err(Stop::Failed(conflict));
+        }
         let look = look(self.world, self.spec, self.stored.as_ref()).await?;
         let first = self.stored.is_none();
         let refused = look.findings.iter().find(|finding| match finding.severity {
@@ -29,6 +34,12 @@ impl Turn<'_> {
             Severity::Warning => false,
         });
         if let Some(finding) = refused {
+            // The publications were read after the record: somebody may have moved both since.
+            let now = self.world.records.load(self.asking.token, None).await?.record;
+            let revision = |record: &Option<Record>| record.as_ref().map(Record::revision);
+            if revision(&now) != revision(&self.stored) {
+                return Err(Stop::Overtaken);
+            }
             return Err(Stop::Failed(
                 Error::new(
                     Kind::PreflightFailed,
@@ -85,8 +96,28 @@ impl Turn<'_> {
             lease: Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease },
         };
         self.apply(Change::Begin(begin))?;
+        self.refuse_what_does_not_fit().await?;
         self.joins = self.key.is_some();
         self.save().await
+    }
+
+    /// An accepted document that no parameter takes would be found out after the mint, when it can
+    /// only be dropped again.
+    async fn refuse_what_does_not_fit(&mut self) -> Result<(), Error> {
+        let accepted = self.content(Side::Verifiers).await?;
+        for publication in &self.spec.verifiers.publications {
+            let bytes = accepted.bytes(publication.form).expose().len();
+            if !publication.place.is_fenced() && bytes > LARGEST_VALUE {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    "publish the accepted tokens to",
+                    format!("they take {bytes} bytes, and a standard parameter {LARGEST_VALUE}"),
+                    "publish digests, shorten the overlap, or rotate less often",
+                )
+                .on(&publication.place));
+            }
+        }
+        Ok(())
     }
 
     async fn seal(
@@ -173,9 +204,6 @@ pub(crate) async fn look(
         Some(record) => look.findings.extend(drift(record, &values)),
         None => look.adopt(values),
     }
-    if record.is_none() {
-        look.findings.extend(conflicts(world, spec).await?);
-    }
     for findings in inspections {
         look.findings.extend(findings?);
     }
@@ -199,9 +227,12 @@ fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
         .collect()
 }
 
-/// Two specs that write the same place would undo each other. Looked for once, before a token's
-/// first publication, and by every preflight: it reads all specs.
-pub(crate) async fn conflicts(world: &World, spec: &Spec) -> Result<Vec<Finding>, Error> {
+/// Two specs that write the same place would undo each other. Looked for when a spec is used for
+/// the first time, and by every preflight: it reads all specs.
+///
+/// # Errors
+/// What could not be read; a conflict is not an error of this function, but its result.
+pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
     let others = world.specs.all().await?;
     let mut specs: Vec<_> = others
         .iter()
@@ -210,17 +241,7 @@ pub(crate) async fn conflicts(world: &World, spec: &Spec) -> Result<Vec<Finding>
         .filter_map(|(name, text)| Spec::parse(name, text.version, &text.json).ok())
         .collect();
     specs.push(spec.clone());
-    let mut conflicts = spec::conflicts(&specs);
-    Ok(conflicts
-        .remove(&spec.token)
-        .map(|error| Finding {
-            severity: Severity::Refusal,
-            object: format!("the spec of {}", spec.token),
-            reason: error.because,
-            fix: error.fix,
-        })
-        .into_iter()
-        .collect())
+    Ok(spec::conflicts(&specs).remove(&spec.token))
 }
 
 impl Look {

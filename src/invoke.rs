@@ -18,7 +18,7 @@ use crate::{
     rotate::{self, Asking, Settings},
     spec::{Side, Spec},
     token::TokenName,
-    world::{Severity, World},
+    world::{Finding, Severity, World},
 };
 
 /// What the runtime keeps of an invocation's time for saving and answering.
@@ -166,9 +166,13 @@ async fn preflight(world: &World, token: &TokenName) -> Result<Answer, Error> {
     let spec = rotate::spec(world, token).await?;
     let record = world.records.load(token, None).await?.record;
     let mut findings = begin::look(world, &spec, record.as_ref()).await?.findings;
-    if record.is_some() {
-        // A token without a record was looked at for this already.
-        findings.extend(begin::conflicts(world, &spec).await?);
+    if let Some(conflict) = begin::conflict(world, &spec).await? {
+        findings.push(Finding {
+            severity: Severity::Refusal,
+            object: format!("the spec of {token}"),
+            reason: conflict.because,
+            fix: conflict.fix,
+        });
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let outcome = match findings.first().map(|finding| finding.severity) {

@@ -455,9 +455,10 @@ impl<'a> Turn<'a> {
             self.release(until).await?;
             return Ok(self.deferred(until, Deferred::Unanswered));
         }
+        let (rotation, version) = self.subject.clone().unzip();
         self.apply(Change::Drop)?;
         self.save().await?;
-        let report = self.carry_on().await?;
+        let report = Report { rotation, version, ..self.carry_on().await? };
         Ok(match report.outcome {
             Outcome::Held | Outcome::InProgress => report,
             _ => Report { outcome: Outcome::Dropped, ..report },

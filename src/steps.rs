@@ -90,6 +90,12 @@ impl Turn<'_> {
                     }
                 }
             }
+            // A copy never comes to hold what its parameter no longer holds.
+            if !under_way.is_empty()
+                && let Some(changed) = self.publication_that_changed(owed.leg.side()).await?
+            {
+                return self.repeat(owed.leg.side(), changed).await;
+            }
             if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
                 return Ok(Some(waiting));
             }
@@ -353,14 +359,28 @@ impl Turn<'_> {
 
     /// What changed under a leg since it was published and synced: a pod may have started on it.
     async fn what_does_not_stand(&self, side: Side) -> Result<Option<String>, Error> {
-        let audience = self.spec.side(side);
-        let reads = join_all(audience.publications.iter().map(|publication| async move {
-            self.world.publications.read(&publication.place, side).await
-        }));
-        let copied = audience.workloads.iter().filter(|it| it.external_secret.is_some());
+        let workloads = &self.spec.side(side).workloads;
+        let copied = workloads.iter().filter(|it| it.external_secret.is_some());
         let secrets = join_all(copied.clone().map(|it| self.world.clusters.secret_revision(it)));
-        let (reads, secrets) = tokio::join!(reads, secrets);
-        for (publication, holding) in audience.publications.iter().zip(reads) {
+        let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
+        if let Some(place) = changed? {
+            return Ok(Some(place));
+        }
+        for (workload, revision) in copied.zip(secrets) {
+            let synced: Option<&SecretRevision> =
+                self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
+            if revision?.as_ref() != synced {
+                return Ok(Some(format!("the Secret of {workload}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A place of this side that no longer holds what was written to it.
+    async fn publication_that_changed(&self, side: Side) -> Result<Option<String>, Error> {
+        let publications = &self.spec.side(side).publications;
+        let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
+        for (publication, holding) in publications.iter().zip(join_all(reads).await) {
             let place = publication.place.to_string();
             let stands = match (holding?, self.record.seen(&place)) {
                 (Some(holding), Some(seen)) => {
@@ -371,13 +391,6 @@ impl Turn<'_> {
             };
             if !stands {
                 return Ok(Some(place));
-            }
-        }
-        for (workload, revision) in copied.zip(secrets) {
-            let synced: Option<&SecretRevision> =
-                self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
-            if revision?.as_ref() != synced {
-                return Ok(Some(format!("the Secret of {workload}")));
             }
         }
         Ok(None)

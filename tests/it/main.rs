@@ -4,6 +4,7 @@
 mod events;
 mod layers;
 mod parse;
+mod readme;
 mod real_cluster;
 mod sources;
 mod template;

@@ -1,0 +1,56 @@
+//! What the README shows is so.
+
+use changeover::{error::Kind, spec::Spec, token::TokenName};
+
+const README: &str = include_str!("../../README.md");
+const MAKEFILE: &str = include_str!("../../Makefile");
+
+#[test]
+fn its_spec_is_one() {
+    let json = README
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .find(|json| json.contains("\"overlap\""))
+        .unwrap();
+    let name = TokenName::parse("datastore-token").unwrap();
+    let spec = Spec::parse(&name, 1, json).unwrap();
+    assert!(!spec.verifiers.is_empty() && !spec.presenters.is_empty());
+}
+
+#[test]
+fn it_lists_every_error() {
+    for kind in Kind::ALL {
+        assert!(README.contains(&format!("| `{kind}` |")), "the table of errors lacks {kind}");
+    }
+}
+
+#[test]
+fn its_commands_are_targets_of_the_makefile() {
+    let named = README.split("`make ").skip(1).filter_map(|rest| rest.split(['`', ' ']).next());
+    let mut count = 0;
+    for target in named {
+        assert!(MAKEFILE.contains(&format!("\n{target}:")), "the Makefile has no target {target}");
+        count += 1;
+    }
+    assert!(count > 4, "the README names its commands");
+}
+
+#[test]
+fn it_explains_every_direct_dependency() {
+    let manifest = include_str!("../../Cargo.toml");
+    let section = manifest.split("[dependencies]\n").nth(1).unwrap();
+    let section = section.split("\n[").next().unwrap();
+    let notes = README.split("## Design notes").nth(1).unwrap();
+    let explained = |name: &str| {
+        notes.contains(&format!("`{name}`"))
+            || notes.split('`').filter_map(|word| word.split_once('{')).any(|(prefix, rest)| {
+                let suffixes = rest.trim_end_matches('}').split(',');
+                suffixes.into_iter().any(|suffix| format!("{prefix}{suffix}") == name)
+            })
+    };
+    for line in section.lines().filter(|line| !line.starts_with('#') && line.contains(" = ")) {
+        let name = line.split(" = ").next().unwrap();
+        assert!(explained(name), "the README does not say why {name} is there");
+    }
+}
