@@ -92,6 +92,8 @@ def told(answer: dict) -> str:
     if held := answer.get("held"):
         return f"{answer['outcome']}: {held['object']}: {held['reason']}; {held['fix']}"
     line = f"{answer['outcome']}: version {answer['version']}"
+    if answer["outcome"] == "unchanged":
+        line += ", which this key has brought already"
     if ends := answer.get("previous_valid_until"):
         line += f", the one before is valid until {ends}"
     return line
