@@ -48,6 +48,9 @@ impl Turn<'_> {
         }
         if side == Side::Presenters {
             self.label(leg, &seen).await?;
+            // A reader by label sees the new version only from now on.
+            let answered_at = self.now();
+            seen.values_mut().for_each(|it| it.answered_at = answered_at);
         }
         self.apply(Change::Published(seen))?;
         Ok(None)

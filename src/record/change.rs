@@ -255,16 +255,12 @@ impl Record {
             }
 
             (None, Change::Compared { drift }) => {
-                next.drift = drift;
-                next.compare_at = now + COMPARE_EVERY;
+                next.compared(drift, now);
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(next.compare_at);
             }
-            (Some(_), Change::Compared { drift }) => {
-                next.drift = drift;
-                next.compare_at = now + COMPARE_EVERY;
-            }
+            (Some(_), Change::Compared { drift }) => next.compared(drift, now),
 
             (_, Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. }) => {
                 return Err(illegal("that step is not owed"));
@@ -273,6 +269,14 @@ impl Record {
             (None, Change::Hold(_)) => return Err(illegal("nothing is owed")),
         }
         Ok(next)
+    }
+
+    /// Until the next comparison: a day, or until a write whose reply was lost may have landed.
+    fn compared(&mut self, drift: Vec<String>, now: Timestamp) {
+        self.drift = drift;
+        let landed = self.unanswered_until.filter(|until| *until > now);
+        let daily = now + COMPARE_EVERY;
+        self.compare_at = landed.map_or(daily, |until| until.min(daily));
     }
 
     fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Version> {

@@ -1,11 +1,18 @@
 //! Integration tests: one binary, because each one links the SDKs anew.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+mod crash;
 mod events;
 mod layers;
+mod moves;
 mod parse;
+mod race;
+mod random;
 mod readme;
 mod real_cluster;
+mod scene;
 mod sources;
+mod story;
 mod template;
 mod wire_cluster;
+mod world;

@@ -1,0 +1,145 @@
+//! Every rotation, cut or disturbed at every call: whoever carries on comes to the same end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    scene::*,
+    world::{Fault, Faults, LONG, MemoryWorld, Rest},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_cut_at_any_call_is_carried_on_to_the_same_end() {
+    for (kind, spec) in kinds() {
+        every_call(kind, &spec, &[Fault::CutBefore, Fault::CutAfter]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_cut_at_any_call_that_is_applied_late_comes_to_the_same_end() {
+    let [soon, late] = late();
+    for (kind, spec) in kinds() {
+        every_call(kind, &spec, &[Fault::CutLate(soon), Fault::CutLate(late)]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_whose_call_fails_or_loses_its_reply_comes_to_the_same_end() {
+    for (kind, spec) in kinds() {
+        every_call(kind, &spec, &[Fault::FailBefore, Fault::FailAfter]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_with_a_late_attempt_of_any_call_comes_to_the_same_end() {
+    let [soon, late] = late();
+    let faults =
+        [Fault::FailLate(soon), Fault::FailLate(late), Fault::Twice(soon), Fault::Twice(late)];
+    for (kind, spec) in kinds() {
+        every_call(kind, &spec, &faults).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_with_a_slow_call_comes_to_the_same_end() {
+    for (kind, spec) in kinds() {
+        every_call(kind, &spec, &[Fault::Slow(Duration::from_secs(9))]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_publication_cut_at_any_call_is_carried_on_to_the_same_end() {
+    for (kind, spec) in kinds() {
+        let calls = {
+            let world = MemoryWorld::new(1);
+            world.specify(&subject(), &spec);
+            world.run("first", publish(), LONG, Faults::none()).await.calls
+        };
+        for call in 1..=calls {
+            for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
+                let world = MemoryWorld::new(1);
+                world.replayed_by(format!("kind {kind}, {fault:?} at call {call}"));
+                world.specify(&subject(), &spec);
+                world.run("first", publish(), LONG, Faults::at(call, fault)).await;
+                world.sweep_until_rest(&subject()).await;
+                world.invoke("again", publish()).await;
+                world.sweep_until_rest(&subject()).await;
+                world.pass(Duration::from_secs(60)).await;
+                world.assert_settled_on(1);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_overlap_cut_at_any_call_is_carried_on_to_the_same_end() {
+    for (kind, spec) in kinds() {
+        let (undisturbed, calls) = overlap_ended(kind, &spec, Faults::none()).await;
+        for call in 1..=calls {
+            for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
+                let faults = Faults::at(call, fault);
+                let (rest, _) = overlap_ended(kind, &spec, faults).await;
+                assert_eq!(rest, undisturbed, "kind {kind}, {fault:?} at call {call}");
+            }
+        }
+    }
+}
+
+/// A rotation whose overlap is over, and the sweep that ends it.
+async fn overlap_ended(kind: &str, spec: &Value, faults: Faults) -> (Rest, usize) {
+    let world = in_service(2, spec).await;
+    world.replayed_by(format!("kind {kind}, {faults:?} in the sweep after the overlap"));
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    // The verifiers' roll of the overlap comes first, where there is one.
+    world.pass(Duration::from_secs(1)).await;
+    world.invoke("roll", changeover::event::Request::Sweep).await;
+    world.pass(Duration::from_secs(5 * 60)).await;
+    let sweep = changeover::event::Request::Sweep;
+    let calls = world.run("end", sweep, LONG, faults).await.calls;
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+    (world.rest(&subject()), calls)
+}
+
+/// Rotates once undisturbed; then again and again, with each fault at each call.
+async fn every_call(kind: &str, spec: &Value, faults: &[Fault]) {
+    let seed = 1;
+    let (undisturbed, calls) = rotated(seed, spec, Faults::none(), kind).await;
+    assert!(calls > 5, "{kind}: a rotation of {calls} calls");
+    for call in 1..=calls {
+        for fault in faults {
+            let replay = format!("kind {kind}, seed {seed}, {fault:?} at call {call}");
+            let faults = Faults::at(call, *fault);
+            let (rest, _) = rotated(seed, spec, faults, &replay).await;
+            assert_eq!(rest, undisturbed, "{replay}");
+        }
+    }
+}
+
+/// One rotation that something befalls; then its trigger again, as Lambda does, and the sweep.
+async fn rotated(seed: u64, spec: &Value, faults: Faults, replay: &str) -> (Rest, usize) {
+    let world = in_service(seed, spec).await;
+    world.replayed_by(replay);
+    let run = world.run("a", rotate("a"), LONG, faults).await;
+    for attempt in 0.. {
+        world.sweep_until_rest(&subject()).await;
+        let again = world.invoke("a again", rotate("a")).await;
+        match again.outcome() {
+            "unchanged" => break,
+            "rotated" | "in_progress" | "deferred" if attempt < 3 => {}
+            _ => world.fail(&format!("the trigger's retry ended so: {again:?}")),
+        }
+    }
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+    if world.minted(&subject()) != 2 {
+        world.fail("more than one version was minted");
+    }
+    (world.rest(&subject()), run.calls)
+}
+
+/// When a call whose reply was lost is applied: soon, and almost as late as may be.
+fn late() -> [Duration; 2] {
+    [Duration::from_secs(7), Duration::from_secs(4 * 60 + 40)]
+}

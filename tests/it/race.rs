@@ -1,0 +1,84 @@
+//! Every rotation, with another whole invocation between any two of its calls.
+
+use changeover::event::Request;
+use serde_json::Value;
+
+use crate::{
+    scene::*,
+    world::{Faults, Intruder, LONG, MemoryWorld},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_between_any_two_calls_changes_nothing() {
+    for (kind, spec) in kinds() {
+        before_every_call(kind, &spec, || Request::Sweep, &[2]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_trigger_delivered_twice_mints_once() {
+    for (kind, spec) in kinds() {
+        before_every_call(kind, &spec, || rotate("a"), &[2]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_trigger_between_any_two_calls_joins_or_follows() {
+    for (kind, spec) in kinds() {
+        before_every_call(kind, &spec, || rotate("b"), &[2, 3]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drop_between_any_two_calls_drops_or_is_refused() {
+    for (kind, spec) in kinds() {
+        // A version that was dropped is followed by that of the trigger's retry, or by none.
+        before_every_call(kind, &spec, drop_pending, &[1, 2, 3]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_between_any_two_calls_changes_nothing() {
+    for (kind, spec) in kinds() {
+        before_every_call(kind, &spec, publish, &[2]).await;
+    }
+}
+
+/// Rotates with somebody else just before each call; everybody ends on one of these versions.
+async fn before_every_call(
+    kind: &str,
+    spec: &Value,
+    request: impl Fn() -> Request,
+    versions: &[u64],
+) {
+    let calls = {
+        let world = in_service(1, spec).await;
+        world.run("a", rotate("a"), LONG, Faults::none()).await.calls
+    };
+    for call in 1..=calls {
+        let world = in_service(1, spec).await;
+        let request = request();
+        world.replayed_by(format!("kind {kind}, {request:?} just before call {call}"));
+        let intruder = Intruder { id: "intruder".to_owned(), request };
+        let run = world.run("a", rotate("a"), LONG, Faults::intruded(call, intruder)).await;
+        if matches!(&run.ending, crate::world::Ending::Failed(_)) {
+            world.fail(&format!("it ended so: {:?}", run.ending));
+        }
+        world.sweep_until_rest(&subject()).await;
+        world.invoke("a again", rotate("a")).await;
+        world.sweep_until_rest(&subject()).await;
+        assert_settled_on_one_of(&world, versions);
+    }
+}
+
+fn assert_settled_on_one_of(world: &MemoryWorld, versions: &[u64]) {
+    let current = world.record(&subject()).and_then(|it| Some(it.presented()?.version.get()));
+    match current {
+        Some(current) if versions.contains(&current) => world.assert_settled_on(current),
+        _ => world.fail(&format!("it came to rest on {current:?}")),
+    }
+    let minted = world.minted(&subject()) as u64;
+    if minted > *versions.last().expect("a version") {
+        world.fail(&format!("{minted} versions were minted"));
+    }
+}

@@ -1,0 +1,234 @@
+//! What the tests of the loop begin from: specs of each kind, requests, and a token in service.
+
+use std::time::Duration;
+
+use changeover::{event::Request, token::TokenName};
+use serde_json::{Value, json};
+
+use crate::world::{Ending, MemoryWorld, Rest, token};
+
+/// Every kind of spec, by name.
+pub(crate) fn kinds() -> Vec<(&'static str, Value)> {
+    vec![
+        ("items", items()),
+        ("parameters", parameters()),
+        ("workloads", workloads()),
+        ("one workload on both sides", one_workload_on_both_sides()),
+        ("mounted secrets", mounted_secrets()),
+        ("no verifiers", no_verifiers()),
+        ("plain form", plain_form()),
+        ("everything", everything()),
+    ]
+}
+
+/// Both views in DynamoDB.
+pub(crate) fn items() -> Value {
+    json!({
+        "token": {"bytes": 32, "prefix": "ds_"},
+        "overlap": "15s",
+        "verifiers": {"publish": [item("accepted")], "within": "2s"},
+        "presenters": {"publish": [item("presented")], "within": "2s"},
+    })
+}
+
+/// Both views in Parameter Store.
+pub(crate) fn parameters() -> Value {
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "5s",
+        "verifiers": {"publish": [{"ssm": "/backend/token/accepted"}], "within": "1s"},
+        "presenters": {"publish": [{"ssm": "/backend/token"}], "within": "8s"},
+    })
+}
+
+/// Workloads that restart, on both sides.
+pub(crate) fn workloads() -> Value {
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "1m",
+        "verifiers": {
+            "publish": [{"ssm": "/backend/token/accepted"}],
+            "workloads": [workload("datastore", "datastore-accepted")],
+        },
+        "presenters": {
+            "publish": [{"ssm": "/backend/token"}],
+            "workloads": [workload("backend", "datastore-token"), workload("jobs", "jobs-token")],
+        },
+    })
+}
+
+/// A workload that presents the token to itself.
+pub(crate) fn one_workload_on_both_sides() -> Value {
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "30s",
+        "verifiers": {
+            "publish": [{"ssm": "/mesh/token/accepted"}],
+            "workloads": [workload("mesh", "mesh-accepted")],
+        },
+        "presenters": {
+            "publish": [{"ssm": "/mesh/token"}],
+            "workloads": [workload("mesh", "mesh-token")],
+        },
+    })
+}
+
+/// Workloads that see a new Secret without a restart.
+pub(crate) fn mounted_secrets() -> Value {
+    let mounted = |name: &str, external_secret: &str| {
+        let mut workload = workload(name, external_secret);
+        workload["picks_up"] = json!({"within": "2m"});
+        workload
+    };
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "30s",
+        "verifiers": {
+            "publish": [{"ssm": "/backend/token/accepted"}],
+            "within": "5s",
+            "workloads": [mounted("datastore", "datastore-accepted")],
+        },
+        "presenters": {
+            "publish": [{"ssm": "/backend/token"}],
+            "within": "5s",
+            "workloads": [mounted("backend", "datastore-token")],
+        },
+    })
+}
+
+/// Presenters only.
+pub(crate) fn no_verifiers() -> Value {
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "15s",
+        "presenters": {"publish": [item("presented")], "within": "2s"},
+    })
+}
+
+/// Verifiers that are given the tokens themselves.
+pub(crate) fn plain_form() -> Value {
+    json!({
+        "token": {"bytes": 48},
+        "overlap": "15s",
+        "verifiers": {
+            "publish": [
+                {"ssm": "/backend/token/accepted", "as": "plain"},
+                {"dynamodb": {"table": "configuration", "key": {"id": "accepted"}}, "as": "plain"},
+            ],
+            "within": "2s",
+        },
+        "presenters": {"publish": [item("presented")], "within": "2s"},
+    })
+}
+
+/// Several stores a side, readers and workloads.
+pub(crate) fn everything() -> Value {
+    json!({
+        "token": {"bytes": 32, "prefix": "ds_"},
+        "overlap": "45s",
+        "verifiers": {
+            "publish": [{"ssm": "/backend/token/accepted"}, item("accepted")],
+            "within": "4s",
+            "workloads": [workload("datastore", "datastore-accepted")],
+        },
+        "presenters": {
+            "publish": [{"ssm": "/backend/token"}, item("presented")],
+            "within": "4s",
+            "workloads": [workload("backend", "datastore-token")],
+        },
+    })
+}
+
+/// An item of one table.
+pub(crate) fn item(id: &str) -> Value {
+    json!({"dynamodb": {"table": "configuration", "key": {"id": id}}})
+}
+
+/// A Deployment that restarts, with an External Secret.
+pub(crate) fn workload(name: &str, external_secret: &str) -> Value {
+    json!({
+        "cluster": "prod",
+        "namespace": "backend",
+        "deployment": name,
+        "external_secret": external_secret,
+    })
+}
+
+/// The name under which the world knows a workload of these specs.
+pub(crate) fn deployed(name: &str) -> String {
+    format!("prod/backend/{name}")
+}
+
+/// The token that the tests are about.
+pub(crate) fn subject() -> TokenName {
+    token("datastore-token")
+}
+
+/// Asks for a new version.
+pub(crate) fn rotate(key: &str) -> Request {
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: None }
+}
+
+/// Asks for a new version, and begins no step.
+pub(crate) fn rotate_without_waiting(key: &str) -> Request {
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: Some(Duration::ZERO) }
+}
+
+/// Asks for the current views to be written.
+pub(crate) fn publish() -> Request {
+    Request::Publish { token: subject() }
+}
+
+/// Asks for the pending version to be given up.
+pub(crate) fn drop_pending() -> Request {
+    Request::Drop { token: subject() }
+}
+
+/// A world in which version 1 of the token is in service.
+pub(crate) async fn in_service(seed: u64, spec: &Value) -> MemoryWorld {
+    let world = MemoryWorld::new(seed);
+    world.specify(&subject(), spec);
+    let ending = world.invoke("first", publish()).await;
+    if ending.outcome() != "published" {
+        world.fail(&format!("the first publication ended so: {ending:?}"));
+    }
+    world.sweep_until_rest(&subject()).await;
+    // Pods start in their own time.
+    world.pass(Duration::from_secs(60)).await;
+    world.assert_settled_on(1);
+    world
+}
+
+impl MemoryWorld {
+    /// Everybody is on this version, and no other is left anywhere.
+    pub(crate) fn assert_settled_on(&self, version: u64) {
+        let Rest { versions, places, labels, pods } = self.rest(&subject());
+        let expected = |view: &str| match view.starts_with("verifiers") {
+            true => format!("{version} current"),
+            false => version.to_string(),
+        };
+        let strays = places.iter().filter(|(place, held)| **held != expected(place)).count()
+            + labels
+                .iter()
+                .filter(|(label, held)| {
+                    label.ends_with(":current") && **held != version.to_string()
+                })
+                .count()
+            + pods
+                .iter()
+                .filter(|(workload, held)| held.iter().any(|it| *it != expected(workload)))
+                .count();
+        if versions != [format!("{version} Current")] || strays > 0 {
+            let rest = self.rest(&subject());
+            self.fail(&format!("not settled on version {version}: {rest:#?}"));
+        }
+    }
+
+    /// The ending was this outcome.
+    #[track_caller]
+    pub(crate) fn assert_outcome(&self, ending: &Ending, outcome: &str) {
+        if ending.outcome() != outcome {
+            self.fail(&format!("expected {outcome}, and it ended so: {ending:#?}"));
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Rotations that nothing disturbs.
+
+use std::time::Duration;
+
+use changeover::{event::Request, spec::Side};
+use serde_json::{Value, json};
+
+use crate::{
+    scene::*,
+    world::{Ending, MemoryWorld, place},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_brings_everybody_to_the_new_version_and_then_ends_the_old_one() {
+    for (kind, spec) in kinds() {
+        for seed in 0..4 {
+            let world = in_service(seed, &spec).await;
+            world.replayed_by(format!("kind {kind}, seed {seed}"));
+
+            let ending = world.invoke("a", rotate("a")).await;
+            world.assert_outcome(&ending, "rotated");
+            let answer = ending.answer();
+            assert_eq!(answer["version"], 2, "{kind}");
+            assert_eq!(answer["token"], "datastore-token");
+            assert!(answer["held"].is_null(), "{kind}: {answer}");
+            let presented = spec["presenters"]["publish"].as_array().map_or(0, Vec::len);
+            assert_eq!(answer["selectors"].as_array().map(Vec::len), Some(presented), "{kind}");
+            assert_eq!(legs(answer)[..6], LEGS[..6], "{kind}: {answer:#}");
+            if spec["verifiers"].is_null() {
+                assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(1), "{answer}");
+            } else {
+                // Every verifier was told when the old version ends.
+                assert_eq!(legs(answer)[6], LEGS[6], "{kind}: {answer:#}");
+                assert!(answer["previous_valid_until"].is_string(), "{kind}: {answer:#}");
+                for (view, held) in world.rest(&subject()).places {
+                    if view.starts_with("verifiers") {
+                        assert_eq!(held, "2 current, 1 previous", "{kind}: {view}");
+                    }
+                }
+            }
+
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+            let ended = world.audit(&subject(), 1).expect("an audit entry");
+            assert!(ended.ended_at.is_some() && ended.not_after.is_some(), "{kind}: {ended:?}");
+            let current = world.audit(&subject(), 2).expect("an audit entry");
+            assert!(current.rotated_at.is_some() && !current.selectors.is_empty(), "{current:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotations_follow_one_another_with_numbers_that_grow() {
+    let world = in_service(7, &everything()).await;
+    for version in 2..6 {
+        let ending = world.invoke("next", rotate(&format!("key {version}"))).await;
+        world.assert_outcome(&ending, "rotated");
+        assert_eq!(ending.answer()["version"], version);
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(version);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_nowhere_is_created_by_publish_and_by_rotate() {
+    for (kind, spec) in kinds() {
+        for request in [publish(), rotate("a")] {
+            let world = MemoryWorld::new(3);
+            world.replayed_by(format!("kind {kind}, {request:?}"));
+            world.specify(&subject(), &spec);
+            let ending = world.invoke("first", request).await;
+            world.assert_outcome(&ending, "published");
+            assert_eq!(ending.answer()["version"], 1, "{kind}");
+            world.sweep_until_rest(&subject()).await;
+            world.pass(Duration::from_secs(60)).await;
+            world.assert_settled_on(1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_in_use_is_adopted_and_gets_its_overlap_like_any_other() {
+    let world = MemoryWorld::new(4);
+    world.specify(&subject(), &everything());
+    for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
+        world.in_use_before(&place(at), "issued-by-hand");
+    }
+    let ending = world.invoke("a", rotate("a")).await;
+    world.assert_outcome(&ending, "rotated");
+    assert_eq!(ending.answer()["version"], 2);
+    assert!(ending.answer()["previous_valid_until"].is_string());
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+    assert_eq!(world.minted(&subject()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_in_one_publication_of_two_is_adopted_by_publish() {
+    let world = MemoryWorld::new(5);
+    world.specify(&subject(), &everything());
+    world.in_use_before(&place("ssm:/backend/token"), "issued-by-hand");
+    let ending = world.invoke("a", publish()).await;
+    world.assert_outcome(&ending, "published");
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(1);
+    assert_eq!(world.minted(&subject()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_disagree_are_not_adopted() {
+    let world = MemoryWorld::new(6);
+    world.specify(&subject(), &everything());
+    world.in_use_before(&place("ssm:/backend/token"), "one");
+    world.in_use_before(&place("dynamodb:configuration/id=presented"), "other");
+    for request in [publish(), rotate("a")] {
+        let ending = world.invoke("a", request).await;
+        world.assert_outcome(&ending, "PreflightFailed");
+    }
+    assert_eq!(world.minted(&subject()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_added_later_is_written_without_a_new_version() {
+    let world = in_service(8, &items()).await;
+    let mut spec = items();
+    spec["presenters"]["publish"] = json!([item("presented"), {"ssm": "/added/token"}]);
+    spec["verifiers"]["publish"] = json!([item("accepted"), {"ssm": "/added/accepted"}]);
+    world.joins_with_its_first_view(&place("ssm:/added/accepted"));
+    world.specify(&subject(), &spec);
+    let ending = world.invoke("again", publish()).await;
+    world.assert_outcome(&ending, "published");
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(1);
+    assert_eq!(world.minted(&subject()), 1);
+    assert_eq!(world.rest(&subject()).places.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_version_is_dropped_and_its_number_is_never_used_again() {
+    for (kind, spec) in kinds() {
+        let world = in_service(9, &spec).await;
+        world.replayed_by(kind);
+        let ending = world.invoke("a", rotate_without_waiting("a")).await;
+        world.assert_outcome(&ending, "in_progress");
+        assert_eq!(ending.answer()["version"], 2);
+        let ending = world.invoke("drop", drop_pending()).await;
+        world.assert_outcome(&ending, "dropped");
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(1);
+
+        let ending = world.invoke("b", rotate("b")).await;
+        world.assert_outcome(&ending, "rotated");
+        assert_eq!(ending.answer()["version"], 3, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_presenters_may_have_is_not_dropped() {
+    let world = in_service(10, &workloads()).await;
+    world.break_workload(&deployed("backend"), "CrashLoopBackOff");
+    let ending = world.invoke("a", rotate("a")).await;
+    world.assert_outcome(&ending, "held");
+    let ending = world.invoke("drop", drop_pending()).await;
+    world.assert_outcome(&ending, "PreflightFailed");
+    world.fix_workload(&deployed("backend"));
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_key_never_mints_again() {
+    for (kind, spec) in kinds() {
+        let world = in_service(11, &spec).await;
+        world.replayed_by(kind);
+        let first = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&first, "rotated");
+        let again = world.invoke("a again", rotate("a")).await;
+        world.assert_outcome(&again, "unchanged");
+        world.sweep_until_rest(&subject()).await;
+        let later = world.invoke("a later", rotate("a")).await;
+        world.assert_outcome(&later, "unchanged");
+        for answer in [again.answer(), later.answer()] {
+            assert_eq!(answer["version"], 2, "{kind}");
+            assert_eq!(answer["selectors"], first.answer()["selectors"], "{kind}");
+        }
+        assert_eq!(world.minted(&subject()), 2, "{kind}");
+        world.assert_settled_on(2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_mints_again_after_it_was_forgotten() {
+    let world = in_service(12, &items()).await;
+    world.invoke("a", rotate("a")).await;
+    world.sweep_until_rest(&subject()).await;
+    world.pass(Duration::from_secs(7 * 24 * 60 * 60)).await;
+    let ending = world.invoke("a", rotate("a")).await;
+    world.assert_outcome(&ending, "rotated");
+    assert_eq!(ending.answer()["version"], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_joins_the_rotation_in_progress() {
+    for (kind, spec) in kinds() {
+        let world = in_service(13, &spec).await;
+        world.replayed_by(kind);
+        world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
+        let ending = world.invoke("b", rotate("b")).await;
+        world.assert_outcome(&ending, "rotated");
+        assert_eq!(ending.answer()["version"], 2, "{kind}");
+        for key in ["a", "b"] {
+            let ending = world.invoke(key, rotate(key)).await;
+            world.assert_outcome(&ending, "unchanged");
+            assert_eq!(ending.answer()["version"], 2, "{kind}");
+        }
+        assert_eq!(world.minted(&subject()), 2, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_rotates_during_an_overlap() {
+    for (kind, spec) in kinds() {
+        let world = in_service(14, &spec).await;
+        world.replayed_by(kind);
+        for version in 2..5 {
+            let ending = world.invoke("next", rotate(&format!("key {version}"))).await;
+            world.assert_outcome(&ending, "rotated");
+            assert_eq!(ending.answer()["version"], version, "{kind}");
+        }
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_is_deferred_while_the_accepted_set_is_full() {
+    let mut spec = items();
+    spec["overlap"] = json!("12h");
+    let world = in_service(15, &spec).await;
+    let deferred = loop {
+        let count = world.minted(&subject());
+        assert!(count <= 32, "more versions than the set may hold");
+        let ending = world.invoke("next", rotate(&format!("key {count}"))).await;
+        if ending.outcome() == "deferred" {
+            break ending;
+        }
+        world.assert_outcome(&ending, "rotated");
+    };
+    let depth = world.minted(&subject());
+    assert!(depth > 20, "the set took only {depth}");
+    assert!(deferred.answer()["not_before"].is_string(), "{deferred:?}");
+
+    world.pass(Duration::from_secs(12 * 60 * 60)).await;
+    let ending = world.invoke("later", rotate("later")).await;
+    world.assert_outcome(&ending, "rotated");
+    assert_eq!(ending.answer()["version"].as_u64(), Some(depth as u64 + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_keeps_both_versions_and_resumes_the_same_one_after_the_fix() {
+    for broken in ["datastore", "backend", "jobs"] {
+        let world = in_service(16, &workloads()).await;
+        world.replayed_by(broken);
+        world.break_workload(&deployed(broken), "CrashLoopBackOff");
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "held");
+        let held = &ending.answer()["held"];
+        assert!(held["object"].as_str().is_some_and(|it| it.contains(broken)), "{held}");
+        assert_eq!(held["reason"], "CrashLoopBackOff");
+
+        // Nothing is withdrawn, for as long as it takes, and nobody gets a third value.
+        for _ in 0..90 {
+            world.pass(Duration::from_secs(60)).await;
+            world.invoke("sweep", Request::Sweep).await;
+        }
+        let versions = world.rest(&subject()).versions;
+        assert_eq!(versions, ["2 Pending", "1 Current"], "{broken}");
+        world.assert_outcome(&world.invoke("b", rotate("b")).await, "held");
+        assert_eq!(world.minted(&subject()), 2);
+
+        world.fix_workload(&deployed(broken));
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_finish_is_refused_before_a_mint() {
+    for paused in ["datastore", "backend"] {
+        let world = in_service(17, &workloads()).await;
+        world.pause_workload(&deployed(paused), true);
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "PreflightFailed");
+        assert_eq!(world.minted(&subject()), 1);
+        world.pause_workload(&deployed(paused), false);
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verifier_added_in_the_middle_learns_of_the_version_before_it_is_presented() {
+    let added = "dynamodb:configuration/id=added";
+    // It is in service already, on what is accepted now; and once it waits for its first view.
+    for is_in_service in [true, false] {
+        for (kind, stops) in [("at the mint", None), ("at the verifiers", Some("datastore"))] {
+            let world = in_service(18, &everything()).await;
+            world.replayed_by(format!("in service {is_in_service}, stopped {kind}"));
+            if let Some(broken) = stops {
+                world.break_workload(&deployed(broken), "CrashLoopBackOff");
+                world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+                world.fix_workload(&deployed(broken));
+            } else {
+                let ending = world.invoke("a", rotate_without_waiting("a")).await;
+                world.assert_outcome(&ending, "in_progress");
+            }
+            let accepted = place("ssm:/backend/token/accepted");
+            if is_in_service {
+                world.copy_view(&accepted, &place(added), Side::Verifiers);
+            } else {
+                world.joins_with_its_first_view(&place(added));
+            }
+            let mut spec = everything();
+            spec["verifiers"]["publish"] =
+                json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
+            world.specify(&subject(), &spec);
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+            assert!(world.rest(&subject()).places.contains_key(&format!("verifiers {added}")));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verifier_added_while_presenters_move_learns_of_the_version_too() {
+    let world = in_service(19, &everything()).await;
+    world.break_workload(&deployed("backend"), "CrashLoopBackOff");
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+    let mut spec = everything();
+    spec["verifiers"]["publish"] =
+        json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
+    world.joins_with_its_first_view(&place("dynamodb:configuration/id=added"));
+    world.specify(&subject(), &spec);
+    world.fix_workload(&deployed("backend"));
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
+    for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
+        let mut spec = everything();
+        // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+        spec["verifiers"] = Value::Null;
+        spec.as_object_mut().expect("an object").remove("verifiers");
+        let world = in_service(20, &spec).await;
+        world.edit(&place(at), Side::Presenters, "by-hand");
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "PreflightFailed");
+        // The daily comparison reports it, and leaves it alone.
+        for _ in 0..26 {
+            world.pass(Duration::from_secs(60 * 60)).await;
+            world.invoke("sweep", Request::Sweep).await;
+        }
+        assert_eq!(world.minted(&subject()), 1);
+        assert_eq!(world.rest(&subject()).places[&format!("presenters {at}")], "a stranger");
+        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        assert_eq!(status.answer()["results"][0]["drift"], json!([at]), "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
+    let world = in_service(21, &everything()).await;
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
+    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
+    // Version 2 has its end, and is still accepted: somebody brings it back.
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    let current = world.value(&place("ssm:/backend/token"), Side::Presenters);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &current);
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(3);
+
+    let accepted = place("ssm:/backend/token/accepted");
+    let view = world.value(&accepted, Side::Verifiers);
+    world.assert_outcome(&world.invoke("c", rotate("c")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let mut stale: Value = serde_json::from_str(&view).expect("a document");
+    let now: Value =
+        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
+    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
+    world.edit(&accepted, Side::Verifiers, &stale.to_string());
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_makes_few_calls() {
+    for (spec, most) in [(items(), 12), (parameters(), 15)] {
+        let mut spec = spec;
+        // Nothing to wait for.
+        spec["verifiers"]["within"] = json!("0s");
+        spec["presenters"]["within"] = json!("0s");
+        let world = in_service(22, &spec).await;
+        world.assert_outcome(&world.invoke("warm", rotate("warm")).await, "rotated");
+        world.sweep_until_rest(&subject()).await;
+        let before = world.calls(None);
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        let calls = world.calls(None) - before;
+        assert!(calls <= most, "{calls} calls, and {most} are enough\n{}", world.journal());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_token_is_told_so() {
+    let world = MemoryWorld::new(23);
+    for request in [rotate("a"), publish(), drop_pending()] {
+        let ending = world.invoke("a", request).await;
+        assert!(matches!(&ending, Ending::Failed(_)), "{ending:?}");
+        world.assert_outcome(&ending, "UnknownToken");
+    }
+}
+
+/// The steps that an answer names, in order, each leg's repetitions left out.
+fn legs(answer: &Value) -> Vec<(&str, &str)> {
+    let timeline = answer["timeline"].as_array().expect("a timeline");
+    let text = |entry: &'_ Value, name: &str| entry[name].as_str().map(str::to_owned);
+    let mut steps = Vec::new();
+    for entry in timeline {
+        let step = (text(entry, "leg"), text(entry, "step"));
+        let known =
+            LEGS.iter().find(|known| step == (Some(known.0.to_owned()), Some(known.1.to_owned())));
+        if let Some(known) = known
+            && !steps.contains(known)
+        {
+            steps.push(*known);
+        }
+    }
+    steps
+}
+
+const LEGS: [(&str, &str); 7] = [
+    ("expand", "publish"),
+    ("expand", "sync"),
+    ("expand", "roll_out"),
+    ("migrate", "publish"),
+    ("migrate", "sync"),
+    ("migrate", "roll_out"),
+    ("overlap", "publish"),
+];

@@ -1,0 +1,332 @@
+//! The world in memory: all ports over one state, under the runtime's paused clock.
+//!
+//! It keeps the promises that the real parts keep, and no others. Conditional saves really fail.
+//! Pods are replaced one at a time and only as time passes; External Secrets sync when they like;
+//! readers hold old copies as long as they may. An invocation can be cut at any call, a reply can be
+//! lost and the call land later, and somebody else can step in between any two calls. After every
+//! call that it carries out, and after everything that happens by itself, it checks that every
+//! token that anybody presents is accepted by every verifier, and that what is saved and published
+//! follows from what was saved before.
+
+mod cluster;
+mod faults;
+mod invariants;
+mod looks;
+mod place;
+mod ports;
+mod records;
+mod rest;
+mod state;
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use changeover::{
+    error::Error,
+    event::Request,
+    invoke::{self, Invocation},
+    record::Record,
+    rotate::Settings,
+    spec::{Place, Side, Spec},
+    token::TokenName,
+    world::{Audit, Clock, SpecText, World},
+};
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde_json::Value;
+
+pub(crate) use faults::{Fault, Faults, Intruder};
+pub(crate) use rest::Rest;
+pub(crate) use state::Dice;
+
+use faults::{Actor, Signal};
+use ports::Ports;
+use state::State;
+
+/// A world of its own.
+#[derive(Clone)]
+pub(crate) struct MemoryWorld(Arc<Mutex<State>>);
+
+/// How an invocation ended.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// It answered.
+    Answered(Value),
+    /// It failed.
+    Failed(Error),
+    /// It was cut, or killed at its deadline.
+    Cut,
+}
+
+impl Ending {
+    /// The `outcome` that it answered.
+    pub(crate) fn outcome(&self) -> &str {
+        match self {
+            Ending::Answered(answer) => answer["outcome"].as_str().unwrap_or("none"),
+            Ending::Failed(error) => error.kind.as_str(),
+            Ending::Cut => "cut",
+        }
+    }
+
+    /// The whole answer; null where there is none.
+    pub(crate) fn answer(&self) -> &Value {
+        match self {
+            Ending::Answered(answer) => answer,
+            _ => &Value::Null,
+        }
+    }
+}
+
+/// An ending, and after how many calls.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) ending: Ending,
+    pub(crate) calls: usize,
+}
+
+impl MemoryWorld {
+    /// An empty world in which all chance comes from the seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State::new(seed))))
+    }
+
+    /// The world as an invocation has it that nothing befalls.
+    pub(crate) fn world(&self) -> World {
+        let (actor, _) = Actor::new("somebody", Faults::none());
+        self.world_of(Arc::new(actor))
+    }
+
+    /// Says what replays this world, for the message when a promise is broken.
+    pub(crate) fn replayed_by(&self, replay: impl Into<String>) {
+        self.state().replay = replay.into();
+    }
+
+    /// Writes the spec of a token, as a new version of its parameter, and creates what it names in
+    /// clusters.
+    pub(crate) fn specify(&self, token: &TokenName, json: &Value) {
+        let mut state = self.state();
+        let version = state.specs.get(token).map_or(1, |(text, _)| text.version + 1);
+        let json = json.to_string();
+        let spec = Spec::parse(token, version, &json).expect("a spec");
+        state.specs.insert(token.clone(), (SpecText { version, json }, spec.clone()));
+        state.deploy(&spec);
+    }
+
+    /// Verifiers that read this place come into service with their first view, not before.
+    pub(crate) fn joins_with_its_first_view(&self, place: &Place) {
+        self.state().joining.insert(place.clone());
+    }
+
+    /// Somebody writes a value by hand.
+    pub(crate) fn edit(&self, place: &Place, side: Side, value: &str) {
+        self.state().edit(place, side, value);
+    }
+
+    /// Somebody copies what a side reads at one place to another.
+    pub(crate) fn copy_view(&self, from: &Place, to: &Place, side: Side) {
+        let value = self.value(from, side);
+        self.edit(to, side, &value);
+    }
+
+    /// What a side reads at a place.
+    pub(crate) fn value(&self, place: &Place, side: Side) -> String {
+        let state = self.state();
+        let value = state.places.get(place).and_then(|it| it.value(side));
+        value.expect("a value").to_owned()
+    }
+
+    /// A token that was in use before changeover came: all verifiers without a view accept it.
+    pub(crate) fn in_use_before(&self, place: &Place, value: &str) {
+        let mut state = self.state();
+        state.legacy.insert(place::digest_of(value));
+        state.edit(place, Side::Presenters, value);
+    }
+
+    /// New pods of a workload do not become ready, from now on.
+    pub(crate) fn break_workload(&self, name: &str, reason: &'static str) {
+        self.state().deployment(name).broken = Some(reason);
+    }
+
+    /// New pods of a workload become ready again.
+    pub(crate) fn fix_workload(&self, name: &str) {
+        self.state().deployment(name).broken = None;
+    }
+
+    /// Pauses a workload, so that a restart would never finish, or resumes it.
+    pub(crate) fn pause_workload(&self, name: &str, is_paused: bool) {
+        let mut state = self.state();
+        state.deployment(name).is_paused = is_paused;
+        state.progress(&name.to_owned());
+    }
+
+    /// A container of some pod starts anew by itself.
+    pub(crate) fn restart_some_pod(&self) {
+        self.state().restart_some_pod();
+    }
+
+    /// What time it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.state().now
+    }
+
+    /// Lets time pass, and whatever happens in it.
+    pub(crate) async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+        drop(self.state());
+        self.assert_sound();
+    }
+
+    /// The record of a token as it is stored.
+    pub(crate) fn record(&self, token: &TokenName) -> Option<Record> {
+        self.state().records.record(token)
+    }
+
+    /// The audit entry of a version.
+    pub(crate) fn audit(&self, token: &TokenName, version: u64) -> Option<Audit> {
+        let item = (token.clone(), changeover::token::VersionNumber::new(version));
+        self.state().records.audit.get(&item).cloned()
+    }
+
+    /// How many versions were ever minted or adopted.
+    pub(crate) fn minted(&self, token: &TokenName) -> usize {
+        self.state().records.minted(token)
+    }
+
+    /// What happened last.
+    pub(crate) fn journal(&self) -> String {
+        self.state().journal()
+    }
+
+    /// How often a port was called; all calls but those to clusters where it is `None`.
+    pub(crate) fn calls(&self, port: Option<&str>) -> usize {
+        let of_clusters = [
+            "inspect",
+            "force_sync",
+            "synced",
+            "secret_revision",
+            "stamp",
+            "rolled_out",
+            "editors",
+        ];
+        let state = self.state();
+        let counted = state.calls.iter().filter(|(name, _)| match port {
+            Some(port) => port == **name,
+            None => !of_clusters.contains(name),
+        });
+        counted.map(|(_, count)| count).sum()
+    }
+
+    /// What was broken first, if anything was.
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.state().violation().map(str::to_owned)
+    }
+
+    /// Fails the test if a promise was ever broken.
+    pub(crate) fn assert_sound(&self) {
+        let state = self.state();
+        if let Some(violation) = state.violation() {
+            let message = format!("{violation}\nreplay with: {}", state.replay);
+            drop(state);
+            panic!("{message}");
+        }
+    }
+
+    /// Fails the test, saying what replays it.
+    pub(crate) fn fail(&self, why: &str) -> ! {
+        let state = self.state();
+        let (replay, journal) = (state.replay.clone(), state.journal());
+        drop(state);
+        panic!("{why}\n  {journal}\nreplay with: {replay}");
+    }
+
+    /// One invocation that nothing befalls, with a quarter of an hour.
+    pub(crate) async fn invoke(&self, id: &str, request: Request) -> Ending {
+        self.run(id, request, LONG, Faults::none()).await.ending
+    }
+
+    /// One invocation, and what befalls it. It is killed at its deadline.
+    pub(crate) async fn run(
+        &self,
+        id: &str,
+        request: Request,
+        time: Duration,
+        faults: Faults,
+    ) -> Run {
+        let (actor, mut signals) = Actor::new(id, faults);
+        let actor = Arc::new(actor);
+        let world = self.world_of(actor.clone());
+        // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
+        let settings = Settings { lease: LEASE, late_write: LATE_WRITE };
+        let invocation = Invocation { id: id.to_owned(), deadline: self.now() + time };
+        let ending = {
+            let mut handled = pin!(invoke::handle(&world, &settings, request, &invocation));
+            let mut deadline = pin!(tokio::time::sleep(time));
+            loop {
+                tokio::select! {
+                    biased;
+                    signal = signals.next() => match signal {
+                        Some(Signal::Intrude(intruder, through)) => {
+                            let Intruder { id, request } = intruder;
+                            // Whoever steps in is whole; whoever is interrupted stands still.
+                            Box::pin(self.run(&id, request, LONG, Faults::none())).await;
+                            let _ = through.send(());
+                        }
+                        Some(Signal::Cut) | None => break Ending::Cut,
+                    },
+                    answered = &mut handled => break match answered {
+                        Ok(answer) => Ending::Answered(
+                            serde_json::to_value(&answer).expect("an answer serializes"),
+                        ),
+                        Err(error) => Ending::Failed(error),
+                    },
+                    () = &mut deadline => break Ending::Cut,
+                }
+            }
+        };
+        self.state().happened(&format!("{id}: ends with {}", ending.outcome()));
+        self.assert_sound();
+        Run { ending, calls: actor.calls() }
+    }
+
+    fn world_of(&self, actor: Arc<Actor>) -> World {
+        let ports = Arc::new(Ports { state: self.0.clone(), actor });
+        let state = self.0.clone();
+        World {
+            specs: ports.clone(),
+            records: ports.clone(),
+            publications: ports.clone(),
+            clusters: ports,
+            clock: Clock::starting_at(self.now()),
+            fill: Arc::new(move |buffer| {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                buffer.fill_with(|| state.dice.roll() as u8);
+                Ok(())
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.catch_up();
+        state
+    }
+}
+
+/// The defaults of the contract.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const LATE_WRITE: Duration = Duration::from_secs(5 * 60);
+/// The time of an invocation that has plenty.
+pub(crate) const LONG: Duration = Duration::from_secs(15 * 60);
+
+/// The name of a token, in tests.
+pub(crate) fn token(name: &str) -> TokenName {
+    TokenName::parse(name).expect("a name")
+}
+
+/// A place, in tests.
+pub(crate) fn place(text: &str) -> Place {
+    text.parse().expect("a place")
+}

@@ -1,0 +1,401 @@
+//! Clusters: External Secrets that sync when they like, and workloads that replace their pods one
+//! at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use changeover::{
+    spec::{ParameterName, PicksUp, Place, Side, Spec, Workload},
+    token::TokenName,
+};
+use jiff::Timestamp;
+
+use super::state::State;
+
+/// Everything that runs in clusters.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    pub(super) copies: BTreeMap<ObjectName, Copy>,
+    pub(super) deployments: BTreeMap<ObjectName, Deployment>,
+    pods: u64,
+}
+
+/// `<cluster>/<namespace>/<name>`.
+pub(crate) type ObjectName = String;
+
+/// The name of a workload's object.
+pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
+    format!("{}/{}/{}", workload.cluster, workload.namespace, workload.name)
+}
+
+/// The name of the External Secret of a workload, where it has one.
+pub(super) fn copy_of(workload: &Workload) -> Option<ObjectName> {
+    let name = workload.external_secret.as_ref()?;
+    Some(format!("{}/{}/{name}", workload.cluster, workload.namespace))
+}
+
+/// An External Secret with the Secret that it writes.
+pub(crate) struct Copy {
+    pub(super) side: Side,
+    pub(super) parameter: ParameterName,
+    interval: Duration,
+    /// The value of its `force-sync` annotation.
+    force: String,
+    /// `status.syncedResourceVersion`.
+    pub(super) synced: String,
+    /// The Secret's data since when; its resourceVersion is the count.
+    pub(super) data: Vec<(Timestamp, String)>,
+    is_busy: bool,
+    again: bool,
+}
+
+/// A Deployment and its pods.
+pub(crate) struct Deployment {
+    pub(super) replicas: usize,
+    /// What its template is stamped with.
+    pub(super) template: BTreeMap<(TokenName, Side), u64>,
+    mounts: Vec<Mount>,
+    pub(super) pods: Vec<Pod>,
+    /// Since when new pods do not become ready, and why.
+    pub(super) broken: Option<&'static str>,
+    pub(super) is_paused: bool,
+}
+
+/// How a token reaches the pods of a Deployment.
+#[derive(Clone)]
+pub(crate) struct Mount {
+    pub(super) token: TokenName,
+    pub(super) side: Side,
+    pub(super) copy: Option<ObjectName>,
+    pub(super) place: Place,
+    pub(super) picks_up: PicksUp,
+}
+
+/// A process that verifies or presents.
+pub(crate) struct Pod {
+    id: u64,
+    pub(super) started_at: Timestamp,
+    pub(super) stamps: BTreeMap<(TokenName, Side), u64>,
+    /// What it read when it started.
+    environment: BTreeMap<(TokenName, Side), String>,
+    pub(super) is_ready: bool,
+    pub(super) is_terminating: bool,
+}
+
+impl State {
+    /// Creates whatever a spec names in clusters, and is not there.
+    pub(super) fn deploy(&mut self, spec: &Spec) {
+        for side in Side::BOTH {
+            let audience = spec.side(side);
+            for workload in &audience.workloads {
+                let places = audience.publications.iter().map(|publication| &publication.place);
+                let parameter = places.clone().find_map(|place| match place {
+                    Place::Parameter(name) => Some(name.clone()),
+                    Place::Item { .. } => None,
+                });
+                let copy = copy_of(workload);
+                if let (Some(copy), Some(parameter)) = (copy.clone(), parameter)
+                    && !self.cluster.copies.contains_key(&copy)
+                {
+                    self.create_copy(copy, side, parameter);
+                }
+                let Some(place) = places.clone().next().cloned() else { continue };
+                let mount = Mount {
+                    token: spec.token.clone(),
+                    side,
+                    copy,
+                    place,
+                    picks_up: workload.picks_up,
+                };
+                let name = deployment_of(workload);
+                let replicas = 1 + self.dice.below(3);
+                let deployment = self.cluster.deployments.entry(name.clone());
+                let deployment = deployment.or_insert_with(|| Deployment::new(replicas));
+                let is_it = |it: &Mount| (&it.token, it.side) == (&mount.token, side);
+                deployment.mounts.retain(|it| !is_it(it));
+                deployment.mounts.push(mount);
+                self.progress(&name);
+            }
+        }
+    }
+
+    /// A Deployment that some spec names.
+    pub(super) fn deployment(&mut self, name: &str) -> &mut Deployment {
+        self.cluster.deployments.get_mut(name).expect("a workload of a spec")
+    }
+
+    /// Sets the `force-sync` annotation, and says what was synced before.
+    pub(super) fn force(&mut self, name: &ObjectName, force: &str) -> Option<String> {
+        let delay = self.dice.milliseconds(100..2_000);
+        let copy = self.cluster.copies.get_mut(name)?;
+        let before = copy.synced.clone();
+        if copy.force != force {
+            copy.force = force.to_owned();
+            let name = name.clone();
+            self.later(delay, format!("{name} is told to refresh"), move |it| it.sync(&name));
+        }
+        Some(before)
+    }
+
+    /// Stamps a template; an older stamp changes nothing.
+    pub(super) fn stamp(
+        &mut self,
+        name: &ObjectName,
+        token: &TokenName,
+        side: Side,
+        revision: u64,
+    ) -> Option<()> {
+        let deployment = self.cluster.deployments.get_mut(name)?;
+        let stamp = deployment.template.entry((token.clone(), side)).or_default();
+        *stamp = revision.max(*stamp);
+        self.progress(name);
+        Some(())
+    }
+
+    /// A container of some pod starts anew: what it reads is newer, its stamps are not.
+    pub(super) fn restart_some_pod(&mut self) {
+        let names: Vec<_> = self.cluster.deployments.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.dice.pick(&names).clone();
+        let pods = self.cluster.deployments[&name].pods.len();
+        if pods == 0 {
+            return;
+        }
+        let chosen = self.dice.below(pods);
+        if let Some(environment) = self.environment(&name) {
+            let now = self.now;
+            let deployment = self.cluster.deployments.get_mut(&name).expect("it was there");
+            deployment.pods[chosen].environment = environment;
+            deployment.pods[chosen].started_at = now;
+            self.happened(&format!("a container of {name} starts anew"));
+        }
+    }
+
+    fn create_copy(&mut self, name: ObjectName, side: Side, parameter: ParameterName) {
+        let interval = *self.dice.pick(&[20, 60, 3_600]);
+        let copy = Copy {
+            side,
+            parameter,
+            interval: Duration::from_secs(interval),
+            force: String::new(),
+            synced: String::new(),
+            data: Vec::new(),
+            is_busy: false,
+            again: false,
+        };
+        self.cluster.copies.insert(name.clone(), copy);
+        self.refresh(name, Duration::ZERO);
+    }
+
+    /// Syncs after a time, and then by the interval; sooner while it never succeeded.
+    fn refresh(&mut self, name: ObjectName, after: Duration) {
+        self.later(after, format!("{name} refreshes"), move |it| {
+            it.sync(&name);
+            let copy = &it.cluster.copies[&name];
+            let again = if copy.data.is_empty() { RETRY } else { copy.interval };
+            it.refresh(name, again);
+        });
+    }
+
+    /// One reconciliation: reads the parameter now, writes the Secret a moment later.
+    fn sync(&mut self, name: &ObjectName) {
+        let took = self.dice.milliseconds(20..400);
+        let copy = self.cluster.copies.get_mut(name).expect("it was created");
+        if copy.is_busy {
+            copy.again = true;
+            return;
+        }
+        copy.is_busy = true;
+        let force = copy.force.clone();
+        let place = Place::Parameter(copy.parameter.clone());
+        let side = copy.side;
+        let value = self.places.get(&place).and_then(|it| it.value(side)).map(str::to_owned);
+        let name = name.clone();
+        self.later(took, format!("{name} was refreshed"), move |it| {
+            let now = it.now;
+            let copy = it.cluster.copies.get_mut(&name).expect("it was created");
+            copy.is_busy = false;
+            if let Some(value) = value {
+                copy.synced = format!("1-{force}");
+                if copy.data.last().is_none_or(|(_, data)| *data != value) {
+                    copy.data.push((now, value));
+                }
+            }
+            if std::mem::take(&mut copy.again) {
+                it.sync(&name);
+            }
+            let deployments: Vec<_> = it.cluster.deployments.keys().cloned().collect();
+            deployments.iter().for_each(|deployment| it.progress(deployment));
+        });
+    }
+
+    /// Takes the next step towards the template: one new pod, then one old pod less.
+    pub(super) fn progress(&mut self, name: &ObjectName) {
+        let deployment = &self.cluster.deployments[name];
+        if deployment.is_paused && !deployment.pods.is_empty() {
+            return;
+        }
+        let is_moving = deployment.pods.iter().any(|pod| !pod.is_ready || pod.is_terminating);
+        if deployment.pods.is_empty() {
+            for _ in 0..deployment.replicas {
+                self.start_pod(name);
+            }
+        } else if !is_moving {
+            if deployment.pods.len() > deployment.replicas {
+                self.terminate_old_pod(name);
+            } else if deployment.pods.iter().any(|pod| pod.stamps != deployment.template) {
+                self.start_pod(name);
+            }
+        }
+    }
+
+    fn start_pod(&mut self, name: &ObjectName) {
+        // A pod without its Secret does not start.
+        let Some(environment) = self.environment(name) else { return };
+        let now = self.now;
+        self.cluster.pods += 1;
+        let id = self.cluster.pods;
+        let deployment = self.cluster.deployments.get_mut(name).expect("it was deployed");
+        deployment.pods.push(Pod {
+            id,
+            started_at: now,
+            stamps: deployment.template.clone(),
+            environment,
+            is_ready: false,
+            is_terminating: false,
+        });
+        self.await_ready(name.clone(), id);
+    }
+
+    fn await_ready(&mut self, name: ObjectName, id: u64) {
+        let ready = self.dice.milliseconds(300..3_000);
+        self.later(ready, format!("pod {id} of {name} is ready"), move |it| {
+            let deployment = it.cluster.deployments.get_mut(&name).expect("it was deployed");
+            let template = deployment.template.clone();
+            let Some(pod) = deployment.pods.iter_mut().find(|pod| pod.id == id) else { return };
+            if pod.stamps != template {
+                // The template moved on while it started: its ReplicaSet is scaled down.
+                pod.is_terminating = true;
+                pod.is_ready = true;
+                it.await_gone(name, id);
+            } else if deployment.broken.is_some() {
+                it.await_ready(name, id);
+            } else {
+                pod.is_ready = true;
+                it.progress(&name);
+            }
+        });
+    }
+
+    fn terminate_old_pod(&mut self, name: &ObjectName) {
+        let deployment = self.cluster.deployments.get_mut(name).expect("it was deployed");
+        let template = deployment.template.clone();
+        let old = deployment.pods.iter_mut().find(|pod| pod.stamps != template);
+        let Some(pod) = old else { return };
+        pod.is_terminating = true;
+        let id = pod.id;
+        self.await_gone(name.clone(), id);
+    }
+
+    fn await_gone(&mut self, name: ObjectName, id: u64) {
+        let gone = self.dice.milliseconds(200..4_000);
+        self.later(gone, format!("pod {id} of {name} is gone"), move |it| {
+            let deployment = it.cluster.deployments.get_mut(&name).expect("it was deployed");
+            deployment.pods.retain(|pod| pod.id != id);
+            it.progress(&name);
+        });
+    }
+
+    /// What a container that starts now reads; `None` where something that it mounts is missing.
+    fn environment(&mut self, name: &ObjectName) -> Option<BTreeMap<(TokenName, Side), String>> {
+        let mounts = self.cluster.deployments[name].mounts.clone();
+        let mut environment = BTreeMap::new();
+        for mount in mounts {
+            let value = match &mount.copy {
+                Some(copy) => {
+                    // A kubelet may start a container with the Secret of a moment ago.
+                    let is_behind = self.dice.one_in(2);
+                    let data = &self.cluster.copies.get(copy)?.data;
+                    let (since, value) = data.last()?;
+                    let is_fresh = *since + KUBELET_LAG > self.now;
+                    let before = data.len().checked_sub(2).map(|last| &data[last].1);
+                    before.filter(|_| is_fresh && is_behind).unwrap_or(value).clone()
+                }
+                None => self.places.get(&mount.place)?.value(mount.side)?.to_owned(),
+            };
+            environment.insert((mount.token, mount.side), value);
+        }
+        Some(environment)
+    }
+}
+
+impl Deployment {
+    fn new(replicas: usize) -> Self {
+        Self {
+            replicas,
+            template: BTreeMap::new(),
+            mounts: Vec::new(),
+            pods: Vec::new(),
+            broken: None,
+            is_paused: false,
+        }
+    }
+
+    /// Everything that its pods may hold of a token's view now.
+    pub(super) fn held<'a>(
+        &'a self,
+        state: &'a State,
+        token: &TokenName,
+        side: Side,
+    ) -> BTreeSet<&'a str> {
+        let mut held = BTreeSet::new();
+        let mounts = self.mounts.iter().filter(|it| &it.token == token && it.side == side);
+        for mount in mounts {
+            match mount.picks_up {
+                PicksUp::Restart => {
+                    let serves = |pod: &&Pod| side == Side::Presenters || pod.is_ready;
+                    let environments = self.pods.iter().filter(serves).map(|it| &it.environment);
+                    let key = (token.clone(), side);
+                    held.extend(environments.filter_map(|it| it.get(&key)).map(String::as_str));
+                }
+                PicksUp::Within(_) if self.pods.is_empty() => {}
+                PicksUp::Within(within) => match &mount.copy {
+                    Some(copy) => {
+                        let data = state.cluster.copies.get(copy).map_or(&[][..], |it| &it.data);
+                        held.extend(readable(data, within, state.now));
+                    }
+                    None => {
+                        let place = state.places.get(&mount.place);
+                        held.extend(
+                            place.into_iter().flat_map(|it| it.readable(side, within, state.now)),
+                        );
+                    }
+                },
+            }
+        }
+        held
+    }
+}
+
+/// The last of these values, and those that were the last less than `within` ago.
+fn readable(
+    data: &[(Timestamp, String)],
+    within: Duration,
+    now: Timestamp,
+) -> impl Iterator<Item = &str> {
+    let replaced = data.iter().skip(1).map(|(since, _)| Some(*since)).chain([None]);
+    data.iter()
+        .zip(replaced)
+        .filter(move |(_, replaced)| replaced.is_none_or(|at| at + within > now))
+        .map(|((_, value), _)| value.as_str())
+}
+
+/// How soon an External Secret that never synced tries again.
+const RETRY: Duration = Duration::from_secs(15);
+/// For how long after a sync a container may start with the Secret before
+/// (kubernetes/kubernetes issue 129645).
+const KUBELET_LAG: Duration = Duration::from_millis(1_500);

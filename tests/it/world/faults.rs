@@ -1,0 +1,119 @@
+//! What may befall an invocation: its calls are counted, and at a chosen one it is cut, the call
+//! fails, or somebody else steps in.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use changeover::event::Request;
+use futures::channel::{mpsc, oneshot};
+
+/// What befalls one invocation, at which of its calls, counted from 1.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) calls: BTreeMap<usize, Fault>,
+    /// Another whole invocation runs just before this call.
+    pub(crate) intruders: BTreeMap<usize, Intruder>,
+}
+
+/// What befalls a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The invocation ends here; the call was never sent.
+    CutBefore,
+    /// The invocation ends here; the call was carried out.
+    CutAfter,
+    /// The invocation ends here; the call is carried out after this time.
+    CutLate(Duration),
+    /// The call fails and was not carried out.
+    FailBefore,
+    /// The call was carried out, and its reply was lost.
+    FailAfter,
+    /// The call's reply was lost, and it is carried out after this time.
+    FailLate(Duration),
+    /// The call succeeds; an attempt of it whose reply was lost is carried out after this time.
+    Twice(Duration),
+    /// The call is carried out, and takes this time before.
+    Slow(Duration),
+}
+
+/// Another whole invocation.
+#[derive(Clone, Debug)]
+pub(crate) struct Intruder {
+    pub(crate) id: String,
+    pub(crate) request: Request,
+}
+
+impl Faults {
+    /// Nothing befalls it.
+    pub(crate) fn none() -> Self {
+        Self::default()
+    }
+
+    /// One fault at one call.
+    pub(crate) fn at(call: usize, fault: Fault) -> Self {
+        Self { calls: BTreeMap::from([(call, fault)]), intruders: BTreeMap::new() }
+    }
+
+    /// Somebody else just before one call.
+    pub(crate) fn intruded(call: usize, intruder: Intruder) -> Self {
+        Self { calls: BTreeMap::new(), intruders: BTreeMap::from([(call, intruder)]) }
+    }
+
+    /// Whether nothing befalls it.
+    pub(crate) fn is_none(&self) -> bool {
+        self.calls.is_empty() && self.intruders.is_empty()
+    }
+}
+
+/// One invocation, as its ports see it.
+pub(crate) struct Actor {
+    pub(crate) name: String,
+    faults: Faults,
+    calls: Mutex<usize>,
+    signals: mpsc::UnboundedSender<Signal>,
+}
+
+/// What the ports tell whoever runs the invocation.
+pub(crate) enum Signal {
+    /// It ends here.
+    Cut,
+    /// It stands still until somebody else is through.
+    Intrude(Intruder, oneshot::Sender<()>),
+}
+
+impl Actor {
+    pub(crate) fn new(name: &str, faults: Faults) -> (Self, mpsc::UnboundedReceiver<Signal>) {
+        let (signals, received) = mpsc::unbounded();
+        (Self { name: name.to_owned(), faults, calls: Mutex::new(0), signals }, received)
+    }
+
+    /// Counts a call, lets others step in before it, and says what befalls it.
+    pub(crate) async fn call(&self) -> Option<Fault> {
+        let call = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            *calls += 1;
+            *calls
+        };
+        if let Some(intruder) = self.faults.intruders.get(&call) {
+            let (through, done) = oneshot::channel();
+            if self.signals.unbounded_send(Signal::Intrude(intruder.clone(), through)).is_ok() {
+                let _ = done.await;
+            }
+        }
+        self.faults.calls.get(&call).copied()
+    }
+
+    /// Ends the invocation: whoever runs it drops it, so this never returns.
+    pub(crate) async fn cut(&self) {
+        let _ = self.signals.unbounded_send(Signal::Cut);
+        std::future::pending::<()>().await;
+    }
+
+    /// How many calls it made.
+    pub(crate) fn calls(&self) -> usize {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,409 @@
+//! The four ports onto the world in memory, as one invocation has them.
+//!
+//! A call takes some time: it is carried out at one moment in the middle of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use changeover::{
+    error::{Error, Kind},
+    record::KeyDigest,
+    spec::{ParameterName, Place, Publication, Side, Workload},
+    token::{Digest, Secret, TokenName, VersionNumber},
+    world::{
+        Audit, Clusters, Content, Finding, Holding, KeyEntry, Loaded, Progress, Publications,
+        RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs, Stamp, SyncedBefore,
+        WriteError, Written,
+    },
+};
+use jiff::Timestamp;
+
+use super::{
+    cluster::copy_of,
+    faults::{Actor, Fault},
+    place::Refused,
+    records::{OwnedSave, open, sealed},
+    state::State,
+};
+
+/// All ports of one invocation.
+pub(crate) struct Ports {
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) actor: Arc<Actor>,
+}
+
+impl Ports {
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.catch_up();
+        state
+    }
+
+    /// One call of a port. `token` says whose set of versions a late arrival of it endangers.
+    async fn call<T: Send + 'static>(
+        &self,
+        port: &'static str,
+        on: impl Into<String>,
+        unfenced: Option<TokenName>,
+        effect: impl Fn(&mut State) -> T + Send + Sync + 'static,
+    ) -> Result<(T, bool), Lost> {
+        let fault = self.actor.call().await;
+        let name = format!("{}: {port} {}", self.actor.name, on.into());
+        let (there, back) = {
+            let mut state = self.state();
+            *state.calls.entry(port).or_default() += 1;
+            // Some calls to stores that cannot fence take almost as long as they may.
+            let is_slow = unfenced.is_some() && state.dice.one_in(60);
+            let longest = if is_slow { 9_000 } else { 40 };
+            let (there, back) =
+                (state.dice.milliseconds(1..longest), state.dice.milliseconds(1..20));
+            match fault {
+                Some(Fault::Slow(time)) => (time, back),
+                _ => (there, back),
+            }
+        };
+        let fault = fault.filter(|fault| !matches!(fault, Fault::Slow(_)));
+        if matches!(fault, Some(Fault::CutBefore | Fault::FailBefore)) {
+            self.state().happened(&format!("{name}: not sent"));
+        }
+        if fault == Some(Fault::CutBefore) {
+            self.actor.cut().await;
+        }
+        tokio::time::sleep(there).await;
+        match fault {
+            Some(Fault::FailBefore) => return Err(Lost { may_land: false }),
+            Some(Fault::CutLate(after) | Fault::FailLate(after) | Fault::Twice(after)) => {
+                let mut state = self.state();
+                state.happened(&format!("{name}: its reply is lost"));
+                if let Some(token) = &unfenced {
+                    *state.in_flight.entry(token.clone()).or_default() += 1;
+                }
+                if fault == Some(Fault::Twice(after)) {
+                    let result = effect(&mut state);
+                    state.happened(&name);
+                    self.arrive_late(&mut state, name, after, unfenced.clone(), effect);
+                    return Ok((result, unfenced.is_some()));
+                }
+                self.arrive_late(&mut state, name, after, unfenced, effect);
+            }
+            _ => {
+                let result = {
+                    let mut state = self.state();
+                    let result = effect(&mut state);
+                    state.happened(&name);
+                    result
+                };
+                if fault.is_none() {
+                    tokio::time::sleep(back).await;
+                    return Ok((result, false));
+                }
+            }
+        }
+        if let Some(Fault::CutAfter | Fault::CutLate(_)) = fault {
+            self.actor.cut().await;
+        }
+        Err(Lost { may_land: true })
+    }
+
+    fn arrive_late<T>(
+        &self,
+        state: &mut State,
+        name: String,
+        after: Duration,
+        unfenced: Option<TokenName>,
+        effect: impl Fn(&mut State) -> T + Send + Sync + 'static,
+    ) {
+        state.later(after, format!("{name}, late"), move |state| {
+            effect(state);
+            if let Some(token) = unfenced {
+                *state.in_flight.entry(token).or_default() -= 1;
+            }
+        });
+    }
+
+    /// A call that cannot land late on anybody.
+    async fn plain<T: Send + 'static>(
+        &self,
+        port: &'static str,
+        on: impl std::fmt::Display,
+        effect: impl Fn(&mut State) -> T + Send + Sync + 'static,
+    ) -> Result<T, Error> {
+        let on = on.to_string();
+        let done = self.call(port, on.clone(), None, effect).await;
+        done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
+    }
+
+    /// Looks until it is so, at most `within`.
+    async fn watch<T>(
+        &self,
+        within: Duration,
+        look: impl Fn(&State) -> Progress<T>,
+    ) -> Progress<T> {
+        let until = self.state().clock() + within;
+        loop {
+            let (progress, now, next) = {
+                let state = self.state();
+                (look(&state), state.clock(), state.next_event())
+            };
+            if !matches!(progress, Progress::UnderWay(_)) || now >= until {
+                return progress;
+            }
+            // Others may act meanwhile, so that something happens earlier than is known now.
+            let next = next.unwrap_or(until).min(until).min(now + Duration::from_secs(1));
+            let pause = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+            tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        }
+    }
+}
+
+/// A call without a reply.
+struct Lost {
+    may_land: bool,
+}
+
+fn unreachable(port: &str, on: &str) -> Error {
+    Error::new(
+        Kind::Unreachable,
+        format!("call {port}"),
+        "the world in memory lost the call or its reply",
+        "invoke again",
+    )
+    .on(on)
+}
+
+#[async_trait]
+impl Specs for Ports {
+    async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
+        let name = token.clone();
+        self.plain("spec", token, move |it| it.specs.get(&name).map(|(text, _)| text.clone())).await
+    }
+
+    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error> {
+        self.plain("specs", "all", |it| {
+            it.specs.iter().map(|(token, (text, _))| (token.clone(), text.clone())).collect()
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl RecordStore for Ports {
+    async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error> {
+        let (name, key) = (token.clone(), key.cloned());
+        self.plain("load", token, move |it| it.load(&name, key.as_ref())).await
+    }
+
+    async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
+        let owned = OwnedSave {
+            replaces: save.replaces,
+            record: save.record.clone(),
+            key: save.key.map(|(key, entry)| (key.clone(), entry.clone())),
+            audit: save.audit.to_vec(),
+        };
+        let owed = save.record.owed().map(|owed| format!("{:?}/{:?}", owed.leg, owed.step));
+        let on = format!(
+            "{} revision {} owing {}",
+            save.record.token(),
+            save.record.revision(),
+            owed.as_deref().unwrap_or("nothing")
+        );
+        self.plain("save", on, move |it| it.save(&owned)).await
+    }
+
+    async fn join(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        key: &KeyDigest,
+        entry: &KeyEntry,
+    ) -> Result<Saved, Error> {
+        let (name, key, entry) = (token.clone(), key.clone(), entry.clone());
+        self.plain("join", token, move |it| it.join(&name, revision, &key, &entry)).await
+    }
+
+    async fn postpone(
+        &self,
+        token: &TokenName,
+        revision: u64,
+        due_at: Timestamp,
+    ) -> Result<Saved, Error> {
+        let name = token.clone();
+        self.plain("postpone", token, move |it| it.postpone(&name, revision, due_at)).await
+    }
+
+    async fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(TokenName, Timestamp)>, Error> {
+        self.plain("due", "now", move |it| it.due(now, limit)).await
+    }
+
+    async fn audit(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+    ) -> Result<Option<Audit>, Error> {
+        let item = (token.clone(), version);
+        self.plain("audit", token, move |it| it.records.audit.get(&item).cloned()).await
+    }
+
+    async fn seal(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        value: &Secret,
+    ) -> Result<Sealed, Error> {
+        let ciphertext = sealed(token, version, value);
+        let on = format!("{token}:{version}");
+        self.plain("seal", on, move |_| ciphertext.clone()).await
+    }
+
+    async fn open(
+        &self,
+        token: &TokenName,
+        version: VersionNumber,
+        sealed: &Sealed,
+    ) -> Result<Secret, Error> {
+        let on = format!("{token}:{version}");
+        let (token, sealed) = (token.clone(), sealed.clone());
+        self.plain("open", on, move |_| open(&token, version, &sealed)).await?
+    }
+}
+
+#[async_trait]
+impl Publications for Ports {
+    async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error> {
+        let from = place.clone();
+        self.plain("read", place, move |it| it.holding(&from, side)).await
+    }
+
+    async fn write(
+        &self,
+        publication: &Publication,
+        known_key: Option<&str>,
+        view: &Content,
+    ) -> Result<Written, WriteError> {
+        let token = match view {
+            Content::Accepted { token, .. } | Content::Presented { token, .. } => token.clone(),
+        };
+        let place = publication.place.clone();
+        let (to, key, view) = (publication.clone(), known_key.map(str::to_owned), view.clone());
+        let on = format!("{place} as revision {}", view.revision());
+        self.written("write", on, &place, token, move |it| it.publish(&to, key.as_deref(), &view))
+            .await
+    }
+
+    async fn label(
+        &self,
+        place: &Place,
+        label: &'static str,
+        store_version: u64,
+    ) -> Result<Written, WriteError> {
+        let to = place.clone();
+        let on = format!("{place}:{store_version} as {label}");
+        let token = self.state().owner_of(place);
+        self.written("label", on, place, token, move |it| it.put_label(&to, label, store_version))
+            .await
+    }
+}
+
+impl Ports {
+    async fn written(
+        &self,
+        port: &'static str,
+        on: String,
+        place: &Place,
+        token: TokenName,
+        effect: impl Fn(&mut State) -> Result<Written, Refused> + Send + Sync + 'static,
+    ) -> Result<Written, WriteError> {
+        let unfenced = (!place.is_fenced()).then_some(token);
+        let is_fenced = unfenced.is_none();
+        match self.call(port, on.clone(), unfenced, effect).await {
+            Ok((Ok(written), unanswered)) => Ok(Written { unanswered, ..written }),
+            Ok((Err(refused), unanswered)) => {
+                let because = match refused {
+                    Refused::Overtaken => "it carries a higher revision",
+                    Refused::Broken(because) => because,
+                };
+                Err(WriteError {
+                    error: Error::new(Kind::Internal, "write", because, "invoke again").on(place),
+                    unanswered,
+                    overtaken: matches!(refused, Refused::Overtaken),
+                })
+            }
+            Err(lost) => Err(WriteError {
+                error: unreachable(port, &on),
+                unanswered: lost.may_land && !is_fenced,
+                overtaken: false,
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Clusters for Ports {
+    async fn inspect(
+        &self,
+        workload: &Workload,
+        _parameters: &[ParameterName],
+    ) -> Result<Vec<Finding>, Error> {
+        let object = workload.clone();
+        self.plain("inspect", workload, move |it| it.findings(&object)).await
+    }
+
+    async fn force_sync(
+        &self,
+        workload: &Workload,
+        force: &str,
+    ) -> Result<Option<SyncedBefore>, Error> {
+        let Some(name) = copy_of(workload) else { return Ok(None) };
+        let force = force.to_owned();
+        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name, &force));
+        Ok(before.await?.map(|synced_resource_version| SyncedBefore { synced_resource_version }))
+    }
+
+    async fn synced(
+        &self,
+        workload: &Workload,
+        before: &SyncedBefore,
+        intended: &BTreeMap<ParameterName, Digest>,
+        within: Duration,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        self.plain("synced", workload, |_| ()).await?;
+        let name = copy_of(workload).unwrap_or_default();
+        Ok(self.watch(within, |it| it.copy_progress(&name, before, intended)).await)
+    }
+
+    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
+        let Some(name) = copy_of(workload) else { return Ok(None) };
+        let on = name.clone();
+        self.plain("secret_revision", on, move |it| it.secret_revision(&name)).await
+    }
+
+    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+        let name = super::cluster::deployment_of(workload);
+        let Stamp { side, token, revision } = stamp.clone();
+        let on = format!("{workload} as {side} revision {revision}");
+        self.plain("stamp", on, move |it| it.stamp(&name, &token, side, revision)).await
+    }
+
+    async fn rolled_out(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Result<Progress<()>, Error> {
+        self.plain("rolled_out", workload, |_| ()).await?;
+        let name = super::cluster::deployment_of(workload);
+        Ok(self.watch(within, |it| it.roll_progress(&name, stamp)).await)
+    }
+
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
+    }
+}

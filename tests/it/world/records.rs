@@ -1,0 +1,329 @@
+//! Records: conditional writes that really fail, and what every saved record has to satisfy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use changeover::{
+    error::{Error, Kind},
+    record::{KeyDigest, Purpose, Record, Stage, Version},
+    spec::Side,
+    token::{Digest, Secret, TokenName, VersionNumber},
+    world::{Audit, KeyEntry, Loaded, Saved, Sealed},
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::state::State;
+
+/// Records, keys, audit and index, and what was ever saved.
+#[derive(Default)]
+pub(crate) struct Records {
+    /// As JSON: what does not survive being written and read is lost here too.
+    stored: BTreeMap<TokenName, Value>,
+    keys: BTreeMap<(TokenName, String), KeyEntry>,
+    pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
+    /// What the index says of a token since when; it lags behind.
+    index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
+    /// Every version ever saved, and its digest.
+    minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
+    /// Each revision of the accepted view that was ever saved.
+    accepted: BTreeMap<(TokenName, u64), Vec<Entry>>,
+    /// Each revision of the presented view that was ever saved.
+    presented: BTreeMap<(TokenName, u64), (VersionNumber, Digest)>,
+}
+
+/// One line of the accepted view.
+pub(super) type Entry = (VersionNumber, Stage, Digest, Option<Timestamp>);
+
+/// A [`changeover::world::Save`] that owns what it saves, since it may be applied late.
+pub(crate) struct OwnedSave {
+    pub(super) replaces: Option<u64>,
+    pub(super) record: Record,
+    pub(super) key: Option<(KeyDigest, KeyEntry)>,
+    pub(super) audit: Vec<Audit>,
+}
+
+impl Records {
+    /// The record of a token, read back from what was written.
+    pub(crate) fn record(&self, token: &TokenName) -> Option<Record> {
+        let stored = self.stored.get(token)?;
+        Some(serde_json::from_value(stored.clone()).expect("a saved record reads back"))
+    }
+
+    /// How many versions were ever minted or adopted.
+    pub(crate) fn minted(&self, token: &TokenName) -> usize {
+        self.minted.get(token).map_or(0, BTreeMap::len)
+    }
+
+    /// Which version a value is.
+    pub(crate) fn version_of(&self, token: &TokenName, digest: &str) -> Option<VersionNumber> {
+        let minted = self.minted.get(token)?;
+        minted.iter().find(|(_, known)| known.to_string() == digest).map(|(version, _)| *version)
+    }
+
+    /// What a saved record decided for a revision of the accepted view.
+    pub(super) fn accepted_at(&self, token: &TokenName, revision: u64) -> Option<&Vec<Entry>> {
+        self.accepted.get(&(token.clone(), revision))
+    }
+
+    /// What a saved record decided for a revision of the presented view.
+    pub(super) fn presented_at(
+        &self,
+        token: &TokenName,
+        revision: u64,
+    ) -> Option<(VersionNumber, Digest)> {
+        self.presented.get(&(token.clone(), revision)).copied()
+    }
+}
+
+impl State {
+    pub(super) fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Loaded {
+        let records = &self.records;
+        let entry = key.and_then(|key| {
+            let entry = records.keys.get(&(token.clone(), key.as_str().to_owned()))?;
+            (entry.expires_at > self.now).then(|| entry.clone())
+        });
+        Loaded { record: records.record(token), key: entry }
+    }
+
+    /// One transaction: all of it, or nothing.
+    pub(super) fn save(&mut self, save: &OwnedSave) -> Saved {
+        let token = save.record.token().clone();
+        let before = self.records.record(&token);
+        if before.as_ref().map(Record::revision) != save.replaces {
+            return Saved::Overtaken;
+        }
+        if let Some((key, entry)) = &save.key {
+            let item = (token.clone(), key.as_str().to_owned());
+            if self.records.keys.get(&item).is_some_and(|old| old.expires_at > self.now) {
+                return Saved::Overtaken;
+            }
+            self.records.keys.insert(item, entry.clone());
+        }
+        for audit in &save.audit {
+            self.records.audit.insert((audit.token.clone(), audit.version), audit.clone());
+        }
+        let broken = self.broken_by(before.as_ref(), save);
+        let json = serde_json::to_value(&save.record).expect("a record serializes");
+        self.records.stored.insert(token.clone(), json);
+        if self.records.record(&token).as_ref() != Some(&save.record) {
+            self.violated("a record reads back as another than was saved");
+        }
+        self.index(&token, save.record.due_at());
+        for broken in broken {
+            self.violated(&broken);
+        }
+        Saved::Saved
+    }
+
+    pub(super) fn join(
+        &mut self,
+        token: &TokenName,
+        revision: u64,
+        key: &KeyDigest,
+        entry: &KeyEntry,
+    ) -> Saved {
+        let stored = self.records.record(token).map(|record| record.revision());
+        let item = (token.clone(), key.as_str().to_owned());
+        let is_known = self.records.keys.get(&item).is_some_and(|old| old.expires_at > self.now);
+        if stored != Some(revision) || is_known {
+            return Saved::Overtaken;
+        }
+        self.records.keys.insert(item, entry.clone());
+        Saved::Saved
+    }
+
+    pub(super) fn postpone(&mut self, token: &TokenName, revision: u64, to: Timestamp) -> Saved {
+        match self.records.record(token) {
+            Some(record) if record.revision() == revision => {
+                let record = record.postponed(to);
+                let json = serde_json::to_value(&record).expect("a record serializes");
+                self.records.stored.insert(token.clone(), json);
+                self.index(token, record.due_at());
+                Saved::Saved
+            }
+            _ => Saved::Overtaken,
+        }
+    }
+
+    /// What the index says: what was so half a second ago.
+    pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<(TokenName, Timestamp)> {
+        let seen = self.now - INDEX_LAG;
+        let mut due: Vec<_> = self
+            .records
+            .index
+            .iter()
+            .filter_map(|(token, entries)| {
+                let (_, due_at) = entries.iter().rev().find(|(since, _)| *since <= seen)?;
+                due_at.filter(|due_at| *due_at <= now).map(|due_at| (token.clone(), due_at))
+            })
+            .collect();
+        due.sort_by_key(|(_, due_at)| *due_at);
+        due.truncate(limit);
+        due
+    }
+
+    fn index(&mut self, token: &TokenName, due_at: Option<Timestamp>) {
+        let now = self.now;
+        self.records.index.entry(token.clone()).or_default().push((now, due_at));
+    }
+
+    /// Everything that a save may not do.
+    fn broken_by(&mut self, before: Option<&Record>, save: &OwnedSave) -> Vec<String> {
+        let after = &save.record;
+        let token = after.token();
+        let now = self.now;
+        let mut broken = Vec::new();
+        let mut unless = |holds: bool, promise: String| {
+            if !holds {
+                broken.push(promise);
+            }
+        };
+        if let Some(replaced) = save.replaces {
+            unless(after.revision() == replaced + 1, "a save raises the revision by one".into());
+        }
+
+        // Versions: one pending, numbers that only grow, one value each, for ever.
+        let numbers: Vec<_> = after.versions().iter().map(|version| version.version).collect();
+        unless(
+            numbers.windows(2).all(|pair| pair[0] > pair[1]),
+            format!("live versions are not newest first: {numbers:?}"),
+        );
+        let pending = |record: &Record| -> Vec<VersionNumber> {
+            let versions = record.versions().iter();
+            versions.filter(|it| it.stage == Stage::Pending).map(|it| it.version).collect()
+        };
+        unless(pending(after).len() <= 1, format!("two pending versions: {numbers:?}"));
+        let known = self.records.minted.entry(token.clone()).or_default();
+        let last = known.keys().max().copied();
+        for version in after.versions() {
+            match known.get(&version.version) {
+                Some(digest) => unless(
+                    *digest == version.sha256,
+                    format!("version {} has another value than before", version.version),
+                ),
+                None => {
+                    unless(
+                        Some(version.version) > last,
+                        format!("number {} was used before", version.version),
+                    );
+                    unless(
+                        known.values().all(|digest| *digest != version.sha256),
+                        format!("version {} has the value of an older one", version.version),
+                    );
+                    let opened = unsealed(token, version.version, &version.sealed);
+                    unless(
+                        opened.is_some_and(|value| value.digest() == version.sha256),
+                        format!("version {} is saved without its value", version.version),
+                    );
+                    known.insert(version.version, version.sha256);
+                }
+            }
+        }
+
+        // Ends: a version leaves when it has ended, or while nobody can present it.
+        let lives = |number: VersionNumber| numbers.contains(&number);
+        let versions_before = before.map_or(&[][..], Record::versions);
+        let was_presented = before.and_then(Record::rotation).is_some_and(|it| it.presented);
+        for gone in versions_before.iter().filter(|version| !lives(version.version)) {
+            let was_pending = gone.stage == Stage::Pending && !was_presented;
+            unless(
+                was_pending || gone.has_ended(now),
+                format!("live version {} was pushed out", gone.version),
+            );
+        }
+        if was_presented && let Some(before) = before {
+            unless(
+                pending(before).iter().all(|version| lives(*version)),
+                "a version was dropped that presenters may have".into(),
+            );
+        }
+
+        // Changes of the set: under the lease, by a key, and with no write in the air.
+        let set = |versions: &[Version]| -> BTreeSet<VersionNumber> {
+            versions.iter().map(|version| version.version).collect()
+        };
+        if set(versions_before) != set(after.versions()) {
+            let minted = set(after.versions()).len() > set(versions_before).len();
+            let is_rotation =
+                after.rotation().is_some_and(|rotation| rotation.purpose == Purpose::Rotate);
+            unless(
+                !minted || !is_rotation || save.key.is_some(),
+                "a version was minted without the key of its trigger".into(),
+            );
+            let held = before.and_then(Record::lease).filter(|lease| lease.until > now);
+            let holds = after.lease().filter(|lease| lease.until > now);
+            unless(
+                held.is_none_or(|held| holds.is_none_or(|holds| holds.holder == held.holder)),
+                "the set of live versions was changed under somebody else's lease".into(),
+            );
+            unless(holds.is_some() || !minted, "a version was minted without the lease".into());
+            unless(
+                self.in_flight.get(token).is_none_or(|count| *count == 0),
+                "the set of live versions was changed while a write may still land".into(),
+            );
+        }
+
+        // Views: their revisions never fall, and what a revision says never changes.
+        for side in Side::BOTH {
+            let fell = before.is_some_and(|before| before.view(side) > after.view(side));
+            unless(!fell, format!("the revision of the view of {side} fell"));
+        }
+        let entries: Vec<Entry> = after
+            .versions()
+            .iter()
+            .map(|it| (it.version, it.stage, it.sha256, it.not_after))
+            .collect();
+        let view = (token.clone(), after.view(Side::Verifiers));
+        let decided = self.records.accepted.entry(view).or_insert_with(|| entries.clone());
+        unless(
+            *decided == entries,
+            format!("the accepted view changed under its revision: {decided:?} to {entries:?}"),
+        );
+        if let Some(presented) = after.presented() {
+            let presented = (presented.version, presented.sha256);
+            let view = (token.clone(), after.view(Side::Presenters));
+            let decided = *self.records.presented.entry(view).or_insert(presented);
+            unless(
+                decided == presented,
+                format!("the presented view changed under its revision: {decided:?}"),
+            );
+        }
+        broken
+    }
+}
+
+/// Seals a value as KMS would: useless without its context.
+pub(super) fn sealed(token: &TokenName, version: VersionNumber, value: &Secret) -> Sealed {
+    let context = json!({"token": token, "version": version, "value": value.expose()});
+    Sealed(context.to_string().bytes().map(|byte| byte ^ PAD).collect())
+}
+
+/// The value, where it was sealed for this token and version.
+fn unsealed(token: &TokenName, version: VersionNumber, sealed: &Sealed) -> Option<Secret> {
+    let plain: Vec<u8> = sealed.0.iter().map(|byte| byte ^ PAD).collect();
+    let context: Value = serde_json::from_slice(&plain).ok()?;
+    let is_its_own = context["token"] == json!(token) && context["version"] == json!(version);
+    let value = context["value"].as_str().filter(|_| is_its_own)?;
+    Some(Secret::verbatim(value.to_owned()))
+}
+
+/// The value, or the error that KMS's refusal becomes.
+pub(super) fn open(
+    token: &TokenName,
+    version: VersionNumber,
+    sealed: &Sealed,
+) -> Result<Secret, Error> {
+    unsealed(token, version, sealed).ok_or_else(|| {
+        Error::new(
+            Kind::BadRecord,
+            "open the sealed value of",
+            "it was sealed for another token or version",
+            "restore the record",
+        )
+        .on(format!("{token}:{version}"))
+    })
+}
+
+/// How far the index is behind the table.
+const INDEX_LAG: std::time::Duration = std::time::Duration::from_millis(500);
+const PAD: u8 = 0x5a;

@@ -1,0 +1,194 @@
+//! What is so, at what time: everything that the world in memory knows, and what happens in it by
+//! itself.
+//!
+//! Nothing runs in the background. What happens by itself is a queue of events, each at its time;
+//! whoever looks at the world or acts on it first lets everything happen that was due before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use changeover::{
+    spec::{Place, Spec},
+    token::TokenName,
+    world::SpecText,
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::{cluster::Cluster, place::Stored, records::Records};
+
+/// Everything there is.
+pub(crate) struct State {
+    /// The time as of the event that is being worked on.
+    pub(super) now: Timestamp,
+    pub(super) dice: Dice,
+    pub(super) specs: BTreeMap<TokenName, (SpecText, Spec)>,
+    pub(super) records: Records,
+    pub(super) places: BTreeMap<Place, Stored>,
+    pub(super) cluster: Cluster,
+    /// Tokens that verifiers without any view accept: they were there before changeover.
+    pub(super) legacy: BTreeSet<String>,
+    /// Places of verifiers that are not in service before their first view.
+    pub(super) joining: BTreeSet<Place>,
+    /// Writes to places that cannot fence, sent and not yet applied.
+    pub(super) in_flight: BTreeMap<TokenName, usize>,
+    /// How often each port was called.
+    pub(super) calls: BTreeMap<&'static str, usize>,
+    /// What replays this world.
+    pub(super) replay: String,
+    violation: Option<String>,
+    journal: VecDeque<String>,
+    began: Instant,
+    events: BTreeMap<(Timestamp, u64), Event>,
+    scheduled: u64,
+}
+
+struct Event {
+    what: String,
+    run: Box<dyn FnOnce(&mut State) + Send>,
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            now: BEGINNING,
+            dice: Dice(seed),
+            specs: BTreeMap::new(),
+            records: Records::default(),
+            places: BTreeMap::new(),
+            cluster: Cluster::default(),
+            legacy: BTreeSet::new(),
+            joining: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            replay: format!("seed {seed}"),
+            violation: None,
+            journal: VecDeque::new(),
+            began: Instant::now(),
+            events: BTreeMap::new(),
+            scheduled: 0,
+        }
+    }
+
+    /// Lets everything happen that was due by now.
+    pub(super) fn catch_up(&mut self) {
+        let now = self.clock();
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            (event.run)(self);
+            self.happened(&event.what);
+        }
+        self.now = now;
+    }
+
+    /// Notes what happened, and checks that everything still holds.
+    pub(super) fn happened(&mut self, what: &str) {
+        if self.journal.len() == JOURNAL {
+            self.journal.pop_front();
+        }
+        let line = format!("{:.3} {what}", self.now);
+        self.journal.push_back(line);
+        if let Err(broken) = self.check() {
+            self.violated(&broken);
+        }
+    }
+
+    /// Notes that a promise was broken. The first one counts.
+    pub(super) fn violated(&mut self, broken: &str) {
+        if self.violation.is_none() {
+            self.violation = Some(format!("{broken}\n  {}", self.journal()));
+        }
+    }
+
+    pub(super) fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// What happened last.
+    pub(super) fn journal(&self) -> String {
+        Vec::from(self.journal.clone()).join("\n  ")
+    }
+
+    /// Has something happen later.
+    pub(super) fn later(
+        &mut self,
+        after: Duration,
+        what: impl Into<String>,
+        run: impl FnOnce(&mut State) + Send + 'static,
+    ) {
+        self.at(self.now + after, what, run);
+    }
+
+    /// Has something happen at a time, or at once where that has passed.
+    pub(super) fn at(
+        &mut self,
+        time: Timestamp,
+        what: impl Into<String>,
+        run: impl FnOnce(&mut State) + Send + 'static,
+    ) {
+        self.scheduled += 1;
+        // The runtime's timers have milliseconds.
+        let time = Timestamp::from_millisecond(time.as_millisecond()).expect("a time of this age");
+        let event = Event { what: what.into(), run: Box::new(run) };
+        self.events.insert((time.max(self.now), self.scheduled), event);
+    }
+
+    /// When the next thing happens by itself.
+    pub(super) fn next_event(&self) -> Option<Timestamp> {
+        self.events.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// What time it is, in whole milliseconds.
+    pub(super) fn clock(&self) -> Timestamp {
+        let elapsed = i64::try_from(self.began.elapsed().as_millis()).expect("less than an age");
+        BEGINNING + SignedDuration::from_millis(elapsed)
+    }
+}
+
+/// When every world begins: 2026-11-01T00:00:00Z.
+const BEGINNING: Timestamp = Timestamp::constant(1_793_491_200, 0);
+/// How much of what happened is shown when a promise was broken.
+const JOURNAL: usize = 120;
+
+/// All chance there is: splitmix64, so that a seed replays.
+pub(crate) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.roll() % bound as u64) as usize
+    }
+
+    /// Whether it comes up, once in `n` times.
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// Milliseconds between two bounds, the first included.
+    pub(crate) fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(range.start + self.roll() % (range.end - range.start))
+    }
+
+    /// One of these.
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
