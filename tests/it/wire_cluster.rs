@@ -16,6 +16,7 @@ use changeover::{
 };
 use http::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use self::api_server::{ApiServer, Fault, Reached};
 
@@ -412,7 +413,7 @@ mod syncing {
     async fn nothing_waits_for_longer_than_it_was_told() {
         let server = ApiServer::new();
         external_secret(&server);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let progress = synced(&clusters(&server), "1-a").await.unwrap();
         assert!(matches!(progress, Progress::UnderWay(words) if words.contains("not synced")));
         assert!(began.elapsed() <= MINUTE + Duration::from_millis(10));
@@ -587,6 +588,12 @@ mod rolling {
         clusters(server).rolled_out(&workload(), &stamp(7), MINUTE).await.unwrap()
     }
 
+    /// And when it was.
+    async fn rolled_out_at(server: &Arc<ApiServer>) -> (Progress<()>, Instant) {
+        let progress = rolled_out(server).await;
+        (progress, Instant::now())
+    }
+
     fn stuck(progress: Progress<()>) -> String {
         match progress {
             Progress::Stuck(held) => {
@@ -605,11 +612,10 @@ mod rolling {
             replaced(&server);
             tokio::time::sleep(Duration::from_secs(20)).await;
             gone(&server);
-            tokio::time::Instant::now()
+            Instant::now()
         };
-        let (progress, gone_at) = tokio::join!(rolled_out(&server), rollout);
-        assert_eq!(progress, Progress::Done(()));
-        assert_eq!(tokio::time::Instant::now(), gone_at);
+        let (rolled_out, gone_at) = tokio::join!(rolled_out_at(&server), rollout);
+        assert_eq!(rolled_out, (Progress::Done(()), gone_at));
     }
 
     #[tokio::test(start_paused = true)]
@@ -654,11 +660,10 @@ mod rolling {
             tokio::time::sleep(Duration::from_secs(5)).await;
             server.delete(&format!("{PODS}/late"));
             server.hold_watches_of(None);
-            tokio::time::Instant::now()
+            Instant::now()
         };
-        let (progress, gone_at) = tokio::join!(rolled_out(&server), rollout);
-        assert_eq!(progress, Progress::Done(()));
-        assert_eq!(tokio::time::Instant::now(), gone_at);
+        let (rolled_out, gone_at) = tokio::join!(rolled_out_at(&server), rollout);
+        assert_eq!(rolled_out, (Progress::Done(()), gone_at));
     }
 
     #[tokio::test(start_paused = true)]
@@ -745,10 +750,10 @@ mod rolling {
             let changing = async {
                 all_wait().await;
                 server.put(DEPLOYMENT, change);
-                tokio::time::Instant::now()
+                Instant::now()
             };
-            let (progress, changed_at) = tokio::join!(rolled_out(&server), changing);
-            assert_eq!(tokio::time::Instant::now(), changed_at);
+            let ((progress, told_at), changed_at) = tokio::join!(rolled_out_at(&server), changing);
+            assert_eq!(told_at, changed_at);
             assert!(stuck(progress).contains(words), "{words}");
         }
         let server = rolling();
@@ -776,10 +781,10 @@ mod rolling {
             waiting(&server, "CrashLoopBackOff", 1);
             tokio::time::sleep(Duration::from_secs(20)).await;
             waiting(&server, "CrashLoopBackOff", 3);
-            tokio::time::Instant::now()
+            Instant::now()
         };
-        let (progress, crashed_at) = tokio::join!(rolled_out(&server), crashing);
-        assert_eq!(tokio::time::Instant::now(), crashed_at);
+        let ((progress, told_at), crashed_at) = tokio::join!(rolled_out_at(&server), crashing);
+        assert_eq!(told_at, crashed_at);
         assert_eq!(stuck(progress), "pod new-1, container main: CrashLoopBackOff (3 restarts)");
     }
 
@@ -812,7 +817,7 @@ mod rolling {
             tokio::time::sleep(Duration::from_secs(1)).await;
             waiting(&server, "ImagePullBackOff", 0);
         };
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let (progress, ()) = tokio::join!(rolled_out(&server), pulling);
         assert!(stuck(progress).contains("ImagePullBackOff"));
         assert_eq!(began.elapsed().as_secs(), 10 + 10 + 15);
