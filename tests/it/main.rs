@@ -6,6 +6,8 @@ mod layers;
 mod parse;
 mod readme;
 mod real_cluster;
+mod sample;
 mod sources;
 mod template;
+mod wire;
 mod wire_cluster;
