@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod crash;
+mod contract;
 mod events;
 mod layers;
 mod moves;
@@ -11,8 +12,10 @@ mod random;
 mod readme;
 mod real_cluster;
 mod scene;
+mod sample;
 mod sources;
 mod story;
 mod template;
+mod wire;
 mod wire_cluster;
 mod world;

@@ -348,3 +348,78 @@ const PRESENTED: &str = "token";
 const PRESENTED_VERSION: &str = "token_version";
 const READ: &str = "read the item";
 const WRITE: &str = "write the item";
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{record::Stage, token::VersionNumber, world::Accepted};
+
+    fn any_value() -> impl Strategy<Value = Secret> {
+        "[!-~]{1,64}".prop_map(Secret::verbatim)
+    }
+
+    fn any_entry() -> impl Strategy<Value = Accepted> {
+        let stage = prop_oneof![Just(Stage::Current), Just(Stage::Pending), Just(Stage::Previous)];
+        let not_after = prop::option::of(0_i64..4_102_444_800_000);
+        (any::<u64>(), stage, any_value(), not_after).prop_map(|(version, stage, value, end)| {
+            Accepted {
+                version: VersionNumber::new(version),
+                stage,
+                sha256: value.digest(),
+                value: Some(value),
+                not_after: end.and_then(|end| Timestamp::from_millisecond(end).ok()),
+            }
+        })
+    }
+
+    fn any_view() -> impl Strategy<Value = Content> {
+        let token = TokenName::parse("datastore-token").expect("a name");
+        let owner = token.clone();
+        prop_oneof![
+            (any::<u64>(), prop::collection::vec(any_entry(), 0..6)).prop_map(
+                move |(revision, entries)| Content::Accepted {
+                    token: token.clone(),
+                    revision,
+                    entries
+                }
+            ),
+            (any::<u64>(), any::<u64>(), any_value()).prop_map(
+                move |(revision, version, value)| Content::Presented {
+                    token: owner.clone(),
+                    revision,
+                    version: VersionNumber::new(version),
+                    value,
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_view_reads_back_in_the_bytes_that_were_written(view in any_view(), plain: bool) {
+            let form = if plain { AcceptedForm::Plain } else { AcceptedForm::Digests };
+            let item: Attributes = attributes_to_write(form, &view)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
+            let holding = holding_in(&item, side_of(&view)).expect("sound").expect("a view");
+            let written = view.bytes(form);
+            prop_assert_eq!(holding.value.expose(), written.expose());
+            prop_assert_eq!(holding.store_version, view.revision());
+            prop_assert_eq!(holding.token.as_ref(), Some(owner(&view)));
+        }
+
+        #[test]
+        fn a_field_that_somebody_added_is_not_lost(version: u64, note in "[a-z]{1,8}") {
+            let entries = serde_json::json!([{"note": note, "version": version}]);
+            let item = Attributes::from([(ACCEPTED.to_owned(), from_json(entries))]);
+            let holding = holding_in(&item, Side::Verifiers).expect("sound").expect("a view");
+            let expected =
+                format!("{{\"accepted\":[{{\"version\":{version},\"note\":\"{note}\"}}]}}");
+            prop_assert_eq!(holding.value.expose(), expected);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What the ports promise, held against the emulator of AWS where `CHANGEOVER_TESTBED` names a
+//! testbed.
+
+mod emulator;
+mod publications;
+mod records;
+
+use std::sync::Arc;
+
+use changeover::{
+    spec::{AcceptedForm, ItemKey, KeyValue, ParameterName, Place, Publication},
+    token::TokenName,
+    world::{Clock, Publications, RecordStore},
+};
+
+use crate::sample::named;
+
+/// The stores of one world.
+pub(crate) struct Stores {
+    records: Arc<dyn RecordStore>,
+    publications: Arc<dyn Publications>,
+    clock: Clock,
+    /// A table of items whose key is the text `id`.
+    items: String,
+    /// Nobody else's names end so.
+    suffix: String,
+}
+
+impl Stores {
+    fn token(&self, name: &str) -> TokenName {
+        named(&format!("{name}-{}", self.suffix))
+    }
+
+    fn parameter(&self, name: &str) -> Publication {
+        let name = ParameterName::parse(&format!("/contract/{}/{name}", self.suffix));
+        Publication {
+            place: Place::Parameter(name.expect("a name")),
+            key: None,
+            form: AcceptedForm::Digests,
+        }
+    }
+
+    fn item(&self, name: &str) -> Publication {
+        let id = KeyValue::Text(format!("{name}-{}", self.suffix));
+        let key = ItemKey::new(vec![("id".to_owned(), id)]).expect("a key");
+        Publication {
+            place: Place::Item { table: self.items.clone(), key },
+            key: None,
+            form: AcceptedForm::Digests,
+        }
+    }
+}
+
+/// Makes a test of each promise for each world.
+macro_rules! promises {
+    ($($promise:ident),* $(,)?) => {
+        mod on_the_testbed {
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    if let Some(testbed) = crate::contract::emulator::Testbed::named().await {
+                        super::$promise(&testbed.stores()).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use promises;

@@ -1,0 +1,152 @@
+//! What publications promise.
+
+use changeover::{
+    spec::{AcceptedForm, Publication, Side},
+    world::{Content, Holding, Written},
+};
+
+use super::{Stores, promises};
+use crate::sample::{accepted, presented};
+
+promises!(
+    hold_nothing_before_the_first_write,
+    read_back_the_bytes_that_were_written,
+    give_each_version_of_a_parameter_a_number,
+    keep_the_key_of_a_parameter,
+    refuse_a_late_write_where_they_can_fence,
+    take_the_same_view_again,
+    hold_both_views_in_one_item,
+    refuse_another_tokens_item,
+    move_a_label,
+    have_no_labels_on_items,
+);
+
+impl Stores {
+    async fn wrote(&self, publication: &Publication, view: &Content) -> Written {
+        let written = self.publications.write(publication, None, view).await;
+        written.unwrap_or_else(|error| panic!("{}", error.error))
+    }
+
+    async fn holding(&self, publication: &Publication, side: Side) -> Option<Holding> {
+        let holding = self.publications.read(&publication.place, side).await;
+        holding.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+async fn hold_nothing_before_the_first_write(stores: &Stores) {
+    for place in [stores.parameter("nothing"), stores.item("nothing")] {
+        for side in Side::BOTH {
+            assert!(stores.holding(&place, side).await.is_none());
+        }
+    }
+}
+
+async fn read_back_the_bytes_that_were_written(stores: &Stores) {
+    let token = stores.token("back");
+    let views = [
+        ("presented", Side::Presenters, presented(&token, 5, "ds_s3cret")),
+        ("accepted", Side::Verifiers, accepted(&token, 5)),
+    ];
+    for (name, side, view) in views {
+        for form in [AcceptedForm::Digests, AcceptedForm::Plain] {
+            let name = format!("back-{name}-{form:?}");
+            for place in [stores.parameter(&name), stores.item(&name)] {
+                let place = Publication { form, ..place };
+                let written = stores.wrote(&place, &view).await;
+                assert!(!written.unanswered);
+                let holding = stores.holding(&place, side).await.expect("a view");
+                assert_eq!(holding.value.expose(), view.bytes(form).expose());
+                assert_eq!(holding.store_version, written.store_version);
+            }
+        }
+    }
+}
+
+async fn give_each_version_of_a_parameter_a_number(stores: &Stores) {
+    let (token, place) = (stores.token("number"), stores.parameter("number"));
+    let first = stores.wrote(&place, &presented(&token, 1, "one")).await;
+    let second = stores.wrote(&place, &presented(&token, 2, "two")).await;
+    assert_eq!((first.store_version, second.store_version), (1, 2));
+}
+
+async fn keep_the_key_of_a_parameter(stores: &Stores) {
+    let (token, place) = (stores.token("key"), stores.parameter("key"));
+    let first = stores.wrote(&place, &presented(&token, 1, "one")).await;
+    let again = stores.wrote(&place, &presented(&token, 2, "two")).await;
+    assert!(first.key.is_some());
+    assert_eq!(first.key, again.key);
+    let third = presented(&token, 3, "three");
+    let third = stores.publications.write(&place, first.key.as_deref(), &third).await;
+    assert_eq!(third.expect("written").key, first.key);
+}
+
+async fn refuse_a_late_write_where_they_can_fence(stores: &Stores) {
+    let (token, place) = (stores.token("late"), stores.item("late"));
+    let view = presented(&token, 5, "newer");
+    stores.wrote(&place, &view).await;
+    let late = presented(&token, 4, "older");
+    let error = stores.publications.write(&place, None, &late).await.expect_err("overtaken");
+    assert!(error.overtaken && !error.unanswered, "{}", error.error);
+    let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
+    assert_eq!((holding.value.expose(), holding.store_version), ("newer", 5));
+}
+
+async fn take_the_same_view_again(stores: &Stores) {
+    let token = stores.token("again");
+    let view = presented(&token, 5, "ds_s3cret");
+    for place in [stores.parameter("again"), stores.item("again")] {
+        stores.wrote(&place, &view).await;
+        stores.wrote(&place, &view).await;
+        let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
+        assert_eq!(holding.value.expose(), "ds_s3cret");
+    }
+}
+
+async fn hold_both_views_in_one_item(stores: &Stores) {
+    let (token, place) = (stores.token("both"), stores.item("both"));
+    let (shown, known) = (presented(&token, 9, "ds_s3cret"), accepted(&token, 2));
+    stores.wrote(&place, &shown).await;
+    stores.wrote(&place, &known).await;
+    for (side, view) in [(Side::Presenters, shown), (Side::Verifiers, known)] {
+        let holding = stores.holding(&place, side).await.expect("a view");
+        assert_eq!(holding.value.expose(), view.bytes(AcceptedForm::Digests).expose());
+        assert_eq!(holding.store_version, view.revision(), "each view has its own revision");
+        assert_eq!(holding.token.as_ref(), Some(&token));
+    }
+}
+
+async fn refuse_another_tokens_item(stores: &Stores) {
+    let place = stores.item("another");
+    let (ours, theirs) = (stores.token("ours"), stores.token("theirs"));
+    stores.wrote(&place, &presented(&theirs, 1, "theirs")).await;
+    for view in [presented(&ours, 5, "ours"), accepted(&ours, 5)] {
+        let error = stores.publications.write(&place, None, &view).await.expect_err("refused");
+        assert!(!error.overtaken && !error.unanswered);
+        let message = error.error.to_string();
+        assert!(message.contains(ours.as_str()) && message.contains(theirs.as_str()), "{message}");
+    }
+    let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
+    assert_eq!(holding.value.expose(), "theirs");
+}
+
+async fn move_a_label(stores: &Stores) {
+    let (token, place) = (stores.token("label"), stores.parameter("label"));
+    let view = presented(&token, 1, "one");
+    for version in [1, 2] {
+        stores.wrote(&place, &view).await;
+        for _ in 0..2 {
+            let put = stores.publications.label(&place.place, "current", version).await;
+            let put = put.unwrap_or_else(|error| panic!("{}", error.error));
+            assert_eq!((put.store_version, put.unanswered), (version, false));
+        }
+    }
+    let absent = stores.publications.label(&place.place, "current", 9).await;
+    assert!(!absent.expect_err("there is no such version").unanswered);
+}
+
+async fn have_no_labels_on_items(stores: &Stores) {
+    let place = stores.item("label");
+    let put = stores.publications.label(&place.place, "current", 5).await;
+    assert!(!put.unwrap_or_else(|error| panic!("{}", error.error)).unanswered);
+    assert!(stores.holding(&place, Side::Presenters).await.is_none());
+}

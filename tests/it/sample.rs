@@ -1,0 +1,109 @@
+//! Records, views and names to test with.
+
+use std::collections::BTreeMap;
+
+use changeover::{
+    record::{Begin, Change, KeyDigest, Lease, Minted, Purpose, Record, RotationId, Stage},
+    token::{Secret, TokenName, VersionNumber},
+    world::{Accepted, Audit, Content, KeyEntry, Sealed},
+};
+use jiff::{SignedDuration, Timestamp};
+
+/// The token that most tests are about.
+pub(crate) fn token() -> TokenName {
+    named("datastore-token")
+}
+
+/// A token of this name.
+pub(crate) fn named(name: &str) -> TokenName {
+    TokenName::parse(name).expect("a name")
+}
+
+/// 2026-11-01T00:00:00Z and so many seconds.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::constant(1_793_491_200, 0) + SignedDuration::from_secs(seconds)
+}
+
+/// A record of revision 1 that knows nothing and owes nothing.
+pub(crate) fn bare_record(token: &TokenName) -> Record {
+    Record::new(token.clone(), 0, at(0)).to_save()
+}
+
+/// A record in the middle of a rotation, with as much in it as a record can hold at its begin.
+pub(crate) fn begun_record(token: &TokenName) -> Record {
+    let value = |value: &str| Minted {
+        sha256: Secret::verbatim(value.to_owned()).digest(),
+        sealed: Sealed(vec![0, 159, 146, 150]),
+        held_at: BTreeMap::from([("ssm:/backend/datastore-token".to_owned(), 3)]),
+    };
+    let begin = Begin {
+        id: RotationId("3f0c".to_owned()),
+        purpose: Purpose::Rotate,
+        adopted: Some(value("old")),
+        minted: Some(Minted { held_at: BTreeMap::new(), ..value("new") }),
+        repaired: Vec::new(),
+        spec_version: 4,
+        lease: Lease { holder: "somebody".to_owned(), until: at(30) },
+    };
+    let record = Record::new(token.clone(), 0, at(0));
+    record.after(Change::Begin(begin), at(0)).expect("a rotation begins").to_save()
+}
+
+/// The entry of a key that expires then.
+pub(crate) fn key_entry(expires_at: Timestamp) -> KeyEntry {
+    KeyEntry { rotation: RotationId("3f0c".to_owned()), version: VersionNumber::new(2), expires_at }
+}
+
+/// The digest of a key.
+pub(crate) fn key(key: &str) -> KeyDigest {
+    KeyDigest::of(key)
+}
+
+/// The audit of a version.
+pub(crate) fn audit(token: &TokenName, version: u64) -> Audit {
+    Audit {
+        token: token.clone(),
+        version: VersionNumber::new(version),
+        stage: Stage::Previous,
+        rotation: RotationId("3f0c".to_owned()),
+        sha256: Secret::verbatim("old".to_owned()).digest(),
+        created_at: at(0),
+        rotated_at: Some(at(10)),
+        not_after: Some(at(900)),
+        ended_at: None,
+        selectors: vec!["/backend/datastore-token:12".to_owned()],
+        timeline: Vec::new(),
+    }
+}
+
+/// The presented view.
+pub(crate) fn presented(token: &TokenName, revision: u64, value: &str) -> Content {
+    Content::Presented {
+        token: token.clone(),
+        revision,
+        version: VersionNumber::new(7),
+        value: Secret::verbatim(value.to_owned()),
+    }
+}
+
+/// The accepted view of a new version and the one before, which ends.
+pub(crate) fn accepted(token: &TokenName, revision: u64) -> Content {
+    let entry = |version: u64, stage, value: &str, not_after| {
+        let value = Secret::verbatim(value.to_owned());
+        Accepted {
+            version: VersionNumber::new(version),
+            stage,
+            sha256: value.digest(),
+            value: Some(value),
+            not_after,
+        }
+    };
+    Content::Accepted {
+        token: token.clone(),
+        revision,
+        entries: vec![
+            entry(7, Stage::Current, "ds_new", None),
+            entry(6, Stage::Previous, "ds_old", Some(at(900))),
+        ],
+    }
+}

@@ -1,0 +1,67 @@
+//! Specs in Parameter Store.
+
+use changeover::{
+    error::Kind,
+    world::{SpecText, Specs, specs::SsmSpecs},
+};
+use serde_json::{Value, json};
+
+use super::{Wire, config, ok, refused};
+use crate::sample::{named, token};
+
+fn parameter(name: &str, kind: &str, version: i64) -> Value {
+    let name = format!("/changeover/tokens/{name}");
+    json!({"Name": name, "Type": kind, "Value": "{\"a\": 1}", "Version": version})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
+    let wire = Wire::script([ok(json!({"Parameter": parameter("datastore-token", "String", 4)}))]);
+    let spec = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect("an answer");
+    assert_eq!(spec, Some(SpecText { version: 4, json: "{\"a\": 1}".to_owned() }));
+    let call = wire.only_call();
+    assert_eq!(call.operation, "GetParameter");
+    assert_eq!(call.body, json!({"Name": "/changeover/tokens/datastore-token"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_parameter_is_no_spec() {
+    for code in ["ParameterNotFound", "ParameterVersionNotFound"] {
+        let wire = Wire::script([refused(code)]);
+        let spec = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await;
+        assert_eq!(spec.expect("an answer"), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_is_hidden_or_a_list_is_refused() {
+    for kind in ["SecureString", "StringList"] {
+        let found = json!({"Parameter": parameter("datastore-token", kind, 1)});
+        let wire = Wire::script([ok(found)]);
+        let error = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect_err("refused");
+        assert_eq!(error.kind, Kind::BadSpec);
+        assert!(error.to_string().contains(kind), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_specs_are_read_page_by_page_and_told_by_name() {
+    let wire = Wire::new(|call| {
+        ok(match call.body["NextToken"].as_str() {
+            None => json!({
+                "Parameters": [parameter("b", "String", 2), parameter("Not-a-token", "String", 1)],
+                "NextToken": "more",
+            }),
+            Some(_) => json!({
+                "Parameters": [parameter("a", "String", 1), parameter("c", "SecureString", 1)],
+            }),
+        })
+    });
+    let all = SsmSpecs::new(wire.aws(), &config()).all().await.expect("an answer");
+    let names: Vec<_> = all.iter().map(|(token, spec)| (token.clone(), spec.version)).collect();
+    assert_eq!(names, [(named("a"), 1), (named("b"), 2)]);
+    assert_eq!(
+        wire.calls()[0].body,
+        json!({"Path": "/changeover/tokens", "Recursive": false, "MaxResults": 10})
+    );
+}
