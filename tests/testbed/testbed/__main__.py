@@ -100,7 +100,8 @@ def look_around(testbed: Testbed) -> str:
   export AWS_ACCESS_KEY_ID={testbed.aws.access_key_id} AWS_SECRET_ACCESS_KEY={testbed.aws.secret_access_key}
   export {DESCRIPTION}={testbed.directory / "testbed.json"}
   kubectl get externalsecrets,deployments,pods --all-namespaces
-  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out --payload '{{"action": "status"}}' /dev/stdout
+  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out \\
+      --payload '{{"action": "status"}}' /dev/stdout
   tail -f {testbed.function_log}
   ls {testbed.logs}"""
 

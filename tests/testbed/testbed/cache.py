@@ -122,8 +122,11 @@ def _built(part: Part) -> Path:
         partial = directory.with_name(f"{directory.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        _build(part, partial)
-        partial.rename(directory)
+        try:
+            _build(part, partial)
+            partial.rename(directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return directory
 
 

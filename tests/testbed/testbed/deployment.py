@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
-# Lowered only because the emulator applies no call late, and so that a killed invocation is taken over within a test's patience.
+# Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
 LEASE = "5s"
 LATE_WRITE = "10s"
 

@@ -19,7 +19,7 @@ class Kubectl:
         """What it printed. Raises KubectlFailed, and TimeoutExpired after that many seconds."""
         ended = subprocess.run(
             [str(self._program), f"--kubeconfig={self._kubeconfig}", *arguments],
-            input=stdin, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seconds,
+            input=stdin, text=True, capture_output=True, timeout=seconds,
         )
         if ended.returncode != 0:
             raise KubectlFailed(f"kubectl {' '.join(arguments)} ended with {ended.returncode}: {ended.stderr.strip()}")

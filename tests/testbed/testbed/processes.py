@@ -58,15 +58,13 @@ class Processes:
         command: Sequence[str | Path],
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
-    ) -> subprocess.Popen[bytes]:
+    ) -> None:
         """Starts a process whose output goes to `<logs>/<name>.log`. Its environment is exactly the given one, or ours."""
         inherited = os.environ if environment is None else environment
         with self._lock, open(self.logs / f"{name}.log", "ab") as log:
             if self._stopped:
                 raise StartFailed(f"{name}: not started, the testbed is ending")
-            process = self._spawn(command, inherited, directory, log)
-            self._running.append((name, process))
-        return process
+            self._running.append((name, self._spawn(command, inherited, directory, log)))
 
     def wait_until(self, what: str, ready: Callable[[], bool], name: str, seconds: float = 60) -> None:
         """Waits until `ready` holds. Gives up, with the end of its log, when the process of that name ends instead."""

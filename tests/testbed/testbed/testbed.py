@@ -27,7 +27,6 @@ class Testbed:
     __test__ = False
 
     def __init__(self, description: dict[str, Any]) -> None:
-        self.description = description
         self.directory = Path(description["directory"])
         self.logs = Path(description["logs"])
         self.kubeconfig = Path(description["kubeconfig"])

@@ -19,7 +19,8 @@ from testbed.testbed import Testbed
 RUN = Path(__file__).resolve().parent.parent / "run"
 
 # A child that ignores the request to end and has a child of its own, in a session of its own, that ignores it too.
-STUBBORN = "trap '' TERM INT HUP; setsid sh -c \"trap '' TERM INT HUP; while :; do sleep 1000; done\" & while :; do sleep 1000; done"
+IGNORE = "trap '' TERM INT HUP"
+STUBBORN = f'{IGNORE}; setsid sh -c "{IGNORE}; while :; do sleep 1000; done" & while :; do sleep 1000; done'
 
 PARENT = f"""
 import pathlib, signal, sys
