@@ -7,7 +7,9 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{causes, quoted};
-use crate::spec::{self, ParameterName, TABLE_RULE, is_kms_key, is_name_character, is_table};
+use crate::spec::{
+    self, ParameterName, Reserved, TABLE_RULE, is_kms_key, is_name_character, is_table,
+};
 
 /// The DynamoDB table of records, keys, audit and feed. Required.
 pub const TABLE: &str = "CHANGEOVER_TABLE";
@@ -61,6 +63,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where no token may be published.
+    pub fn reserved(&self) -> Reserved {
+        Reserved {
+            table: self.table.clone(),
+            paths: vec![self.specs.clone(), self.clusters.clone()],
+        }
+    }
+
     /// Reads the environment of this process: the only place that does.
     ///
     /// # Errors

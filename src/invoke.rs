@@ -66,8 +66,8 @@ pub async fn handle(
         Request::Publish { token } => one(Ask::Publish, token).await,
         Request::Drop { token } => one(Ask::Drop, token).await,
         Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
-        Request::Status { token } => status(world, token.as_ref()).await,
-        Request::Preflight { token } => preflight(world, token).await,
+        Request::Status { token } => status(world, settings, token.as_ref()).await,
+        Request::Preflight { token } => preflight(world, settings, token).await,
     }
 }
 
@@ -102,9 +102,13 @@ async fn sweep(
 }
 
 /// Tells how one token stands, or all.
-async fn status(world: &World, token: Option<&TokenName>) -> Result<Answer, Error> {
+async fn status(
+    world: &World,
+    settings: &Settings,
+    token: Option<&TokenName>,
+) -> Result<Answer, Error> {
     let specs = match token {
-        Some(token) => vec![rotate::spec(world, token).await?],
+        Some(token) => vec![rotate::spec(world, settings, token).await?],
         None => {
             let texts = world.specs.all().await?;
             let specs =
@@ -162,8 +166,8 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
 }
 
 /// Tells what would stop a rotation, without rotating.
-async fn preflight(world: &World, token: &TokenName) -> Result<Answer, Error> {
-    let spec = rotate::spec(world, token).await?;
+async fn preflight(world: &World, settings: &Settings, token: &TokenName) -> Result<Answer, Error> {
+    let spec = rotate::spec(world, settings, token).await?;
     let record = world.records.load(token, None).await?.record;
     let mut findings = begin::look(world, &spec, record.as_ref()).await?.findings;
     if let Some(conflict) = begin::conflict(world, &spec).await? {

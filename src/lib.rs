@@ -32,5 +32,6 @@ mod compare;
 pub mod record;
 pub mod token;
 pub mod report;
+pub mod time;
 pub mod error;
 pub mod world;

@@ -14,6 +14,7 @@
 //! Everything here is pure. A change is asked for as a [`Change`]; [`Record::after`] is the one
 //! function that answers with the record after it, or with [`Illegal`].
 
+mod audit;
 mod change;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -24,9 +25,10 @@ use sha2::Digest as _;
 
 use crate::{
     spec::Side,
-    token::{Digest, TokenName, VersionNumber},
-    world::{Audit, Sealed, SecretRevision},
+    time::{in_milliseconds, optional_milliseconds},
+    token::{Digest, Sealed, TokenName, VersionNumber},
 };
+pub use audit::Audit;
 pub use change::{Begin, Change, Illegal, Minted};
 
 /// How long after its end a lease is still honoured, for clocks that disagree.
@@ -263,6 +265,11 @@ pub struct Wait {
     pub synced_at: Timestamp,
 }
 
+/// Which Secret holds which data, as one digest: another one, or other data, is another revision.
+/// A refresh that changes no data is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRevision(pub String);
+
 /// What a publication was last seen to hold: what its last answered write put there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -480,64 +487,11 @@ impl Record {
         let lives = |number| self.versions.iter().any(|version| version.version == number);
         earlier.versions.iter().filter(|version| !lives(version.version)).collect()
     }
-
-    /// The audit entry of a version that was just minted, made current, or ended.
-    pub fn audit_of(&self, version: &Version, selectors: Vec<String>) -> Audit {
-        Audit {
-            token: self.token.clone(),
-            version: version.version,
-            stage: version.stage,
-            rotation: version.rotation.clone(),
-            sha256: version.sha256,
-            created_at: version.created_at,
-            rotated_at: None,
-            not_after: version.not_after,
-            ended_at: None,
-            selectors,
-            timeline: Vec::new(),
-        }
-    }
 }
 
 impl Version {
     /// Whether its end has passed.
     pub fn has_ended(&self, now: Timestamp) -> bool {
         self.not_after.is_some_and(|not_after| not_after <= now)
-    }
-}
-
-/// Times in the record are RFC 3339 with milliseconds: of one width, so that they sort as text.
-pub(crate) mod in_milliseconds {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&crate::world::milliseconds(*time))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::deserialize(from)
-    }
-}
-
-/// The same for times that may be absent.
-pub(crate) mod optional_milliseconds {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(
-        time: &Option<Timestamp>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => super::in_milliseconds::serialize(time, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Timestamp>, D::Error> {
-        Option::<Timestamp>::deserialize(from)
     }
 }

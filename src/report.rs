@@ -5,8 +5,9 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     record::{Entry, Held, Leg, RotationId, Stage, Step},
+    time::milliseconds,
     token::{TokenName, VersionNumber},
-    world::{Finding, milliseconds},
+    world::Finding,
 };
 
 /// What an invocation answers.

@@ -23,7 +23,7 @@ use crate::{
         Stage, Step, WATCH,
     },
     report::{Outcome, Report},
-    spec::{Place, Side, Spec},
+    spec::{Place, Reserved, Side, Spec},
     token::{Secret, TokenName, VersionNumber},
     world::{Audit, Holding, KeyEntry, Save, Saved, World},
 };
@@ -35,13 +35,15 @@ const LOOKS_AT_A_LEASE: usize = 60;
 /// How long the key of a trigger is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What the environment decides about timing.
-#[derive(Clone, Copy, Debug)]
+/// What the environment decides.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How long a lease lasts.
     pub lease: Duration,
     /// How long a write whose reply was lost may still land.
     pub late_write: Duration,
+    /// Where no token may be published.
+    pub reserved: Reserved,
 }
 
 /// One asking for one token.
@@ -62,7 +64,7 @@ pub struct Asking<'a> {
 /// # Errors
 /// One of the contract's. What was saved stays owed, and is carried on by the sweep.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
-    let spec = spec(world, asking.token).await?;
+    let spec = spec(world, settings, asking.token).await?;
     let key = KeyDigest::of(asking.key);
     let key = (asking.ask == Ask::Rotate).then_some(&key);
     let mut looks = 0;
@@ -142,7 +144,7 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
 ///
 /// # Errors
 /// `UnknownToken` where there is none, `BadSpec` where it says what cannot be carried out.
-pub async fn spec(world: &World, token: &TokenName) -> Result<Spec, Error> {
+pub async fn spec(world: &World, settings: &Settings, token: &TokenName) -> Result<Spec, Error> {
     let text = world.specs.spec(token).await?.ok_or_else(|| {
         Error::new(
             Kind::UnknownToken,
@@ -152,7 +154,9 @@ pub async fn spec(world: &World, token: &TokenName) -> Result<Spec, Error> {
         )
         .on(token)
     })?;
-    Spec::parse(token, text.version, &text.json)
+    let spec = Spec::parse(token, text.version, &text.json)?;
+    spec.check_reserved(&settings.reserved)?;
+    Ok(spec)
 }
 
 async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result<Report, Error> {

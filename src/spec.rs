@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::error::Error;
 use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
@@ -82,26 +81,24 @@ impl Spec {
     ///
     /// # Errors
     /// `BadSpec` that names the places.
-    pub fn check_reserved(&self, config: &Config) -> Result<(), Error> {
-        let reserved: Vec<String> = Side::BOTH
+    pub fn check_reserved(&self, reserved: &Reserved) -> Result<(), Error> {
+        let written: Vec<String> = Side::BOTH
             .iter()
             .flat_map(|side| &self.side(*side).publications)
             .map(|publication| &publication.place)
             .filter(|place| match place {
-                Place::Parameter(name) => {
-                    name.is_within(&config.specs) || name.is_within(&config.clusters)
-                }
-                Place::Item { table, .. } => *table == config.table,
+                Place::Parameter(name) => reserved.paths.iter().any(|path| name.is_within(path)),
+                Place::Item { table, .. } => *table == reserved.table,
             })
             .map(ToString::to_string)
             .collect();
-        if reserved.is_empty() {
+        if written.is_empty() {
             return Ok(());
         }
         Err(resolve::bad_spec(
             &self.token,
             self.version,
-            &format!("it publishes to {}, where changeover keeps its own", reserved.join(" and ")),
+            &format!("it publishes to {}, where changeover keeps its own", written.join(" and ")),
         ))
     }
 
@@ -117,6 +114,15 @@ const DIGEST: &str =
     r#""sha256":"0000000000000000000000000000000000000000000000000000000000000000""#;
 const PLAIN: &str = r#""token":"""#;
 const END: &str = r#","not_after":"2026-11-22T08:30:00.000Z""#;
+
+/// What only the function, or those who deploy it, may write. Its default is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// The table of records.
+    pub table: String,
+    /// The paths of specs and of clusters.
+    pub paths: Vec<String>,
+}
 
 /// One of the two sides of a token. Each reads its own view of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -185,6 +185,20 @@ const REDACTED: &str = "[redacted]";
 /// What a standard SSM parameter holds, in bytes (BOTO ssm 2014-11-06, `PutParameter`).
 pub const LARGEST_VALUE: usize = 4096;
 
+/// Ciphertext of a value.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed(
+    /// What KMS answered; base64 in the record.
+    #[serde(with = "base64_text")]
+    pub Vec<u8>,
+);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed([redacted])")
+    }
+}
+
 /// SHA-256 of a token's UTF-8 bytes: what verifiers may know. Compared in constant time.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; 32]);
@@ -314,6 +328,20 @@ impl Prefix {
     /// The prefix with its underscore.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Bytes as base64, with padding.
+mod base64_text {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 

@@ -20,7 +20,7 @@ pub mod publications;
 pub mod record_store;
 pub mod specs;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -34,6 +34,12 @@ use crate::{
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
+// What crosses the ports.
+pub use crate::{
+    record::{Audit, SecretRevision},
+    time::milliseconds,
+    token::Sealed,
+};
 
 /// Everything outside the function, as one value that is made at the edge and passed down.
 pub struct World {
@@ -224,51 +230,6 @@ pub enum Saved {
     Overtaken,
 }
 
-/// What remains of a version for ever: item `rotation#<version>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    /// The token.
-    pub token: TokenName,
-    /// The version.
-    pub version: VersionNumber,
-    /// The stage that the version had when this was written.
-    pub stage: Stage,
-    /// The rotation that minted it.
-    pub rotation: RotationId,
-    /// SHA-256 of the value.
-    pub sha256: Digest,
-    /// When it was minted.
-    #[serde(with = "crate::record::in_milliseconds")]
-    pub created_at: Timestamp,
-    /// When presenters were proved to be on it.
-    #[serde(with = "crate::record::optional_milliseconds", default)]
-    pub rotated_at: Option<Timestamp>,
-    /// When verifiers stop accepting it.
-    #[serde(with = "crate::record::optional_milliseconds", default)]
-    pub not_after: Option<Timestamp>,
-    /// When its value was deleted from the record.
-    #[serde(with = "crate::record::optional_milliseconds", default)]
-    pub ended_at: Option<Timestamp>,
-    /// Where presenters find it, as they were when it was rotated.
-    pub selectors: Vec<String>,
-    /// What was done when.
-    pub timeline: Vec<crate::record::Entry>,
-}
-
-/// Ciphertext of a value.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sealed(
-    /// What KMS answered; base64 in the record.
-    #[serde(with = "base64_text")]
-    pub Vec<u8>,
-);
-
-impl fmt::Debug for Sealed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sealed([redacted])")
-    }
-}
-
 /// The places that presenters and verifiers read.
 #[async_trait]
 pub trait Publications: Send + Sync {
@@ -400,11 +361,6 @@ impl Content {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as all times that leave changeover.
-pub fn milliseconds(time: Timestamp) -> String {
-    format!("{time:.3}")
-}
-
 /// A write that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -500,11 +456,6 @@ pub struct SyncedBefore {
     pub synced_resource_version: String,
 }
 
-/// Which Secret holds which data, as one digest: another one, or other data, is another revision.
-/// A refresh that changes no data is not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretRevision(pub String);
-
 /// `verifier.changeover.dev/<token>: "<revision>"` on a pod template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -539,18 +490,4 @@ pub enum Severity {
     Missing,
     /// It would never finish: nothing is minted.
     Refusal,
-}
-
-/// Bytes as base64, with padding.
-mod base64_text {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
-    }
 }

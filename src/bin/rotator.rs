@@ -84,7 +84,11 @@ impl Edge {
                 .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
                 .unwrap_or(Timestamp::MAX),
         };
-        let settings = Settings { lease: self.config.lease, late_write: self.config.late_write };
+        let settings = Settings {
+            lease: self.config.lease,
+            late_write: self.config.late_write,
+            reserved: self.config.reserved(),
+        };
         let answered = async {
             let request = Request::parse(&event.payload)?;
             invoke::handle(&self.world(), &settings, request, &invocation).await

@@ -8,7 +8,10 @@ use super::{
     COMPARE_EVERY, Entry, Held, LEASE_GRACE, Lease, Leg, Owed, Purpose, Record, Rotation,
     RotationId, Seen, Stage, Step, TIMELINE, Version, Wait,
 };
-use crate::{spec::Side, token::Digest, world::Sealed};
+use crate::{
+    spec::Side,
+    token::{Digest, Sealed},
+};
 
 /// A change to ask of a record.
 #[derive(Clone, Debug)]

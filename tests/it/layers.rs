@@ -4,7 +4,7 @@
 use crate::sources::{self, Source};
 
 /// Modules that decide: values in, values out.
-const PURE: [&str; 7] = ["config", "error", "event", "plan", "record", "spec", "token"];
+const PURE: [&str; 8] = ["config", "error", "event", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
 const SHELL: [&str; 5] = ["begin", "compare", "invoke", "rotate", "steps"];
 /// What AWS's and Kubernetes' crates are called.

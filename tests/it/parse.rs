@@ -335,13 +335,13 @@ fn a_spec_keeps_off_what_only_deployment_may_write() {
     let config = config.expect("three variables are required");
     for place in ["/changeover/tokens/a", "/changeover/clusters/a/b", "/changeover/tokens"] {
         let spec = parse(&smallest(place)).expect("it is a spec");
-        let error = spec.check_reserved(&config).expect_err(place);
+        let error = spec.check_reserved(&config.reserved()).expect_err(place);
         assert!(error.kind == Kind::BadSpec && error.because.contains(place), "{error}");
     }
     let mut item = example();
     item["presenters"]["publish"][1]["dynamodb"]["table"] = json!("records");
-    assert!(parse(&item).expect("it is a spec").check_reserved(&config).is_err());
-    assert!(parse(&example()).expect("it is a spec").check_reserved(&config).is_ok());
+    assert!(parse(&item).expect("it is a spec").check_reserved(&config.reserved()).is_err());
+    assert!(parse(&example()).expect("it is a spec").check_reserved(&config.reserved()).is_ok());
 }
 
 #[test]

@@ -30,7 +30,7 @@ use changeover::{
     invoke::{self, Invocation},
     record::Record,
     rotate::Settings,
-    spec::{Place, Side, Spec},
+    spec::{Place, Reserved, Side, Spec},
     token::TokenName,
     world::{Audit, Clock, SpecText, World},
 };
@@ -259,7 +259,8 @@ impl MemoryWorld {
         let actor = Arc::new(actor);
         let world = self.world_of(actor.clone());
         // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
-        let settings = Settings { lease: LEASE, late_write: LATE_WRITE };
+        let settings =
+            Settings { lease: LEASE, late_write: LATE_WRITE, reserved: Reserved::default() };
         let invocation = Invocation { id: id.to_owned(), deadline: self.now() + time };
         let ending = {
             let mut handled = pin!(invoke::handle(&world, &settings, request, &invocation));
