@@ -115,6 +115,11 @@ impl MemoryWorld {
         state.deploy(&spec);
     }
 
+    /// The spec of a token.
+    pub(crate) fn spec(&self, token: &TokenName) -> Spec {
+        self.state().specs[token].1.clone()
+    }
+
     /// Verifiers that read this place come into service with their first view, not before.
     pub(crate) fn joins_with_its_first_view(&self, place: &Place) {
         self.state().joining.insert(place.clone());
