@@ -274,7 +274,10 @@ impl MemoryWorld {
                     biased;
                     signal = signals.next() => match signal {
                         Some(Signal::Intrude(intruder, through)) => {
-                            let Intruder { id, request } = intruder;
+                            let Intruder { id, request, spec } = intruder;
+                            if let (Some(spec), Some(token)) = (spec, request.token()) {
+                                self.specify(token, &spec);
+                            }
                             // Whoever steps in is whole; whoever is interrupted stands still.
                             Box::pin(self.run(&id, request, LONG, Faults::none())).await;
                             let _ = through.send(());
