@@ -64,13 +64,15 @@ pub struct Asking<'a> {
 /// # Errors
 /// One of the contract's. What was saved stays owed, and is carried on by the sweep.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
-    let spec = spec(world, settings, asking.token).await?;
     let key = KeyDigest::of(asking.key);
     let key = (asking.ask == Ask::Rotate).then_some(&key);
     let mut looks = 0;
     let mut plans = 0;
     while plans < PLANS {
         let loaded = world.records.load(asking.token, key).await?;
+        // Read after the record: whoever saved it worked from this spec or from an earlier one, and
+        // a later save of theirs would overtake ours.
+        let spec = spec(world, settings, asking.token).await?;
         let now = world.clock.now();
         let decision = plan::plan(asking.ask, &loaded, spec.accepted_depth(), now);
         info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");

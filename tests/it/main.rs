@@ -1,8 +1,8 @@
 //! Integration tests: one binary, because each one links the SDKs anew.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
-mod crash;
 mod contract;
+mod crash;
 mod events;
 mod layers;
 mod moves;
@@ -11,11 +11,12 @@ mod race;
 mod random;
 mod readme;
 mod real_cluster;
-mod scene;
 mod sample;
+mod scene;
 mod sources;
 mod story;
 mod template;
+mod trust;
 mod wire;
 mod wire_cluster;
 mod world;

@@ -1,11 +1,11 @@
 //! Every rotation, with another whole invocation between any two of its calls.
 
 use changeover::event::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Faults, Intruder, LONG, MemoryWorld},
+    world::{Faults, Intruder, LONG, MemoryWorld, place},
 };
 
 #[tokio::test(start_paused = true)]
@@ -44,6 +44,34 @@ async fn a_publish_between_any_two_calls_changes_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
+    let added = "dynamodb:configuration/id=added";
+    let mut changed = everything();
+    changed["verifiers"]["publish"] =
+        json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
+    let calls = {
+        let world = in_service(1, &everything()).await;
+        world.run("a", rotate("a"), LONG, Faults::none()).await.calls
+    };
+    for call in 1..=calls {
+        let world = in_service(1, &everything()).await;
+        world.replayed_by(format!("the spec changes just before call {call}"));
+        world.joins_with_its_first_view(&place(added));
+        // The added verifiers come into service before the new version is presented to anybody.
+        let mut intruder = Intruder::new("intruder", rotate_without_waiting("b"));
+        intruder.spec = Some(changed.clone());
+        let published = Intruder::new("publisher", publish());
+        let mut faults = Faults::intruded(call, intruder);
+        faults.intruders.insert(call + 1, published);
+        world.run("a", rotate("a"), LONG, faults).await;
+        world.sweep_until_rest(&subject()).await;
+        let current = world.record(&subject()).and_then(|it| Some(it.presented()?.version.get()));
+        world.assert_settled_on(current.unwrap());
+        assert!(world.rest(&subject()).places.contains_key(&format!("verifiers {added}")));
+    }
+}
+
 /// Rotates with somebody else just before each call; everybody ends on one of these versions.
 async fn before_every_call(
     kind: &str,
@@ -59,7 +87,7 @@ async fn before_every_call(
         let world = in_service(1, spec).await;
         let request = request();
         world.replayed_by(format!("kind {kind}, {request:?} just before call {call}"));
-        let intruder = Intruder { id: "intruder".to_owned(), request };
+        let intruder = Intruder::new("intruder", request);
         let run = world.run("a", rotate("a"), LONG, Faults::intruded(call, intruder)).await;
         if matches!(&run.ending, crate::world::Ending::Failed(_)) {
             world.fail(&format!("it ended so: {:?}", run.ending));

@@ -132,7 +132,7 @@ fn some_run(dice: &mut Dice, turn: usize, which: usize) -> Planned {
     }
     if dice.one_in(5) {
         let id = format!("intruder {turn}.{which}");
-        let intruder = Intruder { id, request: some_request(dice) };
+        let intruder = Intruder::new(&id, some_request(dice));
         faults.intruders = BTreeMap::from([(1 + dice.below(30), intruder)]);
     }
     Planned {

@@ -115,6 +115,11 @@ impl MemoryWorld {
         state.deploy(&spec);
     }
 
+    /// The spec of a token.
+    pub(crate) fn spec(&self, token: &TokenName) -> Spec {
+        self.state().specs[token].1.clone()
+    }
+
     /// Verifiers that read this place come into service with their first view, not before.
     pub(crate) fn joins_with_its_first_view(&self, place: &Place) {
         self.state().joining.insert(place.clone());
@@ -270,7 +275,10 @@ impl MemoryWorld {
                     biased;
                     signal = signals.next() => match signal {
                         Some(Signal::Intrude(intruder, through)) => {
-                            let Intruder { id, request } = intruder;
+                            let Intruder { id, request, spec } = intruder;
+                            if let (Some(spec), Some(token)) = (spec, request.token()) {
+                                self.specify(token, &spec);
+                            }
                             // Whoever steps in is whole; whoever is interrupted stands still.
                             Box::pin(self.run(&id, request, LONG, Faults::none())).await;
                             let _ = through.send(());

@@ -9,6 +9,7 @@ use std::{
 
 use changeover::event::Request;
 use futures::channel::{mpsc, oneshot};
+use serde_json::Value;
 
 /// What befalls one invocation, at which of its calls, counted from 1.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,15 @@ pub(crate) enum Fault {
 pub(crate) struct Intruder {
     pub(crate) id: String,
     pub(crate) request: Request,
+    /// The token's spec is changed before it.
+    pub(crate) spec: Option<Value>,
+}
+
+impl Intruder {
+    /// An invocation that nothing comes before.
+    pub(crate) fn new(id: &str, request: Request) -> Self {
+        Self { id: id.to_owned(), request, spec: None }
+    }
 }
 
 impl Faults {

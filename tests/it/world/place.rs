@@ -80,6 +80,8 @@ fn held(views: &[View], within: Duration, now: Timestamp) -> impl Iterator<Item 
 /// Why a write was not applied.
 pub(crate) enum Refused {
     Overtaken,
+    /// The item is another token's: whose it is, and who wanted it.
+    Another(TokenName, TokenName),
     Broken(&'static str),
 }
 
@@ -115,6 +117,9 @@ impl State {
         let stored = self.places.entry(publication.place.clone()).or_default();
         let written = match &publication.place {
             Place::Item { .. } => {
+                if let Some(owner) = stored.owner.as_ref().filter(|owner| *owner != token) {
+                    return Err(Refused::Another(owner.clone(), token.clone()));
+                }
                 let last = stored.views.get(&side).and_then(|views| views.last());
                 if last.is_some_and(|view| view.revision > revision) {
                     return Err(Refused::Overtaken);

@@ -326,9 +326,10 @@ impl Ports {
         match self.call(port, on.clone(), unfenced, effect).await {
             Ok((Ok(written), unanswered)) => Ok(Written { unanswered, ..written }),
             Ok((Err(refused), unanswered)) => {
-                let because = match refused {
-                    Refused::Overtaken => "it carries a higher revision",
-                    Refused::Broken(because) => because,
+                let because = match &refused {
+                    Refused::Overtaken => "it carries a higher revision".to_owned(),
+                    Refused::Another(owner, token) => format!("it is {owner}'s, not {token}'s"),
+                    Refused::Broken(because) => (*because).to_owned(),
                 };
                 Err(WriteError {
                     error: Error::new(Kind::Internal, "write", because, "invoke again").on(place),
