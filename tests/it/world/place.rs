@@ -115,6 +115,9 @@ impl State {
         let stored = self.places.entry(publication.place.clone()).or_default();
         let written = match &publication.place {
             Place::Item { .. } => {
+                if stored.owner.as_ref().is_some_and(|owner| owner != token) {
+                    return Err(Refused::Broken("another token publishes to it"));
+                }
                 let last = stored.views.get(&side).and_then(|views| views.last());
                 if last.is_some_and(|view| view.revision > revision) {
                     return Err(Refused::Overtaken);
