@@ -1,5 +1,6 @@
-//! What the ports promise, held against the emulator of AWS where `CHANGEOVER_TESTBED` names a
-//! testbed.
+//! What the ports promise, held against every world: the one in memory, and, where
+//! `CHANGEOVER_TESTBED` names a testbed, the emulator of AWS. That is what makes the world in memory
+//! trustworthy.
 
 mod emulator;
 mod publications;
@@ -13,7 +14,7 @@ use changeover::{
     world::{Clock, Publications, RecordStore},
 };
 
-use crate::sample::named;
+use crate::{sample::named, world::MemoryWorld};
 
 /// The stores of one world.
 pub(crate) struct Stores {
@@ -27,6 +28,17 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
+    fn in_memory() -> Self {
+        let world = MemoryWorld::new(1).world();
+        Self {
+            records: world.records,
+            publications: world.publications,
+            clock: world.clock,
+            items: "items".to_owned(),
+            suffix: "in-memory".to_owned(),
+        }
+    }
+
     fn token(&self, name: &str) -> TokenName {
         named(&format!("{name}-{}", self.suffix))
     }
@@ -54,6 +66,15 @@ impl Stores {
 /// Makes a test of each promise for each world.
 macro_rules! promises {
     ($($promise:ident),* $(,)?) => {
+        mod in_memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $promise() {
+                    super::$promise(&crate::contract::Stores::in_memory()).await;
+                }
+            )*
+        }
+
         mod on_the_testbed {
             $(
                 #[tokio::test]
