@@ -9,7 +9,7 @@ use aws_config::{
     timeout::TimeoutConfig,
 };
 use aws_credential_types::provider::error::CredentialsError;
-use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
+use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERRORS};
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
@@ -123,6 +123,11 @@ pub(crate) fn timeouts(operation: Duration) -> TimeoutConfig {
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(operation)
         .build()
+}
+
+/// Has the SDK repeat a call that was refused with one of these codes too.
+pub(crate) fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
+    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
 }
 
 /// What a failed call means. `action` is the permission that it needs (`ssm:PutParameter`),

@@ -15,35 +15,41 @@
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
-use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
 use aws_sdk_dynamodb::{
-    config::retry::{ClassifyRetry, RetryAction},
     error::SdkError,
     operation::{
-        put_item::PutItemError, transact_get_items::TransactGetItemsError,
-        transact_write_items::TransactWriteItemsError, update_item::UpdateItemError,
+        put_item::PutItemError, transact_write_items::TransactWriteItemsError,
+        update_item::UpdateItemError,
     },
     types::{
-        AttributeValue, CancellationReason, ConditionCheck, Get, Put,
-        ReturnValuesOnConditionCheckFailure::AllOld, TransactGetItem, TransactWriteItem,
+        ConditionCheck, Get, Put, ReturnValuesOnConditionCheckFailure::AllOld, TransactGetItem,
+        TransactWriteItem,
     },
 };
 use aws_sdk_kms::{operation::decrypt::DecryptError, primitives::Blob};
-use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Audit, Clock, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
-    attributes::{Attributes, from_json, to_json},
-    aws::{Aws, failed},
+    attributes::Attributes,
+    aws::{Aws, also_retrying, failed},
     milliseconds,
 };
 use crate::{
     config::Config,
     error::{Error, Kind},
-    record::{KeyDigest, Record, RotationId},
+    record::KeyDigest,
     token::{Secret, TokenName, VersionNumber},
+};
+
+mod cancelled;
+mod item;
+
+use cancelled::{CancelledForNow, passes};
+use item::{
+    DUE_AT, OWED, OWNER, PK, RECORD, REPORT, SAVE_RECORD, WRITE_ID, audit_in, audit_item,
+    audit_sort, item_key, key_entry_in, key_item, key_sort, number, record_in, record_item, text,
+    text_in,
 };
 
 /// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
@@ -260,19 +266,9 @@ impl RecordStore for DynamoDbRecords {
         token: &TokenName,
         version: VersionNumber,
     ) -> Result<Option<Audit>, Error> {
-        let sort = audit_sort(version);
-        let found = self.item("read the audit of", token, item_key(token, &sort)).await?;
-        let Some(mut item) = found else {
-            return Ok(None);
-        };
-        item.remove(PK);
-        item.remove(SK);
-        let audit: Audit = from_attributes(&AttributeValue::M(item))
-            .map_err(|because| bad_record(token, &sort, because))?;
-        if audit.token != *token || audit.version != version {
-            return Err(bad_record(token, &sort, "it is that of another version".to_owned()));
-        }
-        Ok(Some(audit))
+        let key = item_key(token, &audit_sort(version));
+        let found = self.item("read the audit of", token, key).await?;
+        found.map(|item| audit_in(item, token, version)).transpose()
     }
 
     async fn seal(
@@ -468,11 +464,7 @@ impl DynamoDbRecords {
         entry: &KeyEntry,
         write_id: &str,
     ) -> Result<TransactWriteItem, Error> {
-        let mut item = item_key(token, &key_sort(key));
-        item.insert("rotation".to_owned(), text(&entry.rotation.0));
-        item.insert("version".to_owned(), number(entry.version.get()));
-        item.insert(EXPIRES_AT.to_owned(), number(entry.expires_at.as_second()));
-        item.insert(WRITE_ID.to_owned(), text(write_id));
+        let item = key_item(token, key, entry, write_id);
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item))
@@ -503,82 +495,6 @@ impl DynamoDbRecords {
     }
 }
 
-fn record_item(record: &Record, write_id: &str) -> Result<Attributes, Error> {
-    let mut item = item_key(record.token(), RECORD);
-    item.insert(REVISION.to_owned(), number(record.revision()));
-    item.insert(WRITE_ID.to_owned(), text(write_id));
-    item.insert(RECORD.to_owned(), to_attributes(record)?);
-    if let Some(due_at) = record.due_at() {
-        item.insert("owed".to_owned(), text(OWED));
-        item.insert(DUE_AT.to_owned(), text(milliseconds(due_at)));
-    }
-    Ok(item)
-}
-
-fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
-    let bad = |because| bad_record(token, RECORD, because);
-    let stored = item.get(RECORD).ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
-    let record: Record = from_attributes(stored).map_err(bad)?;
-    if record.token() != token {
-        return Err(bad(format!("it is that of the token {}", record.token())));
-    }
-    if number_in(&item, REVISION) != Some(record.revision()) {
-        return Err(bad("its attribute `revision` is not the record's".to_owned()));
-    }
-    let Some(due_at) = item.get(DUE_AT) else {
-        return Ok(record);
-    };
-    // The attribute may be later than what the record says: a watcher postpones it alone.
-    let due_at = due_at.as_s().ok().and_then(|time| time.parse().ok());
-    match due_at {
-        Some(due_at) if record.due_at() != Some(due_at) => Ok(record.postponed(due_at)),
-        Some(_) => Ok(record),
-        None => Err(bad("its attribute `due_at` is not a time".to_owned())),
-    }
-}
-
-fn key_entry_in(item: &Attributes, token: &TokenName) -> Result<KeyEntry, Error> {
-    let entry = || {
-        Some(KeyEntry {
-            rotation: RotationId(text_in(item, "rotation")?.to_owned()),
-            version: VersionNumber::new(number_in(item, "version")?),
-            expires_at: Timestamp::from_second(number_in(item, EXPIRES_AT)?).ok()?,
-        })
-    };
-    let sort = text_in(item, SK).unwrap_or("key#");
-    entry().ok_or_else(|| {
-        let because = "it lacks `rotation`, `version` or `expires_at`, or one has another type";
-        bad_record(token, sort, because.to_owned())
-    })
-}
-
-fn audit_item(audit: &Audit) -> Result<Attributes, Error> {
-    let mut item = item_key(&audit.token, &audit_sort(audit.version));
-    if let AttributeValue::M(fields) = to_attributes(audit)? {
-        item.extend(fields);
-    }
-    Ok(item)
-}
-
-fn to_attributes(value: &impl Serialize) -> Result<AttributeValue, Error> {
-    serde_json::to_value(value).map(from_json).map_err(|error| {
-        let because = "it cannot be written as JSON";
-        Error::new(Kind::Internal, SAVE_RECORD, because, REPORT).caused_by(&error)
-    })
-}
-
-/// Why it does not read is told without the values in it.
-fn from_attributes<T: DeserializeOwned>(attribute: &AttributeValue) -> Result<T, String> {
-    serde_path_to_error::deserialize(to_json(attribute))
-        .map_err(|error| format!("its field `{}` is missing or not as expected", error.path()))
-}
-
-fn bad_record(token: &TokenName, sort: &str, because: String) -> Error {
-    let fix = "deploy the version of changeover that wrote it, or restore the table to a point in \
-               time before the damage";
-    Error::new(Kind::BadRecord, "read the item", because, fix).on(format!("{OWNER}{token} {sort}"))
-}
-
 /// Whether a refused write is one that an earlier attempt of the same call had already made.
 fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
     match existing.and_then(|item| text_in(item, WRITE_ID)) {
@@ -586,60 +502,6 @@ fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
         _ => Saved::Overtaken,
     }
 }
-
-/// Whether a cancelled transaction's item was not refused for good.
-fn passes(reason: &CancellationReason) -> bool {
-    // "None" is a literal string there (API reference, `CancellationReason`).
-    let code = reason.code().unwrap_or("None");
-    matches!(
-        code,
-        "None" | "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded"
-    )
-}
-
-/// Has the SDK repeat a transaction that was cancelled because another one was under way on the same
-/// items, or for its rate. The SDK itself takes every cancellation for final.
-#[derive(Debug)]
-struct CancelledForNow;
-
-impl ClassifyRetry for CancelledForNow {
-    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let Some(Err(error)) = context.output_or_error() else {
-            return RetryAction::NoActionIndicated;
-        };
-        let Some(error) = error.as_operation_error() else {
-            return RetryAction::NoActionIndicated;
-        };
-        let write = error.downcast_ref().and_then(|error| match error {
-            TransactWriteItemsError::TransactionCanceledException(cancelled) => {
-                Some(cancelled.cancellation_reasons())
-            }
-            _ => None,
-        });
-        let read = error.downcast_ref().and_then(|error| match error {
-            TransactGetItemsError::TransactionCanceledException(cancelled) => {
-                Some(cancelled.cancellation_reasons())
-            }
-            _ => None,
-        });
-        match write.or(read) {
-            Some(reasons) if reasons.iter().all(passes) => RetryAction::transient_error(),
-            _ => RetryAction::NoActionIndicated,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        "cancelled for now"
-    }
-}
-
-/// Has the SDK repeat a call that was refused with one of these codes too.
-fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
-    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
-}
-
-/// A single write that met a transaction on the same item.
-const CONFLICT: &[&str] = &["TransactionConflictException"];
 
 fn is_refused_by_condition<R>(error: &SdkError<UpdateItemError, R>) -> bool {
     error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
@@ -650,47 +512,7 @@ fn unbuildable(error: aws_sdk_dynamodb::error::BuildError) -> Error {
         .caused_by(&error)
 }
 
-fn item_key(token: &TokenName, sort: &str) -> Attributes {
-    HashMap::from([(PK.to_owned(), text(format!("{OWNER}{token}"))), (SK.to_owned(), text(sort))])
-}
-
-fn key_sort(key: &KeyDigest) -> String {
-    format!("key#{}", key.as_str())
-}
-
-fn audit_sort(version: VersionNumber) -> String {
-    format!("rotation#{:010}", version.get())
-}
-
-fn text(text: impl Into<String>) -> AttributeValue {
-    AttributeValue::S(text.into())
-}
-
-fn number(number: impl ToString) -> AttributeValue {
-    AttributeValue::N(number.to_string())
-}
-
-fn text_in<'a>(item: &'a Attributes, name: &str) -> Option<&'a str> {
-    item.get(name)?.as_s().ok().map(String::as_str)
-}
-
-fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> Option<N> {
-    item.get(name)?.as_n().ok()?.parse().ok()
-}
-
-const PK: &str = "pk";
-const SK: &str = "sk";
-const OWNER: &str = "token#";
-/// The sort key of a record, and the attribute that holds it whole. Around it stand the attributes
-/// that conditions, the index and the time to live need.
-const RECORD: &str = "record";
-const REVISION: &str = "revision";
-const WRITE_ID: &str = "write_id";
-const EXPIRES_AT: &str = "expires_at";
-const DUE_AT: &str = "due_at";
 const INDEX: &str = "owed";
-/// The one value of the index's hash key.
-const OWED: &str = "1";
 const READ_RECORD: &str = "read the record";
-const SAVE_RECORD: &str = "save the record";
-const REPORT: &str = "report this as a fault of changeover";
+/// A single write that met a transaction on the same item.
+const CONFLICT: &[&str] = &["TransactionConflictException"];

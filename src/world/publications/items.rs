@@ -5,7 +5,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
 use aws_sdk_dynamodb::{
     error::ProvideErrorMetadata, operation::update_item::UpdateItemError, types::AttributeValue,
 };
@@ -20,7 +19,7 @@ use crate::{
     world::{
         Content, Holding, WriteError, Written,
         attributes::{Attributes, from_json, to_json},
-        aws::{Aws, failed},
+        aws::{Aws, also_retrying, failed},
     },
 };
 
@@ -88,13 +87,11 @@ impl Items {
                  AND (attribute_not_exists(#token) OR #token = :token)",
             )
             .customize()
-            .config_override(
-                aws_sdk_dynamodb::Config::builder().retry_classifier(
-                    AwsErrorCodeClassifier::<UpdateItemError>::builder()
-                        .transient_errors(CONFLICT)
-                        .build(),
-                ),
-            )
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
+                UpdateItemError,
+            >(
+                CONFLICT
+            )))
             .send()
             .await;
         match answer {

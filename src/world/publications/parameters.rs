@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
 use aws_sdk_ssm::{
     error::ProvideErrorMetadata,
     operation::{
@@ -22,7 +21,7 @@ use crate::{
     token::{LARGEST_VALUE, Secret},
     world::{
         Holding, WriteError, Written,
-        aws::{Aws, OPERATION_TIMEOUT, failed, timeouts},
+        aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, timeouts},
     },
 };
 
@@ -264,11 +263,6 @@ fn without(value: &Secret, error: Error) -> Error {
 /// What is left of the ten seconds that a write may take.
 fn remaining(began: Instant) -> Duration {
     OPERATION_TIMEOUT.saturating_sub(began.elapsed()).max(Duration::from_millis(100))
-}
-
-/// Has the SDK repeat a call that was refused with one of these codes too.
-fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
-    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
 }
 
 /// Somebody else is writing the same parameter.

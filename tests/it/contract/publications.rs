@@ -122,8 +122,6 @@ async fn refuse_another_tokens_item(stores: &Stores) {
     for view in [presented(&ours, 5, "ours"), accepted(&ours, 5)] {
         let error = stores.publications.write(&place, None, &view).await.expect_err("refused");
         assert!(!error.overtaken && !error.unanswered);
-        let message = error.error.to_string();
-        assert!(message.contains(ours.as_str()) && message.contains(theirs.as_str()), "{message}");
     }
     let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
     assert_eq!(holding.value.expose(), "theirs");
