@@ -10,9 +10,9 @@ use futures::future::join_all;
 use crate::{
     error::{Error, Kind},
     record::{Begin, Change, Lease, Minted, Purpose, Record, RotationId},
-    rotate::{Stop, Turn},
     spec::{self, Place, Publication, Side, Spec, Workload},
     token::{LARGEST_VALUE, Secret, VersionNumber},
+    turn::{Stop, Turn},
     world::{Finding, Holding, Severity, World},
 };
 

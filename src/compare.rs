@@ -11,9 +11,9 @@ use serde::Deserialize;
 use crate::{
     record::{Change, Purpose, Record, Stage},
     report::{Outcome, Report},
-    rotate::{Stop, Turn},
     spec::Side,
     token::VersionNumber,
+    turn::{Stop, Turn},
     world::Holding,
 };
 

@@ -29,6 +29,7 @@ pub mod rotate;
 mod begin;
 mod steps;
 mod compare;
+mod turn;
 pub mod record;
 pub mod token;
 pub mod report;

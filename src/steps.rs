@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use crate::{
     error::Error,
     record::{Change, Held, Leg, Owed, Purpose, Record, Seen, Stage, Wait},
-    rotate::{Stop, Turn, UnderWay},
     spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
     token::Digest,
+    turn::{Stop, Turn, UnderWay},
     world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
 };
 

@@ -1,0 +1,351 @@
+//! One invocation's hold on one token: the record in hand, how it is saved, and what is told of it.
+
+use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, Kind},
+    plan::{Ask, Deferred},
+    record::{
+        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
+        RotationId, Stage, WATCH,
+    },
+    report::{Outcome, Report},
+    spec::{Place, Reserved, Side, Spec},
+    token::{Secret, TokenName, VersionNumber},
+    world::{Holding, KeyEntry, Save, Saved, World},
+};
+
+/// How long the key of a trigger is remembered.
+pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What the environment decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// How long a write whose reply was lost may still land.
+    pub late_write: Duration,
+    /// Where no token may be published.
+    pub reserved: Reserved,
+}
+
+/// One asking for one token.
+#[derive(Clone, Debug)]
+pub struct Asking<'a> {
+    /// What is asked.
+    pub ask: Ask,
+    /// Of which token.
+    pub token: &'a TokenName,
+    /// The trigger's idempotency key.
+    pub key: &'a str,
+    /// No step begins after this.
+    pub stop_at: Timestamp,
+}
+
+/// One invocation's turn at one token.
+pub(crate) struct Turn<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) settings: &'a Settings,
+    pub(crate) spec: &'a Spec,
+    pub(crate) asking: &'a Asking<'a>,
+    pub(crate) key: Option<&'a KeyDigest>,
+    /// Random, not the request id: Lambda's retries keep that one, and are somebody else.
+    pub(crate) holder: String,
+    /// As the store has it; `None` where it has none.
+    pub(crate) stored: Option<Record>,
+    /// As it is to be saved next.
+    pub(crate) record: Record,
+    /// Whether the next save adds the trigger's key.
+    pub(crate) joins: bool,
+    /// Values that were minted or opened on this turn.
+    pub(crate) values: BTreeMap<VersionNumber, Secret>,
+    /// What the presented publications held when this turn looked.
+    pub(crate) found: BTreeMap<Place, Holding>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) timeline: Vec<Entry>,
+    pub(crate) last: Option<Owed>,
+    pub(crate) subject: Option<(RotationId, VersionNumber)>,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(
+        world: &'a World,
+        settings: &'a Settings,
+        spec: &'a Spec,
+        asking: &'a Asking<'a>,
+        stored: Option<Record>,
+        key: Option<&'a KeyDigest>,
+    ) -> Result<Self, Error> {
+        let record = match &stored {
+            Some(record) => record.clone(),
+            None => Record::new(asking.token.clone(), 0, world.clock.now()),
+        };
+        let mut turn = Self {
+            world,
+            settings,
+            spec,
+            asking,
+            key,
+            holder: world.random_name()?,
+            stored,
+            record,
+            joins: false,
+            values: BTreeMap::new(),
+            found: BTreeMap::new(),
+            warnings: Vec::new(),
+            timeline: Vec::new(),
+            last: None,
+            subject: None,
+        };
+        if spec.verifiers.is_empty() {
+            turn.warnings.push(
+                "the spec names no verifiers: nobody is told of the new version before it is \
+                 presented"
+                    .to_owned(),
+            );
+        }
+        turn.remember_subject();
+        Ok(turn)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.world.clock.now()
+    }
+
+    /// Takes the lease on the record in memory; the save that follows proves it.
+    pub(crate) fn lease(&mut self, leg: Leg) -> Result<(), Stop> {
+        let publications = &self.spec.side(leg.side()).publications;
+        let unfenced = publications.iter().any(|publication| !publication.place.is_fenced());
+        let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
+        self.apply(Change::Lease {
+            lease,
+            late_write: unfenced.then_some(self.settings.late_write),
+        })
+    }
+
+    /// Makes sure that the record is saved as it is, and that enough of the lease is left for a
+    /// call to a store that cannot fence: half of it.
+    pub(crate) async fn save_with_lease(&mut self, leg: Leg) -> Result<(), Stop> {
+        let enough = self.record.lease().is_some_and(|lease| {
+            lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
+        });
+        if enough && self.stored.as_ref() == Some(&self.record) {
+            return Ok(());
+        }
+        self.lease(leg)?;
+        self.save().await
+    }
+
+    /// Saves that this turn watches a cluster, without a lease.
+    pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
+        let due_at = self.now() + WATCH;
+        self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
+        self.save().await
+    }
+
+    /// Does some waiting, with a sign of life every half minute.
+    pub(crate) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(WATCH / 2) => {
+                    let (token, revision) = (self.record.token(), self.record.revision());
+                    let due_at = self.now() + WATCH;
+                    match self.world.records.postpone(token, revision, due_at).await {
+                        Ok(Saved::Saved) => {}
+                        Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
+                        // Somebody else may take over now; the revision keeps the two apart.
+                        Err(error) => warn!(%token, %error, "sign of life not given"),
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn release(&mut self, due_at: Timestamp) -> Result<(), Stop> {
+        self.apply(Change::Await { due_at, watcher: None })?;
+        self.save().await
+    }
+
+    /// Saves the record, with what the change before it owes to keys and audit.
+    pub(crate) async fn save(&mut self) -> Result<(), Stop> {
+        let record = self.record.to_save();
+        let now = self.now();
+        let mut audit = Vec::new();
+        if let Some(stored) = &self.stored {
+            // Presenters were proved to be on it by the change that freed the slot.
+            if let (Some(ended), None) = (stored.rotation(), record.rotation())
+                && let Some(current) = record.in_stage(Stage::Current)
+                && current.version == ended.version
+                && ended.purpose != Purpose::Repair
+            {
+                audit.push(Audit {
+                    rotated_at: Some(now),
+                    timeline: self.timeline.clone(),
+                    ..record.audit_of(current, self.selectors())
+                });
+            }
+            for version in record.ended_since(stored) {
+                let before = self.world.records.audit(record.token(), version.version).await?;
+                let before = before.unwrap_or_else(|| record.audit_of(version, Vec::new()));
+                audit.push(Audit {
+                    stage: Stage::Retired,
+                    not_after: version.not_after,
+                    ended_at: Some(now),
+                    ..before
+                });
+            }
+        }
+        let entry = record.rotation().filter(|_| self.joins).map(|rotation| KeyEntry {
+            rotation: rotation.id.clone(),
+            version: rotation.version,
+            expires_at: now + KEY_LIFETIME,
+        });
+        let save = Save {
+            replaces: self.stored.as_ref().map(Record::revision),
+            record: &record,
+            key: self.key.zip(entry.as_ref()),
+            audit: &audit,
+        };
+        match self.world.records.save(save).await? {
+            Saved::Overtaken => Err(Stop::Overtaken),
+            Saved::Saved => {
+                self.joins = false;
+                self.record = record.clone();
+                self.stored = Some(record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a change on the record in memory, and logs the step that it ends.
+    pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
+        let ends_step = matches!(
+            change,
+            Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. } | Change::Retire
+        );
+        let now = self.now();
+        let next = self.record.after(change, now)?;
+        if let Some(owed) = self.record.owed().filter(|_| ends_step) {
+            self.log(owed, "done", "");
+            let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
+            let took_ms = took.try_into().unwrap_or(0);
+            self.timeline.push(Entry { leg: owed.leg, step: owed.step, at: now, took_ms });
+        }
+        self.record = next;
+        self.remember_subject();
+        Ok(())
+    }
+
+    fn remember_subject(&mut self) {
+        // After its slot is freed, what a rotation still owes is told under its name.
+        let subject = match (self.record.rotation(), self.record.in_stage(Stage::Current)) {
+            (Some(rotation), _) => Some((rotation.id.clone(), rotation.version)),
+            (None, Some(current)) => Some((current.rotation.clone(), current.version)),
+            (None, None) => None,
+        };
+        if let Some(rotation) = self.record.rotation()
+            && self.subject != subject
+        {
+            self.timeline.clone_from(&rotation.timeline);
+        }
+        self.subject = subject;
+    }
+
+    pub(crate) fn log(&self, owed: Owed, outcome: &str, detail: &str) {
+        let took = self.now().as_millisecond().saturating_sub(owed.since.as_millisecond());
+        info!(
+            token = %self.record.token(),
+            version = self.subject.as_ref().map(|(_, version)| version.get()),
+            rotation = self.subject.as_ref().map(|(id, _)| tracing::field::display(id)),
+            leg = owed.leg.as_str(),
+            step = owed.step.as_str(),
+            outcome,
+            detail,
+            duration_ms = took,
+            "step"
+        );
+    }
+
+    pub(crate) fn deferred(&self, until: Timestamp, because: Deferred) -> Report {
+        let mut report = self.report(Outcome::Deferred);
+        report.not_before = Some(until);
+        report.warnings.push(because.to_string());
+        report
+    }
+
+    /// Where presenters find the token, as `<parameter>:<version>` for SSM.
+    pub(crate) fn selectors(&self) -> Vec<String> {
+        let number = self.record.presented().map(|version| version.version);
+        let publications = &self.spec.side(Side::Presenters).publications;
+        publications
+            .iter()
+            .filter_map(|publication| {
+                let seen = self.record.seen(&publication.place.to_string())?;
+                Some(match &publication.place {
+                    Place::Parameter(name) => format!("{name}:{}", seen.store_version),
+                    place @ Place::Item { .. } => format!("{place}:{}", number?),
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) fn report(&self, outcome: Outcome) -> Report {
+        let (rotation, version) = self.subject.clone().unzip();
+        Report {
+            outcome,
+            token: self.record.token().clone(),
+            version,
+            rotation,
+            leg: self.last.map(|owed| owed.leg),
+            step: self.last.map(|owed| owed.step),
+            selectors: self.selectors(),
+            previous_valid_until: self
+                .record
+                .in_stage(Stage::Previous)
+                .and_then(|previous| previous.not_after),
+            not_before: None,
+            timeline: self.timeline.clone(),
+            warnings: self.warnings.clone(),
+            held: self.record.held().map(Into::into),
+        }
+    }
+}
+
+/// Why a turn ends before it has an answer.
+pub(crate) enum Stop {
+    /// The record moved on under it: plan again.
+    Overtaken,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Illegal> for Stop {
+    fn from(illegal: Illegal) -> Self {
+        Stop::Failed(Error::new(
+            Kind::Internal,
+            "change the record",
+            illegal.to_string(),
+            "report it; the record is as it was, and the token keeps working",
+        ))
+    }
+}
+
+/// A step that is not done.
+pub(crate) enum UnderWay {
+    /// It goes on by itself; what is awaited.
+    Waiting(String),
+    /// It needs help.
+    Held(Held),
+}
