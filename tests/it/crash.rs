@@ -19,14 +19,14 @@ async fn a_rotation_cut_at_any_call_is_carried_on_to_the_same_end() {
 #[tokio::test(start_paused = true)]
 async fn a_rotation_cut_at_any_call_that_is_applied_late_comes_to_the_same_end() {
     let [soon, late] = late();
-    for (kind, spec) in kinds() {
+    for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::CutLate(soon), Fault::CutLate(late)]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rotation_whose_call_fails_or_loses_its_reply_comes_to_the_same_end() {
-    for (kind, spec) in kinds() {
+    for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::FailBefore, Fault::FailAfter]).await;
     }
 }
@@ -36,14 +36,14 @@ async fn a_rotation_with_a_late_attempt_of_any_call_comes_to_the_same_end() {
     let [soon, late] = late();
     let faults =
         [Fault::FailLate(soon), Fault::FailLate(late), Fault::Twice(soon), Fault::Twice(late)];
-    for (kind, spec) in kinds() {
+    for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &faults).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rotation_with_a_slow_call_comes_to_the_same_end() {
-    for (kind, spec) in kinds() {
+    for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::Slow(Duration::from_secs(9))]).await;
     }
 }

@@ -29,7 +29,7 @@ fn no_request_fails_in_any_world() {
 /// The seeds to run: a number of them, or a range.
 #[expect(clippy::disallowed_methods, reason = "how long a test runs is up to whoever runs it")]
 fn seeds() -> std::ops::Range<u64> {
-    let asked = std::env::var("CHANGEOVER_SEEDS").unwrap_or_else(|_| "300".to_owned());
+    let asked = std::env::var("CHANGEOVER_SEEDS").unwrap_or_else(|_| "200".to_owned());
     let number = |text: &str| text.parse().expect("CHANGEOVER_SEEDS is a number, or two as 3..7");
     match asked.split_once("..") {
         Some((first, end)) => number(first)..number(end),

@@ -21,6 +21,12 @@ pub(crate) fn kinds() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// The kinds that differ most, for tests that run each of them hundreds of times.
+pub(crate) fn few_kinds() -> Vec<(&'static str, Value)> {
+    let few = ["items", "parameters", "one workload on both sides", "everything"];
+    kinds().into_iter().filter(|(kind, _)| few.contains(kind)).collect()
+}
+
 /// Both views in DynamoDB.
 pub(crate) fn items() -> Value {
     json!({

@@ -89,14 +89,19 @@ impl State {
 
     /// Notes what happened, and checks that everything still holds.
     pub(super) fn happened(&mut self, what: &str) {
+        self.note(what);
+        if let Err(broken) = self.check() {
+            self.violated(&broken);
+        }
+    }
+
+    /// Notes what changed nothing.
+    pub(super) fn note(&mut self, what: &str) {
         if self.journal.len() == JOURNAL {
             self.journal.pop_front();
         }
         let line = format!("{:.3} {what}", self.now);
         self.journal.push_back(line);
-        if let Err(broken) = self.check() {
-            self.violated(&broken);
-        }
     }
 
     /// Notes that a promise was broken. The first one counts.
