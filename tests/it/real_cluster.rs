@@ -426,13 +426,13 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         "{progress:?}"
     );
 
+    // On the External Secret: what somebody adds to the Secret itself, the operator takes away.
     testbed.in_namespace(&[
-        "patch",
-        "secret",
-        "copy",
+        "annotate",
+        "externalsecret",
+        "token",
         "--field-manager=somebody",
-        "--patch",
-        r#"{"stringData": {"other": "x"}}"#,
+        "note=edited",
     ]);
     let editors = clusters.editors(&workload).await.expect("an answer");
     assert!(editors.iter().any(|editor| editor == "somebody"), "{editors:?}");
