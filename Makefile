@@ -1,6 +1,6 @@
 # Tools are built or installed once, outside the checkout, in a directory named by what they are made from.
 CACHE := $(abspath $(or $(CHANGEOVER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/changeover))
-TOOLS := $(CACHE)/tools/$(shell git hash-object infra/requirements.txt)
+TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt | git hash-object --stdin)
 # The lock names every package, so nothing is left to resolve.
 INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
@@ -44,15 +44,16 @@ build: $(TOOLS)/can-build
 deploy: build
 	$(TOOLS)/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-# The marker is the last thing made, so that an interrupted installation begins anew.
-$(TOOLS)/complete: infra/requirements.txt
+# The marker is the last thing made, so that an interrupted installation begins anew. What it is made from is in its name: a
+# new clone's files are younger than it, and the same.
+$(TOOLS)/complete:
 	rm -rf $(TOOLS)
 	python3 -m venv $(TOOLS)
 	$(INSTALL) --requirement infra/requirements.txt
 	touch $@
 
 # cargo-lambda and zig, which only a build needs.
-$(TOOLS)/can-build: $(TOOLS)/complete infra/requirements-build.txt
+$(TOOLS)/can-build: | $(TOOLS)/complete
 	$(INSTALL) --requirement infra/requirements-build.txt
 	touch $@
 

@@ -30,6 +30,7 @@ use crate::{
 const PLANS: usize = 10;
 /// How often a turn looks again whether somebody else has let the lease go, a second apart.
 const LOOKS_AT_A_LEASE: usize = 60;
+
 /// Does what is asked, as far as it comes.
 ///
 /// # Errors
