@@ -24,8 +24,8 @@ def a_pod_waits_for_its_secret_and_says_so(testbed):
             "message": 'secret "late" not found',
         }
         pods.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "late"}, "stringData": {"key": "x"}})
-        running = pods.until("waits", lambda status: "running" in _state(status))
-        assert {each["type"]: each["status"] for each in running["conditions"]}["Ready"] == "True"
+        ready = pods.until("waits", lambda status: _condition(status, "Ready").get("status") == "True")
+        assert "running" in _state(ready)
 
 
 def a_container_that_keeps_failing_is_reported_as_crash_looping(testbed):
@@ -75,6 +75,10 @@ class _Pods(platforms.Platform):
             return status if status.get("containerStatuses") and condition(status) else None
 
         return platforms.wait_until(reported, 20, f"the expected status of pod {self.name}/{name}")
+
+
+def _condition(status: dict, kind: str) -> dict:
+    return next((each for each in status.get("conditions", []) if each["type"] == kind), {})
 
 
 def _state(status: dict) -> dict:
