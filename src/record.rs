@@ -388,7 +388,7 @@ impl Record {
             .or_else(|| self.in_stage(Stage::Current))
     }
 
-    /// The number that the next version gets, `ahead` after it.
+    /// The number that the next version gets.
     pub fn next_version(&self) -> VersionNumber {
         self.last_version.next()
     }
