@@ -32,9 +32,10 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
 		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation.
+# Size, start and calls of a rotation, and how rotations by hand fare beside it.
 bench:
 	cargo bench --locked
+	tests/testbed/run compare
 
 # The function as it is deployed: release, for the architecture that template.yaml names.
 build: $(TOOLS)/can-build

@@ -92,6 +92,18 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """Compares rotations by hand with changeover's; ends with 1 if one of changeover's had a request refused."""
+    from testbed import comparison
+    from testbed.assembly import started
+
+    with started(arguments.rotator) as testbed:
+        code = comparison.main(testbed)
+        if code != 0:
+            raise SystemExit(code)
+    return 0
+
+
 def look_around(testbed: Testbed) -> str:
     """How to use a running testbed from another shell."""
     return f"""testbed: it runs until Ctrl-C. From another shell:
@@ -120,6 +132,7 @@ def _arguments() -> argparse.Namespace:
         command("up", up, "start everything and stay until Ctrl-C"),
         command("with", run_with, "start everything, run a command beside it, and exit with its code"),
         command("demo", demo, "show rotations under load"),
+        command("compare", compare, "compare rotations by hand with changeover's, under load"),
     ]
     for added in running:
         added.add_argument("--rotator", type=Path, help="binary of the function to deploy, in place of building it")
