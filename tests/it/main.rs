@@ -3,6 +3,7 @@
 
 mod contract;
 mod crash;
+mod drift;
 mod events;
 mod layers;
 mod moves;
@@ -11,6 +12,7 @@ mod race;
 mod random;
 mod readme;
 mod real_cluster;
+mod respecified;
 mod sample;
 mod scene;
 mod sources;

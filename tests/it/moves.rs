@@ -96,7 +96,8 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
     let was_presented = before.rotation().is_some_and(|rotation| rotation.presented);
     for gone in before.versions().iter().filter(|it| !numbers.contains(&it.version)) {
         let was_dropped = gone.stage == Stage::Pending && !was_presented;
-        unless(was_dropped || gone.has_ended(now), "a live version left the set")?;
+        let has_ended = gone.not_after.is_some_and(|end| end <= now);
+        unless(was_dropped || has_ended, "a live version left the set")?;
         unless(!before.is_unanswered(now), "the set changed while a write may still land")?;
     }
     let is_new = numbers.iter().any(|it| *it >= before.next_version());

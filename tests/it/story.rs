@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use changeover::{event::Request, spec::Side};
+use changeover::event::Request;
 use serde_json::{Value, json};
 
 use crate::{
@@ -117,22 +117,6 @@ async fn values_that_disagree_are_not_adopted() {
         world.assert_outcome(&ending, "PreflightFailed");
     }
     assert_eq!(world.minted(&subject()), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_publication_added_later_is_written_without_a_new_version() {
-    let world = in_service(8, &items()).await;
-    let mut spec = items();
-    spec["presenters"]["publish"] = json!([item("presented"), {"ssm": "/added/token"}]);
-    spec["verifiers"]["publish"] = json!([item("accepted"), {"ssm": "/added/accepted"}]);
-    world.joins_with_its_first_view(&place("ssm:/added/accepted"));
-    world.specify(&subject(), &spec);
-    let ending = world.invoke("again", publish()).await;
-    world.assert_outcome(&ending, "published");
-    world.sweep_until_rest(&subject()).await;
-    world.assert_settled_on(1);
-    assert_eq!(world.minted(&subject()), 1);
-    assert_eq!(world.rest(&subject()).places.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,108 +279,6 @@ async fn what_can_never_finish_is_refused_before_a_mint() {
         world.pause_workload(&deployed(paused), false);
         world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_verifier_added_in_the_middle_learns_of_the_version_before_it_is_presented() {
-    let added = "dynamodb:configuration/id=added";
-    // It is in service already, on what is accepted now; and once it waits for its first view.
-    for is_in_service in [true, false] {
-        for (kind, stops) in [("at the mint", None), ("at the verifiers", Some("datastore"))] {
-            let world = in_service(18, &everything()).await;
-            world.replayed_by(format!("in service {is_in_service}, stopped {kind}"));
-            if let Some(broken) = stops {
-                world.break_workload(&deployed(broken), "CrashLoopBackOff");
-                world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
-                world.fix_workload(&deployed(broken));
-            } else {
-                let ending = world.invoke("a", rotate_without_waiting("a")).await;
-                world.assert_outcome(&ending, "in_progress");
-            }
-            let accepted = place("ssm:/backend/token/accepted");
-            if is_in_service {
-                world.copy_view(&accepted, &place(added), Side::Verifiers);
-            } else {
-                world.joins_with_its_first_view(&place(added));
-            }
-            let mut spec = everything();
-            spec["verifiers"]["publish"] =
-                json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
-            world.specify(&subject(), &spec);
-            world.sweep_until_rest(&subject()).await;
-            world.assert_settled_on(2);
-            assert!(world.rest(&subject()).places.contains_key(&format!("verifiers {added}")));
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_verifier_added_while_presenters_move_learns_of_the_version_too() {
-    let world = in_service(19, &everything()).await;
-    world.break_workload(&deployed("backend"), "CrashLoopBackOff");
-    world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
-    let mut spec = everything();
-    spec["verifiers"]["publish"] =
-        json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
-    world.joins_with_its_first_view(&place("dynamodb:configuration/id=added"));
-    world.specify(&subject(), &spec);
-    world.fix_workload(&deployed("backend"));
-    world.sweep_until_rest(&subject()).await;
-    world.assert_settled_on(2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
-    for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
-        let mut spec = everything();
-        // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
-        spec["verifiers"] = Value::Null;
-        spec.as_object_mut().expect("an object").remove("verifiers");
-        let world = in_service(20, &spec).await;
-        world.edit(&place(at), Side::Presenters, "by-hand");
-        let ending = world.invoke("a", rotate("a")).await;
-        world.assert_outcome(&ending, "PreflightFailed");
-        // The daily comparison reports it, and leaves it alone.
-        for _ in 0..26 {
-            world.pass(Duration::from_secs(60 * 60)).await;
-            world.invoke("sweep", Request::Sweep).await;
-        }
-        assert_eq!(world.minted(&subject()), 1);
-        assert_eq!(world.rest(&subject()).places[&format!("presenters {at}")], "a stranger");
-        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
-        assert_eq!(status.answer()["results"][0]["drift"], json!([at]), "{status:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
-    let world = in_service(21, &everything()).await;
-    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
-    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
-    // Version 2 has its end, and is still accepted: somebody brings it back.
-    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
-    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
-    let current = world.value(&place("ssm:/backend/token"), Side::Presenters);
-    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &current);
-    world.sweep_until_rest(&subject()).await;
-    world.assert_settled_on(3);
-
-    let accepted = place("ssm:/backend/token/accepted");
-    let view = world.value(&accepted, Side::Verifiers);
-    world.assert_outcome(&world.invoke("c", rotate("c")).await, "rotated");
-    world.sweep_until_rest(&subject()).await;
-    let mut stale: Value = serde_json::from_str(&view).expect("a document");
-    let now: Value =
-        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
-    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
-    world.edit(&accepted, Side::Verifiers, &stale.to_string());
-    for _ in 0..26 {
-        world.pass(Duration::from_secs(60 * 60)).await;
-        world.invoke("sweep", Request::Sweep).await;
-    }
-    world.sweep_until_rest(&subject()).await;
-    world.assert_settled_on(4);
 }
 
 #[tokio::test(start_paused = true)]

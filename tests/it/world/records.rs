@@ -226,8 +226,9 @@ impl State {
         let was_presented = before.and_then(Record::rotation).is_some_and(|it| it.presented);
         for gone in versions_before.iter().filter(|version| !lives(version.version)) {
             let was_pending = gone.stage == Stage::Pending && !was_presented;
+            let has_ended = gone.not_after.is_some_and(|end| end <= now);
             unless(
-                was_pending || gone.has_ended(now),
+                was_pending || has_ended,
                 format!("live version {} was pushed out", gone.version),
             );
         }

@@ -1,0 +1,87 @@
+//! Somebody else writes to a publication: at rest, and in the middle of a rotation.
+
+use std::time::Duration;
+
+use changeover::{event::Request, spec::Side};
+use serde_json::{Value, json};
+
+use crate::{scene::*, world::place};
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
+    for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
+        let mut spec = everything();
+        // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+        spec["verifiers"] = Value::Null;
+        spec.as_object_mut().expect("an object").remove("verifiers");
+        let world = in_service(20, &spec).await;
+        world.edit(&place(at), Side::Presenters, "by-hand");
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "PreflightFailed");
+        // The daily comparison reports it, and leaves it alone.
+        for _ in 0..26 {
+            world.pass(Duration::from_secs(60 * 60)).await;
+            world.invoke("sweep", Request::Sweep).await;
+        }
+        assert_eq!(world.minted(&subject()), 1);
+        assert_eq!(world.rest(&subject()).places[&format!("presenters {at}")], "a stranger");
+        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        assert_eq!(status.answer()["results"][0]["drift"], json!([at]), "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
+    let world = in_service(21, &everything()).await;
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
+    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
+    // Version 2 has its end, and is still accepted: somebody brings it back.
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    let current = world.value(&place("ssm:/backend/token"), Side::Presenters);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &current);
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(3);
+
+    let accepted = place("ssm:/backend/token/accepted");
+    let view = world.value(&accepted, Side::Verifiers);
+    world.assert_outcome(&world.invoke("c", rotate("c")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let mut stale: Value = serde_json::from_str(&view).expect("a document");
+    let now: Value =
+        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
+    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
+    world.edit(&accepted, Side::Verifiers, &stale.to_string());
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
+    // Verifiers go back to the old view while their pods are replaced, or presenters do.
+    let legs = [
+        ("datastore", "ssm:/backend/token/accepted", Side::Verifiers),
+        ("backend", "ssm:/backend/token", Side::Presenters),
+    ];
+    for (broken, reverted, side) in legs {
+        for seed in 0..8 {
+            let world = in_service(seed, &workloads()).await;
+            world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
+            let old = world.value(&place(reverted), side);
+            world.break_workload(&deployed(broken), "CrashLoopBackOff");
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+            world.edit(&place(reverted), side, &old);
+            // External Secrets follow by themselves; pods that start then start on the old view.
+            world.pass(Duration::from_secs(2 * 60 * 60)).await;
+            world.fix_workload(&deployed(broken));
+            world.restart_some_pod();
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
