@@ -14,9 +14,11 @@ export SAM_CLI_TELEMETRY := 0
 demo:
 	tests/testbed/run demo $(if $(KEEP),--keep)
 
-# Every test, on the real parts.
+# Every test, on the real parts. The function under test is the one that the tests' own build brings: one build, not two.
 test:
-	tests/testbed/run with -- sh -c 'cargo test --locked && python -m pytest tests/testbed'
+	cargo test --locked --no-run
+	tests/testbed/run with --rotator $(or $(CARGO_TARGET_DIR),target)/debug/rotator -- \
+		sh -c 'cargo test --locked && python -m pytest tests/testbed'
 
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
 lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
