@@ -147,6 +147,14 @@ async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result
 impl Turn<'_> {
     /// Carries out what is owed until there is an answer.
     pub(crate) async fn carry_on(&mut self) -> Result<Report, Stop> {
+        // A publish that somebody left unfinished may still have a write in the air. That is noted
+        // before anything else: whoever gives way, or follows a new spec, lets their lease go.
+        if let (Some(owed), Some(lease)) = (self.record.owed(), self.record.lease())
+            && owed.step == Step::Publish
+            && lease.holder != self.holder
+        {
+            self.lease(owed.leg)?;
+        }
         if self.record.spec_version() != self.spec.version {
             self.apply(Change::Respecify(self.spec.version))?;
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use changeover::event::Request;
+use serde_json::{Value, json};
 
 use crate::{
     scene::*,
@@ -45,6 +46,46 @@ async fn a_rotation_with_a_late_attempt_of_any_call_comes_to_the_same_end() {
 async fn a_rotation_with_a_slow_call_comes_to_the_same_end() {
     for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::Slow(Duration::from_secs(9))]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
+    let mixed = json!({
+        "token": {"bytes": 32},
+        "overlap": "5s",
+        "verifiers": {"publish": [item("accepted")], "within": "1s"},
+        "presenters": {"publish": [{"ssm": "/backend/token"}], "within": "1s"},
+    });
+    let calls = {
+        let world = in_service(1, &mixed).await;
+        world.run("a", rotate("a"), LONG, Faults::none()).await.calls
+    };
+    let late = Fault::CutLate(Duration::from_secs(4 * 60 + 40));
+    for spec in [parameters(), mixed] {
+        for call in 1..=calls {
+            for is_respecified in [false, true] {
+                let world = in_service(1, &spec).await;
+                world.replayed_by(format!("{late:?} at call {call}, respecified {is_respecified}"));
+                world.run("a", rotate("a"), LONG, Faults::at(call, late)).await;
+                world.pass(Duration::from_secs(40)).await;
+                if is_respecified {
+                    let mut respecified = spec.clone();
+                    respecified["overlap"] = json!("6s");
+                    world.specify(&subject(), &respecified);
+                }
+                // Somebody without time for a step, then others who would change the set.
+                world.invoke("b", rotate_without_waiting("b")).await;
+                world.invoke("drop", drop_pending()).await;
+                for key in ["c", "d", "e"] {
+                    world.invoke(key, rotate(key)).await;
+                    world.pass(Duration::from_secs(20)).await;
+                    world.invoke("sweep", Request::Sweep).await;
+                }
+                world.sweep_until_rest(&subject()).await;
+                world.assert_settled();
+            }
+        }
     }
 }
 
@@ -93,9 +134,9 @@ async fn overlap_ended(kind: &str, spec: &Value, faults: Faults) -> (Rest, usize
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     // The verifiers' roll of the overlap comes first, where there is one.
     world.pass(Duration::from_secs(1)).await;
-    world.invoke("roll", changeover::event::Request::Sweep).await;
+    world.invoke("roll", Request::Sweep).await;
     world.pass(Duration::from_secs(5 * 60)).await;
-    let sweep = changeover::event::Request::Sweep;
+    let sweep = Request::Sweep;
     let calls = world.run("end", sweep, LONG, faults).await.calls;
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);

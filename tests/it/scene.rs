@@ -206,6 +206,15 @@ pub(crate) async fn in_service(seed: u64, spec: &Value) -> MemoryWorld {
 }
 
 impl MemoryWorld {
+    /// Everybody is on the current version, and no other is left anywhere.
+    pub(crate) fn assert_settled(&self) {
+        let current = self.record(&subject()).and_then(|it| Some(it.presented()?.version.get()));
+        match current {
+            Some(current) => self.assert_settled_on(current),
+            None => self.fail("no version is current"),
+        }
+    }
+
     /// Everybody is on this version, and no other is left anywhere.
     pub(crate) fn assert_settled_on(&self, version: u64) {
         let Rest { versions, places, labels, pods } = self.rest(&subject());

@@ -257,7 +257,10 @@ impl State {
                 held.is_none_or(|held| holds.is_none_or(|holds| holds.holder == held.holder)),
                 "the set of live versions was changed under somebody else's lease".into(),
             );
-            unless(holds.is_some() || !minted, "a version was minted without the lease".into());
+            unless(
+                after.lease().is_some() || !minted,
+                "a version was minted without the lease".into(),
+            );
             unless(
                 self.in_flight.get(token).is_none_or(|count| *count == 0),
                 "the set of live versions was changed while a write may still land".into(),
