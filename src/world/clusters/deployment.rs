@@ -119,7 +119,15 @@ impl Replica {
 
 /// Why a container waits (kubelet `pkg/kubelet/kuberuntime`, `pkg/kubelet/images/types.go`).
 fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let Some(waiting) = container.state.as_ref()?.waiting.as_ref() else {
+        // Between two restarts it runs for a moment, and its trouble is not over.
+        let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+        let restarts = container.restart_count;
+        let what = format!("it ended with exit code {} ({restarts} restarts)", ended.exit_code);
+        let trouble =
+            Trouble { container: Some(container.name.clone()), what, weight: Weight::Told };
+        return (!container.ready).then_some(trouble);
+    };
     let reason = waiting.reason.as_deref()?;
     let weight = match reason {
         "ContainerCreating" | "PodInitializing" => return None,
@@ -342,8 +350,9 @@ pub(super) fn condition<'a>(
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// From this restart on, a container that ends again and again is not waited for.
-const CERTAIN_RESTARTS: i32 = 3;
+/// From this restart on, a container that ends again and again is not waited for: the kubelet's
+/// back-off, 10 s and then 20 s, has gone by.
+const CERTAIN_RESTARTS: i32 = 2;
 
 /// Characters of somebody else's message that are worth repeating.
 const LONGEST_MESSAGE: usize = 300;
@@ -543,9 +552,9 @@ mod tests {
         let pods = [pod("a", "7", waiting("ImagePullBackOff", 0))];
         let verdict = judge(&with(&[unfinished.clone(), ("/status/conditions", exceeded)]), &pods);
         stuck(&verdict, "progressDeadlineSeconds: pod a, container main: ImagePullBackOff: why");
-        let pods = [pod("a", "7", waiting("CrashLoopBackOff", 3))];
+        let pods = [pod("a", "7", waiting("CrashLoopBackOff", 2))];
         let verdict = judge(&with(&[unfinished]), &pods);
-        stuck(&verdict, "pod a, container main: CrashLoopBackOff: why (3 restarts)");
+        stuck(&verdict, "pod a, container main: CrashLoopBackOff: why (2 restarts)");
     }
 
     #[test]
@@ -568,7 +577,7 @@ mod tests {
         }]);
         let failing = [unfinished.clone(), ("/status/conditions", refused)];
         suspect(&judge(&with(&failing), &[]), "FailedCreate: exceeded quota");
-        let pods = [pod("a", "7", waiting("CrashLoopBackOff", 2))];
+        let pods = [pod("a", "7", waiting("CrashLoopBackOff", 1))];
         under_way(&judge(&with(&[unfinished]), &pods), "CrashLoopBackOff");
     }
 

@@ -9,7 +9,7 @@ from testbed.small_platform import SmallPlatform
 def a_crash_looping_workload_holds_the_rotation_until_it_is_repaired(testbed, tell, broken):
     with SmallPlatform(testbed, f"broken-{broken}") as platform:
         switch = testbed.directory / f"broken-{broken}"
-        platform.create(spec=platform.spec(rollout_timeout="30s"))
+        platform.create(spec=platform.spec(rollout_timeout="2m"))
         settings = {"CRASH_IF_EXISTS": str(switch)}
         platform.apply(platform.datastore(**settings) if broken == "datastore" else platform.backend(**settings))
         platform.wait_available(broken)
