@@ -112,7 +112,8 @@ impl Turn<'_> {
     pub(crate) async fn roll_out(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
         let side = owed.leg.side();
         let audience = self.spec.side(side);
-        let rolls = self.record.rotation().map(|it| it.purpose) != Some(Purpose::Publish);
+        let purpose = self.record.rotation().map(|rotation| rotation.purpose);
+        let rolls = purpose != Some(Purpose::Publish);
         let give_up_at = self.give_up_at(owed);
 
         // Readers' own caches. At overlap nothing waits for them: each ends the old token by the
@@ -161,7 +162,10 @@ impl Turn<'_> {
             return Ok(Some(UnderWay::Waiting(awaited)));
         }
 
-        if !workloads.is_empty()
+        // What migrate ends with gives the old version its end: looked at for every reader, not only
+        // for those that were restarted.
+        let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
+        if (ends || !workloads.is_empty())
             && let Some(changed) = self.what_does_not_stand(side).await?
         {
             return self.repeat(side, changed).await;

@@ -85,3 +85,25 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
+    for (mut spec, reverted) in
+        [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]
+    {
+        spec["presenters"]["within"] = json!("1m");
+        for seed in 0..4 {
+            let world = in_service(seed, &spec).await;
+            world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
+            let old = world.value(&place(reverted), Side::Presenters);
+            // Readers that nobody restarts may hold their copy longer than this turn lasts.
+            let wait = Some(Duration::from_secs(30));
+            let rotate = Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+            world.assert_outcome(&world.invoke("a", rotate).await, "in_progress");
+            world.edit(&place(reverted), Side::Presenters, &old);
+            world.pass(Duration::from_secs(2 * 60)).await;
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
