@@ -13,7 +13,12 @@ use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERROR
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
-    client::{orchestrator::HttpResponse, result::SdkError},
+    client::{
+        http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector},
+        orchestrator::HttpResponse,
+        result::SdkError,
+        runtime_components::RuntimeComponents,
+    },
     http::StatusCode,
 };
 
@@ -47,14 +52,10 @@ impl Aws {
     /// `Unreachable` where no region is set. The instance metadata service is not asked for one:
     /// Lambda sets the variable.
     pub async fn load() -> Result<Self, Error> {
-        let http_client = aws_smithy_http_client::Builder::new()
-            .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new());
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http_client)
+            .http_client(HttpsWhenNeeded::default())
             .region(region)
             .load()
             .await;
@@ -113,6 +114,27 @@ impl Aws {
     /// The client of Parameter Store.
     pub fn ssm(&self) -> &aws_sdk_ssm::Client {
         self.ssm.get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
+    }
+}
+
+/// One HTTPS client for all of AWS, made by the first call: making it reads every certificate that
+/// the system trusts, which takes longer than the rest of the function's start.
+#[derive(Debug, Default)]
+struct HttpsWhenNeeded(OnceLock<SharedHttpClient>);
+
+impl HttpClient for HttpsWhenNeeded {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let client = self.0.get_or_init(|| {
+            aws_smithy_http_client::Builder::new()
+                .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
+                .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                .build_https()
+        });
+        client.http_connector(settings, components)
     }
 }
 
