@@ -22,7 +22,7 @@ use crate::{
     report::{Outcome, Report},
     spec::Spec,
     token::{TokenName, VersionNumber},
-    turn::{KEY_LIFETIME, Stop, Turn, UnderWay},
+    turn::{Stop, Turn, UnderWay},
     world::{KeyEntry, Saved, World},
 };
 
@@ -266,11 +266,7 @@ impl Turn<'_> {
 
     async fn join(&mut self, joins: bool) -> Result<Report, Stop> {
         if let (true, Some(key), Some(rotation)) = (joins, self.key, self.record.rotation()) {
-            let entry = KeyEntry {
-                rotation: rotation.id.clone(),
-                version: rotation.version,
-                expires_at: self.now() + KEY_LIFETIME,
-            };
+            let entry = self.key_entry(rotation);
             let (token, revision) = (self.record.token(), self.record.revision());
             if self.world.records.join(token, revision, key, &entry).await? == Saved::Overtaken {
                 return Err(Stop::Overtaken);

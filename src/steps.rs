@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     error::Error,
-    record::{Change, Held, Leg, Owed, Purpose, Record, Seen, Stage, Wait},
+    record::{Change, Held, Leg, Owed, Purpose, Seen, Wait},
     spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
     token::Digest,
     turn::{Stop, Turn, UnderWay},
@@ -32,11 +32,7 @@ impl Turn<'_> {
         let writes = publications.iter().map(|publication| self.write(publication, &content));
         let results = join_all(writes).await;
         let answered_at = self.now();
-        let lost = results.iter().any(|result| match result {
-            Ok(written) => written.unanswered,
-            Err(error) => error.unanswered,
-        });
-        self.note_lost_reply(lost)?;
+        self.note_lost_replies(&results)?;
 
         let mut seen = BTreeMap::new();
         for (publication, result) in publications.iter().zip(results) {
@@ -202,7 +198,19 @@ impl Turn<'_> {
             _ => Content::Accepted {
                 token,
                 revision,
-                entries: accepted(&self.record, |version| self.values.get(&version).cloned()),
+                // Exactly the live versions, newest first.
+                entries: self
+                    .record
+                    .versions()
+                    .iter()
+                    .map(|version| Accepted {
+                        version: version.version,
+                        stage: version.stage,
+                        sha256: version.sha256,
+                        value: self.values.get(&version.version).cloned(),
+                        not_after: version.not_after,
+                    })
+                    .collect(),
             },
         })
     }
@@ -285,11 +293,7 @@ impl Turn<'_> {
                 .iter()
                 .map(|(place, version)| self.world.publications.label(place, label, *version));
             let results = join_all(calls).await;
-            let lost = results.iter().any(|result| match result {
-                Ok(written) => written.unanswered,
-                Err(error) => error.unanswered,
-            });
-            self.note_lost_reply(lost)?;
+            self.note_lost_replies(&results)?;
             for result in results {
                 result.map_err(stop)?;
             }
@@ -297,8 +301,12 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn note_lost_reply(&mut self, lost: bool) -> Result<(), Stop> {
-        if lost {
+    fn note_lost_replies(&mut self, results: &[Result<Written, WriteError>]) -> Result<(), Stop> {
+        let lost = |result: &Result<Written, WriteError>| match result {
+            Ok(written) => written.unanswered,
+            Err(error) => error.unanswered,
+        };
+        if results.iter().any(lost) {
             self.apply(Change::Unanswered(self.now() + self.settings.late_write))?;
         }
         Ok(())
@@ -483,22 +491,6 @@ impl Turn<'_> {
         owed.leg <= Leg::Migrate
             && self.record.rotation().is_some_and(|it| it.purpose == Purpose::Publish)
     }
-}
-
-/// The entries of the accepted view: exactly the live versions of the record, newest first.
-pub(crate) fn accepted(
-    record: &Record,
-    value: impl Fn(crate::token::VersionNumber) -> Option<crate::token::Secret>,
-) -> Vec<Accepted> {
-    let live = record.versions().iter().filter(|version| version.stage != Stage::Retired);
-    live.map(|version| Accepted {
-        version: version.version,
-        stage: version.stage,
-        sha256: version.sha256,
-        value: value(version.version),
-        not_after: version.not_after,
-    })
-    .collect()
 }
 
 fn stop(failed: WriteError) -> Stop {

@@ -10,7 +10,7 @@ use crate::{
     plan::{Ask, Deferred},
     record::{
         Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
-        RotationId, Stage, WATCH,
+        Rotation, RotationId, Stage, WATCH,
     },
     report::{Outcome, Report},
     spec::{Place, Reserved, Side, Spec},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long the key of a trigger is remembered.
-pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What the environment decides.
 #[derive(Clone, Debug)]
@@ -201,11 +201,7 @@ impl<'a> Turn<'a> {
                 });
             }
         }
-        let entry = record.rotation().filter(|_| self.joins).map(|rotation| KeyEntry {
-            rotation: rotation.id.clone(),
-            version: rotation.version,
-            expires_at: now + KEY_LIFETIME,
-        });
+        let entry = record.rotation().filter(|_| self.joins).map(|it| self.key_entry(it));
         let save = Save {
             replaces: self.stored.as_ref().map(Record::revision),
             record: &record,
@@ -220,6 +216,15 @@ impl<'a> Turn<'a> {
                 self.stored = Some(record);
                 Ok(())
             }
+        }
+    }
+
+    /// What a key resolves to that begins or joins this rotation.
+    pub(crate) fn key_entry(&self, rotation: &Rotation) -> KeyEntry {
+        KeyEntry {
+            rotation: rotation.id.clone(),
+            version: rotation.version,
+            expires_at: self.now() + KEY_LIFETIME,
         }
     }
 
