@@ -33,8 +33,6 @@ pub use change::{Begin, Change, Illegal, Minted};
 
 /// How long after its end a lease is still honoured, for clocks that disagree.
 pub const LEASE_GRACE: Duration = Duration::from_secs(5);
-/// How long a sign of life of somebody who watches a cluster is believed.
-pub const WATCH: Duration = Duration::from_secs(60);
 /// How often the publications of a token that owes nothing are compared with its record.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often a leg is published again because what it published did not stand.

@@ -10,7 +10,7 @@ use crate::{
     plan::{Ask, Deferred},
     record::{
         Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
-        Rotation, RotationId, Stage, WATCH,
+        Rotation, RotationId, Stage,
     },
     report::{Outcome, Report},
     spec::{Place, Reserved, Side, Spec},
@@ -30,6 +30,13 @@ pub struct Settings {
     pub late_write: Duration,
     /// Where no token may be published.
     pub reserved: Reserved,
+}
+
+impl Settings {
+    /// How long a sign of life of somebody who watches a cluster is believed: two leases.
+    pub fn watch(&self) -> Duration {
+        self.lease * 2
+    }
 }
 
 /// One asking for one token.
@@ -141,21 +148,21 @@ impl<'a> Turn<'a> {
 
     /// Saves that this turn watches a cluster, without a lease.
     pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
-        let due_at = self.now() + WATCH;
+        let due_at = self.now() + self.settings.watch();
         self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
         self.save().await
     }
 
-    /// Does some waiting, with a sign of life every half minute.
+    /// Does some waiting, with a sign of life each time that half of what it is believed for has passed.
     pub(crate) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep(WATCH / 2) => {
+                () = tokio::time::sleep(self.settings.watch() / 2) => {
                     let (token, revision) = (self.record.token(), self.record.revision());
-                    let due_at = self.now() + WATCH;
+                    let due_at = self.now() + self.settings.watch();
                     match self.world.records.postpone(token, revision, due_at).await {
                         Ok(Saved::Saved) => {}
                         Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
