@@ -1,8 +1,8 @@
-//! How long the function takes from its start to its first request for work, beside an empty
-//! function on the same runtime: `cargo bench --bench startup`, or `make bench`.
+//! How long the function takes from its start to its first request for work, beside empty functions
+//! on the same runtime: `cargo bench --bench startup`, or `make bench`.
 //!
-//! Both are processes of their own, started in turn, and meet the same stand-in for Lambda's runtime
-//! interface. The ratio of the two is what counts: absolute times are this computer's.
+//! All are processes of their own, started in turn, and meet the same stand-in for Lambda's runtime
+//! interface. The ratios are what counts: absolute times are this computer's.
 
 use std::{
     env,
@@ -18,30 +18,41 @@ use serde_json::Value;
 
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
-/// Asks this program to be the empty function.
+/// Asks this program to be the function that `cargo lambda new` writes.
 const EMPTY: &str = "--empty-function";
+/// Asks this program to be the least that a function can be: one thread, and no log.
+const BARE: &str = "--bare-function";
 
 fn main() {
     let own = env::current_exe().expect("this program has a path");
     if env::args().any(|argument| argument == EMPTY) {
         return serve_empty();
     }
+    if env::args().any(|argument| argument == BARE) {
+        return serve_bare();
+    }
     let rotator = PathBuf::from(env!("CARGO_BIN_EXE_rotator"));
-    let mut ours = Vec::new();
-    let mut empty = Vec::new();
+    let programs = [
+        ("rotator", &rotator, None),
+        ("empty function", &own, Some(EMPTY)),
+        ("bare function", &own, Some(BARE)),
+    ];
+    let mut starts = programs.map(|_| Vec::new());
     for run in 0..RUNS + WARM_UP {
-        let pair = (start(&rotator, None), start(&own, Some(EMPTY)));
-        if run >= WARM_UP {
-            ours.push(pair.0);
-            empty.push(pair.1);
+        for ((_, program, argument), starts) in programs.iter().zip(&mut starts) {
+            let start = start(program, *argument);
+            if run >= WARM_UP {
+                starts.push(start);
+            }
         }
     }
+    let [rotator_took, empty_took, bare_took] = std::array::from_fn(|which| {
+        let (name, ..) = programs[which];
+        report(name, &mut starts[which])
+    });
+    print(&format!("startup ratio (rotator / empty): {:.2}", rotator_took / empty_took));
+    print(&format!("startup ratio (rotator / bare): {:.2}", rotator_took / bare_took));
     let size = rotator.metadata().map(|file| file.len()).unwrap_or_default();
-    report("rotator", &mut ours);
-    report("empty function", &mut empty);
-    let ratio = median(&mut ours, |it| it.took).as_secs_f64()
-        / median(&mut empty, |it| it.took).as_secs_f64();
-    print(&format!("startup ratio (rotator / empty): {ratio:.2}"));
     print(&format!("rotator binary: {:.1} MB", size as f64 / 1e6));
 }
 
@@ -92,14 +103,16 @@ fn most_resident(child: &Child) -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
 }
 
-fn report(name: &str, starts: &mut [Start]) {
-    let took = median(starts, |it| it.took);
+/// Tells the medians; returns the seconds that a start took.
+fn report(name: &str, starts: &mut [Start]) -> f64 {
+    let took = median(starts, |it| it.took).as_secs_f64();
     let resident = median(starts, |it| it.resident_kilobytes);
     print(&format!(
         "{name}: {:.2} ms to the first request for work, {:.1} MB resident (medians of {RUNS})",
-        took.as_secs_f64() * 1e3,
+        took * 1e3,
         resident as f64 / 1e3,
     ));
+    took
 }
 
 fn median<T: Ord + Copy>(starts: &mut [Start], of: impl Fn(&Start) -> T) -> T {
@@ -112,8 +125,18 @@ fn print(line: &str) {
     println!("{line}");
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main]
 async fn serve_empty() {
+    tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).init();
+    echo().await;
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn serve_bare() {
+    echo().await;
+}
+
+async fn echo() {
     let echo = service_fn(|event: LambdaEvent<Value>| async move {
         Ok::<_, lambda_runtime::Error>(event.payload)
     });

@@ -4,7 +4,7 @@ use std::env::VarError;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::error::{causes, quoted};
 use crate::spec::{
@@ -58,7 +58,7 @@ pub struct Config {
     pub lease: Duration,
     /// How long AWS may still apply a call whose reply was lost.
     pub late_write: Duration,
-    /// The tracing filter's directives.
+    /// The tracing filter: levels by target.
     pub log: String,
 }
 
@@ -128,13 +128,11 @@ impl Config {
             Duration::ZERO..=LONGEST_LATE_WRITE,
         );
         let log = reader.text(LOG, "info", |log| {
-            // tracing-subscriber 0.3.23 trims a directive and then cuts the text that was not trimmed:
-            // a blank shifts what it reads, and beside a character of several bytes it panics.
+            // A directive with a blank would be taken for a target of that name, and filter nothing.
             if !log.chars().all(|c| c.is_ascii_graphic()) {
                 return Err("is not a tracing filter: write one without blanks, in ASCII".into());
             }
-            EnvFilter::builder()
-                .parse(log)
+            log.parse::<Targets>()
                 .map(drop)
                 .map_err(|error| format!("is not a tracing filter: {}", causes(&error)))
         });

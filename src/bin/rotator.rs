@@ -18,8 +18,9 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use rand::{TryRng, rngs::SysRng};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tracing::{Instrument, error, info_span};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// `EX_USAGE` of sysexits.h: the environment says what cannot be meant.
 const USAGE: u8 = 64;
@@ -27,14 +28,7 @@ const USAGE: u8 = 64;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let config = Config::from_environment();
-    let directives = config.as_ref().map_or("info", |config| config.log.as_str());
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_env_filter(EnvFilter::new(directives))
-        .init();
+    start_log(config.as_ref().map_or("info", |config| config.log.as_str()));
     let config = match config {
         Ok(config) => config,
         Err(faults) => {
@@ -42,13 +36,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let edge = match Aws::load().await {
-        Ok(aws) => Edge::new(config, aws),
-        Err(fault) => {
-            error!(error = %fault, "not started");
-            return ExitCode::from(USAGE);
-        }
-    };
+    let edge = Edge { config, connections: OnceCell::new() };
     let served = lambda_runtime::run(service_fn(|event| edge.answer(event))).await;
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,20 +47,30 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What outlives an invocation: the configuration and the connections.
+/// One JSON line per event, to where Lambda collects it. `filter` was found to be one.
+fn start_log(filter: &str) {
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false);
+    let filter: Targets = filter.parse().unwrap_or_default();
+    tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+/// What outlives an invocation: the configuration, and the connections once they are made.
 struct Edge {
     config: Config,
+    connections: OnceCell<Connections>,
+}
+
+/// To AWS and to clusters. Made by the first invocation, so that the start pays for none of them.
+struct Connections {
     aws: Arc<Aws>,
     clusters: Arc<KubernetesClusters>,
 }
 
 impl Edge {
-    fn new(config: Config, aws: Aws) -> Self {
-        let aws = Arc::new(aws);
-        let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), &config, Arc::new(now)));
-        Self { config, aws, clusters }
-    }
-
     /// One invocation, from the runtime's event to its answer.
     async fn answer(&self, event: LambdaEvent<Value>) -> Result<Answer, Failure> {
         let context = event.context;
@@ -91,7 +89,7 @@ impl Edge {
         };
         let answered = async {
             let request = Request::parse(&event.payload)?;
-            invoke::handle(&self.world(), &settings, request, &invocation).await
+            invoke::handle(&self.world().await?, &settings, request, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -100,18 +98,26 @@ impl Edge {
     }
 
     /// The world as of now: an invocation's clock starts when it begins.
-    fn world(&self) -> World {
+    async fn world(&self) -> Result<World, Error> {
+        let config = &self.config;
+        let Connections { aws, clusters } =
+            self.connections.get_or_try_init(|| connect(config)).await?;
         let clock = Clock::starting_at(now());
-        let (aws, config) = (&self.aws, &self.config);
-        World {
+        Ok(World {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
             records: Arc::new(DynamoDbRecords::new(Arc::clone(aws), config, clock, Arc::new(fill))),
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
-            clusters: Arc::clone(&self.clusters) as _,
+            clusters: Arc::clone(clusters) as _,
             clock,
             fill: Arc::new(fill),
-        }
+        })
     }
+}
+
+async fn connect(config: &Config) -> Result<Connections, Error> {
+    let aws = Arc::new(Aws::load().await?);
+    let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), config, Arc::new(now)));
+    Ok(Connections { aws, clusters })
 }
 
 /// The one place where time enters.
