@@ -1,7 +1,8 @@
 """The function's role may do what it needs, and nothing else: without any one of its grants something fails that worked.
 
-Each case of the first part runs the function's binary with a session of the role that lacks one action of one statement (a statement is needed
-as soon as one of its actions is), and then with nothing lacking. The second part tries what nobody granted.
+Each case of the first part runs the function's binary with a session of the role that lacks one action of one statement (a
+statement is needed as soon as one of its actions is), and then with nothing lacking. The second part tries what nobody
+granted.
 """
 
 import concurrent.futures
@@ -196,7 +197,8 @@ def _attempt(testbed, name: tuple[str, str], ability: type[Rotating]):
     trial.prepare()
     all_of_them = _granted(testbed)
     log = "-".join(["without", *name]).replace(":", "-")
-    with FunctionProcess(testbed, log, grants.session(testbed, [each for each in all_of_them if each.name != name])) as function:
+    all_but_one = [each for each in all_of_them if each.name != name]
+    with FunctionProcess(testbed, log, grants.session(testbed, all_but_one)) as function:
         try:
             without = trial.ask(function)
         except FunctionFailed as refusal:

@@ -46,7 +46,9 @@ def of_the_role(testbed: Testbed) -> list[Grant]:
         if each["Principal"] == {"AWS": testbed.role} and not each["Sid"].endswith(IN_THE_EMULATOR)
     ]
     return [
-        Grant(each["Sid"], action, tuple(_listed(each["Resource"]))) for each in statements for action in _listed(each["Action"])
+        Grant(each["Sid"], action, tuple(_listed(each["Resource"])))
+        for each in statements
+        for action in _listed(each["Action"])
     ]
 
 
