@@ -11,8 +11,8 @@ import uuid
 import bearer
 import pytest
 
-from testbed import platform, small_platform
-from testbed.platform import Platform
+from testbed import platform
+from testbed.follower import Follower
 from testbed.testbed import FunctionFailed
 
 ROTATION = "AccessDenied"
@@ -37,26 +37,8 @@ NEEDED_FOR_ROTATING = {
 NEEDED_FOR_REASONS = ("", "events", "list")
 
 
-class Following(Platform):
-    """A token that one Deployment presents, which has it from an ExternalSecret and takes a while to end."""
-
-    def __init__(self, testbed, name: str) -> None:
-        super().__init__(testbed, name)
-        self.parameter = f"/coilysiren/{name}/token"
-
-    def create(self) -> None:
-        workload = {
-            "cluster": self.testbed.cluster,
-            "namespace": self.name,
-            "deployment": "follower",
-            "external_secret": "token",
-        }
-        side = {"publish": [{"ssm": self.parameter}], "workloads": [workload]}
-        self.put_spec({"token": {"bytes": 32}, "source": "generated", "overlap": "5s", "presenters": side})
-        self.create_namespace()
-        self.apply(
-            small_platform.external_secret(self.name, "token", "token", self.parameter), _deployment("follower", self.name)
-        )
+class Restricted(Follower):
+    """A token that one Deployment follows, where rights can be taken from the function."""
 
     def take(self, right: tuple[str, str, str]) -> None:
         """Takes the right away from the function; returns when the API server knows."""
@@ -89,22 +71,6 @@ class Following(Platform):
         platform.wait_until(reviewed, 10, f"{verb} {resource} in {self.name} is {'' if allowed else 'not '}allowed")
 
 
-def _deployment(name: str, namespace: str) -> dict:
-    script = "trap 'sleep 2; exit 0' TERM; sleep 600 & wait"
-    container = {"name": "main", "image": "local/process", "command": ["/bin/sh", "-c", script]}
-    labels = {"app": name}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def attempts(testbed):
     """Each case's outcomes without the right and with it again: all are under way at once, for they mostly wait."""
@@ -113,7 +79,7 @@ def attempts(testbed):
 
 
 def every_right_of_the_manifest_is_tried(testbed):
-    role, _ = Platform(testbed, "any").rights()
+    role, _ = Follower(testbed, "any").rights()
     assert _expanded(role["rules"]) == {*NEEDED_FOR_ROTATING, NEEDED_FOR_REASONS}
 
 
@@ -130,33 +96,33 @@ def without_this_right_a_rotation_is_refused_and_with_it_goes_on(attempts, right
 def _attempt(testbed, right: tuple[str, str, str]):
     """What a rotation came to without the right, a refusal hopefully, and what once it was given back."""
     _, resource, verb = right
-    with Following(testbed, f"without-{verb}-{resource}") as following:
-        following.create()
-        following.invoke("publish")
-        following.wait_available("follower")
-        following.take(right)
+    with Restricted(testbed, f"without-{verb}-{resource}") as follower:
+        follower.create()
+        follower.invoke("publish")
+        follower.wait_available("follower")
+        follower.take(right)
         try:
-            without = following.invoke("rotate", key="rights")
+            without = follower.invoke("rotate", key="rights")
         except FunctionFailed as refusal:
             without = refusal
-        following.give_back(right)
-        return without, following.rotate("rights")
+        follower.give_back(right)
+        return without, follower.rotate("rights")
 
 
 def without_the_right_to_list_events_it_is_not_said_why_a_sync_fails(testbed):
-    with Following(testbed, "without-list-events") as following:
-        following.create()
-        with_it = platform.wait_until(lambda: _failed_sync(following), 30, "a failed sync")
-        following.take(NEEDED_FOR_REASONS)
-        without = _failed_sync(following)
+    with Restricted(testbed, "without-list-events") as follower:
+        follower.create()
+        with_it = platform.wait_until(lambda: _failed_sync(follower), 30, "a failed sync")
+        follower.take(NEEDED_FOR_REASONS)
+        without = _failed_sync(follower)
         # That the parameter does not exist is told by the event alone.
-        assert following.parameter in with_it
-        assert following.parameter not in without
+        assert follower.token_parameter in with_it
+        assert follower.token_parameter not in without
 
 
-def _failed_sync(following: Following) -> str | None:
+def _failed_sync(follower: Restricted) -> str | None:
     """What preflight says of the ExternalSecret's last sync, which failed."""
-    (inspection,) = following.invoke("preflight")["results"]
+    (inspection,) = follower.invoke("preflight")["results"]
     return next((each["reason"] for each in inspection["findings"] if "last sync failed" in each["reason"]), None)
 
 
@@ -168,11 +134,10 @@ def namespaces(testbed) -> tuple[str, str]:
     """One in which the function has its rights, and one in which it has none; each with a Deployment and a Secret."""
     names = []
     for each in ("granted", "another"):
-        followed = Following(testbed, f"{each}-{uuid.uuid4().hex[:8]}")
-        followed.create()
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": followed.name}}
-        followed.apply(secret)
-        names.append(followed.name)
+        follower = Follower(testbed, f"{each}-{uuid.uuid4().hex[:8]}")
+        follower.create()
+        follower.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": follower.name}})
+        names.append(follower.name)
     testbed.kubectl("delete", "rolebinding", "changeover", f"--namespace={names[1]}")
     return names[0], names[1]
 
@@ -187,6 +152,18 @@ CORE, APPS = "/api/v1/namespaces", "/apis/apps/v1/namespaces"
 SECRETS = "/apis/external-secrets.io/v1/namespaces"
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
+NEW = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "new"},
+    "spec": {
+        "selector": {"matchLabels": {"app": "new"}},
+        "template": {
+            "metadata": {"labels": {"app": "new"}},
+            "spec": {"containers": [{"name": "main", "image": "local/process"}]},
+        },
+    },
+}
 POD = {"metadata": {"name": "mine"}, "spec": {"containers": [{"name": "main", "image": "local/process"}]}}
 
 # By what it would be: method, path ({here} is where the function has its rights), body and its kind.
@@ -205,9 +182,9 @@ FORBIDDEN = {
     "be a service account": ("POST", f"{CORE}/{{here}}/serviceaccounts/default/token", {"spec": {}}),
     "delete a Deployment": ("DELETE", f"{APPS}/{{here}}/deployments/follower"),
     "delete the Deployments": ("DELETE", f"{APPS}/{{here}}/deployments"),
-    "create a Deployment": ("POST", f"{APPS}/{{here}}/deployments", _deployment("new", "")),
+    "create a Deployment": ("POST", f"{APPS}/{{here}}/deployments", NEW),
     "create a Deployment by applying": (
-        "PATCH", f"{APPS}/{{here}}/deployments/new?fieldManager=x", _deployment("new", ""), APPLY
+        "PATCH", f"{APPS}/{{here}}/deployments/new?fieldManager=x", NEW, APPLY
     ),
     "scale a Deployment": (
         "PATCH", f"{APPS}/{{here}}/deployments/follower/scale", {"spec": {"replicas": 0}}, MERGE

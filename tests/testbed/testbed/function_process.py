@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from botocore.credentials import Credentials
@@ -26,7 +27,7 @@ INVOCATION = "/2018-06-01/runtime/invocation/"
 
 
 class FunctionProcess:
-    """Runs for the length of a `with` block. What it writes goes to `<logs>/<name>.log`."""
+    """Runs for the length of a `with` block. What it writes goes to `<logs>/<name>.log`, its answers to `<name>.answers`."""
 
     def __init__(self, testbed: Testbed, name: str, credentials: Credentials, **variables: str) -> None:
         self.log = testbed.logs / f"{name}.log"
@@ -36,7 +37,7 @@ class FunctionProcess:
         self._one_at_a_time = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._interface = _RuntimeInterface()
+        self._interface = _RuntimeInterface(self.log.with_suffix(".answers"))
         configured = self._testbed.boto3("lambda").get_function_configuration(FunctionName=self._testbed.function)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHANGEOVER_"))}
         environment |= configured["Environment"]["Variables"] | {
@@ -83,8 +84,9 @@ class _RuntimeInterface(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, record: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
+        self.record = record
         self.events: queue.Queue[bytes] = queue.Queue()
         self.answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
 
@@ -122,8 +124,10 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """How an invocation, or the start, ended."""
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"null")
-        self.server.answers.put((self.path.endswith("/response"), payload))
+        payload = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.record.open("ab") as record:
+            record.write(payload + b"\n")
+        self.server.answers.put((self.path.endswith("/response"), json.loads(payload)))
         self._answer(202, b"", {})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
