@@ -21,8 +21,6 @@ from botocore.credentials import Credentials
 
 from testbed.testbed import FunctionFailed, Testbed
 
-# Lambda's longest, as in template.yaml.
-DEADLINE_SECONDS = 900
 INVOCATION = "/2018-06-01/runtime/invocation/"
 
 
@@ -37,8 +35,8 @@ class FunctionProcess:
         self._one_at_a_time = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._interface = _RuntimeInterface(self.log.with_suffix(".answers"))
         configured = self._testbed.boto3("lambda").get_function_configuration(FunctionName=self._testbed.function)
+        self._interface = _RuntimeInterface(configured, self.log.with_suffix(".answers"))
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHANGEOVER_"))}
         environment |= configured["Environment"]["Variables"] | {
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._interface.server_port}",
@@ -67,10 +65,10 @@ class FunctionProcess:
         self._process.wait()
 
     def invoke(self, event: object) -> dict[str, Any]:
-        """Its answer to one invocation. Raises FunctionFailed for an error, or when it ends instead."""
+        """Its answer to one invocation. Raises FunctionFailed for an error, and when it ends instead."""
         with self._one_at_a_time:
             self._interface.events.put(json.dumps(event).encode())
-            succeeded, payload = self._interface.answers.get()
+            succeeded, payload = self._interface.answers.get(timeout=self._interface.timeout_seconds)
         if not succeeded:
             raise FunctionFailed(payload["errorType"], payload["errorMessage"])
         return payload
@@ -84,8 +82,10 @@ class _RuntimeInterface(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, record: Path) -> None:
+    def __init__(self, configured: dict[str, Any], record: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
+        self.arn: str = configured["FunctionArn"]
+        self.timeout_seconds: int = configured["Timeout"]
         self.record = record
         self.events: queue.Queue[bytes] = queue.Queue()
         self.answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
@@ -117,8 +117,8 @@ class _Request(BaseHTTPRequestHandler):
             self.server.events.get(),
             {
                 "Lambda-Runtime-Aws-Request-Id": str(uuid.uuid4()),
-                "Lambda-Runtime-Deadline-Ms": str(int((time.time() + DEADLINE_SECONDS) * 1000)),
-                "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:000000000000:function:rotator",
+                "Lambda-Runtime-Deadline-Ms": str(int((time.time() + self.server.timeout_seconds) * 1000)),
+                "Lambda-Runtime-Invoked-Function-Arn": self.server.arn,
             },
         )
 
