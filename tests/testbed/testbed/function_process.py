@@ -21,8 +21,6 @@ from botocore.credentials import Credentials
 
 from testbed.testbed import FunctionFailed, Testbed
 
-INVOCATION = "/2018-06-01/runtime/invocation/"
-
 
 class FunctionProcess:
     """Runs for the length of a `with` block. What it writes goes to `<logs>/<name>.log`, its answers to `<name>.answers`."""
