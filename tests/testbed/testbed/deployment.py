@@ -8,7 +8,6 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from testbed.aws import ACCOUNT, CLUSTER, Aws
 
@@ -19,6 +18,8 @@ PUBLICATION_PATH = "/coilysiren"
 # Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
 LEASE = "5s"
 LATE_WRITE = "10s"
+# Marks what is granted for the emulator's sake, and is no part of the template.
+IN_THE_EMULATOR = "InTheEmulator"
 
 
 class DeploymentFailed(Exception):
@@ -126,23 +127,18 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
 
 
 def _grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:
-    """Gives the role, beside the template's policy, the rights that the emulator would never find in that.
+    """Grants, beside the template's policies, what the emulator would never find in them.
 
-    It knows no condition on KMS's encryption context or calling service, and takes such a statement for one about others.
     It reads no path out of GetParametersByPath and asks for a right to every resource, where AWS asks for the path's.
+    It knows no condition on KMS's encryption context, and takes such a statement for one about others.
     """
-
-    def unconditional(statements: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        limited = [each for each in statements if "kms:" in json.dumps(each.get("Condition", {}))]
-        return [{name: value for name, value in each.items() if name != "Condition"} for each in limited]
-
     identities, keys = aws.client("iam"), aws.client("kms")
-    (policy_name,) = identities.list_role_policies(RoleName=role)["PolicyNames"]
-    policy = identities.get_role_policy(RoleName=role, PolicyName=policy_name)["PolicyDocument"]
-    policy["Statement"] = unconditional(policy["Statement"])
-    policy["Statement"].append({"Effect": "Allow", "Action": "ssm:GetParametersByPath", "Resource": "*"})
-    identities.put_role_policy(RoleName=role, PolicyName="emulator", PolicyDocument=json.dumps(policy))
+    listing = {"Effect": "Allow", "Action": "ssm:GetParametersByPath", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [listing]}
+    identities.put_role_policy(RoleName=role, PolicyName=IN_THE_EMULATOR, PolicyDocument=json.dumps(policy))
 
     policy = json.loads(keys.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
-    policy["Statement"] += [{**each, "Sid": f"{each['Sid']}InTheEmulator"} for each in unconditional(policy["Statement"])]
+    (seal,) = [each for each in policy["Statement"] if "Condition" in each]
+    unconditional = {name: value for name, value in seal.items() if name != "Condition"}
+    policy["Statement"].append({**unconditional, "Sid": f"{seal['Sid']}{IN_THE_EMULATOR}"})
     keys.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))

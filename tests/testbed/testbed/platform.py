@@ -39,11 +39,15 @@ class Platform:
 
     def create_namespace(self) -> None:
         """Creates it with the rights that changeover needs in it: those of infra/eks-rbac.yaml, to the letter."""
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}, *self.rights())
+
+    def rights(self) -> list[dict]:
+        """The Role and the RoleBinding of infra/eks-rbac.yaml, for this namespace."""
         manifest = PROJECT / "infra" / "eks-rbac.yaml"
-        for right in documents(self.testbed.kubectl("create", "--dry-run=client", "--output=json", f"--filename={manifest}")):
+        rights = documents(self.testbed.kubectl("create", "--dry-run=client", "--output=json", f"--filename={manifest}"))
+        for right in rights:
             right["metadata"]["namespace"] = self.name
-            self.apply(right)
+        return rights
 
     def wait_available(self, *deployments: str, seconds: float = 60) -> None:
         """Until all pods of the deployments are ready."""

@@ -2,7 +2,10 @@
 
 import base64
 import datetime
+import http.client
 import json
+import ssl
+import urllib.parse
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -11,6 +14,7 @@ import botocore.auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from testbed import tokens
 from testbed.testbed import Testbed
 
 
@@ -62,3 +66,28 @@ def assumed(testbed: Testbed, name: str) -> tuple[str, Credentials]:
     role = identities.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     session = testbed.boto3("sts").assume_role(RoleArn=role, RoleSessionName="session")["Credentials"]
     return role, Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
+
+
+def admitted(testbed: Testbed, name: str) -> Bearer:
+    """A right token of a new role that has an access entry with the group of the function's role: of `someone:session`."""
+    role, credentials = assumed(testbed, name)
+    tokens.admit(testbed.access_entries, role, "someone:{{SessionName}}", tokens.GROUP)
+    return Bearer(credentials, testbed.cluster, testbed.aws.region)
+
+
+def asked(
+    testbed: Testbed, token: object, method: str, path: str, body: object = None, kind: str = "application/json"
+) -> tuple[int, dict]:
+    """Status and answer of the API server to whoever the bearer token says."""
+    server = urllib.parse.urlsplit(testbed.api_server)
+    connection = http.client.HTTPSConnection(
+        server.netloc,
+        timeout=30,
+        context=ssl.create_default_context(cafile=str(testbed.certificate_authority)),
+    )
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": kind}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read() or "{}")
+    connection.close()
+    return response.status, answer

@@ -2,11 +2,8 @@
 
 import base64
 import hashlib
-import http.client
 import json
-import ssl
 import time
-import urllib.parse
 import uuid
 
 import bearer
@@ -14,12 +11,8 @@ import boto3
 import botocore.exceptions
 import pytest
 
-from testbed import deployment, external_secrets, tokens
+from testbed import external_secrets, tokens
 from testbed.testbed import Testbed
-
-RIGHTS = deployment.PROJECT / "infra" / "eks-rbac.yaml"
-NAMESPACE = "backend"
-
 
 # The control plane
 
@@ -62,14 +55,12 @@ def the_cluster_is_described_by_its_endpoint_and_authority(testbed: Testbed) -> 
 @pytest.fixture(scope="module")
 def token(testbed: Testbed) -> bearer.Bearer:
     """A right token of a role that has an access entry with the group of the function's role."""
-    role, credentials = bearer.assumed(testbed, _unique("admitted"))
-    tokens.admit(testbed.access_entries, role, "someone:{{SessionName}}", tokens.GROUP)
-    return bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
+    return bearer.admitted(testbed, _unique("admitted"))
 
 
 def a_right_token_is_the_user_of_its_access_entry(testbed: Testbed, token: bearer.Bearer) -> None:
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    status, answer = _asked(testbed, token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+    status, answer = bearer.asked(testbed, token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
     assert status == 201
     assert answer["status"]["userInfo"]["username"] == "someone:session"
     assert set(answer["status"]["userInfo"]["groups"]) == {tokens.GROUP, "system:authenticated"}
@@ -93,68 +84,19 @@ def a_right_token_is_the_user_of_its_access_entry(testbed: Testbed, token: beare
     ],
 )
 def a_wrong_token_is_nobody(testbed: Testbed, token: bearer.Bearer, wrong) -> None:
-    assert _asked(testbed, wrong(token), "GET", "/version")[0] == 401
+    assert bearer.asked(testbed, wrong(token), "GET", "/version")[0] == 401
 
 
 def a_role_without_an_access_entry_is_nobody(testbed: Testbed) -> None:
     _, credentials = bearer.assumed(testbed, _unique("stranger"))
-    assert _asked(testbed, bearer.Bearer(credentials, testbed.cluster, testbed.aws.region), "GET", "/version")[0] == 401
+    stranger = bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
+    assert bearer.asked(testbed, stranger, "GET", "/version")[0] == 401
 
 
 def the_account_itself_is_nobody(testbed: Testbed) -> None:
-    administrator = boto3.Session(testbed.aws.access_key_id, testbed.aws.secret_access_key).get_credentials()
-    assert _asked(testbed, bearer.Bearer(administrator, testbed.cluster, testbed.aws.region), "GET", "/version")[0] == 401
-
-
-@pytest.fixture(scope="module")
-def granted(testbed: Testbed) -> set[tuple[str, str, str]]:
-    """The rights that `infra/eks-rbac.yaml` gives, and now gave."""
-    namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    testbed.kubectl("apply", "--filename=-", stdin=namespace)
-    testbed.kubectl("apply", f"--filename={RIGHTS}")
-    role = json.loads(testbed.kubectl("get", "role", "changeover", f"--namespace={NAMESPACE}", "--output=json"))
-    return _expanded(role["rules"])
-
-
-def the_functions_group_has_the_rights_of_infra_and_no_others(
-    testbed: Testbed, token: bearer.Bearer, granted: set[tuple[str, str, str]]
-) -> None:
-    # What everybody has who is somebody, such as asking for one's own rights.
-    elsewhere = _expanded(_rules(testbed, token, "default"))
-    assert {group for group, _, _ in elsewhere} <= {"authorization.k8s.io", "authentication.k8s.io"}
-    assert granted
-    assert _expanded(_rules(testbed, token, NAMESPACE)) - elsewhere == granted
-
-
-@pytest.mark.parametrize(
-    ("namespace", "verb", "group", "resource", "allowed"),
-    [
-        (NAMESPACE, "patch", "apps", "deployments", True),
-        (NAMESPACE, "patch", "external-secrets.io", "externalsecrets", True),
-        (NAMESPACE, "get", "", "secrets", True),
-        (NAMESPACE, "list", "", "pods", True),
-        (NAMESPACE, "create", "apps", "deployments", False),
-        (NAMESPACE, "patch", "", "secrets", False),
-        (NAMESPACE, "delete", "", "pods", False),
-        (NAMESPACE, "create", "rbac.authorization.k8s.io", "rolebindings", False),
-        ("default", "get", "", "secrets", False),
-        ("default", "patch", "apps", "deployments", False),
-        ("", "list", "", "secrets", False),
-    ],
-)
-@pytest.mark.usefixtures("granted")
-def the_functions_group_may_do_this_and_not_that(
-    testbed: Testbed, token: bearer.Bearer, namespace: str, verb: str, group: str, resource: str, allowed: bool
-) -> None:
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {
-            "resourceAttributes": {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
-        },
-    }
-    status, answer = _asked(testbed, token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-    assert (status, answer["status"]["allowed"]) == (201, allowed)
+    credentials = boto3.Session(testbed.aws.access_key_id, testbed.aws.secret_access_key).get_credentials()
+    administrator = bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
+    assert bearer.asked(testbed, administrator, "GET", "/version")[0] == 401
 
 
 # External Secrets
@@ -249,46 +191,6 @@ def moto_knows_that_a_labelled_hundredth_version_stays(testbed: Testbed) -> None
 
 def _unique(stem: str) -> str:
     return f"{stem}-{uuid.uuid4().hex[:8]}"
-
-
-def _asked(
-    testbed: Testbed, token: object, method: str, path: str, body: object = None
-) -> tuple[int, dict]:
-    """Status and answer of the API server to whoever the bearer token says."""
-    server = urllib.parse.urlsplit(testbed.api_server)
-    connection = http.client.HTTPSConnection(
-        server.netloc,
-        timeout=30,
-        context=ssl.create_default_context(cafile=str(testbed.certificate_authority)),
-    )
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection.request(method, path, json.dumps(body) if body else None, headers)
-    response = connection.getresponse()
-    answer = json.loads(response.read() or "{}")
-    connection.close()
-    return response.status, answer
-
-
-def _rules(testbed: Testbed, token: bearer.Bearer, namespace: str) -> list[dict]:
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectRulesReview",
-        "spec": {"namespace": namespace},
-    }
-    status, answer = _asked(testbed, token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
-    assert (status, answer["status"]["incomplete"]) == (201, False)
-    return answer["status"]["resourceRules"]
-
-
-def _expanded(rules: list[dict]) -> set[tuple[str, str, str]]:
-    """The rules as single rights: API group, resource with the names it is limited to, verb."""
-    return {
-        (group, "/".join([resource, *rule.get("resourceNames", [])]), verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 def _secret(testbed: Testbed, name: str) -> bytes:

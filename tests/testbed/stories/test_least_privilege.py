@@ -1,0 +1,362 @@
+"""The function's role may do what it needs, and nothing else: without any one of its grants something fails that worked.
+
+Each case of the first part runs the function's binary with a session of the role that lacks one action of one statement (a
+statement is needed as soon as one of its actions is), and then with nothing lacking. The second part tries what nobody
+granted.
+"""
+
+import concurrent.futures
+import json
+import re
+import threading
+import uuid
+
+import botocore.exceptions
+import pytest
+
+from testbed import grants, platform
+from testbed.deployment import PROJECT
+from testbed.dynamic_service import DynamicService
+from testbed.function_process import FunctionProcess
+from testbed.testbed import FunctionFailed
+
+# What AWS does in the function's name, and the emulator does without asking. What these allow, and under which conditions,
+# is held by tests/it/template.rs; so are all conditions on KMS, which the emulator does not evaluate.
+NOT_ASKED_FOR = {
+    "WriteTheLog": "Lambda writes the log",
+    "UseTheEncryptedTable": "DynamoDB encrypts the table of records",
+    "EncryptPublications": "Parameter Store encrypts parameters",
+    "EncryptPublicationsUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
+}
+
+
+class Rotating:
+    """A token in an item and in a parameter is rotated."""
+
+    outcomes = {"rotated"}
+    refusal = "AccessDenied"
+
+    def __init__(self, testbed) -> None:
+        self.testbed = testbed
+        self.service = DynamicService(testbed, f"needs-{uuid.uuid4().hex[:8]}")
+
+    def prepare(self) -> None:
+        """What has to be there before; done with every right."""
+        self.service.create_table()
+        self.service.put_spec(self.spec())
+        self.service.invoke("publish")
+
+    def spec(self) -> dict:
+        return self.service.spec()
+
+    def ask(self, function: FunctionProcess) -> dict:
+        return function.invoke({"action": "rotate", "token": self.service.token})
+
+
+class GivingSignsOfLife(Rotating):
+    """A rotation that waits for its readers keeps others from taking it over meanwhile."""
+
+    # A sign is given each five seconds, as deployment.py lowers the lease.
+    within = "9s"
+
+    def spec(self) -> dict:
+        spec = self.service.spec()
+        spec["verifiers"]["within"] = self.within
+        return spec
+
+    def ask(self, function: FunctionProcess) -> dict:
+        answer = super().ask(function)
+        for entry in map(json.loads, function.log.read_text().splitlines()):
+            if entry["message"] == "sign of life not given":
+                raise FunctionFailed(self.refusal, entry["error"])
+        return answer
+
+
+class Joining(GivingSignsOfLife):
+    """A trigger joins the rotation that another one began and that goes on."""
+
+    outcomes = {"in_progress"}
+    within = "30s"
+
+    def prepare(self) -> None:
+        self.service.create_table()
+        # Published with a short wait and rotated with a long one, the end of which nobody waits for.
+        self.service.put_spec(self.service.spec())
+        self.service.invoke("publish")
+        self.service.put_spec(self.spec())
+        threading.Thread(target=self.service.invoke, args=("rotate",), daemon=True).start()
+        platform.wait_until(lambda: self.service.status()["rotation"], 30, "a rotation that can be joined")
+
+    def ask(self, function: FunctionProcess) -> dict:
+        return function.invoke({"action": "rotate", "token": self.service.token, "key": uuid.uuid4().hex})
+
+
+class PublishingFirst(Rotating):
+    """A token is created, in a parameter that was never seen before."""
+
+    outcomes = {"published"}
+
+    def prepare(self) -> None:
+        self.service.create_table()
+        self.service.put_spec(self.spec())
+
+    def ask(self, function: FunctionProcess) -> dict:
+        return function.invoke({"action": "publish", "token": self.service.token})
+
+
+class PublishingElsewhereLater(PublishingFirst):
+    """The current token is published to a parameter that was added to the spec."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.service.invoke("publish")
+        spec = self.spec()
+        spec["presenters"]["publish"].append({"ssm": f"{self.service.token_parameter}-elsewhere"})
+        self.service.put_spec(spec)
+
+
+class FollowingAWorkload(PublishingFirst):
+    """A token is created that a workload of a cluster follows; what may not be read stops it before anything is minted."""
+
+    refusal = "PreflightFailed"
+
+    def prepare(self) -> None:
+        self.service.create_namespace()
+        super().prepare()
+
+    def spec(self) -> dict:
+        spec = self.service.spec()
+        workload = {"cluster": self.testbed.cluster, "namespace": self.service.name, "deployment": "not-there-yet"}
+        spec["presenters"]["workloads"] = [workload]
+        return spec
+
+
+class Sweeping(Rotating):
+    """What is owed is found."""
+
+    outcomes = {"swept"}
+
+    def prepare(self) -> None:
+        """Nothing: that there is nothing to do has to be found too."""
+
+    def ask(self, function: FunctionProcess) -> dict:
+        return function.invoke({"action": "sweep"})
+
+
+class TellingOfAll(Sweeping):
+    """The status of all tokens is told."""
+
+    outcomes = {"reported"}
+
+    def ask(self, function: FunctionProcess) -> dict:
+        return function.invoke({"action": "status"})
+
+
+NEEDED_FOR = {
+    ("KeepRecords", "dynamodb:ConditionCheckItem"): Joining,
+    ("KeepRecords", "dynamodb:GetItem"): Rotating,
+    ("KeepRecords", "dynamodb:PutItem"): Rotating,
+    ("KeepRecords", "dynamodb:UpdateItem"): GivingSignsOfLife,
+    ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
+    ("Seal", "kms:Encrypt"): Rotating,
+    ("Seal", "kms:Decrypt"): PublishingElsewhereLater,
+    ("ReadSpecs", "ssm:GetParameter"): Rotating,
+    ("ListSpecs", "ssm:GetParametersByPath"): TellingOfAll,
+    ("ReadClusters", "ssm:GetParameter"): FollowingAWorkload,
+    ("FindTheCluster", "eks:DescribeCluster"): FollowingAWorkload,
+    ("PublishToParameters", "ssm:GetParameter"): Rotating,
+    ("PublishToParameters", "ssm:PutParameter"): Rotating,
+    ("PublishToParameters", "ssm:LabelParameterVersion"): Rotating,
+    ("FindThePublicationsKey", "ssm:DescribeParameters"): PublishingFirst,
+    ("PublishToTables", "dynamodb:GetItem"): Rotating,
+    ("PublishToTables", "dynamodb:UpdateItem"): Rotating,
+}
+
+
+def every_grant_of_the_template_is_tried_or_belongs_to_aws(testbed):
+    template = (PROJECT / "template.yaml").read_text()
+    policy = template[template.index("  RotatorPolicy:") : template.index("  SweepAlias:")]
+    statements = {"Seal", *re.findall(r"- Sid: (\w+)", policy)}
+    assert statements == {statement for statement, _ in NEEDED_FOR} | set(NOT_ASKED_FOR)
+    assert {grant.name for grant in _granted(testbed)} == set(NEEDED_FOR)
+
+
+@pytest.fixture(scope="module")
+def attempts(testbed):
+    """Each case's answers without the grant and with it: all are under way at once, for they mostly wait."""
+    with concurrent.futures.ThreadPoolExecutor(len(NEEDED_FOR)) as executor:
+        yield {name: executor.submit(_attempt, testbed, name, ability) for name, ability in NEEDED_FOR.items()}
+
+
+@pytest.mark.parametrize("name", NEEDED_FOR, ids=": ".join)
+def without_this_grant_something_fails_that_works_with_it(attempts, name):
+    ability, (_, action) = NEEDED_FOR[name], name
+    without, answer = attempts[name].result()
+    assert isinstance(without, FunctionFailed), f"{without['outcome']} without {action}: nothing needs it"
+    assert without.error_type == ability.refusal
+    assert f"not authorized to perform: {action}" in without.message
+    assert answer["outcome"] in ability.outcomes
+
+
+def _attempt(testbed, name: tuple[str, str], ability: type[Rotating]):
+    """What it came to without the grant, a refusal hopefully, and what with all of them."""
+    trial = ability(testbed)
+    trial.prepare()
+    all_of_them = _granted(testbed)
+    log = "-".join(["without", *name]).replace(":", "-")
+    all_but_one = [each for each in all_of_them if each.name != name]
+    with FunctionProcess(testbed, log, grants.session(testbed, all_but_one)) as function:
+        try:
+            without = trial.ask(function)
+        except FunctionFailed as refusal:
+            without = refusal
+    with FunctionProcess(testbed, f"{log}-nothing", grants.session(testbed, all_of_them)) as function:
+
+        def answered() -> dict | None:
+            """The lease of who was refused runs out first."""
+            answer = trial.ask(function)
+            return answer if answer["outcome"] in ability.outcomes else None
+
+        return without, platform.wait_until(answered, 60, f"{ability.__name__} with every grant", every=1)
+
+
+def _granted(testbed) -> list[grants.Grant]:
+    return [grant for grant in grants.of_the_role(testbed) if grant.statement not in NOT_ASKED_FOR]
+
+
+# What the role may not do.
+
+ELSEWHERE = "/elsewhere/token"
+ANOTHER_TABLE = "another-teams-config"
+ITEM = {"id": {"S": "service_token"}}
+RECORD = {"pk": {"S": "token#somebody"}, "sk": {"S": "record"}}
+
+
+@pytest.fixture(scope="module")
+def reach(testbed):
+    """What there is to be reached, and how it is named in a request."""
+    service = DynamicService(testbed, f"reach-{uuid.uuid4().hex[:8]}")
+    service.create_table()
+    tables = testbed.boto3("dynamodb")
+    if ANOTHER_TABLE not in tables.list_tables()["TableNames"]:
+        tables.create_table(
+            TableName=ANOTHER_TABLE,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        )
+    parameters, keys = testbed.boto3("ssm"), testbed.boto3("kms")
+    for name in (ELSEWHERE, service.token_parameter):
+        parameters.put_parameter(Name=name, Type="SecureString", Value=uuid.uuid4().hex, Overwrite=True)
+    return {
+        "records": testbed.table,
+        "published": service.table,
+        "parameter": service.token_parameter,
+        "spec": f"{testbed.specs}/somebody",
+        "cluster": f"{testbed.clusters}/{testbed.cluster}",
+        "sealing key": testbed.key,
+        "publication key": testbed.publication_key,
+        "sealed": keys.encrypt(KeyId=testbed.key, Plaintext=b"x")["CiphertextBlob"],
+        "encrypted": keys.encrypt(KeyId=testbed.publication_key, Plaintext=b"x")["CiphertextBlob"],
+        "role": testbed.role,
+        "role name": testbed.role.rpartition("/")[2],
+        "function": testbed.function,
+        "log": f"/aws/lambda/{testbed.function}",
+    }
+
+
+@pytest.fixture(scope="module")
+def client(testbed):
+    """Clients with a session of the role that nothing is taken from."""
+    session = grants.session(testbed)
+    credentials = {
+        "aws_access_key_id": session.access_key,
+        "aws_secret_access_key": session.secret_key,
+        "aws_session_token": session.token,
+    }
+    return lambda service: testbed.boto3(service, **credentials)
+
+
+# By what it would be: service, operation, and its parameters from what there is to be reached.
+FORBIDDEN = {
+    "read a token elsewhere": ("ssm", "get_parameter", lambda at: {"Name": ELSEWHERE, "WithDecryption": True}),
+    "write a token elsewhere": ("ssm", "put_parameter", lambda at: {"Name": ELSEWHERE, "Value": "x", "Overwrite": True}),
+    "move a label elsewhere": ("ssm", "label_parameter_version", lambda at: {"Name": ELSEWHERE, "Labels": ["current"]}),
+    "read the tokens of before": ("ssm", "get_parameter_history", lambda at: {"Name": at["parameter"]}),
+    "delete a publication": ("ssm", "delete_parameter", lambda at: {"Name": at["parameter"]}),
+    "write a spec": ("ssm", "put_parameter", lambda at: {"Name": at["spec"], "Value": "{}", "Overwrite": True}),
+    "delete a spec": ("ssm", "delete_parameter", lambda at: {"Name": at["spec"]}),
+    "write where a cluster is": ("ssm", "put_parameter", lambda at: {"Name": at["cluster"], "Value": "{}"}),
+    "read another table": ("dynamodb", "get_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
+    "write to another table": ("dynamodb", "put_item", lambda at: {"TableName": ANOTHER_TABLE, "Item": ITEM}),
+    "update another table": ("dynamodb", "update_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
+    "read all that is published": ("dynamodb", "scan", lambda at: {"TableName": at["published"]}),
+    "replace a published item": ("dynamodb", "put_item", lambda at: {"TableName": at["published"], "Item": ITEM}),
+    "delete a published item": ("dynamodb", "delete_item", lambda at: {"TableName": at["published"], "Key": ITEM}),
+    "read all records": ("dynamodb", "scan", lambda at: {"TableName": at["records"]}),
+    "delete a record": ("dynamodb", "delete_item", lambda at: {"TableName": at["records"], "Key": RECORD}),
+    "delete the table of records": ("dynamodb", "delete_table", lambda at: {"TableName": at["records"]}),
+    "let the table of records be deleted": (
+        "dynamodb", "update_table", lambda at: {"TableName": at["records"], "DeletionProtectionEnabled": False}
+    ),
+    "decrypt what readers decrypt": ("kms", "decrypt", lambda at: {"CiphertextBlob": at["encrypted"]}),
+    "encrypt for readers": ("kms", "encrypt", lambda at: {"KeyId": at["publication key"], "Plaintext": b"x"}),
+    "make data keys to seal with": (
+        "kms", "generate_data_key", lambda at: {"KeyId": at["sealing key"], "KeySpec": "AES_256"}
+    ),
+    "hand the sealing key on": (
+        "kms", "create_grant",
+        lambda at: {"KeyId": at["sealing key"], "GranteePrincipal": at["role"], "Operations": ["Decrypt"]},
+    ),
+    "delete the sealing key": ("kms", "schedule_key_deletion", lambda at: {"KeyId": at["sealing key"]}),
+    "describe another cluster": ("eks", "describe_cluster", lambda at: {"name": "another"}),
+    "list clusters": ("eks", "list_clusters", lambda at: {}),
+    "give itself rights": (
+        "iam", "put_role_policy", lambda at: {"RoleName": at["role name"], "PolicyName": "more", "PolicyDocument": "{}"}
+    ),
+    "change itself": ("lambda", "update_function_configuration", lambda at: {"FunctionName": at["function"], "Timeout": 1}),
+    "invoke itself": ("lambda", "invoke", lambda at: {"FunctionName": at["function"]}),
+    "read its log": ("logs", "filter_log_events", lambda at: {"logGroupName": at["log"]}),
+}
+
+
+@pytest.mark.parametrize("attempt", FORBIDDEN)
+def the_role_may_not(client, reach, attempt):
+    service, operation, parameters = FORBIDDEN[attempt]
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        getattr(client(service), operation)(**parameters(reach))
+    assert refused.value.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException"), str(refused.value)
+
+
+def the_same_session_may_do_what_is_granted(client, reach):
+    """Or the refusals would say nothing."""
+    assert client("ssm").get_parameter(Name=reach["parameter"])["Parameter"]["Version"]
+    assert "Item" not in client("dynamodb").get_item(TableName=reach["published"], Key=ITEM)
+    assert "Item" not in client("dynamodb").get_item(TableName=reach["records"], Key=RECORD)
+    assert client("kms").decrypt(CiphertextBlob=reach["sealed"])["Plaintext"] == b"x"
+
+
+def what_is_sealed_for_one_token_cannot_be_opened_as_anothers(client, reach):
+    keys, context = client("kms"), {"changeover:scope": "changeover", "token": "mine", "version": "1"}
+    sealed = keys.encrypt(KeyId=reach["sealing key"], Plaintext=b"x", EncryptionContext=context)["CiphertextBlob"]
+    assert keys.decrypt(CiphertextBlob=sealed, EncryptionContext=context)["Plaintext"] == b"x"
+    for other in ({"changeover:scope": "another"}, {"token": "yours"}, {"version": "2"}):
+        with pytest.raises(keys.exceptions.InvalidCiphertextException):
+            keys.decrypt(CiphertextBlob=sealed, EncryptionContext=context | other)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"ssm": ELSEWHERE}, {"dynamodb": {"table": ANOTHER_TABLE, "key": {"id": "service_token"}}}],
+    ids=["a parameter", "an item"],
+)
+@pytest.mark.usefixtures("reach")
+def a_spec_that_points_elsewhere_is_refused_and_nothing_is_minted(testbed, place):
+    service = DynamicService(testbed, f"elsewhere-{uuid.uuid4().hex[:8]}")
+    spec = service.spec()
+    service.create_table()
+    service.put_spec(spec | {"presenters": {"publish": [place], "within": "1s"}})
+    with pytest.raises(FunctionFailed) as refused:
+        service.invoke("rotate")
+    assert refused.value.error_type == "AccessDenied"
+    assert service.status()["revision"] is None
