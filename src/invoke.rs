@@ -1,14 +1,14 @@
 //! One invocation, from a request to its answer.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use tracing::info;
 
 use crate::{
     begin,
-    error::Error,
+    error::{Error, Kind},
     event::Request,
     plan::Ask,
     record::Record,
@@ -61,14 +61,30 @@ pub async fn handle(
         let report = rotate::run(world, settings, Asking { ask, token, key, stop_at }).await?;
         Ok(Answer::One(Box::new(report)))
     };
-    match &request {
-        Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
-        Request::Publish { token } => one(Ask::Publish, token).await,
-        Request::Drop { token } => one(Ask::Drop, token).await,
-        Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
-        Request::Status { token } => status(world, settings, token.as_ref()).await,
-        Request::Preflight { token } => preflight(world, settings, token).await,
-    }
+    let answered = async {
+        match &request {
+            Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
+            Request::Publish { token } => one(Ask::Publish, token).await,
+            Request::Drop { token } => one(Ask::Drop, token).await,
+            Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
+            Request::Status { token } => status(world, settings, token.as_ref()).await,
+            Request::Preflight { token } => preflight(world, settings, token).await,
+        }
+    };
+    caught(answered).await
+}
+
+/// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
+/// what was saved.
+async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Error::new(
+            Kind::Internal,
+            "carry out the invocation",
+            "it panicked; the log says where",
+            "report it; what was saved is carried on by the sweep, and both tokens keep working",
+        ))
+    })
 }
 
 /// Carries on everything that owed a step when it looked, a few tokens at a time. One that fails
@@ -83,7 +99,7 @@ async fn sweep(
     let mut results: Vec<(TokenName, Swept)> = stream::iter(due)
         .map(|(token, _)| async move {
             let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at };
-            let swept = match rotate::run(world, settings, asking).await {
+            let swept = match caught(rotate::run(world, settings, asking)).await {
                 Ok(report) => Swept::Report(Box::new(report)),
                 Err(error) => Swept::Failed {
                     token: token.clone(),

@@ -93,6 +93,8 @@ pub enum Deferred {
     Full,
     /// Something other than a rotation takes the slot.
     Occupied,
+    /// Others saved first, each time that it was tried.
+    Contended,
 }
 
 impl fmt::Display for Deferred {
@@ -106,6 +108,9 @@ impl fmt::Display for Deferred {
                 "deferred: the accepted set is full; raise the period, or lower the overlap"
             }
             Deferred::Occupied => "deferred: the publications are being written or repaired",
+            Deferred::Contended => {
+                "deferred: others were first each time; whatever is in progress goes on"
+            }
         })
     }
 }

@@ -20,7 +20,7 @@ mod change;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sha2::Digest as _;
 
 use crate::{
@@ -37,13 +37,20 @@ pub const LEASE_GRACE: Duration = Duration::from_secs(5);
 pub const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often a leg is published again because what it published did not stand.
 pub const REPEATS: u8 = 3;
+/// The largest revision that is read: JSON's numbers are exact up to there (RFC 8259, section 6).
+const LARGEST_COUNTER: u64 = 1 << 53;
 /// The longest timeline of a rotation: what comes after it is left out.
 const TIMELINE: usize = 64;
 
 /// All that is known of a token, as saved.
+///
+/// A field that is not known was written by a later version of changeover: such a record is not read,
+/// because saving it would lose that field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     token: TokenName,
+    #[serde(deserialize_with = "counter")]
     revision: u64,
     /// Live versions, newest first.
     versions: Vec<Version>,
@@ -76,6 +83,7 @@ pub struct Record {
 
 /// One value, from its mint to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Version {
     /// Its number; greater than that of every version before it.
     pub version: VersionNumber,
@@ -138,6 +146,7 @@ impl KeyDigest {
 /// What is in progress until presenters are on the version that it is about. It takes the token's
 /// one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rotation {
     /// Its name.
     pub id: RotationId,
@@ -169,6 +178,7 @@ pub enum Purpose {
 
 /// One line of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Leg of the step.
     pub leg: Leg,
@@ -183,6 +193,7 @@ pub struct Entry {
 
 /// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Owed {
     /// On which leg.
     pub leg: Leg,
@@ -255,6 +266,7 @@ impl Step {
 
 /// How far a workload has come on this leg.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Wait {
     /// The Secret as of which it is synced; `None` for a workload without one.
     pub secret: Option<SecretRevision>,
@@ -270,6 +282,7 @@ pub struct SecretRevision(pub String);
 
 /// What a publication was last seen to hold: what its last answered write put there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Seen {
     /// The revision of the view.
     pub revision: u64,
@@ -288,6 +301,7 @@ pub struct Seen {
 
 /// The right to write to stores that cannot fence, for a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lease {
     /// Who has it: random per invocation.
     pub holder: String,
@@ -298,6 +312,7 @@ pub struct Lease {
 
 /// Why nothing moves, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Held {
     /// On what.
     pub object: String,
@@ -485,6 +500,13 @@ impl Record {
         let lives = |number| self.versions.iter().any(|version| version.version == number);
         earlier.versions.iter().filter(|version| !lives(version.version)).collect()
     }
+}
+
+/// A number that only grows, one by one: one that could not be counted up any more is damage.
+fn counter<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(from)?;
+    let is_plausible = number <= LARGEST_COUNTER;
+    if is_plausible { Ok(number) } else { Err(D::Error::custom("too large a number")) }
 }
 
 impl Version {

@@ -27,7 +27,10 @@ use crate::{
 };
 
 /// How often a turn plans again because somebody else was first.
-const PLANS: usize = 10;
+const PLANS: u32 = 30;
+/// How long it pauses at most before it plans again: doubled each time, up to the longest.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a turn looks again whether somebody else has let the lease go, a second apart.
 const LOOKS_AT_A_LEASE: usize = 60;
 
@@ -101,17 +104,26 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 );
                 return Ok(report);
             }
-            Err(Stop::Overtaken) => plans += 1,
+            Err(Stop::Overtaken) => {
+                if world.clock.now() >= asking.stop_at {
+                    break;
+                }
+                // The first time at once; a crowd spreads out.
+                if plans > 0 {
+                    let longest = PAUSE.saturating_mul(1 << plans.min(16)).min(LONGEST_PAUSE);
+                    tokio::time::sleep(world.random_pause(longest)?).await;
+                }
+                plans += 1;
+            }
             Err(Stop::Failed(error)) => return Err(error),
         }
     }
-    Err(Error::new(
-        Kind::Internal,
-        "take a turn at",
-        format!("somebody else was first {PLANS} times in a row"),
-        "invoke it again; the rotation goes on meanwhile",
-    )
-    .on(asking.token))
+    info!(token = %asking.token, plans, "others were first each time");
+    Ok(Report {
+        not_before: Some(world.clock.now() + LONGEST_PAUSE),
+        warnings: vec![Deferred::Contended.to_string()],
+        ..Report::bare(Outcome::Deferred, asking.token)
+    })
 }
 
 /// Reads and parses the spec of a token.

@@ -7,17 +7,28 @@ pub fn milliseconds(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
+/// The time that is written so, if changeover may have written it: one to which durations can be added.
+pub(crate) fn read(text: &str) -> Option<Timestamp> {
+    text.parse().ok().filter(|time| (EARLIEST..LATEST).contains(time))
+}
+
+/// 2000-01-01T00:00:00Z.
+const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
+/// 3000-01-01T00:00:00Z.
+const LATEST: Timestamp = Timestamp::constant(32_503_680_000, 0);
+
 /// Times in the record are RFC 3339 with milliseconds: of one width, so that they sort as text.
 pub(crate) mod in_milliseconds {
     use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
     pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&super::milliseconds(*time))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::deserialize(from)
+        let text = String::deserialize(from)?;
+        super::read(&text).ok_or_else(|| D::Error::custom("no time, or one out of the question"))
     }
 }
 
@@ -39,6 +50,9 @@ pub(crate) mod optional_milliseconds {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Timestamp>, D::Error> {
-        Option::<Timestamp>::deserialize(from)
+        #[derive(Deserialize)]
+        struct Present(#[serde(with = "super::in_milliseconds")] Timestamp);
+
+        Ok(Option::<Present>::deserialize(from)?.map(|Present(time)| time))
     }
 }

@@ -83,12 +83,15 @@ pub enum NotAName {
     },
 }
 
+/// The largest number of a version: audit items are named by ten digits.
+const LARGEST_VERSION: u64 = 9_999_999_999;
+
 /// The number of a version of a token. Numbers grow by one and are never used again; the default, 0,
 /// comes before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-#[serde(transparent)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct VersionNumber(u64);
 
 impl VersionNumber {
@@ -106,6 +109,21 @@ impl VersionNumber {
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+}
+
+impl TryFrom<u64> for VersionNumber {
+    type Error = &'static str;
+
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        let is_plausible = number <= LARGEST_VERSION;
+        if is_plausible { Ok(Self(number)) } else { Err("too large a version number") }
+    }
+}
+
+impl From<VersionNumber> for u64 {
+    fn from(version: VersionNumber) -> Self {
+        version.0
     }
 }
 

@@ -75,6 +75,17 @@ impl World {
         (self.fill)(&mut bytes)?;
         Ok(hex::encode(bytes))
     }
+
+    /// A pause of any length up to this one: callers that met at one record part ("full jitter" of
+    /// "Exponential Backoff And Jitter", AWS Architecture Blog).
+    ///
+    /// # Errors
+    /// Where the source has none.
+    pub fn random_pause(&self, longest: Duration) -> Result<Duration, Error> {
+        let mut bytes = [0; 4];
+        (self.fill)(&mut bytes)?;
+        Ok(longest.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)))
+    }
 }
 
 /// The world's source of randomness.

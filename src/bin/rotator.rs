@@ -1,6 +1,6 @@
 //! The function `rotator`: makes the real world and hands it to the runtime.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{panic, process::ExitCode, sync::Arc};
 
 use changeover::{
     config::Config,
@@ -19,8 +19,12 @@ use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use rand::{TryRng, rngs::SysRng};
 use serde_json::Value;
 use tokio::sync::OnceCell;
-use tracing::{Instrument, error, info_span};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Instrument, Level, error, info_span};
+use tracing_subscriber::{
+    filter::{Targets, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// `EX_USAGE` of sysexits.h: the environment says what cannot be meant.
 const USAGE: u8 = 64;
@@ -48,6 +52,9 @@ async fn main() -> ExitCode {
 }
 
 /// One JSON line per event, to where Lambda collects it. `filter` was found to be one.
+///
+/// Nobody else is heard at `trace`: there the SDKs and the runtime print whole requests and answers, and
+/// tokens with them. Of a panic only the place is told, since its words may hold anything.
 fn start_log(filter: &str) {
     let lines = tracing_subscriber::fmt::layer()
         .json()
@@ -55,7 +62,15 @@ fn start_log(filter: &str) {
         .with_current_span(false)
         .with_span_list(false);
     let filter: Targets = filter.parse().unwrap_or_default();
-    tracing_subscriber::registry().with(lines).with(filter).init();
+    let without_wire = filter_fn(|metadata| {
+        let is_own = ["changeover", "rotator"].iter().any(|own| metadata.target().starts_with(own));
+        is_own || *metadata.level() <= Level::DEBUG
+    });
+    tracing_subscriber::registry().with(lines).with(filter).with(without_wire).init();
+    panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string);
+        error!(at, "panicked");
+    }));
 }
 
 /// What outlives an invocation: the configuration, and the connections once they are made.

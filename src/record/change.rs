@@ -253,7 +253,7 @@ impl Record {
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(now + pause);
-                next.held = Some(Held { attempts: attempts + 1, ..held });
+                next.held = Some(Held { attempts: attempts.saturating_add(1), ..held });
                 next.repeats = 0;
             }
 

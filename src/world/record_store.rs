@@ -417,7 +417,9 @@ impl DynamoDbRecords {
             Ok(_) => return Ok(Saved::Saved),
             Err(error) => error,
         };
-        let failed = || failed("dynamodb:PutItem", attempted, self.named(token), &error);
+        // A transaction needs the permission of each of its parts.
+        let actions = "dynamodb:PutItem and dynamodb:ConditionCheckItem";
+        let failed = || failed(actions, attempted, self.named(token), &error);
         let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
             error.as_service_error()
         else {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use changeover::event::Request;
+use changeover::{error::Kind, event::Request};
 use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Fault, Faults, LONG, MemoryWorld, Rest},
+    world::{Ending, Fault, Faults, LONG, MemoryWorld, Rest},
 };
 
 #[tokio::test(start_paused = true)]
@@ -85,6 +85,32 @@ async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
                 world.sweep_until_rest(&subject()).await;
                 world.assert_settled();
             }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_after_any_call_is_an_error_without_its_words_and_carried_on() {
+    const WORDS: &str = "the words of a panic may hold a token";
+    for (kind, spec) in few_kinds() {
+        let calls = {
+            let world = in_service(1, &spec).await;
+            world.run("a", rotate("a"), LONG, Faults::none()).await.calls
+        };
+        for call in 1..=calls {
+            let world = in_service(1, &spec).await;
+            world.replayed_by(format!("kind {kind}, a panic at call {call}"));
+            let faults = Faults::at(call, Fault::Panics(WORDS));
+            let run = world.run("a", rotate("a"), LONG, faults).await;
+            let Ending::Failed(error) = run.ending else {
+                world.fail(&format!("it ended so: {:?}", run.ending));
+            };
+            assert_eq!(error.kind, Kind::Internal);
+            assert!(!error.to_string().contains(WORDS), "{error}");
+            world.sweep_until_rest(&subject()).await;
+            world.invoke("a again", rotate("a")).await;
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
         }
     }
 }

@@ -3,18 +3,20 @@
 
 mod contract;
 mod crash;
+mod damage;
 mod drift;
 mod events;
+mod hostile;
 mod layers;
 mod moves;
 mod parse;
 mod race;
-mod random;
 mod readme;
 mod real_cluster;
 mod respecified;
 mod sample;
 mod scene;
+mod simulation;
 mod sources;
 mod story;
 mod template;

@@ -8,6 +8,7 @@ use changeover::{
     world::{Accepted, Audit, Content, KeyEntry, Sealed},
 };
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 /// The token that most tests are about.
 pub(crate) fn token() -> TokenName {
@@ -106,4 +107,26 @@ pub(crate) fn accepted(token: &TokenName, revision: u64) -> Content {
             entry(6, Stage::Previous, "ds_old", Some(at(900))),
         ],
     }
+}
+
+/// Where everything in this JSON is, itself included, as JSON pointers.
+pub(crate) fn pointers(json: &Value) -> Vec<String> {
+    let mut pointers = Vec::new();
+    let mut rest = vec![(String::new(), json)];
+    while let Some((pointer, value)) = rest.pop() {
+        let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
+        match value {
+            Value::Object(fields) => {
+                let fields = fields.iter();
+                rest.extend(fields.map(|(name, it)| (format!("{pointer}/{}", escaped(name)), it)));
+            }
+            Value::Array(list) => {
+                let list = list.iter().enumerate();
+                rest.extend(list.map(|(index, it)| (format!("{pointer}/{index}"), it)));
+            }
+            _ => {}
+        }
+        pointers.push(pointer);
+    }
+    pointers
 }

@@ -1,6 +1,7 @@
 //! Each adapter against the SDK's own seam: real serialisers, parsers, retries and error mapping,
 //! under a service that is a function from a request to an answer.
 
+mod damaged;
 mod error_codes;
 mod items;
 mod parameters;

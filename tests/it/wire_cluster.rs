@@ -1,6 +1,7 @@
 //! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
 
 mod api_server;
+mod damaged;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -236,7 +237,7 @@ mod syncing {
         );
     }
 
-    fn synced_to(server: &ApiServer, version: &str, token: &str) {
+    pub(super) fn synced_to(server: &ApiServer, version: &str, token: &str) {
         server.put(SECRET, json!({"data": {"token": STANDARD.encode(token)}}));
         server.put(
             EXTERNAL_SECRET,
@@ -505,6 +506,11 @@ mod rolling {
     /// Two replicas, stamped 7 and observed; pods of revision 6 run.
     fn rolling() -> Arc<ApiServer> {
         let server = ApiServer::new();
+        begun(&server);
+        server
+    }
+
+    pub(super) fn begun(server: &ApiServer) {
         server.put(
             DEPLOYMENT,
             json!({
@@ -535,9 +541,8 @@ mod rolling {
             );
         }
         for name in ["old-1", "old-2"] {
-            pod(&server, name, "old", "6");
+            pod(server, name, "old", "6");
         }
-        server
     }
 
     fn pod(server: &ApiServer, name: &str, replica_set: &str, stamp: &str) {

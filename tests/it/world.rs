@@ -35,12 +35,11 @@ use changeover::{
     world::{Audit, Clock, SpecText, World},
 };
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 pub(crate) use faults::{Fault, Faults, Intruder};
 pub(crate) use rest::Rest;
-pub(crate) use state::Dice;
 
 use faults::{Actor, Signal};
 use ports::Ports;
@@ -189,6 +188,16 @@ impl MemoryWorld {
         self.state().records.record(token)
     }
 
+    /// Somebody replaces a record by hand. From then on the world breaks promises by itself, and holds
+    /// nobody to them.
+    pub(crate) fn damage(&self, token: &TokenName, record: &Record) {
+        let mut state = self.state();
+        state.is_damaged = true;
+        state.records.replace(token, record);
+        let due_at = record.due_at();
+        state.index(token, due_at);
+    }
+
     /// The audit entry of a version.
     pub(crate) fn audit(&self, token: &TokenName, version: u64) -> Option<Audit> {
         let item = (token.clone(), changeover::token::VersionNumber::new(version));
@@ -260,13 +269,31 @@ impl MemoryWorld {
         time: Duration,
         faults: Faults,
     ) -> Run {
+        self.run_as(id, request, time, faults, SignedDuration::ZERO, SignedDuration::ZERO).await
+    }
+
+    /// The same, where its clock and the deadline that it is told are off by so much.
+    pub(crate) async fn run_as(
+        &self,
+        id: &str,
+        request: Request,
+        time: Duration,
+        faults: Faults,
+        clock_off: SignedDuration,
+        deadline_off: SignedDuration,
+    ) -> Run {
         let (actor, mut signals) = Actor::new(id, faults);
         let actor = Arc::new(actor);
-        let world = self.world_of(actor.clone());
+        let mut world = self.world_of(actor.clone());
+        world.clock = Clock::starting_at(self.now() + clock_off);
+        if clock_off != SignedDuration::ZERO {
+            self.state().is_damaged = true;
+        }
         // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
         let settings =
             Settings { lease: LEASE, late_write: LATE_WRITE, reserved: Reserved::default() };
-        let invocation = Invocation { id: id.to_owned(), deadline: self.now() + time };
+        let invocation =
+            Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
         let ending = {
             let mut handled = pin!(invoke::handle(&world, &settings, request, &invocation));
             let mut deadline = pin!(tokio::time::sleep(time));

@@ -213,7 +213,12 @@ fn check_type(
         Some(other) => Err(Error::new(
             Kind::PreflightFailed,
             attempted,
-            format!("it is a {}, which would keep the token in plain", other.as_str()),
+            // What is none of AWS's words could be anything, and is not repeated.
+            match other {
+                ParameterType::String => "it is a String, which would keep the token in plain",
+                ParameterType::StringList => "it is a StringList, and a token is one value",
+                _ => "it is no SecureString, and a token may be kept in nothing else",
+            },
             OTHER_PARAMETER,
         )
         .on(name)),

@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     error::{Error, Kind},
     record::{KeyDigest, Record, RotationId},
+    time,
     token::{TokenName, VersionNumber},
     world::{
         Audit, KeyEntry,
@@ -45,7 +46,7 @@ pub(super) fn record_in(item: Attributes, token: &TokenName) -> Result<Record, E
         return Ok(record);
     };
     // The attribute may be later than what the record says: a watcher postpones it alone.
-    let due_at = due_at.as_s().ok().and_then(|time| time.parse().ok());
+    let due_at = due_at.as_s().ok().and_then(|text| time::read(text));
     match due_at {
         Some(due_at) if record.due_at() != Some(due_at) => Ok(record.postponed(due_at)),
         Some(_) => Ok(record),

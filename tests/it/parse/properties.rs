@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 
 use super::{example, name, parse};
+use crate::sample::pointers;
 
 proptest! {
     #[test]
@@ -144,21 +145,7 @@ proptest! {
         value in any_json(),
     ) {
         let mut spec = example();
-        let mut pointers = Vec::new();
-        let mut rest = vec![(String::new(), &spec)];
-        while let Some((pointer, value)) = rest.pop() {
-            match value {
-                Value::Object(fields) => {
-                    rest.extend(fields.iter().map(|(name, it)| (format!("{pointer}/{name}"), it)));
-                }
-                Value::Array(list) => {
-                    let list = list.iter().enumerate();
-                    rest.extend(list.map(|(index, it)| (format!("{pointer}/{index}"), it)));
-                }
-                _ => {}
-            }
-            pointers.push(pointer);
-        }
+        let pointers = pointers(&spec);
         let pointer = index.get(&pointers);
         *spec.pointer_mut(pointer).expect("the pointer was just made") = value;
         if let Err(error) = parse(&spec) {

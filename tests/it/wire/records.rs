@@ -32,7 +32,7 @@ fn save(record: &Record, replaces: Option<u64>) -> Save<'_> {
 }
 
 /// The item that a record is saved as, as DynamoDB would return it.
-async fn item_of(record: &Record) -> Value {
+pub(super) async fn item_of(record: &Record) -> Value {
     let wire = Wire::script([ok(json!({}))]);
     let saved = records(&wire).save(save(record, None)).await.expect("an answer");
     assert_eq!(saved, Saved::Saved);

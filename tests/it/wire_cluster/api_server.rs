@@ -82,6 +82,11 @@ impl ApiServer {
         self.changed.notify_waiters();
     }
 
+    /// Puts this in an object's place, whatever it is.
+    pub(crate) fn replace(&self, path: &str, object: Value) {
+        self.state().objects.insert(path.to_owned(), object);
+    }
+
     pub(crate) fn delete(&self, path: &str) {
         let mut state = self.state();
         state.version += 1;
@@ -189,15 +194,19 @@ impl ApiServer {
                 })
             });
             let labels = parameter("labelSelector").is_none_or(|selector| {
-                selector.split(',').all(|term| {
-                    let (label, value) = term.split_once('=').unwrap();
-                    object["metadata"]["labels"][label] == json!(value)
+                selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+                    let labels = &object["metadata"]["labels"];
+                    match term.split_once('=') {
+                        Some((label, value)) => labels[label] == json!(value),
+                        None => !labels[term].is_null(),
+                    }
                 })
             });
             collection == request.path && fields && labels
         };
         if is_watch {
-            let since: u64 = parameter("resourceVersion").unwrap().parse().unwrap();
+            let since: u64 =
+                parameter("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or_default();
             loop {
                 let changed = self.changed.notified();
                 let mut events = String::new();

@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     Twice(Duration),
     /// The call is carried out, and takes this time before.
     Slow(Duration),
+    /// The call was carried out, and whoever reads its reply panics, with these words.
+    Panics(&'static str),
 }
 
 /// Another whole invocation.

@@ -104,6 +104,9 @@ impl Ports {
                     tokio::time::sleep(back).await;
                     return Ok((result, false));
                 }
+                if let Some(Fault::Panics(words)) = fault {
+                    panic!("{words}");
+                }
             }
         }
         if let Some(Fault::CutAfter | Fault::CutLate(_)) = fault {

@@ -49,6 +49,12 @@ impl Records {
         Some(serde_json::from_value(stored.clone()).expect("a saved record reads back"))
     }
 
+    /// Replaces what is stored of a token.
+    pub(super) fn replace(&mut self, token: &TokenName, record: &Record) {
+        let json = serde_json::to_value(record).expect("a record serializes");
+        self.stored.insert(token.clone(), json);
+    }
+
     /// How many versions were ever minted or adopted.
     pub(crate) fn minted(&self, token: &TokenName) -> usize {
         self.minted.get(token).map_or(0, BTreeMap::len)
@@ -162,7 +168,7 @@ impl State {
         due
     }
 
-    fn index(&mut self, token: &TokenName, due_at: Option<Timestamp>) {
+    pub(super) fn index(&mut self, token: &TokenName, due_at: Option<Timestamp>) {
         let now = self.now;
         self.records.index.entry(token.clone()).or_default().push((now, due_at));
     }

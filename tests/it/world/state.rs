@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(super) calls: BTreeMap<&'static str, usize>,
     /// What replays this world.
     pub(super) replay: String,
+    /// Somebody damaged it: it breaks promises by itself.
+    pub(super) is_damaged: bool,
     violation: Option<String>,
     journal: VecDeque<String>,
     began: Instant,
@@ -64,6 +66,7 @@ impl State {
             in_flight: BTreeMap::new(),
             calls: BTreeMap::new(),
             replay: format!("seed {seed}"),
+            is_damaged: false,
             violation: None,
             journal: VecDeque::new(),
             began: Instant::now(),
@@ -106,7 +109,7 @@ impl State {
 
     /// Notes that a promise was broken. The first one counts.
     pub(super) fn violated(&mut self, broken: &str) {
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.is_damaged {
             self.violation = Some(format!("{broken}\n  {}", self.journal()));
         }
     }
@@ -162,14 +165,10 @@ const BEGINNING: Timestamp = Timestamp::constant(1_793_491_200, 0);
 const JOURNAL: usize = 120;
 
 /// All chance there is: splitmix64, so that a seed replays.
-pub(crate) struct Dice(pub(super) u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn roll(&mut self) -> u64 {
+    pub(super) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -178,22 +177,22 @@ impl Dice {
     }
 
     /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         (self.roll() % bound as u64) as usize
     }
 
     /// Whether it comes up, once in `n` times.
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+    pub(super) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
     /// Milliseconds between two bounds, the first included.
-    pub(crate) fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
+    pub(super) fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(range.start + self.roll() % (range.end - range.start))
     }
 
     /// One of these.
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }

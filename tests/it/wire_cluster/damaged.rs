@@ -1,0 +1,89 @@
+//! Objects that nobody would expect of an API server: what is asked of it ends, in time, in an answer or
+//! in one clear error.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use changeover::{
+    error::Error,
+    spec::ParameterName,
+    token::Digest,
+    world::{Clusters, Progress, SyncedBefore},
+};
+use proptest::{prelude::*, sample::select, test_runner::Config};
+use tokio::time::Instant;
+
+use super::{
+    DEPLOYMENT, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET, api_server::ApiServer,
+    clusters, rolling, stamp, syncing, workload,
+};
+use crate::damage::{Damages, assert_clear, damages, paused};
+
+proptest! {
+    #![proptest_config(Config { cases: 300, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn a_damaged_object_is_waited_for_no_longer_than_was_told(
+        object in select(vec![
+            DEPLOYMENT.to_owned(),
+            EXTERNAL_SECRET.to_owned(),
+            SECRET.to_owned(),
+            format!("{REPLICA_SETS}/old"),
+            format!("{PODS}/old-1"),
+        ]),
+        damages in damages(),
+    ) {
+        paused().block_on(asked_about(&object, &damages));
+    }
+}
+
+async fn asked_about(object: &str, damages: &Damages) {
+    let server = ApiServer::new();
+    rolling::begun(&server);
+    syncing::external_secret(&server);
+    syncing::synced_to(&server, "2-b", "new");
+    let good = server.object(object);
+    let mut damaged = good.clone();
+    damages.befall(&mut damaged);
+    if damaged["metadata"].is_object() {
+        // An API server knows at least which object it is.
+        for known in ["name", "namespace", "resourceVersion"] {
+            damaged["metadata"][known] = good["metadata"][known].clone();
+        }
+        server.replace(object, damaged);
+    }
+    let began = Instant::now();
+    ask_everything(&server).await;
+    // Two waits of a minute each, and calls that are tried again.
+    assert!(began.elapsed() < MINUTE * 5, "it took {:?}", began.elapsed());
+}
+
+async fn ask_everything(server: &Arc<ApiServer>) {
+    let clusters = clusters(server);
+    let workload = workload();
+    let parameter = ParameterName::parse("/backend/token").expect("a name");
+    let intended = BTreeMap::from([(parameter.clone(), Digest::of("new"))]);
+    let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
+
+    clear(clusters.inspect(&workload, &[parameter]).await.map(drop));
+    clear(clusters.force_sync(&workload, "force").await.map(drop));
+    clear(clusters.synced(&workload, &before, &intended, MINUTE).await.map(said));
+    clear(clusters.secret_revision(&workload).await.map(drop));
+    clear(clusters.stamp(&workload, &stamp(8)).await.map(drop));
+    clear(clusters.rolled_out(&workload, &stamp(8), MINUTE).await.map(said));
+    clear(clusters.editors(&workload).await.map(drop));
+}
+
+/// What is held or awaited is told in words that fit a log line.
+fn said<T>(progress: Progress<T>) {
+    match progress {
+        Progress::Done(_) => {}
+        Progress::UnderWay(awaited) => assert!(awaited.len() < 2_000, "{awaited}"),
+        Progress::Stuck(held) => assert!(held.reason.len() < 2_000, "{held:?}"),
+    }
+}
+
+fn clear(asked: Result<(), Error>) {
+    if let Err(error) = asked {
+        assert_clear(&error);
+    }
+}
