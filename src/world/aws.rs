@@ -194,6 +194,19 @@ where
     Error::new(kind, attempted, because, fix).on(on)
 }
 
+/// An answer of 200 that lacks what every such answer has: not AWS's own, or cut on its way. What it
+/// would say, had it come through, is not known.
+pub(crate) fn incomplete(
+    action: &str,
+    attempted: &str,
+    on: impl fmt::Display,
+    lacks: &str,
+) -> Error {
+    let because = format!("the answer to {action} has no {lacks}");
+    let fix = "run it again; if it stays so, check what stands between the function and AWS";
+    Error::new(Kind::Unreachable, attempted, because, fix).on(on)
+}
+
 /// The contract's word for what an AWS error code says.
 fn kind<E>(error: &SdkError<E, HttpResponse>) -> Kind
 where
@@ -208,7 +221,9 @@ where
             // DynamoDB and Parameter Store have no code of their own for what does not fit.
             "ValidationException" if message.contains("size") => Kind::TooLarge,
             "ItemCollectionSizeLimitExceededException" => Kind::TooLarge,
+            // An answer of 200 that is an error all the same could not be read: nobody knows whose it is.
             _ if service.raw().status().is_server_error() => Kind::Unreachable,
+            _ if service.raw().status().is_success() => Kind::Unreachable,
             _ => Kind::Internal,
         };
     }

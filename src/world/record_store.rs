@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use super::{
     Audit, Clock, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
     attributes::Attributes,
-    aws::{Aws, also_retrying, failed},
+    aws::{Aws, also_retrying, failed, incomplete},
     milliseconds,
 };
 use crate::{
@@ -45,7 +45,7 @@ use crate::{
 mod cancelled;
 mod item;
 
-use cancelled::{CancelledForNow, passes};
+use cancelled::{CancelledForNow, passes, was_cancelled_for_now};
 use item::{
     DUE_AT, OWED, OWNER, PK, RECORD, REPORT, SAVE_RECORD, WRITE_ID, audit_in, audit_item,
     audit_sort, item_key, key_entry_in, key_item, key_sort, number, record_in, record_item, text,
@@ -104,10 +104,16 @@ impl RecordStore for DynamoDbRecords {
             .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(CancelledForNow))
             .send()
             .await
-            .map_err(|error| failed("dynamodb:GetItem", READ_RECORD, self.named(token), &error))?;
-        let mut items = answer.responses.unwrap_or_default().into_iter().map(|answer| answer.item);
-        let record = items.next().flatten();
-        let key = items.next().flatten();
+            .map_err(|error| {
+                let failed = failed("dynamodb:GetItem", READ_RECORD, self.named(token), &error);
+                let is_for_now = error.as_service_error().is_some_and(was_cancelled_for_now);
+                if is_for_now { busy(failed) } else { failed }
+            })?;
+        let items = answer.responses.unwrap_or_default().into_iter().map(|answer| answer.item);
+        let Ok([record, key]) = <[_; 2]>::try_from(items.collect::<Vec<_>>()) else {
+            let on = self.named(token);
+            return Err(incomplete("dynamodb:GetItem", READ_RECORD, on, "answer for each item"));
+        };
         Ok(Loaded {
             record: record.map(|item| record_in(item, token)).transpose()?,
             key: key
@@ -292,8 +298,7 @@ impl RecordStore for DynamoDbRecords {
             })?;
         let sealed = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         if sealed.is_empty() {
-            let because = "KMS answered without a ciphertext";
-            return Err(Error::new(Kind::Internal, "seal the value of", because, REPORT).on(token));
+            return Err(incomplete("kms:Encrypt", "seal the value of", token, "ciphertext"));
         }
         Ok(Sealed(sealed))
     }
@@ -321,7 +326,8 @@ impl RecordStore for DynamoDbRecords {
                 let plain = answer.plaintext.map(Blob::into_inner).unwrap_or_default();
                 match String::from_utf8(plain) {
                     Ok(value) if !value.is_empty() => return Ok(Secret::verbatim(value)),
-                    _ => "what was sealed is not a token",
+                    Ok(_) => return Err(incomplete("kms:Decrypt", OPEN, on, "plaintext")),
+                    Err(_) => "what was sealed is not a token",
                 }
             }
             Err(error) => match error.as_service_error() {
@@ -449,12 +455,7 @@ impl DynamoDbRecords {
                 ),
                 ..failed()
             },
-            None => Error {
-                kind: Kind::Throttled,
-                because: "other writes kept touching the same items".to_owned(),
-                fix: "run it again".to_owned(),
-                ..failed()
-            },
+            None => busy(failed()),
         })
     }
 
@@ -502,6 +503,17 @@ fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
     match existing.and_then(|item| text_in(item, WRITE_ID)) {
         Some(id) if id == write_id => Saved::Saved,
         _ => Saved::Overtaken,
+    }
+}
+
+/// A transaction that was cancelled for what passes, until the retries ended.
+fn busy(failed: Error) -> Error {
+    Error {
+        kind: Kind::Throttled,
+        because: "other calls kept touching the same items, or the table's rate was used up"
+            .to_owned(),
+        fix: "run it again later".to_owned(),
+        ..failed
     }
 }
 

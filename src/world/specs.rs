@@ -10,7 +10,7 @@ use aws_sdk_ssm::{
 
 use super::{
     SpecText, Specs,
-    aws::{Aws, failed},
+    aws::{Aws, failed, incomplete},
 };
 use crate::{
     config::Config,
@@ -36,7 +36,10 @@ impl Specs for SsmSpecs {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = format!("{}/{token}", self.path);
         match self.aws.ssm().get_parameter().name(&name).send().await {
-            Ok(answer) => answer.parameter.map(|parameter| text_in(&name, parameter)).transpose(),
+            Ok(answer) => {
+                let lacking = || incomplete("ssm:GetParameter", READ, &name, "parameter");
+                text_in(&name, answer.parameter.ok_or_else(lacking)?).map(Some)
+            }
             Err(error)
                 if matches!(
                     error.code(),

@@ -21,7 +21,7 @@ use crate::{
     token::{LARGEST_VALUE, Secret},
     world::{
         Holding, WriteError, Written,
-        aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, timeouts},
+        aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, incomplete, timeouts},
     },
 };
 
@@ -42,12 +42,11 @@ impl Parameters {
             self.aws.ssm().get_parameter().name(name.as_str()).with_decryption(true).send().await;
         let parameter = match answer {
             Ok(answer) => answer.parameter,
-            Err(error) if is_absent(error.code()) => None,
+            Err(error) if is_absent(error.code()) => return Ok(None),
             Err(error) => return Err(failed("ssm:GetParameter", READ, name, &error)),
         };
-        let Some(parameter) = parameter else {
-            return Ok(None);
-        };
+        let parameter =
+            parameter.ok_or_else(|| incomplete("ssm:GetParameter", READ, name, "parameter"))?;
         check_type(READ, name, parameter.r#type())?;
         let store_version = parameter.version().try_into().unwrap_or_default();
         let value = Secret::verbatim(parameter.value.unwrap_or_default());
@@ -104,10 +103,15 @@ impl Parameters {
             .await;
         let unanswered = attempts.may_land();
         match answer {
-            Ok(answer) => Ok(Written {
-                store_version: answer.version().try_into().unwrap_or_default(),
+            Ok(answer) if answer.version() > 0 => Ok(Written {
+                store_version: answer.version().unsigned_abs(),
                 key: Some(key),
                 unanswered,
+            }),
+            Ok(_) => Err(WriteError {
+                error: incomplete("ssm:PutParameter", WRITE, name, "version"),
+                unanswered: true,
+                overtaken: false,
             }),
             Err(error) => {
                 let failed = failed("ssm:PutParameter", WRITE, name, &error);

@@ -71,7 +71,7 @@ impl Intercept for Unanswered {
         let is_answered = match context.output_or_error() {
             Some(Ok(_)) => true,
             Some(Err(error)) if error.is_operation_error() => {
-                context.response().is_some_and(|response| !response.status().is_server_error())
+                context.response().is_some_and(|response| response.status().is_client_error())
             }
             Some(Err(error)) => was_never_connected(error),
             None => false,

@@ -28,20 +28,25 @@ impl ClassifyRetry for CancelledForNow {
             }
             _ => None,
         });
-        let read = error.downcast_ref().and_then(|error| match error {
-            TransactGetItemsError::TransactionCanceledException(cancelled) => {
-                Some(cancelled.cancellation_reasons())
-            }
-            _ => None,
-        });
-        match write.or(read) {
-            Some(reasons) if reasons.iter().all(passes) => RetryAction::transient_error(),
-            _ => RetryAction::NoActionIndicated,
-        }
+        let for_now = match write {
+            Some(reasons) => reasons.iter().all(passes),
+            None => error.downcast_ref().is_some_and(was_cancelled_for_now),
+        };
+        if for_now { RetryAction::transient_error() } else { RetryAction::NoActionIndicated }
     }
 
     fn name(&self) -> &'static str {
         "cancelled for now"
+    }
+}
+
+/// Whether a read in a transaction was cancelled for what passes.
+pub(super) fn was_cancelled_for_now(error: &TransactGetItemsError) -> bool {
+    match error {
+        TransactGetItemsError::TransactionCanceledException(cancelled) => {
+            cancelled.cancellation_reasons().iter().all(passes)
+        }
+        _ => false,
     }
 }
 

@@ -133,6 +133,7 @@ async fn a_write_whose_reply_was_lost_is_unanswered_even_if_a_later_attempt_was_
         ("503 first", vec![failing(503), put_as(1)], true, true),
         ("silence first", vec![Answer::Silence, put_as(1)], true, true),
         ("unreadable", vec![Answer::Garbled("<html>".to_owned())], false, true),
+        ("answered without a version", vec![ok(json!({}))], false, true),
         ("always lost", vec![Answer::Lost], false, true),
         ("always silent", vec![Answer::Silence], false, true),
         ("always throttled", vec![throttled()], false, false),

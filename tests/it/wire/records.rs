@@ -286,6 +286,22 @@ async fn a_record_and_a_key_are_loaded_in_one_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_not_whole_is_no_record_that_is_missing() {
+    let conflict = || cancelled(&[("TransactionConflict", None), ("None", None)]);
+    let table = [
+        ("no responses", ok(json!({})), Kind::Unreachable),
+        ("one response", ok(json!({"Responses": [{}]})), Kind::Unreachable),
+        ("unreadable", Answer::Garbled("<html>".to_owned()), Kind::Unreachable),
+        ("always met others", conflict(), Kind::Throttled),
+    ];
+    for (what, answer, kind) in table {
+        let wire = Wire::script([answer]);
+        let error = records(&wire).load(&token(), Some(&key("k"))).await.expect_err(what);
+        assert_eq!(error.kind, kind, "{what}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_there_is_nothing_loaded_and_an_expired_key_is_none() {
     let wire = Wire::script([ok(json!({}))]);
     let loaded = records(&wire).load(&token(), None).await.expect("an answer");

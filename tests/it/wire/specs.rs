@@ -34,6 +34,13 @@ async fn a_missing_parameter_is_no_spec() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_without_a_parameter_is_no_missing_spec() {
+    let wire = Wire::script([ok(json!({}))]);
+    let error = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect_err("nothing");
+    assert_eq!(error.kind, Kind::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spec_that_is_hidden_or_a_list_is_refused() {
     for kind in ["SecureString", "StringList"] {
         let found = json!({"Parameter": parameter("datastore-token", kind, 1)});
