@@ -6,6 +6,7 @@ mod crash;
 mod drift;
 mod events;
 mod layers;
+mod model;
 mod moves;
 mod parse;
 mod race;
