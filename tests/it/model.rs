@@ -9,6 +9,9 @@
 //! execution that breaks a promise is found. `--show-output` shows the table of them.
 
 mod checker;
+mod facts;
+mod form;
+mod hand;
 mod omission;
 mod promises;
 mod records;
@@ -20,9 +23,10 @@ mod world;
 use std::fmt;
 
 use checker::{Action, Explored, Model};
+use facts::Facts;
 use omission::Omission;
 use promises::{ANSWERS, AUTHENTICATES, COMPLETES, ENDS, IS_LEGAL, MOVES, ONE_PENDING};
-use records::{Edit, Facts, Id, Records};
+use records::{Edit, Id, Records};
 use state::{Copy, Readers, State, View};
 
 /// What is checked.

@@ -1,16 +1,17 @@
-//! What a turn does between two saves, in the order of `rotate.rs`, `begin.rs` and `steps.rs`: one
-//! effect at a time, and all that is pure at once with the effect before it.
+//! What a turn does between two saves, in the order of `rotate.rs`, `begin.rs` and `steps.rs`, one
+//! effect at a time.
 
 use changeover::{
     plan::Move,
-    record::{Leg, Purpose, Step},
+    record::{Leg, Step},
 };
 
 use super::{
     Protocol,
     checker::{Action, Kind},
+    facts::Facts,
     omission::Omission,
-    records::{Edit, Facts},
+    records::Edit,
     state::{Asks, At, State, Turn, View, Write, index},
 };
 
@@ -272,37 +273,6 @@ impl Protocol {
         }
     }
 
-    /// A write reaches its place; whether it is taken.
-    pub(super) fn land(&self, state: &mut State, write: Write) -> bool {
-        let side = usize::from(write.side);
-        let fenced = self.fenced[side];
-        let readers = &mut state.sides[side];
-        if fenced && write.revision < readers.revision && !self.omits(Omission::Fence) {
-            return false;
-        }
-        let changes = !fenced || write.revision != readers.revision;
-        if self.reverts > 0 && readers.place != write.view {
-            readers.before = readers.place;
-        }
-        readers.place = write.view;
-        readers.revision = if fenced { write.revision } else { 0 };
-        if changes {
-            self.befall(state, Edit::PlaceChanges { side });
-        }
-        true
-    }
-
-    /// What every copy of the record shares: time, and the world outside.
-    pub(super) fn befall(&self, state: &mut State, edit: Edit) {
-        state.stored.record = self.edit(state.stored.record, edit);
-        for turn in &mut state.turns {
-            if edit == Edit::NothingIsInTheAir && turn.has_noted {
-                continue;
-            }
-            turn.hand.record = self.edit(turn.hand.record, edit);
-        }
-    }
-
     fn view(&self, facts: &Facts, side: usize) -> View {
         let leg = facts.owed.map(|(leg, _)| leg);
         let mut view = facts.views[side];
@@ -316,7 +286,7 @@ impl Protocol {
     }
 
     /// Whose view the leg owed carries.
-    fn side(&self, facts: &Facts) -> usize {
+    pub(super) fn side(&self, facts: &Facts) -> usize {
         match facts.owed {
             Some((Leg::Expand, _)) if self.omits(Omission::LegsInOrder) => 1,
             Some((Leg::Migrate, _)) if self.omits(Omission::LegsInOrder) => 0,
@@ -344,161 +314,6 @@ impl Protocol {
             _ => false,
         }
     }
-
-    fn omits_sync(&self, leg: Leg) -> bool {
-        match leg {
-            Leg::Expand => self.omits(Omission::VerifiersSync),
-            Leg::Migrate => self.omits(Omission::PresentersSync),
-            Leg::Overlap | Leg::Contract => false,
-        }
-    }
-
-    fn note_lost_reply(&self, turn: &mut Turn, side: usize) {
-        let forgets = self.omits(Omission::LateWrites) || self.omits(Omission::LateWriteOfOneself);
-        if !self.fenced[side] && !forgets {
-            self.apply(turn, Edit::Unanswered);
-            turn.has_noted = true;
-        }
-    }
-
-    /// Takes the lease in hand, or renews it.
-    fn lease(&self, turn: &mut Turn) {
-        let facts = self.facts(turn.hand.record);
-        let forgets = self.omits(Omission::LateWrites) || self.omits(Omission::LateWriteOfOthers);
-        let side = self.side(&facts);
-        let unfenced = !self.fenced[side] && !forgets;
-        let publishes = matches!(facts.owed, Some((_, Step::Publish)));
-        turn.has_noted |= facts.was_left && unfenced && publishes;
-        self.apply(turn, Edit::Lease { unfenced });
-    }
-
-    fn apply(&self, turn: &mut Turn, edit: Edit) {
-        match self.records.edit(turn.hand.record, edit) {
-            Some(record) => turn.hand.record = record,
-            None => turn.at = At::Refused,
-        }
-        turn.is_saved = false;
-    }
-
-    /// Passes what needs no call.
-    fn settle(&self, turn: &mut Turn) {
-        if turn.at == At::Refused {
-            return;
-        }
-        turn.at = At::Loop;
-        loop {
-            let facts = self.facts(turn.hand.record);
-            match facts.owed {
-                Some((leg, Step::Sync))
-                    if self.fenced[self.side(&facts)] || self.omits_sync(leg) =>
-                {
-                    self.apply(turn, Edit::Synced { side: self.side(&facts), secret: None });
-                }
-                Some((_, Step::Retire)) if facts.can_retire => {
-                    self.lease(turn);
-                    self.apply(turn, Edit::Retire);
-                }
-                Some((leg, Step::Publish)) => {
-                    let skips_save = leg == Leg::Migrate && self.omits(Omission::SaveBeforeMigrate);
-                    if (turn.is_saved && facts.has_my_lease) || skips_save {
-                        turn.at = At::Write;
-                    }
-                    return;
-                }
-                _ => return,
-            }
-        }
-    }
-
-    /// A change in hand, with all that needs no call after it.
-    fn went_on(&self, state: &State, number: usize, edit: Edit) -> State {
-        let mut next = state.clone();
-        let turn = &mut next.turns[number];
-        self.apply(turn, edit);
-        self.settle(turn);
-        next
-    }
-
-    /// The turn makes changes and saves; a save on an older record ends it.
-    fn saved(&self, state: &State, number: usize, edits: &[Edit]) -> State {
-        let mut next = state.clone();
-        let turn = &mut next.turns[number];
-        if !turn.is_current && !self.omits(Omission::ConditionalSave) {
-            next.turns.remove(number);
-            return next;
-        }
-        for edit in edits {
-            self.apply(turn, *edit);
-        }
-        if turn.at == At::Refused {
-            return next;
-        }
-        for side in 0..2 {
-            let is_new = self.facts(turn.hand.record).has_new_view[side];
-            turn.hand.revisions[side] += u8::from(is_new);
-        }
-        turn.hand.record = self.edit(turn.hand.record, Edit::Saved);
-        let noted = std::mem::take(&mut turn.has_noted);
-        turn.is_saved = true;
-        next.stored = turn.hand;
-        next.stored.record = self.edit(turn.hand.record, Edit::Loaded);
-        self.settle(turn);
-        next.air.iter_mut().for_each(|write| write.is_remembered |= noted);
-        for (other, turn) in next.turns.iter_mut().enumerate() {
-            turn.is_current = other == number;
-        }
-        next
-    }
-
-    /// The turn saves with this change, and ends.
-    fn ended(&self, state: &State, number: usize, edit: Edit) -> State {
-        let turns = state.turns.len();
-        let mut next = self.saved(state, number, &[edit]);
-        if next.turns.len() == turns && next.turns[number].at != At::Refused {
-            next.turns.remove(number);
-        }
-        next
-    }
-
-    /// Whether there is anything that a turn still does: one whose record is not the stored one any
-    /// more ends with its next save.
-    fn matters(&self, turn: &Turn) -> bool {
-        let saves = turn.is_current || self.omits(Omission::ConditionalSave);
-        (saves && turn.at != At::Refused) || matches!(turn.at, At::Write | At::Stamp | At::Belated)
-    }
-
-    /// Brings what nothing can tell apart into one form.
-    pub(super) fn normalised(&self, mut state: State) -> State {
-        state.is_refused |= state.turns.iter().any(|turn| turn.at == At::Refused);
-        state.turns.retain(|turn| self.matters(turn));
-        let stored = self.facts(state.stored.record);
-        // A lease that nobody uses keeps others off for no longer than they are slow.
-        if stored.is_leased && !self.is_calling(&state) {
-            self.befall(&mut state, Edit::LeaseEnds);
-        }
-        for side in 0..2 {
-            let readers = &mut state.sides[side];
-            // Who has read what is there has nothing older to forget.
-            if readers.cached == readers.place && stored.readers_lag[side] {
-                self.befall(&mut state, Edit::ReadersRead { side });
-            }
-        }
-        let ranks = [Omission::ConditionalSave, Omission::StampIsRevision];
-        if !ranks.iter().any(|it| self.omits(*it)) {
-            state.forget_old_stamps(self.fenced);
-        }
-        state.normalised()
-    }
-
-    /// Whether a call to a store that cannot fence is under way. It starts with half of the lease
-    /// left, and is over before the lease is.
-    fn is_calling(&self, state: &State) -> bool {
-        let calls = |turn: &Turn| {
-            let side = self.side(&self.facts(turn.hand.record));
-            turn.at == At::Write && turn.is_current && !self.fenced[side]
-        };
-        !self.omits(Omission::TimeOfACall) && state.turns.iter().any(calls)
-    }
 }
 
 const TURNS: [&str; 3] = ["one turn", "another turn", "a third turn"];
@@ -520,9 +335,4 @@ fn at(mut next: State, number: usize, before: &State, at: At) -> State {
 
 pub(super) fn action(who: &'static str, what: &'static str, kind: Kind) -> Action {
     Action { who, what, view: None, kind }
-}
-
-/// Whether a rotation, and not a repair, has the slot.
-pub(super) fn rotates(facts: &Facts) -> bool {
-    facts.purpose == Some(Purpose::Rotate)
 }
