@@ -141,7 +141,7 @@ impl fmt::Display for View {
 impl State {
     /// A stamp is that of the view, or it is old; and a store without a fence knows no revisions.
     pub(crate) fn forget_old_stamps(&mut self, fenced: [bool; 2]) {
-        for side in 0..2 {
+        for (side, is_fenced) in fenced.into_iter().enumerate() {
             let newest = self.stored.revisions[side];
             let readers = &mut self.sides[side];
             for stamp in [&mut readers.template, &mut readers.stamp] {
@@ -149,7 +149,7 @@ impl State {
                     *stamp = 0;
                 }
             }
-            if !fenced[side] {
+            if !is_fenced {
                 let writes = self.air.iter_mut().filter(|write| usize::from(write.side) == side);
                 writes.for_each(|write| write.revision = 0);
             }
