@@ -8,6 +8,7 @@ mod drift;
 mod events;
 mod hostile;
 mod layers;
+mod model;
 mod moves;
 mod parse;
 mod race;
