@@ -136,7 +136,10 @@ class _Interface(ThreadingHTTPServer):
         self.address = f"127.0.0.1:{self.server_port}"
         self.events: queue.Queue[_Event | None] = queue.Queue()
         self.outcomes: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """A process that dies hangs up as it likes; what came of it is told by its end."""
 
     def close(self) -> None:
         self.events.put(None)
