@@ -28,11 +28,11 @@ class AtOnce:
     """A table of records, one of configuration, and as many execution environments of the function as are asked at once."""
 
     def __init__(self, testbed: Testbed, name: str, functions: int, stack: ExitStack) -> None:
-        self._testbed = testbed
+        self._testbed, self._stack = testbed, stack
         self._dynamodb, self._parameters = testbed.boto3("dynamodb"), testbed.boto3("ssm")
         self._published = f"my-service-{name}-config"
         tables.create_configuration(testbed, self._published)
-        (self._records,) = tables.create_records(testbed, name)
+        (self._records,) = stack.enter_context(tables.records(testbed, name))
         environment = runtime_interface.environment(testbed, CHANGEOVER_TABLE=self._records)
         log = testbed.logs / f"function-{name}.log"
         self.functions = [stack.enter_context(Function(testbed.rotator, environment, log)) for _ in range(functions)]
@@ -46,6 +46,7 @@ class AtOnce:
         spec = {"token": {"bytes": 32}, "overlap": "5s", "verifiers": side("accepted"), "presenters": side("token")}
         name = f"{self._testbed.specs}/{token}"
         self._parameters.put_parameter(Name=name, Type="String", Value=json.dumps(spec))
+        self._stack.callback(self._parameters.delete_parameter, Name=name)
 
     def put_token(self, token: str) -> None:
         """A token that somebody issued long ago."""

@@ -9,14 +9,17 @@ import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from testbed import light_platform
 from testbed.cutting_proxy import Background, Cut, CuttingProxy
 from testbed.end_of_rotation import Cluster, Observed
-from testbed.light_platform import LightPlatform, LightPlatforms
+from testbed.light_platform import LightPlatform
 from testbed.readers import Readers
 from testbed.runtime_interface import FunctionDied
 
 # As many as two cores bear: most of the time is waiting, for pods, leases and overlaps.
 TOKENS = 16
+# So that a takeover fits a test; the emulator applies no call late.
+QUICKLY = {"CHANGEOVER_LEASE": "1s", "CHANGEOVER_LATE_WRITE": "2s"}
 # With `all`, each call is cut both before it leaves and after it was applied. Else the former is left out for calls that change
 # nothing: what they leave behind is what the call before them left.
 KILLS = os.environ.get("CHANGEOVER_KILLS", "changes")
@@ -26,7 +29,7 @@ CHANGES = ("PATCH ", ".PutItem", ".UpdateItem", ".TransactWriteItems", ".PutPara
 def a_rotation_killed_at_any_call_comes_to_the_same_end(testbed, tell):
     began = time.monotonic()
     with (
-        LightPlatforms(testbed, "killed", TOKENS, CHANGEOVER_LEASE="1s", CHANGEOVER_LATE_WRITE="2s") as platforms,
+        light_platform.light_platforms(testbed, "killed", TOKENS, **QUICKLY) as platforms,
         Readers(platforms) as readers,
         Background() as loop,
     ):

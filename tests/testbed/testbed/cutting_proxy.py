@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 from urllib.parse import urlsplit
 
-from testbed.processes import free_port
 from testbed.testbed import Testbed
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -78,12 +78,11 @@ class CuttingProxy:
         self._loop = loop
         self._cut: Cut | None = None
         self._kill: Callable[[], None] = lambda: None
-        self._connections: set[asyncio.Task[None]] = set()
-        self._servers: list[asyncio.Server] = []
-        aws, cluster = free_port(), free_port()
+        self._connections: set[asyncio.Task[None] | None] = set()
+        self._servers: list[asyncio.Server] = asyncio.run_coroutine_threadsafe(self._listen(), loop).result()
+        aws, cluster = (server.sockets[0].getsockname()[1] for server in self._servers)
         self.endpoint = f"http://127.0.0.1:{aws}"
         self._api_server = f"https://127.0.0.1:{cluster}"
-        asyncio.run_coroutine_threadsafe(self._listen(aws, cluster), loop).result()
 
     def cut(self, at: Cut, kill: Callable[[], None]) -> None:
         """Has the function killed at that call; `kill` returns when it is gone."""
@@ -95,22 +94,18 @@ class CuttingProxy:
     def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
 
-    async def _listen(self, aws: int, cluster: int) -> None:
+    async def _listen(self) -> list[asyncio.Server]:
         authority = self._testbed.certificate_authority
         serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         serving.load_cert_chain(authority.with_name("serving.crt"), authority.with_name("serving.key"))
         trusting = ssl.create_default_context(cafile=str(authority))
         account, api_server = urlsplit(self._testbed.aws.endpoint).port, urlsplit(self._testbed.api_server).port
-        for port, own, upstream, to in ((aws, None, account, None), (cluster, serving, api_server, trusting)):
-
-            def serve(
-                reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: int = upstream, to: ssl.SSLContext = to
-            ) -> None:
-                task = asyncio.create_task(self._serve(reader, writer, upstream, to))
-                self._connections.add(task)
-                task.add_done_callback(self._connections.discard)
-
-            self._servers.append(await asyncio.start_server(serve, "127.0.0.1", port, ssl=own, limit=LONGEST))
+        to_account, to_cluster = partial(self._serve, account, None), partial(self._serve, api_server, trusting)
+        # Ports of the kernel's choice: one that the node chose too, for a pod that is starting, would be called by its probe.
+        return [
+            await asyncio.start_server(to_account, "127.0.0.1", 0, limit=LONGEST),
+            await asyncio.start_server(to_cluster, "127.0.0.1", 0, limit=LONGEST, ssl=serving),
+        ]
 
     async def _close(self) -> None:
         for server in self._servers:
@@ -120,9 +115,10 @@ class CuttingProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: int, tls: ssl.SSLContext | None
+        self, upstream: int, tls: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """One connection of the function: its calls one after the other."""
+        self._connections.add(asyncio.current_task())
         onward: Connection | None = None
         # The function closes connections as it likes, and dies.
         with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
@@ -136,10 +132,11 @@ class CuttingProxy:
                     if onward is None or tls is None:
                         _close(onward)
                         onward = await asyncio.open_connection("127.0.0.1", upstream, ssl=tls, limit=LONGEST)
-                    await self._answer(request, cut, onward, reader, writer)
+                    await self._answer(request, cut, onward, (reader, writer))
             finally:
                 _close(onward)
                 writer.close()
+                self._connections.discard(asyncio.current_task())
 
     def _counted(self, request: Message) -> Cut | None:
         """Counts a call; the cut, if it is to be made at this one."""
@@ -148,22 +145,20 @@ class CuttingProxy:
         self.calls.append(request.name)
         return self._cut if self._cut and self._cut.call == len(self.calls) else None
 
-    async def _answer(
-        self, request: Message, cut: Cut | None, onward: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, request: Message, cut: Cut | None, onward: Connection, back: Connection) -> None:
         replies, requests = onward
         requests.write(bytes(request))
         if request.is_watch:
             if cut:
                 await replies.readexactly(1)
                 await self._kill_function()
-            return await _relay(replies, reader, writer)
+            return await _relay(replies, back)
         reply = await _message(replies)
         if cut:
             await self._kill_function()
-        # The two addresses are of the same length.
-        writer.write(bytes(reply).replace(self._testbed.api_server.encode(), self._api_server.encode()))
-        await writer.drain()
+        # The two addresses are of the same length: ports have five digits here.
+        back[1].write(bytes(reply).replace(self._testbed.api_server.encode(), self._api_server.encode()))
+        await back[1].drain()
 
     async def _kill_function(self) -> None:
         self.has_cut = True
@@ -188,8 +183,9 @@ def _close(connection: Connection | None) -> None:
         connection[1].close()
 
 
-async def _relay(replies: asyncio.StreamReader, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _relay(replies: asyncio.StreamReader, back: Connection) -> None:
     """Hands on a reply as it comes, until either end closes the connection: nothing else can be said on it after a watch."""
+    reader, writer = back
 
     async def answer() -> None:
         while part := await replies.read(1 << 16):

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any, Self
+from typing import Any
 
 from testbed import runtime_interface, tables
 from testbed.load import Load
@@ -111,41 +113,28 @@ class LightPlatform(Platform):
         ]
 
     def __exit__(self, *_: object) -> None:
+        """Its workloads go with the namespace, which it shares."""
         self._undisturbed.__exit__()
+        self.parameters.delete_parameters(Names=[f"{self.testbed.specs}/{self.token}"])
 
 
-class LightPlatforms:
-    """So many tokens `<name>-<number>` in the namespace `<name>`, each published and under load when the block begins."""
-
-    def __init__(self, testbed: Testbed, name: str, count: int, **changes: str) -> None:
-        self._testbed = testbed
-        self._name = name
-        self._tokens = [f"{name}-{number:02}" for number in range(count)]
-        self._changes = changes
-        self._platforms: list[LightPlatform] = []
-
-    def __enter__(self) -> list[LightPlatform]:
-        tables.create_configuration(self._testbed, published(self._name))
-        records = tables.create_records(self._testbed, *self._tokens)
-        environment = runtime_interface.environment(self._testbed, **self._changes)
-        self._platforms = [
-            LightPlatform(self._testbed, self._name, token, table, environment)
-            for token, table in zip(self._tokens, records, strict=True)
+@contextmanager
+def light_platforms(testbed: Testbed, name: str, count: int, **changes: str) -> Iterator[list[LightPlatform]]:
+    """So many tokens `<name>-<number>` in the namespace `<name>`, each published and under load when the block begins.
+    `changes` are of the function's environment."""
+    names = [f"{name}-{number:02}" for number in range(count)]
+    tables.create_configuration(testbed, published(name))
+    with tables.records(testbed, *names) as records, ExitStack() as stack:
+        environment = runtime_interface.environment(testbed, **changes)
+        platforms = [
+            stack.enter_context(LightPlatform(testbed, name, token, table, environment))
+            for token, table in zip(names, records, strict=True)
         ]
-        try:
-            self._platforms[0].create_namespace()
-            self._platforms[0].apply(*(each for platform in self._platforms for each in platform.objects()))
-            with ThreadPoolExecutor(16) as executor:
-                list(executor.map(_publish, self._platforms))
-        except BaseException:
-            self.__exit__()
-            raise
-        return self._platforms
-
-    def __exit__(self, *_: object) -> None:
-        for platform in self._platforms:
-            platform.__exit__()
-        Platform.__exit__(self._platforms[0])
+        stack.enter_context(Platform(testbed, name)).create_namespace()
+        platforms[0].apply(*(each for platform in platforms for each in platform.objects()))
+        with ThreadPoolExecutor(16) as executor:
+            list(executor.map(_publish, platforms))
+        yield platforms
 
 
 def published(name: str) -> str:

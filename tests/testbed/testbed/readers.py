@@ -20,7 +20,7 @@ from testbed.load import Request
 
 # The `within` of the spec.
 HELD_SECONDS = 1.0
-EVERY_SECONDS = 0.4
+EVERY_SECONDS = 0.5
 # Long enough for the lines of the pods' requests to have been read.
 KEPT_SECONDS = 3.0
 

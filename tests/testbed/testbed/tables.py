@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from testbed.testbed import Testbed
 
 RECORDS = "changeover-of-"
 
 
-def create_records(testbed: Testbed, *names: str) -> list[str]:
-    """Tables of records like the deployed one, `changeover-of-<name>`, which the function's role may use alike."""
-    tables = testbed.boto3("dynamodb")
+@contextmanager
+def records(testbed: Testbed, *names: str) -> Iterator[list[str]]:
+    """Tables of records like the deployed one, `changeover-of-<name>`, which the function's role may use within the block."""
+    tables, identities = testbed.boto3("dynamodb"), testbed.boto3("iam")
     deployed = tables.describe_table(TableName=testbed.table)["Table"]
     like = {field: deployed[field] for field in ("AttributeDefinitions", "KeySchema")}
     fields = ("IndexName", "KeySchema", "Projection")
@@ -21,10 +24,12 @@ def create_records(testbed: Testbed, *names: str) -> list[str]:
         tables.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", GlobalSecondaryIndexes=indexes, **like)
     arn = deployed["TableArn"].replace(testbed.table, f"{RECORDS}*")
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "dynamodb:*", "Resource": arn}]}
-    testbed.boto3("iam").put_role_policy(
-        RoleName=testbed.role.rpartition("/")[2], PolicyName="tables-of-records", PolicyDocument=json.dumps(policy)
-    )
-    return created
+    grant = {"RoleName": testbed.role.rpartition("/")[2], "PolicyName": "tables-of-records"}
+    identities.put_role_policy(**grant, PolicyDocument=json.dumps(policy))
+    try:
+        yield created
+    finally:
+        identities.delete_role_policy(**grant)
 
 
 def create_configuration(testbed: Testbed, name: str) -> None:

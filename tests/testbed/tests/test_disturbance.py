@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 
 import pytest
 from botocore.config import Config
 from botocore.exceptions import HTTPClientError
 
+from testbed import light_platform
 from testbed import platform as platforms
 from testbed.cutting_proxy import Background, Cut, CuttingProxy
 from testbed.end_of_rotation import Cluster, Observed
-from testbed.light_platform import LightPlatform, LightPlatforms
+from testbed.light_platform import LightPlatform
 from testbed.readers import Readers
 from testbed.testbed import Testbed
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "after it was applied"])
 def a_call_is_cut(testbed: Testbed, after: bool) -> None:
-    name = f"/testbed/cut-{'after' if after else 'before'}"
+    name = f"/testbed/cut-{uuid.uuid4()}"
     killed: list[str] = []
     with Background() as loop, CuttingProxy(testbed, loop) as proxy:
         parameters = testbed.boto3("ssm", endpoint_url=proxy.endpoint, config=Config(retries={"total_max_attempts": 1}))
@@ -33,7 +35,7 @@ def a_call_is_cut(testbed: Testbed, after: bool) -> None:
 
 @pytest.fixture(scope="module")
 def platform(testbed: Testbed) -> Iterator[LightPlatform]:
-    with LightPlatforms(testbed, "watched", 1) as (platform,):
+    with light_platform.light_platforms(testbed, "watched", 1) as (platform,):
         yield platform
 
 
