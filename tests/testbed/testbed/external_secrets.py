@@ -30,6 +30,8 @@ def start_operator(processes: Processes, binaries: Binaries, plane: Plane, aws: 
             f"--metrics-addr=127.0.0.1:{metrics}",
             f"--live-addr=127.0.0.1:{live}",
             "--enable-leader-election=false",
+            # One at a time by default.
+            "--concurrent=4",
         ],
         {
             **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},

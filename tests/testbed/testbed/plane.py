@@ -117,6 +117,9 @@ class Plane:
             "--controllers=*",
             "--use-service-account-credentials=true",
             f"--service-account-private-key-file={self._authority.service_accounts}",
+            # Dozens of rollouts at once: its own limit of 20 calls a second is a large cluster's.
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
             f"--root-ca-file={self.certificate_authority}",
         ]
         self._start_controller("kube-controller-manager", self._binaries.kube_controller_manager, controllers)

@@ -24,6 +24,9 @@ APPLICATIONS = PROJECT / "tests" / "testbed" / "apps"
 class Platform:
     """The namespace `name`, the token `token`, and the load between its workloads."""
 
+    # The label `app` of the pods that verify.
+    verifier = "datastore"
+
     def __init__(self, testbed: Testbed, name: str, token: str | None = None) -> None:
         self.testbed = testbed
         self.name = name
@@ -69,11 +72,11 @@ class Platform:
         self.load.wait_until(lambda new: len(new) > 5, seconds, f"requests in namespace {self.name}")
 
     def verdicts(self, token: str) -> dict[str, int]:
-        """What each ready pod of the datastore answers to this token: its HTTP status, by pod."""
+        """What each ready pod of the verifier answers to this token: its HTTP status, by pod."""
         endpoints = json.loads((self.testbed.directory / "endpoints.json").read_text())
         found = {}
         for each in endpoints:
-            if each["ready"] and each["namespace"] == self.name and each["labels"].get("app") == "datastore":
+            if each["ready"] and each["namespace"] == self.name and each["labels"].get("app") == self.verifier:
                 question = urllib.request.Request(
                     f"http://{each['address']}/data", headers={"Authorization": f"Bearer {token}"}
                 )
