@@ -46,6 +46,8 @@ def no_fault_at_any_call_changes_what_a_rotation_comes_to(testbed, aws, tell):
                 course = bench.disturbed(f"case-{number}", call, fault, by_sweep=number % 2 == 0)
                 if course.end != undisturbed.end:
                     course.problems.append(f"it came to {course.end}")
+                if not fault.told_as and course.answers != undisturbed.answers:
+                    course.problems.append("it was noticed")
                 problems += [f"{call}, {fault.name}: {problem} ({course.answers})" for problem in course.problems]
         return problems
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from testbed.faults import Call, Fault
 from testbed.faulty_aws import FaultyAws
 from testbed.lone_account import LoneAccount, LoneToken, Standing
+from testbed.platform import wait_until
 from testbed.runtime_interface import Function, FunctionDied
 from testbed.testbed import FunctionFailed, Testbed
 
@@ -31,9 +32,9 @@ class Pace:
 
 
 STEADY = Pace(seconds=40, late_write="1s")
-# The function begins no step in its last ten seconds, and a slow call lasts as long: some are cut off by the deadline. The last
-# attempt of one is then applied five seconds later, when the lease, which is shorter here than a call, is long over.
-SLOW = Pace(seconds=12, late_write="15s")
+# The function begins no step in its last ten seconds, and a slow call lasts as long: some are cut off by the deadline. Their last
+# attempt is applied twelve seconds after it was sent, and counted from the lease, which is shorter here than a call.
+SLOW = Pace(seconds=12, late_write="24s")
 
 
 @dataclass
@@ -150,6 +151,8 @@ class _Rotation:
     def conclude(self) -> Course:
         """What it came to: the trigger, repeated, must find it done, and nothing may have been said that must not be."""
         course = self._course
+        aws, account = self._bench.aws, self._bench.account
+        wait_until(lambda: aws.has_settled(account.number), CONVERGED_SECONDS, "every call was applied or refused")
         again = self._invoke(self._trigger())
         if (again.get("outcome"), again.get("version")) != ("unchanged", 2):
             course.problems.append(f"the trigger, repeated: {again}")
@@ -187,8 +190,8 @@ class _Rotation:
     def _next_event(self, standing: Standing, by_sweep: bool) -> dict[str, Any]:
         """What a caller who asks again, or the schedule, sends next, when it is time for that."""
         record = standing.record
-        owed = record["owed"] or {}
-        is_unanswered = record["rotation"] is not None or (owed.get("leg"), owed.get("step")) == ("overlap", "publish")
+        rotation, owed = record["rotation"] or {}, record["owed"] or {}
+        is_unanswered = rotation.get("purpose") == "rotate" or (owed.get("leg"), owed.get("step")) == ("overlap", "publish")
         # While somebody holds the lease a caller could only be told so.
         if record["last_version"] == 1 or (is_unanswered and not by_sweep and not record["lease"]):
             return self._trigger()

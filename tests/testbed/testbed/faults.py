@@ -8,8 +8,8 @@ from typing import Any
 from testbed.faulty_aws import Rule, verbatim
 
 READS = {"GetParameter", "GetItem", "TransactGetItems", "Query", "Decrypt"}
-# Longer than the function lets one attempt take, shorter than the whole call: each attempt is given up, and applied after that.
-SLOW_MILLISECONDS = 5000
+# Longer than the function lets a call take with all its attempts: each of them is given up, and applied after that.
+SLOW_MILLISECONDS = 12_000
 HUGE_BYTES = 6_000_000
 
 

@@ -8,13 +8,11 @@ Accounts are told apart by the access key in the signature: a key of twelve digi
 the emulator, whose signatures it does not check. That is needed here, because the proxy is an endpoint with another name than
 the emulator's, and a signature covers the name.
 
-microburst (https://github.com/pingedbrain/microburst) knows every error, but only AWS's own formats. A reply that is none
-(`verbatim`) is put in place of one of its errors by the few lines at the end.
+microburst (https://github.com/pingedbrain/microburst) reads AWS's own models of its errors. What it lacks is in `fault_proxy.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,13 +21,14 @@ import urllib.error
 import urllib.request
 from typing import Any, Self
 
-from aiohttp import web
-
 from testbed.processes import MARK, free_port
 from testbed.testbed import Testbed
 
 Rule = dict[str, Any]
+# Where microburst takes rules, and the proxy tells what is under way.
 CONTROL = "/_microburst"
+UNDER_WAY = "under-way"
+# The error that stands for a reply that is none.
 VERBATIM = "Verbatim"
 
 
@@ -41,7 +40,7 @@ class FaultyAws:
         self._control_at = f"http://127.0.0.1:{port}{CONTROL}"
         # Of a host whose name has dots microburst wants to know which service's it is, and reads all of AWS's models for that.
         self.endpoint = f"http://localhost:{port}"
-        command = [sys.executable, "-m", "testbed.faulty_aws", "--upstream", testbed.aws.endpoint, "--port", str(port)]
+        command = [sys.executable, "-m", "testbed.fault_proxy", "--upstream", testbed.aws.endpoint, "--port", str(port)]
         with (testbed.logs / "faulty-aws.log").open("ab") as log:
             # The mark is the one by which the testbed's guardian finds what we could not end ourselves.
             self._process = subprocess.Popen(
@@ -71,6 +70,10 @@ class FaultyAws:
         """The operations that this rule has decided about, in the order in which they were called."""
         return [each["operation"] for each in self._control("GET", f"fired?limit=2000&rule_id={rule}")]
 
+    def has_settled(self, account: str) -> bool:
+        """Whether no call of the account is under way, not even one that was given up and may still be applied."""
+        return self._control("GET", UNDER_WAY).get(account, 0) == 0
+
     def __enter__(self) -> Self:
         return self
 
@@ -97,33 +100,3 @@ def verbatim(text: str, times: int = 1, content_type: str = "application/x-amz-j
 
 def _calls_of(account: str) -> dict[str, str]:
     return {"authorization": f"Credential={account}/"}
-
-
-@web.middleware
-async def _as_told(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Puts the bytes that a `verbatim` rule names in place of the error that microburst made of it."""
-    response = await handler(request)
-    if request.path.startswith(CONTROL) or not isinstance(response, web.Response) or not isinstance(response.body, bytes):
-        return response
-    if VERBATIM.encode() in response.body:
-        reply = json.loads(response.body)
-        return web.Response(body=(reply["text"] * reply["times"]).encode(), headers={"Content-Type": reply["content_type"]})
-    return response
-
-
-def main() -> None:
-    """The proxy's own process."""
-    from microburst.app import make_app
-    from microburst.core.pipeline import Microburst
-
-    parser = argparse.ArgumentParser(prog="testbed.faulty_aws")
-    parser.add_argument("--upstream", required=True)
-    parser.add_argument("--port", required=True, type=int)
-    arguments = parser.parse_args()
-    app = make_app(Microburst(arguments.upstream, resign=False, fired_capacity=10_000))
-    app.middlewares.append(_as_told)
-    web.run_app(app, host="127.0.0.1", port=arguments.port, access_log=None, handle_signals=True)
-
-
-if __name__ == "__main__":
-    main()
