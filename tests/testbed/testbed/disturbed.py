@@ -32,8 +32,8 @@ class Pace:
 
 
 STEADY = Pace(seconds=40, late_write="1s")
-# The function begins no step in its last ten seconds, and a slow call lasts as long: some are cut off by the deadline. Their last
-# attempt is applied twelve seconds after it was sent, and counted from the lease, which is shorter here than a call.
+# The function begins no step in its last ten seconds, and a slow call lasts as long: some are cut off by the deadline. Their
+# last attempt is applied twelve seconds after it was sent, and counted from the lease, which is shorter here than a call.
 SLOW = Pace(seconds=12, late_write="24s")
 
 
@@ -59,6 +59,7 @@ class Bench:
             self.account = LoneAccount(testbed)
         self._log = testbed.logs / f"function-{self.account.number}.log"
         self._log.touch()
+        self._running = contextlib.ExitStack()
         self._function: Function | None = None
         self._pace: Pace | None = None
 
@@ -92,13 +93,14 @@ class Bench:
             environment = self.account.environment(
                 self.aws.endpoint, CHANGEOVER_LEASE=LEASE, CHANGEOVER_LATE_WRITE=pace.late_write
             )
-            self._function, self._pace = Function(self.account.testbed.rotator, environment, self._log), pace
+            self._function = self._running.enter_context(Function(self.account.testbed.rotator, environment, self._log))
+            self._pace = pace
         return self._function
 
     def stop(self) -> None:
-        if self._function:
-            self._function.__exit__()
-            self._function = None
+        """Ends the function. The next one that is asked for is another."""
+        self._running.close()
+        self._function = None
 
     def log_length(self) -> int:
         return self._log.stat().st_size
@@ -162,7 +164,9 @@ class _Rotation:
         values = [each["Value"] for each in history]
         course.end = {
             "live": {number: each["stage"] for number, each in standing.live.items()},
-            "kept for ever": {number: (each["stage"], each["rotated_at"] is not None) for number, each in standing.audit.items()},
+            "kept for ever": {
+                number: (each["stage"], each["rotated_at"] is not None) for number, each in standing.audit.items()
+            },
             "accepted": [[(int(each["version"]), each["stage"]) for each in document] for document in standing.accepted],
             "presented": [standing.version_of(value) for value in standing.presented],
             "ever presented": list(dict.fromkeys(standing.version_of(value) for value in values)),

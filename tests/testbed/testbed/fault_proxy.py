@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _counting(under_way: Counter[str]) -> Any:
-    """Counts the calls of each account until they are answered, or applied with nobody there to answer; and tells the counts."""
+    """Counts the calls of each account until they are answered, or applied with nobody left to answer; tells the counts."""
 
     @web.middleware
     async def count(request: web.Request, handler: Any) -> web.StreamResponse:

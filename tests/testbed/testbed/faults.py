@@ -7,7 +7,6 @@ from typing import Any
 
 from testbed.faulty_aws import Rule, verbatim
 
-READS = {"GetParameter", "GetItem", "TransactGetItems", "Query", "Decrypt"}
 # Longer than the function lets a call take with all its attempts: each of them is given up, and applied after that.
 SLOW_MILLISECONDS = 12_000
 HUGE_BYTES = 6_000_000
@@ -35,7 +34,7 @@ class Fault:
     effects: list[Rule]
     told_as: frozenset[str] = frozenset()
     times: int | None = None
-    # Attempts that the function gave up may still be applied.
+    # Attempts that the function gave up are applied later.
     lands_late: bool = False
 
     def rules(self, call: Call) -> tuple[list[Rule], list[Rule]]:
@@ -48,80 +47,98 @@ class Fault:
 
 def faults_of(operation: str) -> list[Fault]:
     """Everything that can befall a call of this operation."""
+    throttled = _error("ProvisionedThroughputExceededException" if operation in ITEMS else "ThrottlingException")
+    reply_lost = {"response": {"abort_bytes": 0}}
     faults = [
-        Fault("throttled twice", [_error(_throttling(operation))], times=2),
-        Fault("throttled", [_error(_throttling(operation))], told_as=frozenset({"Throttled"})),
-        Fault("answered 500", [_error("InternalServerError", 500)], told_as=UNREACHABLE),
-        Fault("reset before it was sent", [{"reset": True}], told_as=UNREACHABLE),
-        Fault("reply lost once", [LOST], times=1),
-        Fault("reply lost", [LOST], told_as=UNREACHABLE),
-        Fault("slow", [{"latency": SLOW_MILLISECONDS}], told_as=UNREACHABLE, lands_late=True),
-        Fault("expired credentials", [_error("ExpiredTokenException")], told_as=REFUSED),
-        Fault("access denied", [_error("AccessDeniedException")], told_as=REFUSED),
+        Fault("throttled twice", [throttled], times=2),
+        Fault("throttled", [throttled], THROTTLED),
+        Fault("answered 500", [_error("InternalServerError", 500)], UNREACHABLE),
+        Fault("reset before it was sent", [{"reset": True}], UNREACHABLE),
+        Fault("reply lost once", [reply_lost], times=1),
+        Fault("reply lost", [reply_lost], UNREACHABLE),
+        Fault("slow", [{"latency": SLOW_MILLISECONDS}], UNREACHABLE, lands_late=True),
+        Fault("expired credentials", [_error("ExpiredTokenException")], REFUSED),
+        Fault("access denied", [_error("AccessDeniedException")], REFUSED),
     ]
-    for code, told_as in OF_ONE_OPERATION.get(operation, {}).items():
-        faults.append(Fault(code, [_error(code)], told_as=told_as))
-    for code, told_as in CANCELLED.get(operation, {}).items():
-        faults.append(Fault(f"cancelled: {code}", _cancelled(code), told_as=told_as))
-    if operation in READS:
-        faults += [Fault(f"answered {name}", [effect], told_as=UNREADABLE) for name, effect in _hostile(operation).items()]
+    faults += [Fault(code, [_error(code)], told_as) for code, told_as in OF_ONE_OPERATION.get(operation, {}).items()]
+    faults += [Fault(f"cancelled: {code}", _cancelled(code), told_as) for code, told_as in CANCELLED.get(operation, {}).items()]
+    faults += [Fault(f"answered with {name}", [reply], UNREADABLE) for name, reply in _no_replies(operation).items()]
     return faults
 
 
 def _error(code: str, status: int = 400, **fields: Any) -> Rule:
-    return {"error": {"code": code, "status": status, "message": "as the testbed wants it", "fields": fields}}
-
-
-def _throttling(operation: str) -> str:
-    return "ProvisionedThroughputExceededException" if operation in ITEMS else "ThrottlingException"
+    return {"error": {"code": code, "status": status, "message": MESSAGE, "fields": fields}}
 
 
 def _cancelled(code: str) -> list[Rule]:
     """A cancelled transaction says why of each of its items, so that there is a rule for each number of items."""
     rules = []
     for items in range(1, 6):
-        reasons = [{"Code": code, "Message": "as the testbed wants it"}] + [{"Code": "None"}] * (items - 1)
+        reasons = [{"Code": code, "Message": WHY_CANCELLED[code]}] + [{"Code": "None"}] * (items - 1)
         rule = _error("TransactionCanceledException", CancellationReasons=reasons)
         rules.append({**rule, "body": f"length(TransactItems) == `{items}`"})
     return rules
 
 
-def _hostile(operation: str) -> dict[str, Rule]:
-    """Replies of 200 that are none. With nothing in it GetItem's is one: there is no such item."""
-    field = {"GetItem": "Item", "TransactGetItems": "Responses", "Query": "Items", "Decrypt": "Plaintext"}.get(operation, "Parameter")
-    return {
-        **({} if operation == "GetItem" else {"with nothing": {"response": {"truncate_bytes": 0}}}),
-        "with half of it": {"response": {"truncate_frac": 0.5}},
-        "with a page": verbatim("<html><body>We will be back soon.</body></html>", content_type="text/html"),
-        "with other types": verbatim(f'{{"{field}": 7}}'),
-        "with megabytes": verbatim("[{]}", times=HUGE_BYTES // 4),
+def _no_replies(operation: str) -> dict[str, Rule]:
+    """Replies of 200 that are none. A write whose reply is cut in half was carried out."""
+    replies = {
+        "half of it": {"response": {"truncate_frac": 0.5}},
+        "a page": verbatim("<html><body>We will be back soon.</body></html>", content_type="text/html"),
     }
+    if operation in READS:
+        replies["other types"] = verbatim(f'{{"{READS[operation]}": 7}}')
+        replies["megabytes"] = verbatim("[{]}", times=HUGE_BYTES // 4)
+    # To a GetItem nothing is an answer: there is no such item. Of writes nothing is more than that either.
+    if operation in READS and operation != "GetItem":
+        replies["nothing"] = {"response": {"truncate_bytes": 0}}
+    return replies
 
 
-LOST: Rule = {"response": {"abort_bytes": 0}}
+MESSAGE = "as the testbed wants it"
+ITEMS = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
+# What a reply of theirs has.
+READS = {
+    "Decrypt": "Plaintext",
+    "GetItem": "Item",
+    "GetParameter": "Parameter",
+    "Query": "Items",
+    "TransactGetItems": "Responses",
+}
 REFUSED = frozenset({"AccessDenied"})
 THROTTLED = frozenset({"Throttled"})
+TOO_LARGE = frozenset({"TooLarge"})
 UNREACHABLE = frozenset({"Unreachable"})
 INTERNAL = frozenset({"Internal"})
-TOO_LARGE = frozenset({"TooLarge"})
-UNREADABLE = frozenset({"Unreachable", "UnknownToken", "BadRecord", "Internal"})
-ITEMS = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
+# A parameter that a whole reply does not hold, and a value that is none, are told as what they seem to be.
+UNREADABLE = UNREACHABLE | INTERNAL | {"UnknownToken", "BadRecord"}
+KEY_IS_DISABLED = {"DisabledException": REFUSED, "KMSInvalidStateException": REFUSED}
+ITEM_IS_BUSY_OR_FULL = {"TransactionConflictException": THROTTLED, "ItemCollectionSizeLimitExceededException": TOO_LARGE}
 OF_ONE_OPERATION = {
-    "PutParameter": {"TooManyUpdates": THROTTLED, "InvalidKeyId": REFUSED},
+    "Decrypt": KEY_IS_DISABLED,
+    "Encrypt": KEY_IS_DISABLED,
     "LabelParameterVersion": {"TooManyUpdates": THROTTLED},
-    "Encrypt": {"DisabledException": REFUSED, "KMSInvalidStateException": REFUSED},
-    "Decrypt": {"DisabledException": REFUSED, "KMSInvalidStateException": REFUSED},
-    "PutItem": {"TransactionConflictException": THROTTLED, "ItemCollectionSizeLimitExceededException": TOO_LARGE},
-    "UpdateItem": {"TransactionConflictException": THROTTLED, "ItemCollectionSizeLimitExceededException": TOO_LARGE},
+    "PutItem": ITEM_IS_BUSY_OR_FULL,
+    "PutParameter": {"TooManyUpdates": THROTTLED, "InvalidKeyId": REFUSED},
+    "UpdateItem": ITEM_IS_BUSY_OR_FULL,
 }
-PASSING = {"TransactionConflict": THROTTLED, "ThrottlingError": THROTTLED, "ProvisionedThroughputExceeded": THROTTLED}
+# Codes and messages are AWS's (API reference, `TransactWriteItems`).
+WHY_CANCELLED = {
+    "ConditionalCheckFailed": "The conditional request failed.",
+    "ItemCollectionSizeLimitExceeded": "Collection size exceeded.",
+    "ProvisionedThroughputExceeded": "The level of configured provisioned throughput for the table was exceeded.",
+    "ThrottlingError": "Throughput exceeds the current capacity of your table or index.",
+    "TransactionConflict": "Transaction is ongoing for the item.",
+    "ValidationError": "One or more parameter values were invalid.",
+}
+FOR_NOW = ("TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded")
 CANCELLED = {
-    "TransactGetItems": {**{code: THROTTLED | INTERNAL for code in PASSING}, "ValidationError": INTERNAL},
+    "TransactGetItems": {**{code: THROTTLED | INTERNAL for code in FOR_NOW}, "ValidationError": INTERNAL},
     "TransactWriteItems": {
-        **PASSING,
+        **{code: THROTTLED for code in FOR_NOW},
         "ValidationError": INTERNAL,
-        "ItemCollectionSizeLimitExceeded": TOO_LARGE | INTERNAL,
-        # Somebody else was first, it seems: whoever believes it looks again.
+        "ItemCollectionSizeLimitExceeded": TOO_LARGE,
+        # Somebody else was first, it seems; whoever looks finds nobody, however often.
         "ConditionalCheckFailed": INTERNAL,
     },
 }

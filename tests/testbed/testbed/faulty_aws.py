@@ -8,20 +8,20 @@ Accounts are told apart by the access key in the signature: a key of twelve digi
 the emulator, whose signatures it does not check. That is needed here, because the proxy is an endpoint with another name than
 the emulator's, and a signature covers the name.
 
-microburst (https://github.com/pingedbrain/microburst) reads AWS's own models of its errors. What it lacks is in `fault_proxy.py`.
+microburst (https://github.com/pingedbrain/microburst) knows AWS's errors from AWS's own models. What it lacks is in
+`fault_proxy.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from typing import Any, Self
 
-from testbed.processes import MARK, free_port
+from testbed.processes import free_port
 from testbed.testbed import Testbed
 
 Rule = dict[str, Any]
@@ -42,10 +42,8 @@ class FaultyAws:
         self.endpoint = f"http://localhost:{port}"
         command = [sys.executable, "-m", "testbed.fault_proxy", "--upstream", testbed.aws.endpoint, "--port", str(port)]
         with (testbed.logs / "faulty-aws.log").open("ab") as log:
-            # The mark is the one by which the testbed's guardian finds what we could not end ourselves.
-            self._process = subprocess.Popen(
-                command, env={**os.environ, MARK: os.environ.get(MARK, "")}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            # It inherits the mark by which the testbed's guardian finds what we could not end ourselves.
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def is_ready(self) -> bool:
         try:
