@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How often a turn plans again because somebody else was first.
-const PLANS: u32 = 30;
+const PLANS: u32 = 20;
 /// How long it pauses at most before it plans again: doubled each time, up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

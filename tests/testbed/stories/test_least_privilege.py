@@ -14,10 +14,10 @@ import uuid
 import botocore.exceptions
 import pytest
 
-from testbed import grants, platform
+from testbed import grants, platform, runtime_interface
 from testbed.deployment import PROJECT
 from testbed.dynamic_service import DynamicService
-from testbed.function_process import FunctionProcess
+from testbed.runtime_interface import Function
 from testbed.testbed import FunctionFailed
 
 # What AWS does in the function's name, and the emulator does without asking. What these allow, and under which conditions,
@@ -49,7 +49,7 @@ class Rotating:
     def spec(self) -> dict:
         return self.service.spec()
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         return function.invoke({"action": "rotate", "token": self.service.token})
 
 
@@ -64,7 +64,7 @@ class GivingSignsOfLife(Rotating):
         spec["verifiers"]["within"] = self.within
         return spec
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         answer = super().ask(function)
         for entry in map(json.loads, function.log.read_text().splitlines()):
             if entry["message"] == "sign of life not given":
@@ -87,7 +87,7 @@ class Joining(GivingSignsOfLife):
         threading.Thread(target=self.service.invoke, args=("rotate",), daemon=True).start()
         platform.wait_until(lambda: self.service.status()["rotation"], 30, "a rotation that can be joined")
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         return function.invoke({"action": "rotate", "token": self.service.token, "key": uuid.uuid4().hex})
 
 
@@ -100,7 +100,7 @@ class PublishingFirst(Rotating):
         self.service.create_table()
         self.service.put_spec(self.spec())
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         return function.invoke({"action": "publish", "token": self.service.token})
 
 
@@ -139,7 +139,7 @@ class Sweeping(Rotating):
     def prepare(self) -> None:
         """Nothing: that there is nothing to do has to be found too."""
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         return function.invoke({"action": "sweep"})
 
 
@@ -148,7 +148,7 @@ class TellingOfAll(Sweeping):
 
     outcomes = {"reported"}
 
-    def ask(self, function: FunctionProcess) -> dict:
+    def ask(self, function: Function) -> dict:
         return function.invoke({"action": "status"})
 
 
@@ -205,12 +205,12 @@ def _attempt(testbed, name: tuple[str, str], ability: type[Rotating]):
     all_of_them = _granted(testbed)
     log = "-".join(["without", *name]).replace(":", "-")
     all_but_one = [each for each in all_of_them if each.name != name]
-    with FunctionProcess(testbed, log, grants.session(testbed, all_but_one)) as function:
+    with _function(testbed, log, all_but_one) as function:
         try:
             without = trial.ask(function)
         except FunctionFailed as refusal:
             without = refusal
-    with FunctionProcess(testbed, f"{log}-nothing", grants.session(testbed, all_of_them)) as function:
+    with _function(testbed, f"{log}-nothing", all_of_them) as function:
 
         def answered() -> dict | None:
             """The lease of who was refused runs out first."""
@@ -218,6 +218,11 @@ def _attempt(testbed, name: tuple[str, str], ability: type[Rotating]):
             return answer if answer["outcome"] in ability.outcomes else None
 
         return without, platform.wait_until(answered, 60, f"{ability.__name__} with every grant", every=1)
+
+
+def _function(testbed, log: str, held_to: list[grants.Grant]) -> Function:
+    environment = runtime_interface.environment(testbed, grants.session(testbed, held_to))
+    return Function(testbed.rotator, environment, testbed.logs / f"{log}.log")
 
 
 def _granted(testbed) -> list[grants.Grant]:

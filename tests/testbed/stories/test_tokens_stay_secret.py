@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from testbed import grants, platform
+from testbed import grants, platform, runtime_interface
 from testbed.deployment import PUBLICATION_PATH
 from testbed.dynamic_service import DynamicService
 from testbed.follower import Follower
-from testbed.function_process import FunctionProcess
+from testbed.runtime_interface import Function, FunctionDied
 from testbed.testbed import FunctionFailed
 
 DEBUG_FORMS = (b"SdkError", b"SdkBody", b"AttributeValue", b"ByteString", b"SensitiveString")
@@ -150,20 +150,21 @@ def _be_killed(testbed) -> list[bytes]:
             rotation = other.submit(ask, "rotate")
             platform.wait_until(lambda: service.status()["rotation"], 30, "a rotation in the middle")
             function.kill()
-            assert isinstance(rotation.exception(), FunctionFailed)
+            assert isinstance(rotation.exception(), FunctionDied)
     assert service.rotate("after the kill")["outcome"] == "rotated"
     return secrets
 
 
 @contextlib.contextmanager
-def _talking(testbed, name: str, held_to: list[grants.Grant] | None = None) -> Iterator[tuple[FunctionProcess, list[bytes]]]:
+def _talking(testbed, name: str, held_to: list[grants.Grant] | None = None) -> Iterator[tuple[Function, list[bytes]]]:
     """A process of the function that logs all it can, and what it proves itself with."""
     session = grants.session(testbed, held_to)
-    with FunctionProcess(testbed, name, session, CHANGEOVER_LOG="trace") as function:
+    environment = runtime_interface.environment(testbed, session, CHANGEOVER_LOG="trace")
+    with Function(testbed.rotator, environment, testbed.logs / f"{name}.log") as function:
         yield function, [session.secret_key.encode(), session.token.encode()]
 
 
-def _asking(function: FunctionProcess, token: str) -> Callable[..., dict]:
+def _asking(function: Function, token: str) -> Callable[..., dict]:
     return lambda action, **event: function.invoke({"action": action, "token": token, **event})
 
 

@@ -27,7 +27,7 @@ class Call:
 class Fault:
     """Something that befalls a call, so many `times` in a row or until somebody mends it (None).
 
-    `told_as` are the error types that may come of it. Where there are none, nobody is to notice.
+    `told_as` are the error types, or the outcome, that may come of it. Where there are none, nobody is to notice.
     """
 
     name: str
@@ -62,7 +62,7 @@ def faults_of(operation: str) -> list[Fault]:
     ]
     faults += [Fault(code, [_error(code)], told_as) for code, told_as in OF_ONE_OPERATION.get(operation, {}).items()]
     faults += [Fault(f"cancelled: {code}", _cancelled(code), told_as) for code, told_as in CANCELLED.get(operation, {}).items()]
-    faults += [Fault(f"answered with {name}", [reply], UNREADABLE) for name, reply in _no_replies(operation).items()]
+    faults += [Fault(f"answered with {name}", [reply], UNREACHABLE) for name, reply in _no_replies(operation).items()]
     return faults
 
 
@@ -110,8 +110,7 @@ THROTTLED = frozenset({"Throttled"})
 TOO_LARGE = frozenset({"TooLarge"})
 UNREACHABLE = frozenset({"Unreachable"})
 INTERNAL = frozenset({"Internal"})
-# A parameter that a whole reply does not hold, and a value that is none, are told as what they seem to be.
-UNREADABLE = UNREACHABLE | INTERNAL | {"UnknownToken", "BadRecord"}
+DEFERRED = frozenset({"deferred"})
 KEY_IS_DISABLED = {"DisabledException": REFUSED, "KMSInvalidStateException": REFUSED}
 ITEM_IS_BUSY_OR_FULL = {"TransactionConflictException": THROTTLED, "ItemCollectionSizeLimitExceededException": TOO_LARGE}
 OF_ONE_OPERATION = {
@@ -133,12 +132,12 @@ WHY_CANCELLED = {
 }
 FOR_NOW = ("TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded")
 CANCELLED = {
-    "TransactGetItems": {**{code: THROTTLED | INTERNAL for code in FOR_NOW}, "ValidationError": INTERNAL},
+    "TransactGetItems": {**{code: THROTTLED for code in FOR_NOW}, "ValidationError": INTERNAL},
     "TransactWriteItems": {
         **{code: THROTTLED for code in FOR_NOW},
         "ValidationError": INTERNAL,
         "ItemCollectionSizeLimitExceeded": TOO_LARGE,
-        # Somebody else was first, it seems; whoever looks finds nobody, however often.
-        "ConditionalCheckFailed": INTERNAL,
+        # Somebody else was first, it seems: it is deferred, which is no error.
+        "ConditionalCheckFailed": DEFERRED,
     },
 }

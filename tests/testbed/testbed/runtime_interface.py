@@ -20,6 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from botocore.credentials import Credentials
+
+from testbed import grants
 from testbed.aws import ACCOUNT, REGION
 from testbed.processes import MARK
 from testbed.testbed import FunctionFailed, Testbed
@@ -37,17 +40,17 @@ class FunctionDied(Exception):
         self.code = code
 
 
-def environment(testbed: Testbed, session: str = "by-hand", **changes: str) -> dict[str, str]:
-    """The whole environment of the deployed function, with credentials of a session of its own role. `changes` replace or
-    add variables."""
+def environment(testbed: Testbed, credentials: Credentials | None = None, **changes: str) -> dict[str, str]:
+    """The whole environment of the deployed function, with these credentials or those of a session of its own role. `changes`
+    replace or add variables."""
     deployed = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
-    credentials = _session(testbed, session)
+    credentials = credentials or grants.session(testbed)
     return {
         **deployed["Environment"]["Variables"],
         "AWS_REGION": testbed.aws.region,
-        "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
-        "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-        "AWS_SESSION_TOKEN": credentials["SessionToken"],
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
         "AWS_LAMBDA_FUNCTION_NAME": testbed.function,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(deployed["MemorySize"]),
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -56,14 +59,15 @@ def environment(testbed: Testbed, session: str = "by-hand", **changes: str) -> d
 
 
 class Function:
-    """One execution environment: a process that answers one invocation after the other. Its output is appended to `log`.
+    """One execution environment: a process that answers one invocation after the other. Its output is appended to `log`, what
+    it answers to the file beside it that ends in `.answers`.
 
     It may be used from any thread, and killed while another one waits in `invoke`.
     """
 
     def __init__(self, binary: Path, environment: dict[str, str], log: Path) -> None:
         self._invoking = threading.Lock()
-        self._interface = _Interface()
+        self._interface = _Interface(log.with_suffix(".answers"))
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [binary],
@@ -131,8 +135,9 @@ class _Interface(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = answers
         self.address = f"127.0.0.1:{self.server_port}"
         self.events: queue.Queue[_Event | None] = queue.Queue()
         self.outcomes: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -172,6 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.path.rpartition("/")[2]
         if not self.path.startswith(f"{ROOT}/") or kind not in ("response", "error"):
             return self._answer(404)
+        with self.server.answers.open("ab") as answers:
+            answers.write(payload + b"\n")
         self._answer(202, {}, b'{"status": "OK"}')
         self.wfile.flush()
         self.server.outcomes.put((kind, payload))
@@ -185,15 +192,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """The function says enough."""
-
-
-def _session(testbed: Testbed, name: str) -> dict[str, str]:
-    """Credentials of a session of the function's role. Only Lambda may assume it, until the account may too."""
-    identities = testbed.boto3("iam")
-    role = testbed.role.rpartition("/")[2]
-    trust = identities.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
-    ours = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}
-    if ours not in trust["Statement"]:
-        trust["Statement"].append(ours)
-        identities.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(trust))
-    return testbed.boto3("sts").assume_role(RoleArn=testbed.role, RoleSessionName=name)["Credentials"]
