@@ -1,6 +1,7 @@
 //! Every rotation, with another whole invocation between any two of its calls.
 
 use changeover::event::Request;
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
@@ -41,6 +42,38 @@ async fn a_drop_between_any_two_calls_drops_or_is_refused() {
 async fn a_publish_between_any_two_calls_changes_nothing() {
     for (kind, spec) in few_kinds() {
         before_every_call(kind, &spec, publish, &[2]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_join() {
+    for (kind, spec) in few_kinds() {
+        for keys in [1, 50] {
+            let world = in_service(1, &spec).await;
+            world.replayed_by(format!("kind {kind}, fifty at once with {keys} keys"));
+            let runs = (0..50).map(|number| {
+                let world = world.clone();
+                let key = format!("key {}", number % keys);
+                async move {
+                    world.run(&format!("caller {number}"), rotate(&key), LONG, Faults::none()).await
+                }
+            });
+            let outcomes: Vec<_> =
+                join_all(runs).await.iter().map(|run| run.ending.outcome().to_owned()).collect();
+            let expected = ["rotated", "in_progress", "unchanged", "deferred"];
+            if !outcomes.iter().all(|outcome| expected.contains(&outcome.as_str())) {
+                world.fail(&format!("they ended so: {outcomes:?}"));
+            }
+            let rotated = outcomes.iter().filter(|outcome| *outcome == "rotated").count();
+            // Version 1 was there. Whoever carried on what another began was answered `rotated` too.
+            if world.minted(&subject()) > 1 + rotated
+                || (keys == 1 && world.minted(&subject()) != 2)
+            {
+                world.fail(&format!("{} versions for {outcomes:?}", world.minted(&subject())));
+            }
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled();
+        }
     }
 }
 

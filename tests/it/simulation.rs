@@ -44,14 +44,15 @@ fn a_broken_promise_is_shrunk_to_what_breaks_it() {
         if broken { Err("a pod restarted".to_owned()) } else { Ok(()) }
     };
     let found = (0..100).find_map(|seed| simulate(seed, play).err());
-    let (least, _) = found.expect("some pod restarts in a hundred worlds");
+    let (least, _) = *found.expect("some pod restarts in a hundred worlds");
     assert!(matches!(least.turns[..], [Happening::PodRestarts]), "{least:#?}");
 }
 
 fn play_all(seeds: impl Iterator<Item = u64>) {
     let mut played = 0;
     for seed in seeds {
-        if let Err((least, broken)) = simulate(seed, play) {
+        if let Err(failure) = simulate(seed, play) {
+            let (least, broken) = *failure;
             panic!(
                 "{broken}\nthe least schedule that breaks it: {least:#?}\n\
                  replay with: CHANGEOVER_SEEDS={seed}..{} cargo test --test it simulation",
@@ -84,7 +85,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn simulate(
     seed: u64,
     play: impl Fn(&Schedule) -> Result<(), String>,
-) -> Result<(), (Schedule, String)> {
+) -> Result<(), Box<(Schedule, String)>> {
     let config = Config {
         cases: 1,
         max_shrink_iters: SHRINKS,
@@ -94,11 +95,10 @@ fn simulate(
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let played = TestRunner::new_with_rng(config, chance).run(&schedules(), |schedule| {
-        play(&schedule).map_err(|broken| TestCaseError::fail(broken))
-    });
+    let played = TestRunner::new_with_rng(config, chance)
+        .run(&schedules(), |schedule| play(&schedule).map_err(TestCaseError::fail));
     played.map_err(|failure| match failure {
-        TestError::Fail(broken, least) => (least, broken.message().to_owned()),
+        TestError::Fail(broken, least) => Box::new((least, broken.message().to_owned())),
         TestError::Abort(reason) => panic!("seed {seed} was not played: {reason}"),
     })
 }
