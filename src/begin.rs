@@ -238,7 +238,10 @@ pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>
         .iter()
         .filter(|(name, _)| *name != spec.token)
         // What is wrong with somebody else's spec is theirs to be told.
-        .filter_map(|(name, text)| Spec::parse(name, text.version, &text.json).ok())
+        .filter_map(|(name, text)| {
+            let text = text.as_ref().ok()?;
+            Spec::parse(name, text.version, &text.json).ok()
+        })
         .collect();
     specs.push(spec.clone());
     Ok(spec::conflicts(&specs).remove(&spec.token))

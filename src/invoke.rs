@@ -13,7 +13,7 @@ use crate::{
     plan::Ask,
     record::Record,
     report::{
-        Answer, Inspection, LiveVersion, Outcome, Published, Report, Results, Standing, Swept,
+        Answer, Each, Inspection, LiveVersion, Outcome, Published, Report, Results, Standing,
     },
     rotate::{self, Asking, Settings},
     spec::{Side, Spec},
@@ -96,24 +96,17 @@ async fn sweep(
     stop_at: Timestamp,
 ) -> Result<Answer, Error> {
     let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
-    let mut results: Vec<(TokenName, Swept)> = stream::iter(due)
+    let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
         .map(|(token, _)| async move {
             let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at };
-            let swept = match caught(rotate::run(world, settings, asking)).await {
-                Ok(report) => Swept::Report(Box::new(report)),
-                Err(error) => Swept::Failed {
-                    token: token.clone(),
-                    error: error.kind.as_str(),
-                    message: error.to_string(),
-                },
-            };
-            (token, swept)
+            let report = caught(rotate::run(world, settings, asking)).await;
+            (token.clone(), Each::of(token, report))
         })
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let results = results.into_iter().map(|(_, swept)| swept).collect();
+    let results = results.into_iter().map(|(_, each)| each).collect();
     Ok(Answer::Sweep(Results { outcome: Outcome::Swept, results }))
 }
 
@@ -123,22 +116,28 @@ async fn status(
     settings: &Settings,
     token: Option<&TokenName>,
 ) -> Result<Answer, Error> {
-    let specs = match token {
-        Some(token) => vec![rotate::spec(world, settings, token).await?],
-        None => {
-            let texts = world.specs.all().await?;
-            let specs =
-                texts.iter().map(|(name, text)| Spec::parse(name, text.version, &text.json));
-            specs.collect::<Result<_, _>>()?
-        }
-    };
-    let loads = specs.into_iter().map(|spec| async move {
+    let standing_of = async |spec: Spec| {
         let loaded = world.records.load(&spec.token, None).await?;
         Ok(standing(&spec, loaded.record.as_ref()))
-    });
-    let results: Vec<Result<Standing, Error>> =
-        stream::iter(loads).buffered(AT_ONCE).collect().await;
-    let results = results.into_iter().collect::<Result<_, _>>()?;
+    };
+    let results = match token {
+        Some(token) => {
+            let spec = rotate::spec(world, settings, token).await?;
+            vec![Each::Done(Box::new(standing_of(spec).await?))]
+        }
+        None => {
+            let specs = stream::iter(world.specs.all().await?);
+            let each = specs.map(async |(token, text)| {
+                let spec = text.and_then(|text| Spec::parse(&token, text.version, &text.json));
+                let stands = match spec {
+                    Ok(spec) => standing_of(spec).await,
+                    Err(error) => Err(error),
+                };
+                Each::of(token, stands)
+            });
+            each.buffered(AT_ONCE).collect().await
+        }
+    };
     Ok(Answer::Status(Results { outcome: Outcome::Reported, results }))
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::{
+    error::Error,
     record::{Entry, Held, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
@@ -17,9 +18,9 @@ pub enum Answer {
     /// About one token that was to be changed.
     One(Box<Report>),
     /// Of a sweep: what became of each token that was due.
-    Sweep(Results<Swept>),
+    Sweep(Results<Each<Report>>),
     /// Of a status: how each token stands.
-    Status(Results<Standing>),
+    Status(Results<Each<Standing>>),
     /// Of a preflight: what would stop a rotation.
     Preflight(Results<Inspection>),
 }
@@ -135,13 +136,13 @@ pub struct Results<T> {
     pub results: Vec<T>,
 }
 
-/// What became of a token that was due.
+/// What one token came to, where there are several: one that fails does not hide the others.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Swept {
-    /// It was carried on.
-    Report(Box<Report>),
-    /// It could not be carried on; the other tokens were.
+pub enum Each<T> {
+    /// What was asked for.
+    Done(Box<T>),
+    /// It failed.
     Failed {
         /// The token.
         token: TokenName,
@@ -150,6 +151,18 @@ pub enum Swept {
         /// The contract's `errorMessage`.
         message: String,
     },
+}
+
+impl<T> Each<T> {
+    /// The entry of this token.
+    pub(crate) fn of(token: TokenName, came_to: Result<T, Error>) -> Self {
+        match came_to {
+            Ok(done) => Each::Done(Box::new(done)),
+            Err(error) => {
+                Each::Failed { token, error: error.kind.as_str(), message: error.to_string() }
+            }
+        }
+    }
 }
 
 /// How a token stands.

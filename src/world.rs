@@ -119,9 +119,9 @@ pub trait Specs: Send + Sync {
     /// The text of a token's spec with the version of its parameter; `None` where there is none.
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error>;
 
-    /// Every spec there is, in order of name; a parameter whose last path segment is not a token
-    /// name is passed over. Paginated inside; at most 10,000.
-    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error>;
+    /// Every spec there is, in order of name, with why it cannot be read where it cannot; a parameter
+    /// whose last path segment is not a token name is passed over. Paginated inside; at most 10,000.
+    async fn all(&self) -> Result<Vec<(TokenName, Result<SpecText, Error>)>, Error>;
 }
 
 /// A spec as it was read.

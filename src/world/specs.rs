@@ -52,7 +52,7 @@ impl Specs for SsmSpecs {
         }
     }
 
-    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error> {
+    async fn all(&self) -> Result<Vec<(TokenName, Result<SpecText, Error>)>, Error> {
         let mut specs = Vec::new();
         let mut pages = self
             .aws
@@ -73,11 +73,7 @@ impl Specs for SsmSpecs {
                 let Ok(token) = TokenName::parse(last) else {
                     continue;
                 };
-                match text_in(&name, parameter) {
-                    Ok(text) => specs.push((token, text)),
-                    // One that cannot be read must not keep the sweep from all the others.
-                    Err(error) => tracing::warn!(%error, "a spec was passed over"),
-                }
+                specs.push((token, text_in(&name, parameter)));
             }
             if specs.len() > MOST_SPECS {
                 return Err(Error::new(

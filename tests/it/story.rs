@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Ending, MemoryWorld, place},
+    world::{Ending, MemoryWorld, place, token},
 };
 
 #[tokio::test(start_paused = true)]
@@ -335,3 +335,15 @@ const LEGS: [(&str, &str); 7] = [
     ("migrate", "roll_out"),
     ("overlap", "publish"),
 ];
+
+#[tokio::test(start_paused = true)]
+async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
+    let world = in_service(1, &items()).await;
+    world.specify_badly(&token("a-bad-one"), "{}");
+    let status = world.invoke("status", Request::Status { token: None }).await;
+    let results = &status.answer()["results"];
+    assert_eq!(results[0]["token"], "a-bad-one", "{status:?}");
+    assert_eq!(results[0]["error"], "BadSpec", "{status:?}");
+    assert_eq!(results[1]["token"], subject().as_str(), "{status:?}");
+    assert_eq!(results[1]["versions"][0]["version"], 1, "{status:?}");
+}

@@ -114,6 +114,12 @@ impl MemoryWorld {
         state.deploy(&spec);
     }
 
+    /// Writes what is no spec where a token's spec belongs.
+    pub(crate) fn specify_badly(&self, token: &TokenName, json: &str) {
+        let text = SpecText { version: 1, json: json.to_owned() };
+        self.state().bad_specs.insert(token.clone(), text);
+    }
+
     /// The spec of a token.
     pub(crate) fn spec(&self, token: &TokenName) -> Spec {
         self.state().specs[token].1.clone()

@@ -205,9 +205,11 @@ impl Specs for Ports {
         self.plain("spec", token, move |it| it.specs.get(&name).map(|(text, _)| text.clone())).await
     }
 
-    async fn all(&self) -> Result<Vec<(TokenName, SpecText)>, Error> {
+    async fn all(&self) -> Result<Vec<(TokenName, Result<SpecText, Error>)>, Error> {
         self.plain("specs", "all", |it| {
-            it.specs.iter().map(|(token, (text, _))| (token.clone(), text.clone())).collect()
+            let specs = it.specs.iter().map(|(token, (text, _))| (token, text));
+            let all: BTreeMap<_, _> = specs.chain(&it.bad_specs).collect();
+            all.into_iter().map(|(token, text)| (token.clone(), Ok(text.clone()))).collect()
         })
         .await
     }

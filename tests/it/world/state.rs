@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(super) now: Timestamp,
     pub(super) dice: Dice,
     pub(super) specs: BTreeMap<TokenName, (SpecText, Spec)>,
+    /// Specs that do not parse.
+    pub(super) bad_specs: BTreeMap<TokenName, SpecText>,
     pub(super) records: Records,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
@@ -58,6 +60,7 @@ impl State {
             now: BEGINNING,
             dice: Dice(seed),
             specs: BTreeMap::new(),
+            bad_specs: BTreeMap::new(),
             records: Records::default(),
             places: BTreeMap::new(),
             cluster: Cluster::default(),
