@@ -8,6 +8,7 @@ mod events;
 mod layers;
 mod moves;
 mod parse;
+mod planted;
 mod race;
 mod random;
 mod readme;

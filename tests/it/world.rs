@@ -264,8 +264,11 @@ impl MemoryWorld {
         let actor = Arc::new(actor);
         let world = self.world_of(actor.clone());
         // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
-        let settings =
-            Settings { lease: LEASE, late_write: LATE_WRITE, reserved: Reserved::default() };
+        let reserved = Reserved {
+            table: "changeover".to_owned(),
+            paths: vec!["/changeover/tokens/".to_owned(), "/changeover/clusters/".to_owned()],
+        };
+        let settings = Settings { lease: LEASE, late_write: LATE_WRITE, reserved };
         let invocation = Invocation { id: id.to_owned(), deadline: self.now() + time };
         let ending = {
             let mut handled = pin!(invoke::handle(&world, &settings, request, &invocation));
