@@ -8,7 +8,7 @@ CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: demo test lint bench build deploy
+.PHONY: demo test planted lint bench build deploy
 
 # Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
 demo:
@@ -19,6 +19,10 @@ test:
 	cargo test --locked --no-run
 	tests/testbed/run with --rotator $(or $(CARGO_TARGET_DIR),target)/debug/rotator -- \
 		sh -c 'cargo test --locked && python -m pytest tests/testbed'
+
+# Makes every mistake of tests/planted, one at a time, and fails unless a test catches it: what is in `tests/README.md` is so.
+planted:
+	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
 lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny

@@ -27,8 +27,10 @@ impl Turn<'_> {
             self.apply(Change::Published(BTreeMap::new()))?;
             return Ok(None);
         }
-        self.save_with_lease(leg).await?;
+        // Before the lease is taken: values are opened one by one, and a write to a store that cannot
+        // fence begins only while enough of the lease is left.
         let content = self.content(side).await?;
+        self.save_with_lease(leg).await?;
         let writes = publications.iter().map(|publication| self.write(publication, &content));
         let results = join_all(writes).await;
         let answered_at = self.now();

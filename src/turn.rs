@@ -136,14 +136,18 @@ impl<'a> Turn<'a> {
     /// Makes sure that the record is saved as it is, and that enough of the lease is left for a
     /// call to a store that cannot fence: half of it.
     pub(crate) async fn save_with_lease(&mut self, leg: Leg) -> Result<(), Stop> {
-        let enough = self.record.lease().is_some_and(|lease| {
-            lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
-        });
-        if enough && self.stored.as_ref() == Some(&self.record) {
-            return Ok(());
+        // Twice, where the save itself took so long: the second has no audit to read.
+        for _ in 0..2 {
+            let enough = self.record.lease().is_some_and(|lease| {
+                lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
+            });
+            if enough && self.stored.as_ref() == Some(&self.record) {
+                break;
+            }
+            self.lease(leg)?;
+            self.save().await?;
         }
-        self.lease(leg)?;
-        self.save().await
+        Ok(())
     }
 
     /// Saves that this turn watches a cluster, without a lease.

@@ -50,6 +50,17 @@ async fn a_rotation_with_a_slow_call_comes_to_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rotation_whose_calls_are_all_slow_comes_to_the_same_end() {
+    let slow = Fault::Slow(Duration::from_secs(9));
+    for (kind, spec) in kinds() {
+        let (undisturbed, _) = rotated(1, &spec, Faults::none(), kind).await;
+        let all = Faults { calls: (1..=100).map(|call| (call, slow)).collect(), ..Faults::none() };
+        let (rest, _) = rotated(1, &spec, all, &format!("kind {kind}, every call is slow")).await;
+        assert_eq!(rest, undisturbed, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
     let mixed = json!({
         "token": {"bytes": 32},

@@ -107,3 +107,28 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
+    let mut spec = parameters();
+    spec["presenters"]["within"] = json!("1m");
+    let world = in_service(22, &spec).await;
+    let reverted = place("ssm:/backend/token");
+    let old = world.value(&reverted, Side::Presenters);
+    // Each turn is shorter than readers may hold their copy, so that the next one finds the old view.
+    let wait = Some(Duration::from_secs(30));
+    let rotate = || Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+    for _ in 0..4 {
+        world.assert_outcome(&world.invoke("a", rotate()).await, "in_progress");
+        world.edit(&reverted, Side::Presenters, &old);
+        world.pass(Duration::from_secs(40)).await;
+    }
+    let ending = world.invoke("a", rotate()).await;
+    world.assert_outcome(&ending, "held");
+    let held = &ending.answer()["held"];
+    assert_eq!(held["object"], "ssm:/backend/token");
+    assert!(held["reason"].as_str().is_some_and(|it| it.contains("keeps changing")), "{held}");
+    // Once it is left alone, the same version goes on.
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}

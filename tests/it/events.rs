@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use changeover::event::Request;
+use changeover::{error::Kind, event::Request};
+use serde_json::json;
 
 /// Reads the example of this name.
 macro_rules! example {
@@ -51,5 +52,17 @@ fn every_other_action_is_read_as_itself() {
     ] {
         assert_eq!(request.action(), action);
         assert_eq!(request.token().map(ToString::to_string).as_deref(), token);
+    }
+}
+
+#[test]
+fn an_event_names_a_token_and_not_where_it_is_written() {
+    for action in ["rotate", "publish", "drop", "status", "preflight"] {
+        for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
+            let mut event = json!({"action": action, "token": "datastore-token"});
+            event[field] = json!({"ssm": "/somewhere/else"});
+            let error = Request::parse(&event).unwrap_err();
+            assert_eq!(error.kind, Kind::BadEvent, "{event}: {error}");
+        }
     }
 }

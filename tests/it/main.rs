@@ -11,6 +11,7 @@ mod layers;
 mod model;
 mod moves;
 mod parse;
+mod planted;
 mod race;
 mod readme;
 mod real_cluster;

@@ -93,19 +93,18 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
             "exactly previous versions have an end",
         )?;
     }
+    let is_held = after.lease().is_some_and(|lease| lease.until > now);
     let was_presented = before.rotation().is_some_and(|rotation| rotation.presented);
     for gone in before.versions().iter().filter(|it| !numbers.contains(&it.version)) {
         let was_dropped = gone.stage == Stage::Pending && !was_presented;
         let has_ended = gone.not_after.is_some_and(|end| end <= now);
         unless(was_dropped || has_ended, "a live version left the set")?;
         unless(!before.is_unanswered(now), "the set changed while a write may still land")?;
+        unless(is_held, "a version left the set without the lease")?;
     }
     let is_new = numbers.iter().any(|it| *it >= before.next_version());
     unless(!is_new || !before.is_unanswered(now), "minted while a write may still land")?;
-    unless(
-        !is_new || after.lease().is_some_and(|lease| lease.until > now),
-        "minted without the lease",
-    )?;
+    unless(!is_new || is_held, "minted without the lease")?;
     for side in Side::BOTH {
         unless(after.view(side) >= before.view(side), "the revision of a view fell")?;
         unless(after.view(side) <= before.revision() + 1, "a view is ahead of its record")?;

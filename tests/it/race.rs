@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Faults, Intruder, LONG, MemoryWorld, place},
+    world::{Fault, Faults, Intruder, LEASE, LONG, MemoryWorld, place},
 };
 
 #[tokio::test(start_paused = true)]
@@ -36,6 +36,27 @@ async fn a_drop_between_any_two_calls_drops_or_is_refused() {
         // A version that was dropped is followed by that of the trigger's retry, or by none.
         before_every_call(kind, &spec, drop_pending, &[1, 2, 3]).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_watches_a_cluster_is_believed_for_two_leases() {
+    let mut watched = 0;
+    for call in 1..40 {
+        let world = in_service(1, &workloads()).await;
+        world.replayed_by(format!("cut after call {call}"));
+        world.run("a", rotate("a"), LONG, Faults::at(call, Fault::CutAfter)).await;
+        let record = world.record(&subject()).expect("a record");
+        let is_awaited = record.due_at().is_some_and(|due_at| due_at > world.now());
+        if record.rotation().is_none() || record.lease().is_some() || !is_awaited {
+            continue;
+        }
+        watched += 1;
+        world.assert_outcome(&world.invoke("b", rotate("b")).await, "in_progress");
+        world.pass(LEASE * 2).await;
+        world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
+        assert_eq!(world.minted(&subject()), 2);
+    }
+    assert!(watched > 4, "a rotation watched only {watched} times");
 }
 
 #[tokio::test(start_paused = true)]

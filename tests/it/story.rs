@@ -282,6 +282,31 @@ async fn what_can_never_finish_is_refused_before_a_mint() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
+    let mut own = items();
+    own["presenters"]["publish"] = json!([{"ssm": "/changeover/tokens/another"}]);
+    // The item of the token in service.
+    let taken = items();
+    for (spec, told) in [(own, "ssm:/changeover/tokens/another"), (taken, "datastore-token")] {
+        let world = in_service(18, &items()).await;
+        let other = token("other-token");
+        world.specify(&other, &spec);
+        for request in [
+            Request::Rotate { token: other.clone(), key: None, wait: None },
+            Request::Publish { token: other.clone() },
+        ] {
+            let ending = world.invoke("a", request).await;
+            world.assert_outcome(&ending, "BadSpec");
+            assert!(
+                matches!(&ending, Ending::Failed(error) if error.to_string().contains(told)),
+                "{ending:?}"
+            );
+        }
+        assert_eq!(world.minted(&other), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rotation_makes_few_calls() {
     for (spec, most) in [(items(), 12), (parameters(), 15)] {
         let mut spec = spec;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Fault, Faults, LONG, MemoryWorld, place},
+    world::{Fault, Faults, LEASE, LONG, MemoryWorld, place},
 };
 
 const OVERLAP: Duration = Duration::from_secs(15);
@@ -122,6 +122,16 @@ async fn records_that_break_a_promise_are_noticed() {
         })
         .await;
         hand.assert_noticed(promise);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_at_the_end_of_a_lease_is_noticed_where_nothing_fences_it() {
+    for (spec, is_noticed) in [(items(), false), (parameters(), true)] {
+        let hand = Hand::with_pending(&spec).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        hand.accept(&hand.record()).await;
+        assert_eq!(hand.memory.violation().is_some(), is_noticed, "{:?}", hand.memory.violation());
     }
 }
 
@@ -247,10 +257,7 @@ impl Hand {
             minted: Some(Minted { sha256: value.digest(), sealed, held_at: BTreeMap::new() }),
             repaired: Vec::new(),
             spec_version: 1,
-            lease: Lease {
-                holder: "hand".to_owned(),
-                until: hand.memory.now() + Duration::from_secs(30),
-            },
+            lease: Lease { holder: "hand".to_owned(), until: hand.memory.now() + LEASE },
         });
         let begun = record.after(begin, hand.memory.now()).unwrap().to_save();
         let key = KeyDigest::of("by hand");
@@ -274,11 +281,14 @@ impl Hand {
         self.memory.spec(&subject()).side(side).clone()
     }
 
+    /// The next record, with the lease renewed and these changes made.
     async fn saved(&self, changes: impl IntoIterator<Item = Change>) -> Record {
         let before = self.record();
         let now = self.memory.now();
-        let changed = changes
+        let lease = Lease { holder: "hand".to_owned(), until: now + LEASE };
+        let changed = [Change::Lease { lease, late_write: None }]
             .into_iter()
+            .chain(changes)
             .fold(before.clone(), |record, change| record.after(change, now).unwrap());
         self.save(&before, changed.to_save()).await
     }

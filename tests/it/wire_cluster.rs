@@ -324,6 +324,10 @@ mod syncing {
         let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), waiting);
         let revision = clusters.secret_revision(&workload()).await.unwrap().unwrap();
         assert_eq!(done(progress.unwrap()), revision);
+        // Synced since, and the bytes of the value before.
+        synced_to(&server, "3-c", "old");
+        let progress = synced(&clusters, "2-b").await.unwrap();
+        assert!(matches!(progress, Progress::UnderWay(_)), "{progress:?}");
     }
 
     #[tokio::test(start_paused = true)]

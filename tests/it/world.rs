@@ -296,8 +296,11 @@ impl MemoryWorld {
             self.state().is_damaged = true;
         }
         // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
-        let settings =
-            Settings { lease: LEASE, late_write: LATE_WRITE, reserved: Reserved::default() };
+        let reserved = Reserved {
+            table: "changeover".to_owned(),
+            paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
+        };
+        let settings = Settings { lease: LEASE, late_write: LATE_WRITE, reserved };
         let invocation =
             Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
         let ending = {

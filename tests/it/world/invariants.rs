@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use changeover::{
-    spec::{Audience, Side, Spec},
+    spec::{Audience, Place, Side, Spec},
     token::TokenName,
 };
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
+    LEASE,
     place::{SKEW, digest_of},
     state::State,
 };
@@ -48,6 +49,15 @@ impl State {
         let mut accepted = self.read_by_readers(spec, Side::Verifiers);
         accepted.extend(self.held_by_pods(spec, Side::Verifiers));
         accepted
+    }
+
+    /// A write to a store that cannot fence begins only while a lease outlasts it.
+    pub(super) fn begin_unfenced(&mut self, token: &TokenName, place: &Place) {
+        let record = self.records.record(token);
+        let until = record.and_then(|record| record.lease().map(|lease| lease.until));
+        if until.is_none_or(|until| until < self.now + LEASE / 2) {
+            self.violated(&format!("a write to {place} begins, and the lease ends: {until:?}"));
+        }
     }
 
     fn check_token(&self, spec: &Spec) -> Result<(), String> {
@@ -135,7 +145,7 @@ impl State {
 }
 
 /// The places of a side that readers read without being restarted.
-fn dynamic(audience: &Audience) -> impl Iterator<Item = &changeover::spec::Place> {
+fn dynamic(audience: &Audience) -> impl Iterator<Item = &Place> {
     let places = audience.publications.iter().map(|publication| &publication.place);
     places.filter(|_| audience.within.is_some())
 }

@@ -347,6 +347,9 @@ impl Ports {
         effect: impl Fn(&mut State) -> Result<Written, Refused> + Send + Sync + 'static,
     ) -> Result<Written, WriteError> {
         let unfenced = (!place.is_fenced()).then_some(token);
+        if let Some(token) = &unfenced {
+            self.state().begin_unfenced(token, place);
+        }
         let is_fenced = unfenced.is_none();
         match self.call(port, on.clone(), unfenced, effect).await {
             Ok((Ok(written), unanswered)) => Ok(Written { unanswered, ..written }),
