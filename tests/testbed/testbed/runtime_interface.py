@@ -66,6 +66,7 @@ class Function:
     """
 
     def __init__(self, binary: Path, environment: dict[str, str], log: Path) -> None:
+        self.log = log
         self._invoking = threading.Lock()
         self._interface = _Interface(log.with_suffix(".answers"))
         with log.open("ab") as output:
