@@ -92,12 +92,13 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
 #[tokio::test(start_paused = true)]
 async fn nobody_goes_back_to_a_spec_older_than_the_records() {
     let (added, changed) = with_a_verifier_added();
-    // Somebody begins from the new spec around the calls that read record and spec.
+    // Somebody publishes to the added verifier around the calls that read record and spec: from then
+    // on it is in service, and has to learn of the next version too.
     for call in 1..=4 {
         let world = in_service(1, &everything()).await;
-        world.replayed_by(format!("a rotation begins from another spec just before call {call}"));
+        world.replayed_by(format!("the spec changes, and is published, just before call {call}"));
         world.joins_with_its_first_view(&place(added));
-        let mut intruder = Intruder::new("intruder", rotate_without_waiting("b"));
+        let mut intruder = Intruder::new("intruder", publish());
         intruder.spec = Some(changed.clone());
         world.run("a", rotate("a"), LONG, Faults::intruded(call, intruder)).await;
         world.sweep_until_rest(&subject()).await;
