@@ -1,5 +1,5 @@
-//! The planted mistakes are mistakes of this source. `tests/planted/run` shows that each is caught, which takes minutes; this
-//! holds that each can be planted, and that the table of `tests/README.md` tells of it.
+//! The planted mistakes are mistakes of this source. `tests/planted/run` shows that each is caught,
+//! which takes a while; this holds that each can be planted, and that `tests/README.md` tells of it.
 
 use std::{fs, path::Path};
 
@@ -56,14 +56,14 @@ fn every_mistake_names_a_test_that_there_is() {
 #[test]
 fn the_table_tells_of_every_mistake_and_of_no_other() {
     let section = README.split("## Planted mistakes").nth(1).unwrap();
-    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ")).collect();
-    let rows = rows.iter().map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
     let mut told = Vec::new();
     let mut last_promise = "";
-    for row in rows {
-        let &["", promise, mistake, name, caught_by, ""] = row.as_slice() else {
-            panic!("{row:?} is no row of four");
+    for row in section.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let ["", promise, mistake, name, caught_by, ""] = cells[..] else {
+            panic!("a row of four has other cells: {row}");
         };
+        // The rows below a promise are about the same one.
         if !promise.is_empty() {
             last_promise = promise;
         }

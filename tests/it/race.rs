@@ -100,10 +100,7 @@ async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_j
 
 #[tokio::test(start_paused = true)]
 async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
-    let added = "dynamodb:configuration/id=added";
-    let mut changed = everything();
-    changed["verifiers"]["publish"] =
-        json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
+    let (added, changed) = with_a_verifier_added();
     let calls = {
         let world = in_service(1, &everything()).await;
         world.run("a", rotate("a"), LONG, Faults::none()).await.calls
@@ -123,6 +120,32 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
         world.assert_settled();
         assert!(world.rest(&subject()).places.contains_key(&format!("verifiers {added}")));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_goes_back_to_a_spec_older_than_the_records() {
+    let (added, changed) = with_a_verifier_added();
+    // Somebody publishes to the added verifier around the calls that read record and spec: from then
+    // on it is in service, and has to learn of the next version too.
+    for call in 1..=4 {
+        let world = in_service(1, &everything()).await;
+        world.replayed_by(format!("the spec changes, and is published, just before call {call}"));
+        world.joins_with_its_first_view(&place(added));
+        let mut intruder = Intruder::new("intruder", publish());
+        intruder.spec = Some(changed.clone());
+        world.run("a", rotate("a"), LONG, Faults::intruded(call, intruder)).await;
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled();
+        assert!(world.rest(&subject()).places.contains_key(&format!("verifiers {added}")));
+    }
+}
+
+/// A place, and a spec that is published to there too.
+fn with_a_verifier_added() -> (&'static str, Value) {
+    let mut changed = everything();
+    changed["verifiers"]["publish"] =
+        json!([{"ssm": "/backend/token/accepted"}, item("accepted"), item("added")]);
+    ("dynamodb:configuration/id=added", changed)
 }
 
 /// Rotates with somebody else just before each call; everybody ends on one of these versions.

@@ -628,6 +628,17 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_status_of_the_template_before_proves_nothing() {
+        let server = rolling();
+        replaced(&server);
+        gone(&server);
+        server.put(DEPLOYMENT, json!({"metadata": {"generation": 3}}));
+        let progress = rolled_out(&server).await;
+        let Progress::UnderWay(left) = &progress else { panic!("{progress:?}") };
+        assert!(left.contains("not observed"), "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn at_the_end_of_its_time_it_tells_what_is_left() {
         let server = rolling();
         let progress = rolled_out(&server).await;
