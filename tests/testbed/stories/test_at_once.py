@@ -31,7 +31,7 @@ class AtOnce:
         self._testbed, self._stack = testbed, stack
         self._dynamodb, self._parameters = testbed.boto3("dynamodb"), testbed.boto3("ssm")
         self._published = f"my-service-{name}-config"
-        tables.create_configuration(testbed, self._published)
+        tables.create_configuration(self._dynamodb, self._published)
         (self._records,) = stack.enter_context(tables.records(testbed, name))
         environment = runtime_interface.environment(testbed, CHANGEOVER_TABLE=self._records)
         log = testbed.logs / f"function-{name}.log"

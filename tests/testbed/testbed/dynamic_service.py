@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from testbed import tables
 from testbed.platform import Platform, deployment, literals
 from testbed.testbed import Testbed
 
@@ -38,16 +39,10 @@ class DynamicService(Platform):
 
     def create_table(self, token: str | None = None) -> None:
         """Creates the configuration table; with the item of a token that somebody issued long ago, if one is given."""
-        tables = self.testbed.boto3("dynamodb")
-        tables.create_table(
-            TableName=self.table,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        )
-        tables.get_waiter("table_exists").wait(TableName=self.table, WaiterConfig={"Delay": 1, "MaxAttempts": 10})
+        dynamodb = self.testbed.boto3("dynamodb")
+        tables.create_configuration(dynamodb, self.table)
         if token:
-            tables.put_item(TableName=self.table, Item={"id": {"S": "service_token"}, "token": {"S": token}, **ATTRIBUTES})
+            dynamodb.put_item(TableName=self.table, Item={"id": {"S": "service_token"}, "token": {"S": token}, **ATTRIBUTES})
 
     def create(self) -> dict:
         """Sets all of it up and has the first token published, whose answer is returned."""

@@ -123,7 +123,7 @@ def light_platforms(testbed: Testbed, name: str, count: int, **changes: str) -> 
     """So many tokens `<name>-<number>` in the namespace `<name>`, each published and under load when the block begins.
     `changes` are of the function's environment."""
     names = [f"{name}-{number:02}" for number in range(count)]
-    tables.create_configuration(testbed, published(name))
+    tables.create_configuration(testbed.boto3("dynamodb"), published(name))
     with tables.records(testbed, *names) as records, ExitStack() as stack:
         environment = runtime_interface.environment(testbed, **changes)
         platforms = [

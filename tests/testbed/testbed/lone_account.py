@@ -12,6 +12,7 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
+from testbed import tables
 from testbed.testbed import Testbed
 
 RECORDS = "changeover"
@@ -29,9 +30,10 @@ class LoneAccount:
         account = replace(testbed.aws, access_key_id=self.number, secret_access_key="unchecked")
         with _making_clients:
             self.dynamodb, self.ssm, self._kms = (account.client(name) for name in ("dynamodb", "ssm", "kms"))
+            records = tables.like_the_deployed(testbed)
         self.sealing_key, self.publication_key = (self._kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
-        self._create_table(RECORDS, "pk", "sk", index=("owed", "due_at"))
-        self._create_table(PUBLISHED, "id")
+        self.dynamodb.create_table(TableName=RECORDS, **records)
+        tables.create_configuration(self.dynamodb, PUBLISHED)
 
     def environment(self, endpoint: str, **changes: str) -> dict[str, str]:
         """What a function has that works in this account. `changes` replace or add variables."""
@@ -51,19 +53,6 @@ class LoneAccount:
             "SSL_CERT_FILE": str(self.testbed.certificate_authority),
             **changes,
         }
-
-    def _create_table(self, name: str, *key: str, index: tuple[str, ...] = ()) -> None:
-        def schema(names: tuple[str, ...]) -> list[dict[str, str]]:
-            return [{"AttributeName": each, "KeyType": kind} for each, kind in zip(names, ("HASH", "RANGE"))]
-
-        owed = {"IndexName": "owed", "KeySchema": schema(index), "Projection": {"ProjectionType": "KEYS_ONLY"}}
-        self.dynamodb.create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": each, "AttributeType": "S"} for each in (*key, *index)],
-            KeySchema=schema(key),
-            **({"GlobalSecondaryIndexes": [owed]} if index else {}),
-        )
 
 
 class LoneToken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from testbed.testbed import Testbed
 
@@ -15,14 +16,11 @@ RECORDS = "changeover-of-"
 def records(testbed: Testbed, *names: str) -> Iterator[list[str]]:
     """Tables of records like the deployed one, `changeover-of-<name>`, which the function's role may use within the block."""
     tables, identities = testbed.boto3("dynamodb"), testbed.boto3("iam")
-    deployed = tables.describe_table(TableName=testbed.table)["Table"]
-    like = {field: deployed[field] for field in ("AttributeDefinitions", "KeySchema")}
-    fields = ("IndexName", "KeySchema", "Projection")
-    indexes = [{field: index[field] for field in fields} for index in deployed["GlobalSecondaryIndexes"]]
     created = [f"{RECORDS}{name}" for name in names]
+    definition = like_the_deployed(testbed)
     for name in created:
-        tables.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", GlobalSecondaryIndexes=indexes, **like)
-    arn = deployed["TableArn"].replace(testbed.table, f"{RECORDS}*")
+        tables.create_table(TableName=name, **definition)
+    arn = tables.describe_table(TableName=testbed.table)["Table"]["TableArn"].replace(testbed.table, f"{RECORDS}*")
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "dynamodb:*", "Resource": arn}]}
     grant = {"RoleName": testbed.role.rpartition("/")[2], "PolicyName": "tables-of-records"}
     identities.put_role_policy(**grant, PolicyDocument=json.dumps(policy))
@@ -32,11 +30,24 @@ def records(testbed: Testbed, *names: str) -> Iterator[list[str]]:
         identities.delete_role_policy(**grant)
 
 
-def create_configuration(testbed: Testbed, name: str) -> None:
-    """A team's table of configuration: items with the key `id`."""
-    testbed.boto3("dynamodb").create_table(
+def like_the_deployed(testbed: Testbed) -> dict[str, Any]:
+    """What `create_table` needs, beside a name, to make a table of records like the deployed one."""
+    deployed = testbed.boto3("dynamodb").describe_table(TableName=testbed.table)["Table"]
+    fields = ("IndexName", "KeySchema", "Projection")
+    return {
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": deployed["AttributeDefinitions"],
+        "KeySchema": deployed["KeySchema"],
+        "GlobalSecondaryIndexes": [{each: index[each] for each in fields} for index in deployed["GlobalSecondaryIndexes"]],
+    }
+
+
+def create_configuration(dynamodb: Any, name: str) -> None:
+    """A team's table of configuration, items with the key `id`, in the account of the client; returns when it is there."""
+    dynamodb.create_table(
         TableName=name,
         BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
     )
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 10})
