@@ -82,9 +82,7 @@ impl World {
     /// # Errors
     /// Where the source has none.
     pub fn random_pause(&self, longest: Duration) -> Result<Duration, Error> {
-        let mut bytes = [0; 4];
-        (self.fill)(&mut bytes)?;
-        Ok(longest.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)))
+        Ok(longest.mul_f64(f64::from(self.random().try_next_u32()?) / f64::from(u32::MAX)))
     }
 }
 

@@ -13,12 +13,7 @@ use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERROR
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
-    client::{
-        http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector},
-        orchestrator::HttpResponse,
-        result::SdkError,
-        runtime_components::RuntimeComponents,
-    },
+    client::{orchestrator::HttpResponse, result::SdkError},
     http::StatusCode,
 };
 
@@ -54,8 +49,12 @@ impl Aws {
     pub async fn load() -> Result<Self, Error> {
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new());
+        let http_client = aws_smithy_http_client::Builder::new()
+            .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(HttpsWhenNeeded::default())
+            .http_client(http_client)
             .region(region)
             .load()
             .await;
@@ -114,27 +113,6 @@ impl Aws {
     /// The client of Parameter Store.
     pub fn ssm(&self) -> &aws_sdk_ssm::Client {
         self.ssm.get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
-    }
-}
-
-/// One HTTPS client for all of AWS, made by the first call: making it reads every certificate that
-/// the system trusts, which takes longer than the rest of the function's start.
-#[derive(Debug, Default)]
-struct HttpsWhenNeeded(OnceLock<SharedHttpClient>);
-
-impl HttpClient for HttpsWhenNeeded {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        let client = self.0.get_or_init(|| {
-            aws_smithy_http_client::Builder::new()
-                .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
-                .tls_provider(Provider::Rustls(CryptoMode::Ring))
-                .build_https()
-        });
-        client.http_connector(settings, components)
     }
 }
 
