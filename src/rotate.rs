@@ -105,11 +105,11 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 return Ok(report);
             }
             Err(Stop::Overtaken) => {
-                if world.clock.now() >= asking.stop_at {
-                    break;
-                }
-                // The first time at once; a crowd spreads out.
+                // The first time at once, also for who does not wait; a crowd spreads out.
                 if plans > 0 {
+                    if world.clock.now() >= asking.stop_at {
+                        break;
+                    }
                     let longest = PAUSE.saturating_mul(1 << plans.min(16)).min(LONGEST_PAUSE);
                     tokio::time::sleep(world.random_pause(longest)?).await;
                 }

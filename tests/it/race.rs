@@ -67,6 +67,23 @@ async fn a_publish_between_any_two_calls_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_wait_is_not_put_off_by_one_lost_race() {
+    for (kind, spec) in few_kinds() {
+        let calls = {
+            let world = in_service(1, &spec).await;
+            world.run("a", rotate_without_waiting("a"), LONG, Faults::none()).await.calls
+        };
+        for call in 1..=calls {
+            let world = in_service(1, &spec).await;
+            world.replayed_by(format!("kind {kind}, somebody just before call {call}"));
+            let faults = Faults::intruded(call, Intruder::new("b", rotate_without_waiting("b")));
+            let run = world.run("a", rotate_without_waiting("a"), LONG, faults).await;
+            world.assert_outcome(&run.ending, "in_progress");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_join() {
     for (kind, spec) in few_kinds() {
         for keys in [1, 50] {

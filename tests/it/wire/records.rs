@@ -325,6 +325,8 @@ async fn a_damaged_record_is_a_bad_record_that_names_it() {
     };
     let mut without = good.clone();
     without.as_object_mut().expect("an item").remove("record");
+    let mut newer = good.clone();
+    newer["record"]["M"]["of_a_later_version"] = json!({"S": "which would be lost"});
     let table = [
         ("no record", without),
         ("of another token", another),
@@ -337,6 +339,9 @@ async fn a_damaged_record_is_a_bad_record_that_names_it() {
         ("no text", with("/due_at", json!({"N": "5"}))),
         ("a stage that is not known", with("/record/M/versions", json!({"L": [{"S": "new"}]}))),
         ("a number too large", with("/record/M/spec_version", json!({"N": "1e300"}))),
+        ("a field of a later version", newer),
+        ("the end of time", with("/record/M/compare_at", json!({"S": "9999-12-30T22:00:00.000Z"}))),
+        ("due at the end of time", with("/due_at", json!({"S": "9999-12-30T22:00:00.000Z"}))),
         ("a value's secret", with("/record/M/token", json!({"S": "S3CRET VALUE"}))),
     ];
     for (what, item) in table {
