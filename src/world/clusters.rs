@@ -1,7 +1,10 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, Deployments.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, Deployments.
 //!
 //! ```text
-//! eks, bearer       how a cluster is reached and who we are to it
+//! named             what a cluster's name means, and its connection
+//! eks, bearer       where an EKS cluster is, and the token it knows us by
+//! token_parameter   the token that any other API server knows us by
+//! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! sync              told to refresh, and confirmed by digest
@@ -12,12 +15,15 @@
 
 mod bearer;
 mod call;
+mod client;
 mod deployment;
 mod eks;
 mod external_secret;
 mod inspect;
+mod named;
 mod rollout;
 mod sync;
+mod token_parameter;
 mod watch;
 
 use std::{
@@ -32,7 +38,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use self::eks::Eks;
+use self::named::NamedClusters;
 use crate::{
     config::Config,
     error::Error,
@@ -81,9 +87,10 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
+    /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
     }
 
     /// Clusters that are reached like this.
