@@ -14,7 +14,7 @@ use super::rules::{
 };
 use super::{
     AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
-    Publication, Side, Spec, Workload, WorkloadKind,
+    Publication, SecretCopy, Side, Spec, Workload, WorkloadKind,
 };
 use crate::error::{Error, Kind, quoted, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -261,7 +261,7 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
-            if workload.external_secret.is_some() && !has_parameter {
+            if workload.copy.is_some() && !has_parameter {
                 self.add::<()>(
                     format!("{side}.workloads[{index}].external_secret"),
                     format!(
@@ -401,7 +401,14 @@ impl Faults {
                 .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
                 .map(Some),
         };
-        let is_copied = external_secret != Some(None);
+        let copy = match (external_secret, secret_key) {
+            (Some(Some(name)), Some(secret_key)) => {
+                Some(Some(SecretCopy::ExternalSecret { name, secret_key }))
+            }
+            (Some(None), Some(_)) => Some(None),
+            _ => None,
+        };
+        let is_copied = copy != Some(None);
         let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
         let settle = match raw.settle.0 {
             None => Some(DEFAULT_SETTLE),
@@ -414,8 +421,7 @@ impl Faults {
             namespace: namespace?,
             kind: WorkloadKind::Deployment,
             name: name?,
-            external_secret: external_secret?,
-            secret_key: secret_key?,
+            copy: copy?,
             picks_up: picks_up?,
             settle: settle?,
         })
