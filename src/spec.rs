@@ -206,10 +206,9 @@ pub struct Workload {
     pub kind: WorkloadKind,
     /// The object's name.
     pub name: String,
-    /// The ExternalSecret, in the same namespace, that copies the view into the workload's Secret.
-    pub external_secret: Option<String>,
-    /// The key of that Secret that holds the view, where it cannot be found from the ExternalSecret.
-    pub secret_key: Option<String>,
+    /// How the view comes into the Secret that the workload's pods read; `None` where they read it
+    /// themselves.
+    pub copy: Option<SecretCopy>,
     /// How a new view reaches its pods.
     pub picks_up: PicksUp,
     /// How long to wait between synced and stamped: a kubelet can start a pod with the Secret of a
@@ -221,6 +220,44 @@ impl fmt::Display for Workload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, namespace, kind, name, .. } = self;
         write!(formatter, "{cluster}/{namespace}/{kind}/{name}")
+    }
+}
+
+/// How a view comes into a Secret, in the namespace of the workload that reads it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SecretCopy {
+    /// An ExternalSecret copies it from a parameter.
+    ExternalSecret {
+        /// Its name.
+        name: String,
+        /// The key of its Secret that holds the view, where it cannot be found from its `data`.
+        secret_key: Option<String>,
+    },
+    /// The ExternalSecret that a ClusterExternalSecret keeps in the namespace copies it.
+    ClusterExternalSecret {
+        /// The ClusterExternalSecret's name.
+        name: String,
+        /// As above.
+        secret_key: Option<String>,
+    },
+    /// changeover writes it.
+    Secret {
+        /// The Secret's name.
+        name: String,
+        /// The key that holds the view. All others are left alone.
+        key: String,
+    },
+}
+
+impl fmt::Display for SecretCopy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretCopy::ExternalSecret { name, .. } => write!(formatter, "ExternalSecret {name}"),
+            SecretCopy::ClusterExternalSecret { name, .. } => {
+                write!(formatter, "ClusterExternalSecret {name}")
+            }
+            SecretCopy::Secret { name, .. } => write!(formatter, "Secret {name}"),
+        }
     }
 }
 

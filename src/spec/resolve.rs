@@ -15,8 +15,8 @@ use super::rules::{
     duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
 };
 use super::{
-    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication, Side,
-    Spec, Workload, WorkloadKind,
+    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
+    SecretCopy, Side, Spec, Workload, WorkloadKind,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -224,7 +224,7 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
-            if workload.external_secret.is_some() && !has_parameter {
+            if workload.copy.is_some() && !has_parameter {
                 self.add::<()>(
                     format!("{side}.workloads[{index}].external_secret"),
                     format!(
@@ -364,7 +364,14 @@ impl Faults {
                 .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
                 .map(Some),
         };
-        let is_copied = external_secret != Some(None);
+        let copy = match (external_secret, secret_key) {
+            (Some(Some(name)), Some(secret_key)) => {
+                Some(Some(SecretCopy::ExternalSecret { name, secret_key }))
+            }
+            (Some(None), Some(_)) => Some(None),
+            _ => None,
+        };
+        let is_copied = copy != Some(None);
         let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
         let settle = match raw.settle.0 {
             None => Some(DEFAULT_SETTLE),
@@ -377,8 +384,7 @@ impl Faults {
             namespace: namespace?,
             kind: WorkloadKind::Deployment,
             name: name?,
-            external_secret: external_secret?,
-            secret_key: secret_key?,
+            copy: copy?,
             picks_up: picks_up?,
             settle: settle?,
         })

@@ -36,6 +36,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use self::named::NamedClusters;
@@ -135,12 +136,13 @@ impl Clusters for KubernetesClusters {
 
     async fn synced(
         &self,
-        workload: &Workload,
-        before: &SyncedBefore,
+        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Result<Progress<SecretRevision>, Error> {
-        sync::synced(self, workload, before, intended, within).await
+    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
+        let waits =
+            told.iter().map(|(it, before)| sync::synced(self, it, before, intended, within));
+        join_all(waits).await
     }
 
     async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
@@ -153,11 +155,12 @@ impl Clusters for KubernetesClusters {
 
     async fn rolled_out(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         stamp: &Stamp,
         within: Duration,
-    ) -> Result<Progress<()>, Error> {
-        rollout::rolled_out(self, workload, stamp, within).await
+    ) -> Vec<Result<Progress<()>, Error>> {
+        let waits = workloads.iter().map(|it| rollout::rolled_out(self, it, stamp, within));
+        join_all(waits).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use changeover::config::{self, Config};
 use changeover::error::Kind;
 use changeover::event::Request;
-use changeover::spec::{AcceptedForm, PicksUp, Side, Spec, conflicts};
+use changeover::spec::{AcceptedForm, PicksUp, SecretCopy, Side, Spec, conflicts};
 use changeover::token::{Generation, Prefix, TokenName};
 use serde_json::{Value, json};
 
@@ -108,7 +108,9 @@ fn the_contracts_example_is_read_as_it_is_meant() {
         panic!("the example has one workload of verifiers");
     };
     assert_eq!(datastore.to_string(), "prod/backend/deployment/datastore");
-    assert_eq!(datastore.external_secret.as_deref(), Some("datastore-accepted"));
+    let copy =
+        SecretCopy::ExternalSecret { name: "datastore-accepted".to_owned(), secret_key: None };
+    assert_eq!(datastore.copy, Some(copy));
     assert_eq!(datastore.picks_up, PicksUp::Restart);
     assert_eq!(datastore.settle, Duration::from_secs(2));
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     PODS, all_wait,
     api_server::{ApiServer, Fault, Recorded},
-    clusters,
+    clusters, one,
     rolling::{gone, replaced, rolling, status},
     stamp, workload,
 };
@@ -20,7 +20,7 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/web/deployments";
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 async fn rolled_out(server: &Arc<ApiServer>) -> Result<Progress<()>, Error> {
-    clusters(server).rolled_out(&workload(), &stamp(7), HOUR).await
+    one(clusters(server).rolled_out(&[&workload()], &stamp(7), HOUR).await)
 }
 
 /// Rolls out while this happens, and tells how long after its end that was noticed.
