@@ -19,6 +19,10 @@ use super::state::State;
 pub(crate) struct Cluster {
     pub(super) copies: BTreeMap<ObjectName, Copy>,
     pub(super) deployments: BTreeMap<ObjectName, Deployment>,
+    /// Clusters whose API servers do not answer.
+    pub(super) lost: BTreeSet<String>,
+    /// Clusters whose pods nobody counts any more.
+    pub(super) given_up: BTreeSet<String>,
     pods: u64,
 }
 
