@@ -1,4 +1,4 @@
-//! Clusters by the Kubernetes API: how they are reached, External Secrets, Deployments.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, workloads.
 //!
 //! ```text
 //! named             what a cluster's name means, and its connection
@@ -8,7 +8,7 @@
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! sync              told to refresh, and confirmed by digest
-//! deployment        what a Deployment and its pods say, judged     (pure)
+//! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
 //! ```
@@ -16,7 +16,6 @@
 mod bearer;
 mod call;
 mod client;
-mod deployment;
 mod eks;
 mod external_secret;
 mod inspect;
@@ -25,6 +24,7 @@ mod rollout;
 mod sync;
 mod token_parameter;
 mod watch;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -159,8 +159,7 @@ impl Clusters for KubernetesClusters {
         stamp: &Stamp,
         within: Duration,
     ) -> Vec<Result<Progress<()>, Error>> {
-        let waits = workloads.iter().map(|it| rollout::rolled_out(self, it, stamp, within));
-        join_all(waits).await
+        rollout::rolled_out(self, workloads, stamp, within).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 
-use super::{KubernetesClusters, deployment::condition, external_secret::obstacles, rollout, sync};
+use super::{
+    KubernetesClusters, external_secret::obstacles, rollout, sync, workload::deployment::condition,
+};
 use crate::{
     error::{Error, Kind},
     spec::{ParameterName, PicksUp, SecretCopy, Workload},
