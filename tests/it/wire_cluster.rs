@@ -2,6 +2,7 @@
 
 mod api_server;
 mod damaged;
+mod together;
 mod watching;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
