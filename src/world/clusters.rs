@@ -4,7 +4,8 @@
 //! eks, bearer       how a cluster is reached and who we are to it
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
-//! sync              told to refresh, and confirmed by digest
+//! cluster_external_secret   which ExternalSecret is kept where      (pure)
+//! sync              a Secret written or told to refresh, and confirmed by digest
 //! deployment        what a Deployment and its pods say, judged     (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
@@ -12,6 +13,7 @@
 
 mod bearer;
 mod call;
+mod cluster_external_secret;
 mod deployment;
 mod eks;
 mod external_secret;
@@ -38,7 +40,7 @@ use crate::{
     config::Config,
     error::Error,
     spec::{ParameterName, Workload},
-    token::Digest,
+    token::{Digest, Secret},
     world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
 };
 
@@ -133,13 +135,24 @@ impl Clusters for KubernetesClusters {
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
     ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        let waits =
-            told.iter().map(|(it, before)| sync::synced(self, it, before, intended, within));
-        join_all(waits).await
+        sync::synced(self, told, intended, within).await
     }
 
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
-        sync::secret_revision(self, workload).await
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        sync::write_secret(self, workload, stamp, value).await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        sync::secret_revision(self, workload, parameters).await
     }
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {

@@ -1,4 +1,4 @@
-//! A small Kubernetes API server under kube's own client: it lists, watches, gets and patches, keeps
+//! A small Kubernetes API server under kube's own client: it lists, watches, gets, makes and patches, keeps
 //! resourceVersions, and answers wrongly when told to.
 
 use std::{
@@ -53,6 +53,7 @@ pub(crate) struct Recorded {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) content_type: String,
+    pub(crate) accept: String,
     pub(crate) body: Value,
 }
 
@@ -127,6 +128,12 @@ impl ApiServer {
         self.state().requests.clone()
     }
 
+    /// How often this was asked for.
+    pub(crate) fn asked_for(&self, method: &Method, path: &str) -> usize {
+        let is_it = |it: &&Recorded| it.method == method && it.path == path;
+        self.state().requests.iter().filter(is_it).count()
+    }
+
     pub(crate) fn patches(&self) -> Vec<Recorded> {
         self.requests().into_iter().filter(|it| it.method == Method::PATCH).collect()
     }
@@ -144,14 +151,16 @@ impl ApiServer {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
+        let header = |name| {
+            let value = parts.headers.get(name).map(|value: &http::HeaderValue| value.to_str());
+            value.map_or_else(String::new, |value| value.unwrap().to_owned())
+        };
         let recorded = Recorded {
+            content_type: header(http::header::CONTENT_TYPE),
+            accept: header(http::header::ACCEPT),
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: unescaped(parts.uri.query().unwrap_or_default()),
-            content_type: parts
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
             body: serde_json::from_slice(&body).unwrap_or_default(),
         };
         let fault = {
@@ -261,6 +270,22 @@ impl ApiServer {
                 change["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 state.put(&request.path, change);
                 let answered = answer(&state.objects[&request.path]);
+                drop(state);
+                self.changed.notify_waiters();
+                answered
+            }
+            // What has a resourceVersion is not made by an apply.
+            Method::PATCH if !request.body["metadata"]["resourceVersion"].is_null() => {
+                status(409, "the object has been deleted")
+            }
+            Method::POST => {
+                let name = request.body["metadata"]["name"].as_str().unwrap();
+                let path = format!("{}/{name}", request.path);
+                if state.objects.contains_key(&path) {
+                    return status(409, "it already exists");
+                }
+                state.put(&path, request.body.clone());
+                let answered = answer(&state.objects[&path]);
                 drop(state);
                 self.changed.notify_waiters();
                 answered
