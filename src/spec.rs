@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
+mod cluster;
 mod place;
 mod raw;
 mod resolve;
 mod rules;
 
+pub use cluster::{ApiServer, ClusterDescription, EksCluster};
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
     LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
@@ -297,13 +299,20 @@ impl fmt::Display for SecretCopy {
 pub enum WorkloadKind {
     /// `apps/v1` Deployment.
     Deployment,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
 }
 
+/// As kubectl spells it: `deployment`, `statefulset`, `daemonset`.
 impl fmt::Display for WorkloadKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WorkloadKind::Deployment => formatter.write_str("deployment"),
-        }
+        formatter.write_str(match self {
+            WorkloadKind::Deployment => "deployment",
+            WorkloadKind::StatefulSet => "statefulset",
+            WorkloadKind::DaemonSet => "daemonset",
+        })
     }
 }
 
@@ -364,22 +373,5 @@ impl fmt::Display for Written<'_> {
             Written::Place(place) => place.fmt(formatter),
             Written::Key(key) => key.fmt(formatter),
         }
-    }
-}
-
-/// A named cluster: an EKS cluster of the function's own account and region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EksCluster {
-    /// Its name in EKS.
-    pub name: String,
-}
-
-impl EksCluster {
-    /// Reads the parameter `<CHANGEOVER_CLUSTERS>/<name>`: `{"eks": {"name": "..."}}`.
-    ///
-    /// # Errors
-    /// `BadSpec` that names field, value and fix.
-    pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
-        resolve::cluster(name, json)
     }
 }

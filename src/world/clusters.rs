@@ -1,26 +1,32 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, Deployments.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, workloads.
 //!
 //! ```text
-//! eks, bearer       how a cluster is reached and who we are to it
+//! named             what a cluster's name means, and its connection
+//! eks, bearer       where an EKS cluster is, and the token it knows us by
+//! token_parameter   the token that any other API server knows us by
+//! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
-//! cluster_external_secret   which ExternalSecret is kept where      (pure)
+//! cluster_external_secret  which ExternalSecret is kept where    (pure)
 //! sync              a Secret written or told to refresh, and confirmed by digest
-//! deployment        what a Deployment and its pods say, judged     (pure)
+//! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
 //! ```
 
 mod bearer;
 mod call;
+mod client;
 mod cluster_external_secret;
-mod deployment;
 mod eks;
 mod external_secret;
 mod inspect;
+mod named;
 mod rollout;
 mod sync;
+mod token_parameter;
 mod watch;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -32,10 +38,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use jiff::Timestamp;
 
-use self::eks::Eks;
+use self::named::NamedClusters;
 use crate::{
     config::Config,
     error::Error,
@@ -84,9 +89,10 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
+    /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
     }
 
     /// Clusters that are reached like this.
@@ -165,8 +171,7 @@ impl Clusters for KubernetesClusters {
         stamp: &Stamp,
         within: Duration,
     ) -> Vec<Result<Progress<()>, Error>> {
-        let waits = workloads.iter().map(|it| rollout::rolled_out(self, it, stamp, within));
-        join_all(waits).await
+        rollout::rolled_out(self, workloads, stamp, within).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

@@ -5,9 +5,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use super::{
     KubernetesClusters,
     cluster_external_secret::{ClusterExternalSecret, child, why_absent},
-    deployment::condition,
     external_secret::obstacles,
     rollout, sync,
+    workload::deployment::condition,
 };
 use crate::{
     error::{Error, Kind},

@@ -4,8 +4,6 @@ use changeover::token::Secret;
 
 use super::{syncing::stuck, *};
 
-const SECRETS: &str = "/api/v1/namespaces/web/secrets";
-
 async fn write(server: &Arc<ApiServer>, revision: u64, value: &str) -> Progress<SecretRevision> {
     let value = Secret::verbatim(value.to_owned());
     clusters(server).write_secret(&written(), &stamp(revision), &value).await.unwrap()
@@ -26,6 +24,11 @@ fn revision(server: &ApiServer) -> Value {
     server.object(SECRET)["metadata"]["annotations"][STAMP].clone()
 }
 
+/// An answer as it should be.
+fn nothing() -> Fault {
+    Fault::After(DEPLOYMENT.to_owned(), json!({}))
+}
+
 fn owned_by(manager: &str, field: &str) -> Value {
     json!({"metadata": {"managedFields": [
         {"manager": manager, "operation": "Update", "fieldsV1": {"f:data": {field: {}}}},
@@ -33,21 +36,19 @@ fn owned_by(manager: &str, field: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_there_is_made_with_that_key_alone() {
+async fn one_that_is_not_there_is_made_first_and_then_written_like_any_other() {
     let server = ApiServer::new();
     let Progress::Done(written_as) = write(&server, 7, "new").await else { panic!("not written") };
-    let requests = server.requests();
-    let made = requests.last().unwrap();
-    assert_eq!((&made.method, made.path.as_str()), (&Method::POST, SECRETS));
-    assert_eq!(made.query, "fieldManager=changeover-presenter-datastore");
-    let golden = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {"name": "datastore-token", "namespace": "web", "annotations": {STAMP: "7"}},
-        "data": {"token": STANDARD.encode("new")},
-    });
-    assert_eq!(made.body, golden);
+    let [made, applied] = server.patches().try_into().unwrap();
+    assert_eq!(made.path, SECRET);
+    // Not forced, and not by the manager who owns what is applied: it takes nothing away.
+    assert_eq!(made.query, "fieldManager=changeover");
+    assert_eq!(made.content_type, "application/apply-patch+yaml");
+    let metadata =
+        json!({"name": "datastore-token", "namespace": "web", "annotations": {STAMP: "0"}});
+    assert_eq!(made.body, json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}));
+    assert_eq!(applied.body["metadata"]["resourceVersion"], "1");
+    assert_eq!((held(&server, "token"), revision(&server)), ("new".into(), json!("7")));
     let now = clusters(&server).secret_revision(&written(), &[]).await.unwrap();
     assert_eq!(now, Some(written_as));
 }
@@ -82,7 +83,7 @@ async fn what_it_holds_already_is_not_written_again() {
     let first = write(&server, 7, "new").await;
     assert_eq!(write(&server, 7, "new").await, first);
     assert_eq!(write(&server, 6, "new").await, first);
-    assert_eq!(server.patches().len(), 0);
+    assert_eq!(server.patches().len(), 2);
     // What a person put there meanwhile is replaced.
     server.put(SECRET, json!({"data": {"token": STANDARD.encode("by hand")}}));
     assert_eq!(write(&server, 7, "new").await, first);
@@ -119,7 +120,7 @@ async fn it_is_tried_again_when_somebody_was_faster() {
     // Made by somebody else between the look and the write.
     let server = ApiServer::new();
     let made = json!({"type": "Opaque", "data": {"other": "eA=="}});
-    server.fail([Fault::Status(404), Fault::After(SECRET.to_owned(), made)]);
+    server.fail([Fault::Status(404), Fault::Status(409), Fault::After(SECRET.to_owned(), made)]);
     assert!(matches!(write(&server, 7, "new").await, Progress::Done(_)));
     assert_eq!((held(&server, "token"), held(&server, "other")), ("new".into(), "x".into()));
 }
@@ -138,9 +139,10 @@ async fn one_that_always_changes_is_given_up_in_words() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_changes_nothing_more() {
-    for faults in [vec![Fault::Status(404), Fault::LostReply], vec![Fault::LostReply]] {
+    // The one that makes it, and the one that writes it.
+    for calls_before in [1, 3] {
         let server = ApiServer::new();
-        server.fail(faults);
+        server.fail((0..calls_before).map(|_| nothing()).chain([Fault::LostReply]));
         assert!(matches!(write(&server, 7, "new").await, Progress::Done(_)));
         assert_eq!((held(&server, "token"), revision(&server)), ("new".into(), json!("7")));
     }
@@ -197,10 +199,11 @@ async fn a_missing_namespace_is_told() {
 async fn neither_an_error_nor_an_answer_that_cannot_be_read_shows_the_value() {
     let hidden = STANDARD.encode("hidden");
     for faults in [
-        vec![Fault::Status(404), Fault::Status(422)],
-        vec![Fault::Status(404), Fault::Garbage(r#"{"metadata": 1, "data": "aGlkZGVu"}"#)],
+        vec![nothing(), Fault::Status(422)],
+        vec![nothing(), Fault::Garbage(r#"{"metadata": 1, "data": "aGlkZGVu"}"#)],
     ] {
         let server = ApiServer::new();
+        existing(&server, json!({}));
         server.fail(faults);
         let value = Secret::verbatim("hidden".to_owned());
         let error = clusters(&server).write_secret(&written(), &stamp(7), &value).await;

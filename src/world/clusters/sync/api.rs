@@ -4,9 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIGroup;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    core::Object,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::super::{
@@ -44,15 +43,14 @@ pub(super) fn of_cluster<'a>(workload: &'a Workload, verb: &'a str, name: &'a st
 }
 
 /// Gives an annotation a value; the object as the patch left it.
-pub(super) async fn annotate<P, U>(
-    objects: Api<Object<P, U>>,
+pub(super) async fn annotate<K>(
+    objects: Api<K>,
     name: &str,
     annotation: &str,
     value: &str,
-) -> Result<Object<P, U>, kube::Error>
+) -> Result<K, kube::Error>
 where
-    P: Clone + std::fmt::Debug + Serialize + DeserializeOwned,
-    U: Clone + Default + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Clone + std::fmt::Debug + DeserializeOwned,
 {
     let manager = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({"metadata": {"annotations": {annotation: value}}}));

@@ -79,7 +79,7 @@ pub(super) async fn read(
         digests: digests.collect(),
         metadata: secret.metadata,
         is_immutable: secret.immutable.unwrap_or_default(),
-        kind: secret.kind.unwrap_or_default(),
+        kind: secret.kind.unwrap_or_else(|| OPAQUE.to_owned()),
     }))
 }
 
@@ -87,6 +87,9 @@ pub(super) async fn read(
 pub(super) fn path(workload: &Workload, name: &str) -> String {
     format!("/api/v1/namespaces/{}/secrets/{name}", workload.namespace)
 }
+
+/// The type of a Secret that holds whatever somebody puts into it, and of one that says none.
+pub(super) const OPAQUE: &str = "Opaque";
 
 #[derive(Deserialize)]
 struct Object {

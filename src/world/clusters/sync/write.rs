@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::Method;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,10 +13,10 @@ use super::{
     super::{
         KubernetesClusters, MANAGER,
         call::{Failed, Target, call, spread},
-        deployment::{annotation, manager},
         external_secret::GROUP,
+        rollout::{annotation, manager},
     },
-    secret::{self, Secret, path, revision},
+    secret::{self, OPAQUE, Secret, path, revision},
 };
 use crate::{
     error::{Error, Kind},
@@ -52,32 +51,41 @@ pub(in super::super) async fn write_secret(
     let object = object(workload, name);
     let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
     for attempt in 1..=ATTEMPTS {
-        let found = secret::read(kubernetes, workload, name).await?;
-        if let Some(found) = &found {
-            if let Some((reason, fix)) = obstacle(found, key, Some(&manager)) {
-                return Ok(stuck(reason, fix));
-            }
-            let annotations = found.metadata.annotations.as_ref();
-            let standing = annotations.and_then(|it| it.get(&annotation)?.parse::<u64>().ok());
-            let holds = found.digests.get(key) == Some(&digest);
-            match standing {
-                Some(standing) if holds && standing >= stamp.revision => {
-                    return Ok(Progress::Done(found.revision([key.as_str()])));
+        let written = match secret::read(kubernetes, workload, name).await? {
+            None => match write.make().await {
+                // Now it can be told from one that is made after it.
+                Ok(_) => continue,
+                Err(Failed { code: 404, .. }) => {
+                    return Ok(stuck("its namespace does not exist".to_owned(), "create it"));
                 }
-                Some(standing) if standing > stamp.revision => {
-                    let own = stamp.revision;
-                    return Ok(stuck(
-                        format!(
-                            "it holds revision {standing} of the view, above the record's {own}"
-                        ),
-                        "if the table was restored from a backup, take the annotation \
-                         *.changeover.dev/<token> away from the Secret",
-                    ));
+                Err(failed) => Err(failed),
+            },
+            Some(found) => {
+                if let Some((reason, fix)) = obstacle(&found, key, Some(&manager)) {
+                    return Ok(stuck(reason, fix));
                 }
-                _ => {}
+                let annotations = found.metadata.annotations.as_ref();
+                let standing = annotations.and_then(|it| it.get(&annotation)?.parse::<u64>().ok());
+                let holds = found.digests.get(key) == Some(&digest);
+                match standing {
+                    Some(standing) if holds && standing >= stamp.revision => {
+                        return Ok(Progress::Done(found.revision([key.as_str()])));
+                    }
+                    Some(standing) if standing > stamp.revision => {
+                        let own = stamp.revision;
+                        return Ok(stuck(
+                            format!(
+                                "it holds revision {standing} of the view, above the record's {own}"
+                            ),
+                            "if the table was restored from a backup, take the annotation \
+                             *.changeover.dev/<token> away from the Secret",
+                        ));
+                    }
+                    _ => write.apply(&found, &manager).await,
+                }
             }
-        }
-        match write.attempt(found.as_ref(), &manager).await {
+        };
+        match written {
             Ok(written) => {
                 let uid = written.uid.unwrap_or_default();
                 return Ok(Progress::Done(revision(&uid, [(key.as_str(), Some(digest))])));
@@ -85,11 +93,8 @@ pub(in super::super) async fn write_secret(
             // Somebody else wrote it, made it, or took it away.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
-                let name = format!("{object} {annotation} {}", stamp.revision);
-                sleep(spread(pause, &name)).await;
-            }
-            Err(Failed { code: 404, .. }) if found.is_none() => {
-                return Ok(stuck("its namespace does not exist".to_owned(), "create it"));
+                // Tokens that write one Secret at once part by it.
+                sleep(spread(pause, &format!("{object} {annotation}"))).await;
             }
             Err(failed) => return Err(failed.error),
         }
@@ -187,38 +192,45 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// Makes the Secret, or applies the key to the one that was found; its metadata then.
-    async fn attempt(&self, found: Option<&Secret>, manager: &str) -> Result<ObjectMeta, Failed> {
-        let Self { workload, name, .. } = self;
-        let mut metadata = json!({
-            "name": name,
-            "namespace": workload.namespace,
+    /// Makes the Secret, without a key yet: an apply can be conditional only on what there is. One that
+    /// arrives late finds it made, and is a conflict with whoever owns its annotation by then. By apply,
+    /// since the right to it can be limited to a name, and the right to a POST cannot.
+    async fn make(&self) -> Result<ObjectMeta, Failed> {
+        let metadata = json!({"annotations": {self.annotation: "0"}});
+        self.call("create", &format!("fieldManager={MANAGER}"), metadata, None).await
+    }
+
+    /// Applies the key to the Secret that was found.
+    async fn apply(&self, found: &Secret, manager: &str) -> Result<ObjectMeta, Failed> {
+        // With uid and resourceVersion an apply neither makes a Secret that was deleted meanwhile nor
+        // overwrites a newer view: both are conflicts.
+        let metadata = json!({
+            "uid": found.metadata.uid,
+            "resourceVersion": found.metadata.resource_version,
             "annotations": {self.annotation: self.stamp.revision.to_string()},
         });
-        let (verb, method, path, content_type) = match found {
-            None => {
-                let collection = path(workload, "");
-                let path = format!("{}?fieldManager={manager}", collection.trim_end_matches('/'));
-                ("create", Method::POST, path, "application/json")
-            }
-            Some(found) => {
-                // With these an apply neither makes a Secret that was deleted meanwhile nor overwrites
-                // a newer view: both are conflicts.
-                metadata["uid"] = json!(found.metadata.uid);
-                metadata["resourceVersion"] = json!(found.metadata.resource_version);
-                // Forced: what a person has put under this key is what is to be replaced.
-                let path = format!("{}?fieldManager={manager}&force=true", path(workload, name));
-                ("patch", Method::PATCH, path, "application/apply-patch+yaml")
-            }
-        };
-        let body = self.body(metadata, found.is_none());
-        let (body, path) = (&body, &path);
+        // Forced: what a person has put under this key is what is to be replaced.
+        let query = format!("fieldManager={manager}&force=true");
+        self.call("patch", &query, metadata, Some(self.value)).await
+    }
+
+    /// A server-side apply; the Secret's metadata after it.
+    async fn call(
+        &self,
+        verb: &str,
+        query: &str,
+        mut metadata: Value,
+        value: Option<&token::Secret>,
+    ) -> Result<ObjectMeta, Failed> {
+        let Self { kubernetes, workload, name, .. } = *self;
+        metadata["name"] = json!(name);
+        metadata["namespace"] = json!(workload.namespace);
+        let body = &self.body(metadata, value);
+        let path = &format!("{}?{query}", path(workload, name));
         let target = Target::beside(workload, verb, "secrets", name);
-        let answer = call(&*self.kubernetes.access, target, |connection| {
-            let request = http::Request::builder()
-                .method(method.clone())
-                .uri(path)
-                .header(http::header::CONTENT_TYPE, content_type)
+        let answer = call(&*kubernetes.access, target, |connection| {
+            let request = http::Request::patch(path)
+                .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
                 // The answer does not repeat the value.
                 .header(http::header::ACCEPT, METADATA)
                 .body(body.to_vec());
@@ -233,39 +245,31 @@ impl Write<'_> {
         Ok(answer.await?.metadata)
     }
 
-    fn body(&self, metadata: Value, is_new: bool) -> Zeroizing<Vec<u8>> {
+    fn body(&self, metadata: Value, value: Option<&token::Secret>) -> Zeroizing<Vec<u8>> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
             api_version: &'static str,
             kind: &'static str,
-            #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-            type_: Option<&'static str>,
             metadata: Value,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
             data: BTreeMap<&'a str, &'a str>,
         }
-        let value = self.value.expose().as_bytes();
         // The capacities hold all, so that growing never leaves a copy behind.
-        let mut encoded = Zeroizing::new(String::with_capacity(value.len().div_ceil(3) * 4));
-        STANDARD.encode_string(value, &mut encoded);
-        let metadata_length = metadata.to_string().len();
-        let mut body = Zeroizing::new(Vec::with_capacity(
-            encoded.len() + metadata_length + self.key.len() + BODY_BESIDE,
-        ));
-        let object = Body {
-            api_version: "v1",
-            kind: "Secret",
-            type_: is_new.then_some(OPAQUE),
-            metadata,
-            data: BTreeMap::from([(self.key, encoded.as_str())]),
-        };
+        let value = value.map(|value| {
+            let value = value.expose().as_bytes();
+            let mut encoded = Zeroizing::new(String::with_capacity(value.len().div_ceil(3) * 4));
+            STANDARD.encode_string(value, &mut encoded);
+            encoded
+        });
+        let length = value.as_ref().map_or(0, |value| value.len()) + metadata.to_string().len();
+        let mut body = Zeroizing::new(Vec::with_capacity(length + self.key.len() + BODY_BESIDE));
+        let data = value.iter().map(|value| (self.key, value.as_str())).collect();
+        let object = Body { api_version: "v1", kind: "Secret", metadata, data };
         serde_json::to_writer(&mut *body, &object).expect("texts are written to memory");
         body
     }
 }
-
-/// The type of a Secret that holds whatever somebody puts into it.
-const OPAQUE: &str = "Opaque";
 
 /// An object without anything but its metadata (Kubernetes documentation, "API concepts").
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
