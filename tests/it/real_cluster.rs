@@ -445,7 +445,10 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
     testbed.put_parameter(&parameter, "two").await;
     let second = done(synced("two", LONG).await);
     assert_ne!(first, second);
-    assert_eq!(clusters.secret_revision(&workload).await, Ok(Some(second)));
+    assert_eq!(
+        clusters.secret_revision(&workload, std::slice::from_ref(&parameter)).await,
+        Ok(Some(second))
+    );
 
     // It syncs, and holds something else.
     let progress = synced("three", Duration::from_secs(5)).await;
