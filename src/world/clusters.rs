@@ -21,7 +21,7 @@ mod sync;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -39,7 +39,10 @@ use crate::{
     error::Error,
     spec::{ParameterName, Workload},
     token::Digest,
-    world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
+    world::{
+        Clusters, Examination, Finding, Progress, SecretRevision, Stamp, Subject, SyncedBefore,
+        aws::Aws,
+    },
 };
 
 /// How a cluster is reached.
@@ -117,6 +120,14 @@ impl Clusters for KubernetesClusters {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error> {
         inspect::inspect(self, workload, parameters).await
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        inspect::examine(self, subjects, published).await
     }
 
     async fn force_sync(

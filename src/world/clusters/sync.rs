@@ -437,7 +437,7 @@ fn api(client: Client, workload: &Workload, version: &str) -> Api<ExternalSecret
 
 /// The version of External Secrets' API to speak with the workload's cluster: the stable one where
 /// it is served. Asked once per process and cluster.
-async fn api_version(
+pub(super) async fn api_version(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<&'static str, Error> {
