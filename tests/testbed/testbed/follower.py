@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from testbed.platform import Platform
+from testbed.platform import Platform, from_secret
 from testbed.small_platform import external_secret
 
 # Ends two seconds after it was told to: older pods are seen to be there for a while.
@@ -42,7 +42,12 @@ class Follower(Platform):
 
     def deployment(self, script: str = DRAINS) -> dict:
         """The Deployment, whose pod runs the script."""
-        container = {"name": "main", "image": "local/process", "command": ["/bin/sh", "-c", script]}
+        container = {
+            "name": "main",
+            "image": "local/process",
+            "command": ["/bin/sh", "-c", script],
+            "env": [from_secret("TOKEN", "token", "token")],
+        }
         labels = {"app": "follower"}
         return {
             "apiVersion": "apps/v1",
@@ -51,6 +56,9 @@ class Follower(Platform):
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+                "template": {
+                    "metadata": {"labels": labels, "annotations": {"team": "a"}},
+                    "spec": {"containers": [container]},
+                },
             },
         }
