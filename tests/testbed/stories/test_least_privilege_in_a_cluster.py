@@ -419,7 +419,7 @@ def it_writes_one_key_of_a_secret_that_it_may_write_and_nothing_else_of_it(testb
     }
     for refused in (
         applied({"token": "b25l"}, **of_an_account),
-        applied({"token": "b25l"}, type="kubernetes.io/tls"),
+        applied({"token": "b25l"}, type="example.com/other"),
         applied({"token": "b25l"}, metadata={"annotations": {}}),
         applied({"token": "b25l"}, metadata={"labels": {"x": "y"}}),
         applied({"token": "b25l"}, metadata={"finalizers": ["x.example/y"]}),
