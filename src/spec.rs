@@ -264,13 +264,20 @@ impl fmt::Display for SecretCopy {
 pub enum WorkloadKind {
     /// `apps/v1` Deployment.
     Deployment,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
 }
 
+/// As kubectl spells it: `deployment`, `statefulset`, `daemonset`.
 impl fmt::Display for WorkloadKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WorkloadKind::Deployment => formatter.write_str("deployment"),
-        }
+        formatter.write_str(match self {
+            WorkloadKind::Deployment => "deployment",
+            WorkloadKind::StatefulSet => "statefulset",
+            WorkloadKind::DaemonSet => "daemonset",
+        })
     }
 }
 

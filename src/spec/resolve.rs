@@ -368,8 +368,6 @@ impl Faults {
 
     fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
         for (field, value, feature) in [
-            ("stateful_set", &raw.stateful_set, "a StatefulSet"),
-            ("daemon_set", &raw.daemon_set, "a DaemonSet"),
             ("cluster_external_secret", &raw.cluster_external_secret, "a ClusterExternalSecret"),
             ("secret", &raw.secret, "a Secret that changeover writes"),
         ] {
@@ -379,12 +377,14 @@ impl Faults {
         }
         let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
         let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
-        // Where another kind is named, that is the fault, and not that this one is missing.
-        let other = raw.stateful_set.0.is_some() || raw.daemon_set.0.is_some();
-        let name = match raw.deployment {
-            Field(None) if other => None,
-            name => self.name(format!("{path}.deployment"), name, is_subdomain, SUBDOMAIN_RULE),
-        };
+        let object = self.object(
+            path,
+            [
+                ("deployment", WorkloadKind::Deployment, raw.deployment),
+                ("stateful_set", WorkloadKind::StatefulSet, raw.stateful_set),
+                ("daemon_set", WorkloadKind::DaemonSet, raw.daemon_set),
+            ],
+        );
         let external_secret = match raw.external_secret {
             Field(None) => Some(None),
             name => self
@@ -416,15 +416,39 @@ impl Faults {
                 self.duration(format!("{path}.settle"), &settle, Duration::ZERO..=LONGEST_SETTLE)
             }
         };
+        let (kind, name) = object?;
         Some(Workload {
             cluster: cluster?,
             namespace: namespace?,
-            kind: WorkloadKind::Deployment,
-            name: name?,
+            kind,
+            name,
             copy: copy?,
             picks_up: picks_up?,
             settle: settle?,
         })
+    }
+
+    /// Which object a workload is: exactly one of these fields names it.
+    fn object(
+        &mut self,
+        path: &str,
+        fields: [(&str, WorkloadKind, Field<Value>); 3],
+    ) -> Option<(WorkloadKind, String)> {
+        let mut named = fields.into_iter().filter(|(_, _, name)| name.0.is_some());
+        match (named.next(), named.next()) {
+            (Some((field, kind, name)), None) => {
+                let name =
+                    self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)?;
+                Some((kind, name))
+            }
+            (None, _) => self.add(
+                path,
+                "names no object; write one of \"deployment\", \"stateful_set\" and \"daemon_set\"",
+            ),
+            (Some((first, ..)), Some((second, ..))) => {
+                self.add(path, format!("names a `{first}` and a `{second}`; write two workloads"))
+            }
+        }
     }
 
     fn picks_up(&mut self, path: &str, raw: Field<Value>, is_copied: bool) -> Option<PicksUp> {

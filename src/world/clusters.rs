@@ -1,24 +1,24 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, Deployments.
+//! Clusters by the Kubernetes API: EKS, External Secrets, workloads.
 //!
 //! ```text
 //! eks, bearer       how a cluster is reached and who we are to it
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! sync              told to refresh, and confirmed by digest
-//! deployment        what a Deployment and its pods say, judged     (pure)
+//! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
 //! ```
 
 mod bearer;
 mod call;
-mod deployment;
 mod eks;
 mod external_secret;
 mod inspect;
 mod rollout;
 mod sync;
 mod watch;
+mod workload;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -163,8 +163,7 @@ impl Clusters for KubernetesClusters {
         stamp: &Stamp,
         within: Duration,
     ) -> Vec<Result<Progress<()>, Error>> {
-        let waits = workloads.iter().map(|it| rollout::rolled_out(self, it, stamp, within));
-        join_all(waits).await
+        rollout::rolled_out(self, workloads, stamp, within).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

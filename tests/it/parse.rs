@@ -191,7 +191,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         (&at("cluster"), json!(null), "`verifiers.workloads[0].cluster` is missing; write"),
         (&at("namespace"), json!("Backend"), "`verifiers.workloads[0].namespace` is \"Backend\";"),
         (&at("deployment"), json!("-a"), "`verifiers.workloads[0].deployment` is \"-a\"; write"),
-        (&at("deployment"), json!(null), "`verifiers.workloads[0].deployment` is missing"),
+        (&at("deployment"), json!(null), "`verifiers.workloads[0]` names no object; write"),
         (&at("external_secret"), json!("a..b"), "external_secret` is \"a..b\"; write"),
         (&at("secret_key"), json!("a b"), "secret_key` is \"a b\"; write a key of the Secret"),
         (&at("external_secret"), json!(true), "external_secret` is true;"),
@@ -217,8 +217,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("/source", json!({"parameter": "/inbox/token"}), "`source.parameter`"),
         ("/on_drift", json!("adopt"), "`on_drift`"),
         ("/verifiers/publish/0/region", json!("us-east-1"), "`verifiers.publish[0].region`"),
-        ("/verifiers/workloads/0/stateful_set", json!("a"), "a StatefulSet"),
-        ("/verifiers/workloads/0/daemon_set", json!("a"), "a DaemonSet"),
         ("/verifiers/workloads/0/secret", json!({"name": "a", "key": "b"}), "a Secret that"),
         ("/verifiers/workloads/0/cluster_external_secret", json!("a"), "a ClusterExternalSecret"),
     ] {
@@ -226,6 +224,37 @@ fn what_later_versions_bring_is_named_as_such() {
         assert!(message.contains(feature), "{message}");
         assert!(message.contains("not available in this version"), "{message}");
     }
+}
+
+#[test]
+fn a_workload_is_exactly_one_object_of_one_of_three_kinds() {
+    for (field, object) in [
+        ("deployment", "prod/backend/deployment/datastore"),
+        ("stateful_set", "prod/backend/statefulset/datastore"),
+        ("daemon_set", "prod/backend/daemonset/datastore"),
+    ] {
+        let mut spec = example();
+        let workload = &mut spec["verifiers"]["workloads"][0];
+        workload["cluster"] = json!("prod");
+        workload["namespace"] = json!("backend");
+        workload.as_object_mut().expect("an object").remove("deployment");
+        workload[field] = json!("datastore");
+        let spec = parse(&spec).unwrap_or_else(|error| panic!("{field}: {error}"));
+        assert_eq!(spec.verifiers.workloads[0].to_string(), object);
+    }
+    let mut spec = example();
+    spec["verifiers"]["workloads"][0]["daemon_set"] = json!("datastore");
+    let message = parse(&spec).expect_err("two objects").to_string();
+    assert!(message.contains("names a `deployment` and a `daemon_set`; write two"), "{message}");
+    let workload = spec["verifiers"]["workloads"][0].as_object_mut().expect("an object");
+    workload.retain(|field, _| !["deployment", "daemon_set"].contains(&field.as_str()));
+    let message = parse(&spec).expect_err("no object").to_string();
+    assert!(message.contains("`verifiers.workloads[0]` names no object; write one"), "{message}");
+    // `null` is a value: it names an object, and badly.
+    let mut spec = example();
+    spec["verifiers"]["workloads"][0]["stateful_set"] = json!(null);
+    let message = parse(&spec).expect_err("two objects").to_string();
+    assert!(message.contains("names a `deployment` and a `stateful_set`"), "{message}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What would keep a workload from ever taking a view up, found before anything is minted.
 //!
 //! ```text
-//! workload     whether it can replace its pods            (pure)
+//! replacing    whether a workload can replace its pods    (pure)
 //! chain        whether its containers see the Secret      (pure)
 //! neighbours   who else acts on it                        (pure)
 //! copy         what stands behind an ExternalSecret
@@ -13,12 +13,13 @@ mod chain;
 mod copy;
 mod discovery;
 mod neighbours;
+mod replacing;
 mod rights;
-mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
 use self::{chain::Source, copy::Store, discovery::Neighbourhood};
 use super::{
@@ -26,10 +27,11 @@ use super::{
     call::{Target, call},
     external_secret::{ExternalSecret, copies, obstacles, secret_name},
     rollout, sync,
+    workload::Live,
 };
 use crate::{
     error::{Error, Kind},
-    spec::{ParameterName, PicksUp, SecretCopy, Workload},
+    spec::{ParameterName, PicksUp, SecretCopy, Workload, WorkloadKind},
     world::{Examination, Finding, Subject},
 };
 
@@ -88,7 +90,15 @@ pub(super) async fn examine(
         let neighbourhood = neighbourhoods.entry(place).or_default();
         neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
         neighbourhood.secrets.extend(looked.secret.clone());
-        needed.extend(rights::needed(workload, looked.secret.as_deref()));
+        // Several are listed and watched together; one is by its name, which a Role may give.
+        let of_its_kind = reachable.iter().filter(|it| {
+            let other = it.workload;
+            (&other.cluster, &other.namespace, other.kind)
+                == (&workload.cluster, &workload.namespace, workload.kind)
+                && other.picks_up == PicksUp::Restart
+        });
+        let is_alone = of_its_kind.count() == 1;
+        needed.extend(rights::needed(workload, is_alone, looked.secret.as_deref()));
         examination.add(looked.came_to);
     }
     neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
@@ -135,10 +145,10 @@ async fn look(
     let object = workload.to_string();
     let mut looked = Looked::default();
     let came_to = &mut looked.came_to;
-    let deployment = match readable(&object, rollout::read(kubernetes, workload).await)? {
-        Ok(deployment) => {
+    let live = match readable(&object, read(kubernetes, workload).await)? {
+        Ok(live) => {
             came_to.right(&object, "it exists");
-            Some(deployment)
+            Some(live)
         }
         Err(finding) => {
             came_to.findings.push(finding);
@@ -146,13 +156,13 @@ async fn look(
         }
     };
     let restarts = workload.picks_up == PicksUp::Restart;
-    if let Some(deployment) = deployment.as_ref().filter(|_| restarts) {
-        let findings = workload::of_deployment(&object, deployment);
+    if let Some(live) = live.as_ref().filter(|_| restarts) {
+        let findings = replacing::judge(&object, live);
         if findings.is_empty() {
             came_to.right(&object, "it can replace its pods");
         }
         came_to.findings.extend(findings);
-        came_to.rollouts.insert(object.clone(), workload::deployment_takes(deployment));
+        came_to.rollouts.insert(object.clone(), replacing::takes(live));
     }
 
     if let Some(SecretCopy::ExternalSecret { name, secret_key }) = &workload.copy {
@@ -188,12 +198,11 @@ async fn look(
         looked.secret = Some(name.clone());
     }
 
-    let Some(deployment) = deployment else { return Ok(looked) };
-    let Some(spec) = deployment.spec else { return Ok(looked) };
-    let template = spec.template;
+    let Some(live) = live else { return Ok(looked) };
+    let Some(template) = live.template() else { return Ok(looked) };
     looked.came_to.findings.extend(neighbours::judge(
         &object,
-        &deployment.metadata,
+        live.metadata(),
         template.metadata.as_ref(),
         looked.secret.as_deref(),
     ));
@@ -217,6 +226,21 @@ async fn look(
         }
     }
     Ok(looked)
+}
+
+/// The workload's object, of the kind that it says it is; `None` where there is none.
+async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Option<Live>, Error> {
+    Ok(match workload.kind {
+        WorkloadKind::Deployment => {
+            rollout::read::<Deployment>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::StatefulSet => {
+            rollout::read::<StatefulSet>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::DaemonSet => {
+            rollout::read::<DaemonSet>(kubernetes, workload).await?.map(Live::from)
+        }
+    })
 }
 
 /// What may not be read, or cannot be there, stops a rotation like any other finding; what could not

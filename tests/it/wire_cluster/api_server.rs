@@ -194,8 +194,12 @@ impl ApiServer {
                 })
             });
             let labels = parameter("labelSelector").is_none_or(|selector| {
+                let labels = &object["metadata"]["labels"];
+                if let Some((label, values)) = selector.split_once(" in (") {
+                    let mut values = values.trim_end_matches(')').split(',');
+                    return values.any(|value| labels[label] == json!(value));
+                }
                 selector.split(',').filter(|term| !term.is_empty()).all(|term| {
-                    let labels = &object["metadata"]["labels"];
                     match term.split_once('=') {
                         Some((label, value)) => labels[label] == json!(value),
                         None => !labels[term].is_null(),
@@ -318,10 +322,20 @@ fn status(code: u16, message: &str) -> Response<Body> {
 }
 
 fn unescaped(query: &str) -> String {
-    query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/")
+    let escapes =
+        [("+", " "), ("%3D", "="), ("%2C", ","), ("%2F", "/"), ("%28", "("), ("%29", ")")];
+    escapes.iter().fold(query.to_owned(), |query, (from, to)| query.replace(from, to))
 }
 
-const PLURALS: [&str; 5] = ["/pods", "/deployments", "/replicasets", "/externalsecrets", "/events"];
+const PLURALS: [&str; 7] = [
+    "/pods",
+    "/deployments",
+    "/statefulsets",
+    "/daemonsets",
+    "/replicasets",
+    "/externalsecrets",
+    "/events",
+];
 
 /// Reaches one server under the name of every cluster.
 pub(crate) struct Reached(pub(crate) Arc<ApiServer>);

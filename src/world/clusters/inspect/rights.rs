@@ -11,14 +11,13 @@ use super::{
     super::{
         KubernetesClusters,
         call::{Target, call},
-        external_secret,
-        rollout::DEPLOYMENTS,
+        external_secret, rollout,
     },
     a_few,
 };
 use crate::{
     error::Error,
-    spec::{PicksUp, SecretCopy, Workload},
+    spec::{PicksUp, SecretCopy, Workload, WorkloadKind},
     world::{Examination, Finding},
 };
 
@@ -34,10 +33,11 @@ pub(super) struct Right {
     name: String,
 }
 
-/// The rights that this workload's rotation makes use of.
+/// The rights that this workload's rotation makes use of; `is_alone` says whether no other of its
+/// kind and namespace is waited for.
 ///
 /// To list events is not among them: without it, why a sync fails is told in fewer words.
-pub(super) fn needed(workload: &Workload, secret: Option<&str>) -> Vec<Right> {
+pub(super) fn needed(workload: &Workload, is_alone: bool, secret: Option<&str>) -> Vec<Right> {
     let Workload { cluster, namespace, .. } = workload;
     let right = |resource: &'static str, name: &str, verbs: &[&'static str]| {
         let right = |verb: &&'static str| Right {
@@ -50,15 +50,20 @@ pub(super) fn needed(workload: &Workload, secret: Option<&str>) -> Vec<Right> {
         verbs.iter().map(right).collect::<Vec<_>>()
     };
     let mut rights: Vec<Right> = Vec::new();
-    // One object is listed and watched by a field selector, and a Role may name it.
     let name = workload.name.as_str();
-    match workload.picks_up {
-        PicksUp::Restart => {
-            rights.extend(right(DEPLOYMENTS, name, &["get", "list", "watch", "patch"]));
-            rights.extend(right("pods", "", &["list", "watch"]));
+    let resource = match workload.kind {
+        WorkloadKind::Deployment => rollout::DEPLOYMENTS,
+        WorkloadKind::StatefulSet => rollout::STATEFUL_SETS,
+        WorkloadKind::DaemonSet => rollout::DAEMON_SETS,
+    };
+    rights.extend(right(resource, name, &["get"]));
+    if workload.picks_up == PicksUp::Restart {
+        rights.extend(right(resource, name, &["patch"]));
+        rights.extend(right(resource, if is_alone { name } else { "" }, &["list", "watch"]));
+        rights.extend(right("pods", "", &["list", "watch"]));
+        if workload.kind == WorkloadKind::Deployment {
             rights.extend(right("replicasets.apps", "", &["list"]));
         }
-        PicksUp::Within(_) => rights.extend(right(DEPLOYMENTS, name, &["get"])),
     }
     match &workload.copy {
         Some(SecretCopy::ExternalSecret { name, .. }) => {

@@ -12,11 +12,29 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::super::deployment::condition;
+use super::super::workload::{Live, deployment::condition};
 use crate::world::Finding;
 
-/// What keeps a Deployment from replacing its pods, and what its next rollout is to contend with.
-pub(super) fn of_deployment(object: &str, deployment: &Deployment) -> Vec<Finding> {
+/// What keeps a workload from replacing its pods, and what its next rollout is to contend with.
+pub(super) fn judge(object: &str, live: &Live) -> Vec<Finding> {
+    match live {
+        Live::Deployment(it) => of_deployment(object, it),
+        Live::StatefulSet(it) => of_stateful_set(object, it),
+        Live::DaemonSet(it) => of_daemon_set(object, it),
+    }
+}
+
+/// How long a rollout takes at most while nothing goes wrong and pods are ready at once: every batch
+/// is available after `minReadySeconds`, and its predecessors end within their grace.
+pub(super) fn takes(live: &Live) -> Duration {
+    match live {
+        Live::Deployment(it) => deployment_takes(it),
+        Live::StatefulSet(it) => stateful_set_takes(it),
+        Live::DaemonSet(it) => daemon_set_takes(it),
+    }
+}
+
+fn of_deployment(object: &str, deployment: &Deployment) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Some(spec) = &deployment.spec else { return findings };
     if spec.paused == Some(true) {
@@ -59,8 +77,7 @@ pub(super) fn of_deployment(object: &str, deployment: &Deployment) -> Vec<Findin
     findings
 }
 
-/// The same of a StatefulSet.
-pub(super) fn of_stateful_set(object: &str, stateful_set: &StatefulSet) -> Vec<Finding> {
+fn of_stateful_set(object: &str, stateful_set: &StatefulSet) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Some(spec) = &stateful_set.spec else { return findings };
     let replicas = spec.replicas.unwrap_or(1);
@@ -87,8 +104,7 @@ pub(super) fn of_stateful_set(object: &str, stateful_set: &StatefulSet) -> Vec<F
     findings
 }
 
-/// The same of a DaemonSet.
-pub(super) fn of_daemon_set(object: &str, daemon_set: &DaemonSet) -> Vec<Finding> {
+fn of_daemon_set(object: &str, daemon_set: &DaemonSet) -> Vec<Finding> {
     let strategy = daemon_set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
     let mut findings = Vec::new();
     if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
@@ -128,9 +144,7 @@ fn of_numbers(object: &str, wanted: i32, available: i32) -> Option<Finding> {
     })
 }
 
-/// How long a rollout takes at most while nothing goes wrong and pods are ready at once: every batch
-/// is available after `minReadySeconds`, and its predecessors end within their grace.
-pub(super) fn deployment_takes(deployment: &Deployment) -> Duration {
+fn deployment_takes(deployment: &Deployment) -> Duration {
     let Some(spec) = &deployment.spec else { return Duration::ZERO };
     let replicas = spec.replicas.unwrap_or(1);
     let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
@@ -147,15 +161,15 @@ pub(super) fn deployment_takes(deployment: &Deployment) -> Duration {
     Duration::from_secs(batches * ready + grace)
 }
 
-/// The same of a StatefulSet, which replaces one pod after the other.
-pub(super) fn stateful_set_takes(stateful_set: &StatefulSet) -> Duration {
+/// A StatefulSet replaces one pod after the other.
+fn stateful_set_takes(stateful_set: &StatefulSet) -> Duration {
     let Some(spec) = &stateful_set.spec else { return Duration::ZERO };
     let each = seconds(spec.min_ready_seconds.unwrap_or_default()) + grace(&spec.template);
     Duration::from_secs(seconds(spec.replicas.unwrap_or(1)) * each)
 }
 
-/// The same of a DaemonSet, which replaces as many at once as may be unavailable.
-pub(super) fn daemon_set_takes(daemon_set: &DaemonSet) -> Duration {
+/// A DaemonSet replaces as many at once as may be unavailable.
+fn daemon_set_takes(daemon_set: &DaemonSet) -> Duration {
     let Some(spec) = &daemon_set.spec else { return Duration::ZERO };
     let pods = daemon_set.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
     let rolling = spec.update_strategy.as_ref().and_then(|it| it.rolling_update.as_ref());
