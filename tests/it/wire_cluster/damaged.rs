@@ -1,13 +1,16 @@
 //! Objects that nobody would expect of an API server: what is asked of it ends, in time, in an answer or
 //! in one clear error.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use changeover::{
     error::Error,
     spec::ParameterName,
     token::Digest,
-    world::{Clusters, Progress, SyncedBefore},
+    world::{Clusters, Progress, Subject, SyncedBefore},
 };
 use proptest::{prelude::*, sample::select, test_runner::Config};
 use tokio::time::Instant;
@@ -64,6 +67,11 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     let intended = BTreeMap::from([(parameter.clone(), Digest::of("new"))]);
     let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
 
+    let subject = Subject { workload: &workload, parameters: vec![parameter.clone()] };
+    let examination = clusters.examine(&[subject], &BTreeSet::from([parameter.clone()])).await;
+    for finding in examination.findings {
+        assert!(finding.reason.len() < 2_000 && !finding.fix.is_empty(), "{finding:?}");
+    }
     clear(clusters.inspect(&workload, &[parameter]).await.map(drop));
     clear(clusters.force_sync(&workload, "force").await.map(drop));
     clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));

@@ -18,12 +18,12 @@ from testbed.testbed import FunctionFailed
 ROTATION = "AccessDenied"
 PREFLIGHT = "PreflightFailed"
 
+KINDS = {"deployments": "Deployment", "statefulsets": "StatefulSet", "daemonsets": "DaemonSet"}
+
 # What refuses a rotation without the right. What can be found before anything is minted is found then.
 NEEDED_FOR_ROTATING = {
-    ("apps", "deployments", "get"): PREFLIGHT,
-    ("apps", "deployments", "list"): ROTATION,
-    ("apps", "deployments", "watch"): ROTATION,
-    ("apps", "deployments", "patch"): ROTATION,
+    **{("apps", kind, "get"): PREFLIGHT for kind in KINDS},
+    **{("apps", kind, verb): ROTATION for kind in KINDS for verb in ("list", "watch", "patch")},
     ("apps", "replicasets", "list"): ROTATION,
     ("", "pods", "list"): ROTATION,
     ("", "pods", "watch"): ROTATION,
@@ -37,8 +37,6 @@ NEEDED_FOR_ROTATING = {
 NEEDED_FOR_REASONS = ("", "events", "list")
 # Without these preflight says what it did not look at.
 NEEDED_FOR_PREFLIGHT = [
-    ("apps", "statefulsets", "list"),
-    ("apps", "daemonsets", "list"),
     ("batch", "cronjobs", "list"),
     ("batch", "jobs", "list"),
     ("external-secrets.io", "secretstores", "get"),
@@ -55,7 +53,7 @@ GRANTED = {*NEEDED_FOR_ROTATING, NEEDED_FOR_REASONS, *NEEDED_FOR_PREFLIGHT, *NEE
 
 
 class Restricted(Follower):
-    """A token that one Deployment follows, where rights can be taken from the function."""
+    """A token that one workload follows, where rights can be taken from the function."""
 
     def take(self, right: tuple[str, str, str]) -> None:
         """Takes the right away from the function; returns when the API server knows."""
@@ -116,10 +114,13 @@ def without_this_right_a_rotation_is_refused_and_with_it_goes_on(attempts, right
 def _attempt(testbed, right: tuple[str, str, str]):
     """What a rotation came to without the right, a refusal hopefully, and what once it was given back."""
     _, resource, verb = right
-    with Restricted(testbed, f"without-{verb}-{resource}") as follower:
+    kind = KINDS.get(resource, "Deployment")
+    with Restricted(testbed, f"without-{verb}-{resource}", kind) as follower:
         follower.create()
         follower.invoke("publish")
-        follower.wait_available("follower")
+        testbed.kubectl(
+            "rollout", "status", f"{kind.lower()}/follower", f"--namespace={follower.name}", "--timeout=60s", seconds=70
+        )
         follower.take(right)
         try:
             without = follower.invoke("rotate", key="rights")
