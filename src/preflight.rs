@@ -206,3 +206,89 @@ const AT_ONCE: usize = 8;
 const SWEPT_WITHIN: Duration = Duration::from_mins(1);
 /// What a forced refresh takes as a rule, where the controller has little to do.
 const SYNCED_WITHIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &serde_json::Value) -> Spec {
+        let name = TokenName::parse("datastore-token").unwrap();
+        Spec::parse(&name, 1, &json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_the_same_by_its_id_and_its_arn_and_another_is_told() {
+        let account = "arn:aws:kms:eu-west-1:123456789012";
+        let (one, other) = (
+            "11111111-2222-3333-4444-555555555555".to_owned(),
+            "66666666-7777-8888-9999-000000000000".to_owned(),
+        );
+        let cases = [
+            (one.clone(), format!("{account}:key/{one}"), None),
+            ("alias/backend".to_owned(), format!("{account}:alias/backend"), None),
+            (one.clone(), format!("{account}:key/{other}"), Some("names 1111")),
+            ("alias/backend".to_owned(), "alias/aws/ssm".to_owned(), Some("names alias/backend:")),
+            ("alias/backend".to_owned(), one, Some("may or may not be the same")),
+        ];
+        for (named, has, expected) in cases {
+            let spec = spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": "15m",
+                "presenters": {"publish": [{"ssm": "/backend/token", "key": named}], "within": "5s"},
+            }));
+            let finding = encrypted_anew(&spec.presenters.publications[0], &has);
+            assert_eq!(finding.is_some(), expected.is_some(), "{named} {has}: {finding:?}");
+            if let (Some(finding), Some(words)) = (finding, expected) {
+                assert_eq!(finding.severity, Severity::Warning);
+                assert!(finding.reason.contains(words), "{finding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_that_holds_both_views_is_told() {
+        let item =
+            |name: &str| serde_json::json!({"dynamodb": {"table": "services", "key": {"id": name}}});
+        let with = |accepted: &str| {
+            spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": "15m",
+                "verifiers": {"publish": [item(accepted)], "within": "5s"},
+                "presenters": {"publish": [item("token")], "within": "5s"},
+            }))
+        };
+        assert_eq!(both_views_in_one(&with("accepted")).count(), 0);
+        let told: Vec<_> = both_views_in_one(&with("token")).collect();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].object.starts_with("dynamodb:services/"), "{told:?}");
+    }
+
+    #[test]
+    fn an_overlap_or_a_time_out_that_is_shorter_than_a_rollout_is_told() {
+        let with = |overlap: &str, timeout: &str| {
+            spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": overlap,
+                "verifiers": {"publish": [{"ssm": "/a/accepted"}], "workloads": [{
+                    "cluster": "prod", "namespace": "a", "deployment": "datastore",
+                    "external_secret": "accepted", "settle": "2s",
+                }]},
+                "rollout_timeout": timeout,
+            }))
+        };
+        let rollouts = [("prod/a/deployment/datastore".to_owned(), Duration::from_secs(48))];
+        let examination = Examination { rollouts: rollouts.into(), ..Examination::default() };
+        // 60 s for the sweep, 10 s for the sync, 2 s to settle.
+        let cases: [(&str, &str, &[&str]); 4] = [
+            ("120s", "10m", &[]),
+            ("119s", "10m", &["overlap of 1m 59s"]),
+            ("120s", "47s", &["rollout_timeout of 47s"]),
+            ("5s", "30s", &["rollout_timeout of 30s", "overlap of 5s"]),
+        ];
+        for (overlap, timeout, expected) in cases {
+            let told = too_short(&with(overlap, timeout), &examination);
+            assert_eq!(told.len(), expected.len(), "{overlap} {timeout}: {told:?}");
+            for (finding, words) in told.iter().zip(expected) {
+                assert_eq!(finding.severity, Severity::Warning);
+                assert!(finding.reason.contains(words), "{finding:?}");
+            }
+        }
+    }
+}

@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
+mod cluster;
 mod place;
 mod raw;
 mod resolve;
 mod rules;
 
+pub use cluster::{ApiServer, ClusterDescription, EksCluster};
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
     LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
@@ -320,21 +322,4 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
         }
     }
     conflicts
-}
-
-/// A named cluster: an EKS cluster of the function's own account and region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EksCluster {
-    /// Its name in EKS.
-    pub name: String,
-}
-
-impl EksCluster {
-    /// Reads the parameter `<CHANGEOVER_CLUSTERS>/<name>`: `{"eks": {"name": "..."}}`.
-    ///
-    /// # Errors
-    /// `BadSpec` that names field, value and fix.
-    pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
-        resolve::cluster(name, json)
-    }
 }

@@ -1,5 +1,7 @@
 //! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -13,11 +15,13 @@ use super::rules::{
     duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
 };
 use super::{
-    AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
-    Publication, SecretCopy, Side, Spec, Workload, WorkloadKind,
+    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
+    SecretCopy, Side, Spec, Workload, WorkloadKind,
 };
-use crate::error::{Error, Kind, quoted, shown};
+use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
+
+pub(super) use cluster::cluster;
 
 /// See [`Spec::parse`].
 pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
@@ -56,47 +60,6 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         Some(spec) if faults.0.is_empty() => Ok(spec),
         _ => Err(bad_spec(name, version, &faults.told())),
     }
-}
-
-/// See [`EksCluster::parse`].
-pub(super) fn cluster(name: &str, json: &str) -> Result<EksCluster, Error> {
-    let mut faults = Faults::default();
-    let cluster = raw::read(json).and_then(|raw: raw::Cluster| {
-        let fields =
-            [("endpoint", raw.endpoint), ("ca", raw.ca), ("token_parameter", raw.token_parameter)];
-        for (field, Field(value)) in fields {
-            if value.is_some() {
-                faults.unavailable(field, "a cluster that is not an EKS cluster");
-            }
-        }
-        let eks = raw.eks.0.map(|Object(eks)| {
-            for (field, Field(value), feature) in [
-                ("eks.region", eks.region, "a cluster in another region"),
-                ("eks.role", eks.role, "a cluster that is reached through a role"),
-            ] {
-                if value.is_some() {
-                    faults.unavailable(field, feature);
-                }
-            }
-            faults.name("eks.name", eks.name, is_cluster, CLUSTER_RULE)
-        });
-        if eks.is_none() && faults.0.is_empty() {
-            faults.add::<()>("eks", "is missing; write {\"eks\": {\"name\": \"<cluster>\"}}");
-        }
-        match eks.flatten() {
-            Some(name) if faults.0.is_empty() => Ok(EksCluster { name }),
-            _ => Err(faults.told()),
-        }
-    });
-    cluster.map_err(|because| {
-        Error::new(
-            Kind::BadSpec,
-            "read the description of cluster",
-            because,
-            "correct the parameter of that name under CHANGEOVER_CLUSTERS",
-        )
-        .on(quoted(name))
-    })
 }
 
 /// The error of a spec that cannot be carried out.

@@ -1,7 +1,10 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, workloads.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, workloads.
 //!
 //! ```text
-//! eks, bearer       how a cluster is reached and who we are to it
+//! named             what a cluster's name means, and its connection
+//! eks, bearer       where an EKS cluster is, and the token it knows us by
+//! token_parameter   the token that any other API server knows us by
+//! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! sync              told to refresh, and confirmed by digest
@@ -12,11 +15,14 @@
 
 mod bearer;
 mod call;
+mod client;
 mod eks;
 mod external_secret;
 mod inspect;
+mod named;
 mod rollout;
 mod sync;
+mod token_parameter;
 mod watch;
 mod workload;
 
@@ -33,7 +39,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use self::eks::Eks;
+use self::named::NamedClusters;
 use crate::{
     config::Config,
     error::Error,
@@ -85,9 +91,10 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
+    /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
     }
 
     /// Clusters that are reached like this.

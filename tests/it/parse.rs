@@ -1,5 +1,6 @@
 //! What people write becomes something that can be carried out, or a message that says what to change.
 
+mod clusters;
 mod properties;
 
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use changeover::config::{self, Config};
 use changeover::error::Kind;
 use changeover::event::Request;
-use changeover::spec::{AcceptedForm, EksCluster, PicksUp, SecretCopy, Side, Spec, conflicts};
+use changeover::spec::{AcceptedForm, PicksUp, SecretCopy, Side, Spec, conflicts};
 use changeover::token::{Generation, Prefix, TokenName};
 use serde_json::{Value, json};
 
@@ -373,26 +374,6 @@ fn a_spec_keeps_off_what_only_deployment_may_write() {
     item["presenters"]["publish"][1]["dynamodb"]["table"] = json!("records");
     assert!(parse(&item).expect("it is a spec").check_reserved(&config.reserved()).is_err());
     assert!(parse(&example()).expect("it is a spec").check_reserved(&config.reserved()).is_ok());
-}
-
-#[test]
-fn only_eks_clusters_of_this_account_and_region_are_known() {
-    let cluster = EksCluster::parse("prod", r#"{"eks": {"name": "prod-1"}}"#);
-    assert_eq!(cluster.expect("it is a cluster").name, "prod-1");
-    for (json, told) in [
-        (r#"{"eks": {"name": "a", "region": "us-east-1"}}"#, "`eks.region` asks for"),
-        (r#"{"eks": {"name": "a", "role": "arn:aws:iam::1:role/a"}}"#, "`eks.role` asks for"),
-        (r#"{"endpoint": "https://a", "ca": "b", "token_parameter": "/c"}"#, "`endpoint` asks for"),
-        (r#"{"eks": {"name": "a b"}}"#, "`eks.name` is \"a b\""),
-        (r#"{"eks": {}}"#, "`eks.name` is missing"),
-        (r#"{}"#, "`eks` is missing"),
-        (r#"{"gke": {}}"#, "unknown field `gke`"),
-        ("", "EOF"),
-    ] {
-        let error = EksCluster::parse("prod", json).expect_err(json);
-        assert_eq!(error.kind, Kind::BadSpec);
-        assert!(error.because.contains(told) && error.to_string().contains("\"prod\""), "{error}");
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod api_server;
 mod damaged;
 mod examining;
+mod watching;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -518,7 +519,7 @@ mod rolling {
     use super::*;
 
     /// Two replicas, stamped 7 and observed; pods of revision 6 run.
-    fn rolling() -> Arc<ApiServer> {
+    pub(super) fn rolling() -> Arc<ApiServer> {
         let server = ApiServer::new();
         begun(&server);
         server
@@ -576,7 +577,7 @@ mod rolling {
         );
     }
 
-    fn status(server: &ApiServer, replicas: u32, updated: u32, available: u32) {
+    pub(super) fn status(server: &ApiServer, replicas: u32, updated: u32, available: u32) {
         server.put(
             DEPLOYMENT,
             json!({"status": {
@@ -586,7 +587,7 @@ mod rolling {
     }
 
     /// Replaces the pods; the older ones are Terminating when kubectl says "rolled out".
-    fn replaced(server: &ApiServer) {
+    pub(super) fn replaced(server: &ApiServer) {
         for name in ["new-1", "new-2"] {
             pod(server, name, "new", "7");
         }
@@ -597,7 +598,7 @@ mod rolling {
         status(server, 2, 2, 2);
     }
 
-    fn gone(server: &ApiServer) {
+    pub(super) fn gone(server: &ApiServer) {
         for name in ["old-1", "old-2"] {
             server.delete(&format!("{PODS}/{name}"));
         }
