@@ -246,8 +246,7 @@ mod tests {
 
     #[test]
     fn an_item_that_holds_both_views_is_told() {
-        let item =
-            |name: &str| serde_json::json!({"dynamodb": {"table": "services", "key": {"id": name}}});
+        let item = |name: &str| serde_json::json!({"dynamodb": {"table": "services", "key": {"id": name}}});
         let with = |accepted: &str| {
             spec(&serde_json::json!({
                 "token": {"bytes": 32}, "source": "generated", "overlap": "15m",
