@@ -16,11 +16,16 @@ mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+mod finding;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -34,6 +39,7 @@ use crate::{
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
+pub use finding::{Examination, Finding, Severity, Subject};
 // What crosses the ports.
 pub use crate::{
     record::{Audit, SecretRevision},
@@ -246,6 +252,10 @@ pub trait Publications: Send + Sync {
     /// holds nothing. Has no effect.
     async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
 
+    /// The KMS key that encrypts what a place holds, by the name that its last write gave; `None`
+    /// where there is no such key, or nothing. Has no effect.
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error>;
+
     /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
     /// [`WriteError::overtaken`] where the place carries a higher revision of this view.
     ///
@@ -405,6 +415,16 @@ pub trait Clusters: Send + Sync {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error>;
 
+    /// Looks at everything in the clusters that a rotation which these workloads follow depends on:
+    /// what [`Clusters::inspect`] looks at, and beyond it rights, stores and neighbours. `published`
+    /// are the parameters of all tokens. What could not be asked is a finding too. Some twenty reads
+    /// a workload, a few at a time; no effect.
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination;
+
     /// Tells the External Secret of this workload, or the ClusterExternalSecret that keeps it, to
     /// refresh, by setting its `force-sync` annotation to a new value that begins with `force`, and
     /// says which version was synced before. `None` where what the spec names does not exist. A crash
@@ -497,29 +517,4 @@ pub struct Stamp {
     pub token: TokenName,
     /// The record revision at which that side's view last changed: it only grows.
     pub revision: u64,
-}
-
-/// Something that a look before the mint found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// On what.
-    pub object: String,
-    /// What is the matter.
-    pub reason: String,
-    /// What to do.
-    pub fix: String,
-}
-
-/// Whether a finding stops a rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It is told.
-    Warning,
-    /// The object is not there. Stops a rotation, not a first publication.
-    Missing,
-    /// It would never finish: nothing is minted.
-    Refusal,
 }

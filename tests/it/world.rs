@@ -239,6 +239,7 @@ impl MemoryWorld {
     pub(crate) fn calls(&self, port: Option<&str>) -> usize {
         let of_clusters = [
             "inspect",
+            "examine",
             "force_sync",
             "synced",
             "secret_revision",
