@@ -22,6 +22,7 @@
 
 pub mod config;
 pub mod event;
+pub mod pipeline;
 pub mod invoke;
 pub mod spec;
 pub mod plan;

@@ -10,12 +10,14 @@
 //! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
+//! Pipeline      who else waits for it      CodePipeline
 //! ```
 
 mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+pub mod jobs;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
@@ -51,6 +53,8 @@ pub struct World {
     pub publications: Arc<dyn Publications>,
     /// The clusters that run the readers.
     pub clusters: Arc<dyn Clusters>,
+    /// The pipelines that wait for an answer.
+    pub pipeline: Arc<dyn Pipeline>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -501,4 +505,57 @@ pub enum Severity {
     Missing,
     /// It would never finish: nothing is minted.
     Refusal,
+}
+
+/// Whoever waits for a job to be answered.
+#[async_trait]
+pub trait Pipeline: Send + Sync {
+    /// Answers a job. One that was answered already, or is not waited for any more, counts as
+    /// answered. A crash before it: the job waits, until the next try of the same invocation or its
+    /// time-out. A crash after it: it is answered.
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+}
+
+/// What is answered to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The action succeeded. Its output variables: names of what was done, never a token.
+    Succeeded(BTreeMap<&'static str, String>),
+    /// It goes on: a later job brings this token, and with it the key of the first.
+    GoesOn {
+        /// The idempotency key of the first job.
+        continuation: String,
+    },
+    /// The action failed, and with it the stage.
+    Failed {
+        /// Whose failure it is, in CodePipeline's words.
+        failure: Failure,
+        /// What failed, why, and what to do. Safe to show.
+        message: String,
+    },
+}
+
+/// CodePipeline's kinds of failure that apply (API reference, `FailureDetails`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Failure {
+    /// What was asked for cannot be done as it was asked for.
+    ConfigurationError,
+    /// It was tried, and did not work.
+    JobFailed,
+    /// A right is missing.
+    PermissionError,
+    /// Something did not answer.
+    SystemUnavailable,
+}
+
+impl Verdict {
+    /// Its name in logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Succeeded(_) => "succeeded",
+            Verdict::GoesOn { .. } => "goes on",
+            Verdict::Failed { .. } => "failed",
+        }
+    }
 }
