@@ -267,11 +267,14 @@ impl Testbed {
         created.buffer_unordered(16).try_collect::<()>().await.expect("they are created");
     }
 
+    /// The pods that nobody told to end.
     async fn pods_of(&self, namespace: &str, app: &str) -> Vec<String> {
         let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), namespace);
         let selected = ListParams::default().labels(&format!("app={app}"));
         let listed = pods.list(&selected).await.expect("they are listed");
-        listed.items.into_iter().filter_map(|pod| pod.metadata.name).collect()
+        let running =
+            listed.items.into_iter().filter(|it| it.metadata.deletion_timestamp.is_none());
+        running.filter_map(|pod| pod.metadata.name).collect()
     }
 
     /// When each of these pods had ended: it is gone, or its phase says that nothing of it runs.
