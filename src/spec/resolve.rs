@@ -1,5 +1,7 @@
 //! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -13,11 +15,13 @@ use super::rules::{
     duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
 };
 use super::{
-    AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
-    Publication, SecretCopy, Side, Spec, Workload, WorkloadKind,
+    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
+    SecretCopy, Side, Spec, Workload, WorkloadKind, WrittenKey,
 };
-use crate::error::{Error, Kind, quoted, shown};
+use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
+
+pub(super) use cluster::cluster;
 
 /// See [`Spec::parse`].
 pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
@@ -56,47 +60,6 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         Some(spec) if faults.0.is_empty() => Ok(spec),
         _ => Err(bad_spec(name, version, &faults.told())),
     }
-}
-
-/// See [`EksCluster::parse`].
-pub(super) fn cluster(name: &str, json: &str) -> Result<EksCluster, Error> {
-    let mut faults = Faults::default();
-    let cluster = raw::read(json).and_then(|raw: raw::Cluster| {
-        let fields =
-            [("endpoint", raw.endpoint), ("ca", raw.ca), ("token_parameter", raw.token_parameter)];
-        for (field, Field(value)) in fields {
-            if value.is_some() {
-                faults.unavailable(field, "a cluster that is not an EKS cluster");
-            }
-        }
-        let eks = raw.eks.0.map(|Object(eks)| {
-            for (field, Field(value), feature) in [
-                ("eks.region", eks.region, "a cluster in another region"),
-                ("eks.role", eks.role, "a cluster that is reached through a role"),
-            ] {
-                if value.is_some() {
-                    faults.unavailable(field, feature);
-                }
-            }
-            faults.name("eks.name", eks.name, is_cluster, CLUSTER_RULE)
-        });
-        if eks.is_none() && faults.0.is_empty() {
-            faults.add::<()>("eks", "is missing; write {\"eks\": {\"name\": \"<cluster>\"}}");
-        }
-        match eks.flatten() {
-            Some(name) if faults.0.is_empty() => Ok(EksCluster { name }),
-            _ => Err(faults.told()),
-        }
-    });
-    cluster.map_err(|because| {
-        Error::new(
-            Kind::BadSpec,
-            "read the description of cluster",
-            because,
-            "correct the parameter of that name under CHANGEOVER_CLUSTERS",
-        )
-        .on(quoted(name))
-    })
 }
 
 /// The error of a spec that cannot be carried out.
@@ -261,12 +224,31 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
-            if workload.copy.is_some() && !has_parameter {
+            let copier = match &workload.copy {
+                Some(SecretCopy::ExternalSecret { .. }) => Some("external_secret"),
+                Some(SecretCopy::ClusterExternalSecret { .. }) => Some("cluster_external_secret"),
+                Some(SecretCopy::Secret { .. }) | None => None,
+            };
+            if let Some(field) = copier.filter(|_| !has_parameter) {
                 self.add::<()>(
-                    format!("{side}.workloads[{index}].external_secret"),
+                    format!("{side}.workloads[{index}].{field}"),
                     format!(
                         "copies from a parameter, and `{side}.publish` names none; add an \"ssm\" \
                          publication"
+                    ),
+                );
+            }
+            // What one field manager applies is all that it owns: a second key would take the first
+            // one away.
+            let others = audience.workloads[..index].iter().filter_map(Workload::written_key);
+            let is_torn = |written: &WrittenKey<'_>| {
+                others.clone().any(|it| it.secret() == written.secret() && it.key != written.key)
+            };
+            if let Some(written) = workload.written_key().filter(is_torn) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}].secret.key"),
+                    format!(
+                        "is a second key of {written}; a token has one key of a Secret for each side"
                     ),
                 );
             }
@@ -367,14 +349,6 @@ impl Faults {
     }
 
     fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
-        for (field, value, feature) in [
-            ("cluster_external_secret", &raw.cluster_external_secret, "a ClusterExternalSecret"),
-            ("secret", &raw.secret, "a Secret that changeover writes"),
-        ] {
-            if value.0.is_some() {
-                self.unavailable(format!("{path}.{field}"), feature);
-            }
-        }
         let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
         let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
         let object = self.object(
@@ -385,29 +359,13 @@ impl Faults {
                 ("daemon_set", WorkloadKind::DaemonSet, raw.daemon_set),
             ],
         );
-        let external_secret = match raw.external_secret {
-            Field(None) => Some(None),
-            name => self
-                .name(format!("{path}.external_secret"), name, is_subdomain, SUBDOMAIN_RULE)
-                .map(Some),
-        };
-        let secret_key = match raw.secret_key {
-            Field(None) => Some(None),
-            Field(Some(_)) if external_secret == Some(None) => self.add(
-                format!("{path}.secret_key"),
-                "names a key of a Secret, and no `external_secret` brings one; leave it out",
-            ),
-            name => self
-                .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
-                .map(Some),
-        };
-        let copy = match (external_secret, secret_key) {
-            (Some(Some(name)), Some(secret_key)) => {
-                Some(Some(SecretCopy::ExternalSecret { name, secret_key }))
-            }
-            (Some(None), Some(_)) => Some(None),
-            _ => None,
-        };
+        let copy = self.copy(
+            path,
+            raw.external_secret,
+            raw.cluster_external_secret,
+            raw.secret,
+            raw.secret_key,
+        );
         let is_copied = copy != Some(None);
         let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
         let settle = match raw.settle.0 {
@@ -426,6 +384,64 @@ impl Faults {
             picks_up: picks_up?,
             settle: settle?,
         })
+    }
+
+    /// How the view comes into the Secret that the workload's pods read; `Some(None)` where the spec
+    /// names none.
+    fn copy(
+        &mut self,
+        path: &str,
+        external_secret: Field<Value>,
+        cluster_external_secret: Field<Value>,
+        secret: Field<Object<raw::Secret>>,
+        secret_key: Field<Value>,
+    ) -> Option<Option<SecretCopy>> {
+        let named: Vec<_> = [
+            ("external_secret", external_secret.0.is_some()),
+            ("cluster_external_secret", cluster_external_secret.0.is_some()),
+            ("secret", secret.0.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(field, is_named)| is_named.then_some(field))
+        .collect();
+        if named.len() > 1 {
+            return self.add(
+                path,
+                format!("has {}, which each bring the Secret; leave one", named.join(" and ")),
+            );
+        }
+        let has_external_secret =
+            external_secret.0.is_some() || cluster_external_secret.0.is_some();
+        let secret_key = match secret_key {
+            Field(None) => Some(None),
+            Field(Some(_)) if !has_external_secret => self.add(
+                format!("{path}.secret_key"),
+                "names a key of an ExternalSecret's Secret, and there is no `external_secret` or \
+                 `cluster_external_secret`; leave it out",
+            ),
+            key => self
+                .name(format!("{path}.secret_key"), key, is_secret_key, SECRET_KEY_RULE)
+                .map(Some),
+        };
+        let mut object = |field: &str, name: Field<Value>| {
+            self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)
+        };
+        if external_secret.0.is_some() {
+            let name = object("external_secret", external_secret);
+            return Some(Some(SecretCopy::ExternalSecret { name: name?, secret_key: secret_key? }));
+        }
+        if cluster_external_secret.0.is_some() {
+            let name = object("cluster_external_secret", cluster_external_secret);
+            let (name, secret_key) = (name?, secret_key?);
+            return Some(Some(SecretCopy::ClusterExternalSecret { name, secret_key }));
+        }
+        let Some(Object(secret)) = secret.0 else {
+            return secret_key.map(|_| None);
+        };
+        let name = object("secret.name", secret.name);
+        let key =
+            self.name(format!("{path}.secret.key"), secret.key, is_secret_key, SECRET_KEY_RULE);
+        Some(Some(SecretCopy::Secret { name: name?, key: key? }))
     }
 
     /// Which object a workload is: exactly one of these fields names it.
@@ -485,6 +501,19 @@ impl Faults {
                     format!(
                         "is \"{parameter}\", which `verifiers` publish to as well; a parameter \
                          holds one view, so name another"
+                    ),
+                );
+            }
+        }
+        let accepted: Vec<_> =
+            verifiers.workloads.iter().filter_map(Workload::written_key).collect();
+        for (index, workload) in presenters.workloads.iter().enumerate() {
+            if let Some(written) = workload.written_key().filter(|it| accepted.contains(it)) {
+                self.add::<()>(
+                    format!("presenters.workloads[{index}].secret.key"),
+                    format!(
+                        "is {written}, which `verifiers` write as well; a key holds one view, so name \
+                         another"
                     ),
                 );
             }

@@ -1,10 +1,14 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, workloads.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, workloads.
 //!
 //! ```text
-//! eks, bearer       how a cluster is reached and who we are to it
+//! named             what a cluster's name means, and its connection
+//! eks, bearer       where an EKS cluster is, and the token it knows us by
+//! token_parameter   the token that any other API server knows us by
+//! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
-//! sync              told to refresh, and confirmed by digest
+//! cluster_external_secret  which ExternalSecret is kept where    (pure)
+//! sync              a Secret written or told to refresh, and confirmed by digest
 //! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
@@ -12,16 +16,20 @@
 
 mod bearer;
 mod call;
+mod client;
+mod cluster_external_secret;
 mod eks;
 mod external_secret;
 mod inspect;
+mod named;
 mod rollout;
 mod sync;
+mod token_parameter;
 mod watch;
 mod workload;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -30,16 +38,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use jiff::Timestamp;
 
-use self::eks::Eks;
+use self::named::NamedClusters;
 use crate::{
     config::Config,
     error::Error,
     spec::{ParameterName, Workload},
-    token::Digest,
-    world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
+    token::{Digest, Secret},
+    world::{
+        Clusters, Examination, Finding, Progress, SecretRevision, Stamp, Subject, SyncedBefore,
+        aws::Aws,
+    },
 };
 
 /// How a cluster is reached.
@@ -82,9 +92,10 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
+    /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
     }
 
     /// Clusters that are reached like this.
@@ -119,6 +130,14 @@ impl Clusters for KubernetesClusters {
         inspect::inspect(self, workload, parameters).await
     }
 
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        inspect::examine(self, subjects, published).await
+    }
+
     async fn force_sync(
         &self,
         workload: &Workload,
@@ -133,13 +152,24 @@ impl Clusters for KubernetesClusters {
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
     ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        let waits =
-            told.iter().map(|(it, before)| sync::synced(self, it, before, intended, within));
-        join_all(waits).await
+        sync::synced(self, told, intended, within).await
     }
 
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
-        sync::secret_revision(self, workload).await
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        sync::write_secret(self, workload, stamp, value).await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        sync::secret_revision(self, workload, parameters).await
     }
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {

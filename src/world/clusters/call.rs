@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 4;
 pub(super) struct Target<'a> {
     /// The cluster, by the name that specs give it.
     pub(super) cluster: &'a str,
-    /// The namespace.
+    /// The namespace; empty where the object is in none.
     pub(super) namespace: &'a str,
     /// What a Role lists under `verbs`.
     pub(super) verb: &'a str,
@@ -51,6 +51,7 @@ impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, namespace, resource, name, .. } = self;
         match name.is_empty() {
+            false if namespace.is_empty() => write!(f, "{resource} {name} of cluster {cluster}"),
             true => write!(f, "{resource} in namespace {namespace} of cluster {cluster}"),
             false => write!(f, "{resource} {namespace}/{name} of cluster {cluster}"),
         }
@@ -90,7 +91,7 @@ where
             access.connect(target.cluster).await.map_err(|error| Failed { error, code: 0 })?;
         let failure = match timeout(ANSWER_WITHIN, attempt(connection.clone())).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::of(error),
+            Ok(Err(error)) => Failure::of(error).after(number - 1),
             Err(_) => Failure::silence(),
         };
         if failure.spoils_the_connection(number) {
@@ -162,14 +163,24 @@ impl Failure {
             message => message.chars().take(LONGEST_MESSAGE).collect(),
         };
         let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        let asked = Duration::from_secs(asked.into()).min(LONGEST_ASKED_PAUSE);
         match status.code {
             401 => Self::Unauthorized,
-            410 | 429 | 500 | 502 | 503 | 504 => Self::Passing {
-                code: Some(status.code),
-                because,
-                retry_after: Duration::from_secs(asked.into()).min(LONGEST_PAUSE),
-            },
+            410 | 429 | 500 | 502 | 503 | 504 => {
+                Self::Passing { code: Some(status.code), because, retry_after: asked }
+            }
             code => Self::Final { code: Some(code), because },
+        }
+    }
+
+    /// The same, after so many failures in a row. An API server that has just started knows nobody's
+    /// rights yet: what it forbids after it was away, it may grant in a moment.
+    pub(super) fn after(self, failures: u32) -> Self {
+        match self {
+            Self::Final { code: code @ Some(403), because } if failures > 0 => {
+                Self::Passing { code, because, retry_after: Duration::ZERO }
+            }
+            other => other,
         }
     }
 
@@ -224,17 +235,23 @@ impl Failure {
                 401,
                 "the API server does not know the function's identity (401)".to_owned(),
                 format!(
-                    "create an access entry for the function's role in EKS cluster {cluster}, and \
-                     check that the cluster is the one named and that no clock is off"
+                    "in an EKS cluster, create an access entry for the role that the function has or \
+                     assumes there; in another, put a token that it knows into the token_parameter; \
+                     check that {cluster} is the cluster meant, and that no clock is off"
                 ),
             ),
-            Self::Final { code: Some(403), because } => (
+            Self::Final { code: Some(403), because }
+            | Self::Passing { code: Some(403), because, .. } => (
                 Kind::AccessDenied,
                 403,
                 format!("{server}: {because}"),
                 format!(
-                    "grant the verb {verb} on {resource} in namespace {namespace} to the \
-                     function's Kubernetes group (infra/eks-rbac.yaml)"
+                    "grant the verb {verb} on {resource} {} to the function's Kubernetes group \
+                     (infra/eks-rbac.yaml)",
+                    match namespace {
+                        "" => "in a ClusterRole".to_owned(),
+                        namespace => format!("in namespace {namespace}"),
+                    }
                 ),
             ),
             Self::Passing { code: Some(429), because, .. } => (
@@ -282,6 +299,10 @@ pub(super) fn spread(pause: Duration, name: &str) -> Duration {
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest pause that a server asks for and gets: what priority and fairness asks for at most
+/// (apiserver `pkg/util/flowcontrol/dropped_requests_tracker.go`, `maxRetryAfter`).
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(32);
 
 /// Characters of a server's message that are worth repeating.
 const LONGEST_MESSAGE: usize = 500;

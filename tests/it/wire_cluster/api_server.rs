@@ -2,20 +2,28 @@
 //! resourceVersions, and answers wrongly when told to.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use changeover::{
-    error::Error,
+    error::{Error, Kind},
     world::clusters::{Access, Connection},
 };
-use http::{Method, Request, Response};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::{Method, Request, Response, header::RETRY_AFTER};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
+use tower::BoxError;
+
+type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// Holds objects by their path.
 #[derive(Default)]
@@ -37,6 +45,11 @@ struct State {
     faults: VecDeque<Fault>,
     connections: u64,
     discarded: u64,
+    /// Verbs on resources that the caller does not have.
+    denied: BTreeSet<(&'static str, &'static str)>,
+    open: Option<(Connection, Instant)>,
+    used_for: Option<Duration>,
+    hidden: u32,
 }
 
 struct Change {
@@ -52,7 +65,9 @@ pub(crate) struct Recorded {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
+    pub(crate) at: Instant,
     pub(crate) content_type: String,
+    pub(crate) accept: String,
     pub(crate) body: Value,
 }
 
@@ -69,6 +84,14 @@ pub(crate) enum Fault {
     Garbage(&'static str),
     /// As it should be, after somebody else changed this object.
     After(String, Value),
+    /// With this status, a `Retry-After` of so many seconds, and a `Status` that says so too.
+    NotBefore(u16, u32),
+    /// As it should be, until half of the answer, where the connection breaks.
+    Cut,
+    /// As it should be, until half of the answer, and no byte more.
+    Stall,
+    /// As it should be, with this pause before each of ten pieces.
+    Trickle(Duration),
 }
 
 impl ApiServer {
@@ -102,6 +125,11 @@ impl ApiServer {
         self.state().objects[path].clone()
     }
 
+    /// Takes a right away from the caller, as far as it asks or lists.
+    pub(crate) fn deny(&self, verb: &'static str, resource: &'static str) {
+        self.state().denied.insert((verb, resource));
+    }
+
     /// Answers the next requests like this.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.extend(faults);
@@ -127,6 +155,12 @@ impl ApiServer {
         self.state().requests.clone()
     }
 
+    /// How often this was asked for.
+    pub(crate) fn asked_for(&self, method: &Method, path: &str) -> usize {
+        let is_it = |it: &&Recorded| it.method == method && it.path == path;
+        self.state().requests.iter().filter(is_it).count()
+    }
+
     pub(crate) fn patches(&self) -> Vec<Recorded> {
         self.requests().into_iter().filter(|it| it.method == Method::PATCH).collect()
     }
@@ -141,22 +175,65 @@ impl ApiServer {
         self.state.lock().unwrap()
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    /// Tells the watches of these collections how far they are.
+    pub(crate) fn bookmark(&self, collections: &[&str]) {
+        let mut state = self.state();
+        state.version += 1;
+        let version = state.version;
+        let object = json!({
+            "apiVersion": "v1", "kind": "Bookmark", "metadata": {"resourceVersion": version.to_string()},
+        });
+        for collection in collections {
+            let path = format!("{collection}/");
+            let object = object.clone();
+            state.changes.push(Change { version, kind: "BOOKMARK", path, object });
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Forgets what happened before the last change: whoever is not as far as that has to list again.
+    pub(crate) fn compact(&self) {
+        let mut state = self.state();
+        state.forgotten = state.version;
+    }
+
+    /// Has identities end: a connection is given out for so long, and its identity taken a minute
+    /// longer.
+    pub(crate) fn identities_end(&self, used_for: Duration) {
+        self.state().used_for = Some(used_for);
+    }
+
+    /// Refuses to say where it is, so many times.
+    pub(crate) fn hide(&self, times: u32) {
+        let mut state = self.state();
+        state.hidden = times;
+        state.open = None;
+    }
+
+    async fn answer(&self, request: Request<Body>, connected_at: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
+        let header = |name| {
+            let value = parts.headers.get(name).map(|value: &http::HeaderValue| value.to_str());
+            value.map_or_else(String::new, |value| value.unwrap().to_owned())
+        };
         let recorded = Recorded {
+            content_type: header(http::header::CONTENT_TYPE),
+            accept: header(http::header::ACCEPT),
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: unescaped(parts.uri.query().unwrap_or_default()),
-            content_type: parts
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
+            at: Instant::now(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
         };
         let fault = {
             let mut state = self.state();
             state.requests.push(recorded.clone());
+            let taken_for = state.used_for.map(|used_for| used_for + Duration::from_secs(60));
+            if taken_for.is_some_and(|taken_for| connected_at.elapsed() > taken_for) {
+                return status(401, "Unauthorized");
+            }
             state.faults.pop_front()
         };
         match fault {
@@ -167,7 +244,32 @@ impl ApiServer {
                 self.carry_out(&recorded).await;
                 std::future::pending().await
             }
-            Some(Fault::Garbage(bytes)) => Response::new(Body::from(bytes.as_bytes().to_vec())),
+            Some(Fault::Garbage(bytes)) => whole(bytes.as_bytes().to_vec()),
+            Some(Fault::NotBefore(code, seconds)) => {
+                let details = json!({"retryAfterSeconds": seconds});
+                let mut response = status_with(code, "it was told to", details);
+                response.headers_mut().insert(RETRY_AFTER, seconds.into());
+                response
+            }
+            Some(Fault::Cut) => {
+                let half = half(self.carry_out(&recorded).await).await;
+                let broken: BoxError = "the connection broke".into();
+                in_pieces(stream::iter([Ok(half), Err(broken)]))
+            }
+            Some(Fault::Stall) => {
+                let half = half(self.carry_out(&recorded).await).await;
+                in_pieces(stream::iter([Ok(half)]).chain(stream::pending()))
+            }
+            Some(Fault::Trickle(pause)) => {
+                let bytes = self.carry_out(&recorded).await.into_body().collect().await;
+                let bytes = bytes.unwrap().to_bytes();
+                let size = bytes.len().div_ceil(10);
+                let pieces: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
+                in_pieces(stream::iter(pieces).then(move |piece| async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(piece)
+                }))
+            }
             Some(Fault::After(path, change)) => {
                 self.put(&path, change);
                 self.carry_out(&recorded).await
@@ -175,7 +277,7 @@ impl ApiServer {
         }
     }
 
-    async fn carry_out(&self, request: &Recorded) -> Response<Body> {
+    async fn carry_out(&self, request: &Recorded) -> Answer {
         let parameter = |name: &str| {
             let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
@@ -183,6 +285,21 @@ impl ApiServer {
         if request.path == "/apis/external-secrets.io" {
             let version = json!({"groupVersion": "external-secrets.io/v1", "version": "v1"});
             return answer(&json!({"name": "external-secrets.io", "versions": [version]}));
+        }
+        if request.path == "/version" {
+            return answer(&json!({"major": "1", "minor": "36"}));
+        }
+        let is_denied = |verb: &str, resource: &str| {
+            self.state().denied.iter().any(|denied| *denied == (verb, resource))
+        };
+        if request.path.ends_with("/selfsubjectaccessreviews") {
+            let asked = &request.body["spec"]["resourceAttributes"];
+            let (verb, resource) = (asked["verb"].as_str(), asked["resource"].as_str());
+            let denied = is_denied(verb.unwrap_or_default(), resource.unwrap_or_default());
+            return answer(&json!({"spec": {}, "status": {"allowed": !denied}}));
+        }
+        if is_denied("list", request.path.rsplit('/').next().unwrap_or_default()) {
+            return status(403, "forbidden");
         }
         let is_watch = parameter("watch").as_deref() == Some("true");
         let selects = |path: &str, object: &Value| {
@@ -206,7 +323,7 @@ impl ApiServer {
                     }
                 })
             });
-            collection == request.path && fields && labels
+            collection == request.path && (path.ends_with('/') || fields && labels)
         };
         if is_watch {
             let since: u64 =
@@ -230,7 +347,7 @@ impl ApiServer {
                 }
                 // The stream ends with what there is to say: kube's watcher asks on from there.
                 if !events.is_empty() {
-                    return Response::new(Body::from(events.into_bytes()));
+                    return whole(events.into_bytes());
                 }
                 changed.await;
             }
@@ -264,6 +381,17 @@ impl ApiServer {
                 let mut change = request.body.clone();
                 change["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 state.put(&request.path, change);
+                let answered = answer(&state.objects[&request.path]);
+                drop(state);
+                self.changed.notify_waiters();
+                answered
+            }
+            // What has a resourceVersion is not made by an apply.
+            Method::PATCH if !request.body["metadata"]["resourceVersion"].is_null() => {
+                status(409, "the object has been deleted")
+            }
+            Method::PATCH if request.content_type == "application/apply-patch+yaml" => {
+                state.put(&request.path, request.body.clone());
                 let answered = answer(&state.objects[&request.path]);
                 drop(state);
                 self.changed.notify_waiters();
@@ -308,17 +436,35 @@ fn merge(into: &mut Value, change: Value) {
     }
 }
 
-fn answer(object: &Value) -> Response<Body> {
-    Response::new(Body::from(object.to_string().into_bytes()))
+fn answer(object: &Value) -> Answer {
+    whole(object.to_string().into_bytes())
 }
 
-fn status(code: u16, message: &str) -> Response<Body> {
+fn status(code: u16, message: &str) -> Answer {
+    status_with(code, message, Value::Null)
+}
+
+fn status_with(code: u16, message: &str, details: Value) -> Answer {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code,
+        "details": details,
     });
     let mut response = answer(&status);
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
     response
+}
+
+fn whole(bytes: Vec<u8>) -> Answer {
+    in_pieces(stream::iter([Ok(bytes.into())]))
+}
+
+fn in_pieces(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Answer {
+    Response::new(StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
+}
+
+async fn half(answer: Answer) -> Bytes {
+    let whole = answer.into_body().collect().await.unwrap().to_bytes();
+    whole.slice(..whole.len() / 2)
 }
 
 fn unescaped(query: &str) -> String {
@@ -327,7 +473,7 @@ fn unescaped(query: &str) -> String {
     escapes.iter().fold(query.to_owned(), |query, (from, to)| query.replace(from, to))
 }
 
-const PLURALS: [&str; 7] = [
+const PLURALS: [&str; 9] = [
     "/pods",
     "/deployments",
     "/statefulsets",
@@ -335,28 +481,44 @@ const PLURALS: [&str; 7] = [
     "/replicasets",
     "/externalsecrets",
     "/events",
+    "/cronjobs",
+    "/jobs",
 ];
 
-/// Reaches one server under the name of every cluster.
+/// Reaches one server under the name of every cluster, on one connection until it is discarded.
 pub(crate) struct Reached(pub(crate) Arc<ApiServer>);
 
 #[async_trait]
 impl Access for Reached {
     async fn connect(&self, _: &str) -> Result<Connection, Error> {
+        let mut state = self.0.state();
+        if state.hidden > 0 {
+            state.hidden -= 1;
+            return Err(Error::new(Kind::Unreachable, "find the cluster", "it hides", "seek it"));
+        }
+        if let Some((open, connected_at)) = &state.open
+            && state.used_for.is_none_or(|used_for| connected_at.elapsed() < used_for)
+        {
+            return Ok(open.clone());
+        }
+        state.connections += 1;
+        let connected_at = Instant::now();
         let server = Arc::clone(&self.0);
-        let generation = {
-            let mut state = server.state();
-            state.connections += 1;
-            state.connections
-        };
         let service = tower::service_fn(move |request| {
             let server = Arc::clone(&server);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, connected_at).await) }
         });
-        Ok(Connection { client: Client::new(service, "default"), generation })
+        let client = Client::new(service, "default");
+        let connection = Connection { client, generation: state.connections };
+        state.open = Some((connection.clone(), connected_at));
+        Ok(connection)
     }
 
-    async fn discard(&self, _: &str, _: &Connection) {
-        self.0.state().discarded += 1;
+    async fn discard(&self, _: &str, connection: &Connection) {
+        let mut state = self.0.state();
+        state.discarded += 1;
+        if state.open.as_ref().is_some_and(|(open, _)| open.generation == connection.generation) {
+            state.open = None;
+        }
     }
 }
