@@ -38,9 +38,10 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
 		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation, and how rotations by hand fare beside it.
+# Size, start and calls of a rotation, how soon a rollout is told, and how rotations by hand fare beside it.
 bench:
-	cargo bench --locked
+	cargo bench --locked --bench startup
+	tests/testbed/run with -- cargo bench --locked --bench rollouts
 	tests/testbed/run compare
 
 # The function as it is deployed: release, for the architecture that template.yaml names.
