@@ -282,8 +282,9 @@ pub struct Wait {
     pub synced_at: Timestamp,
 }
 
-/// Which Secret holds which data, as one digest: another one, or other data, is another revision.
-/// A refresh that changes no data is not.
+/// Which Secret holds which view, as one digest: another Secret, or other data under the keys that are
+/// copies of the view, is another revision. A refresh that changes no data is not, nor is another
+/// token's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRevision(pub String);
 

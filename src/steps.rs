@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     record::{Change, Held, Leg, Owed, Purpose, Seen, Wait},
     spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
-    token::Digest,
+    token::{Digest, Secret},
     turn::{Stop, Turn, UnderWay},
     world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
 };
@@ -62,11 +62,11 @@ impl Turn<'_> {
         let mut waits = BTreeMap::new();
         if !copied.is_empty() {
             let give_up_at = self.give_up_at(owed);
+            let view = self.copied_view(owed.leg.side()).await?;
             self.save_as_watcher().await?;
-            let intended = self.intended(owed.leg.side());
             let syncs = by_namespace(copied)
                 .into_iter()
-                .map(|copied| self.sync_in_namespace(copied, &intended, give_up_at));
+                .map(|copied| self.sync_in_namespace(copied, &view, give_up_at));
             let synced = self.attended(join_all(syncs)).await?;
             let mut under_way = Vec::new();
             let mut stuck = Vec::new();
@@ -145,8 +145,7 @@ impl Turn<'_> {
                 None => None,
             }
         };
-        let revision = self.record.view(side);
-        let stamp = Stamp { side, token: self.record.token().clone(), revision };
+        let stamp = self.stamp(side);
         let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
         let rollouts = by_namespace(workloads.iter().copied().filter(restarts))
             .into_iter()
@@ -331,30 +330,52 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Tells the copies of these workloads to refresh, all at once, and waits for them together.
-    /// `None` is what does not exist.
+    /// Writes the Secrets of these workloads, or tells their copies to refresh, all at once, and waits
+    /// for them together. `None` is what does not exist.
     async fn sync_in_namespace<'a>(
         &self,
         workloads: Vec<&'a Workload>,
-        intended: &BTreeMap<ParameterName, Digest>,
+        view: &CopiedView,
         give_up_at: Timestamp,
     ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
         let clusters = &self.world.clusters;
-        let forced = workloads.iter().map(|it| clusters.force_sync(it, &self.holder));
-        let mut told = Vec::new();
-        let mut ended = Vec::new();
-        for (workload, forced) in workloads.iter().zip(join_all(forced).await) {
-            match forced {
-                Ok(Some(before)) => told.push((*workload, before)),
-                Ok(None) => ended.push((*workload, Ok(None))),
-                Err(error) => ended.push((*workload, Err(error))),
+        let (written, copied): (Vec<_>, Vec<_>) =
+            workloads.into_iter().partition(|workload| workload.written_key().is_some());
+        let writes = written.into_iter().map(async |workload| {
+            let Some(value) = &view.value else { return (workload, Ok(None)) };
+            let written = clusters.write_secret(workload, &view.stamp, value).await;
+            (workload, written.map(Some))
+        });
+        let syncs = async {
+            // One that several workloads read is told once.
+            let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for workload in copied {
+                let copy = workload.copy.as_ref().map(ToString::to_string);
+                copies.entry(copy).or_default().push(workload);
             }
-        }
-        if !told.is_empty() {
-            let synced = clusters.synced(&told, intended, self.time_until(give_up_at)).await;
-            let synced = synced.into_iter().map(|progress| progress.map(Some));
-            ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
-        }
+            let forced = copies.values().map(|it| clusters.force_sync(it[0], &self.holder));
+            let forced = join_all(forced).await;
+            let mut told = Vec::new();
+            let mut ended = Vec::new();
+            for (workloads, forced) in copies.into_values().zip(forced) {
+                for workload in workloads {
+                    match forced.clone() {
+                        Ok(Some(before)) => told.push((workload, before)),
+                        Ok(None) => ended.push((workload, Ok(None))),
+                        Err(error) => ended.push((workload, Err(error))),
+                    }
+                }
+            }
+            if !told.is_empty() {
+                let within = self.time_until(give_up_at);
+                let synced = clusters.synced(&told, &view.intended, within).await;
+                let synced = synced.into_iter().map(|progress| progress.map(Some));
+                ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
+            }
+            ended
+        };
+        let (written, mut ended) = tokio::join!(join_all(writes), syncs);
+        ended.extend(written);
         ended
     }
 
@@ -427,7 +448,9 @@ impl Turn<'_> {
     async fn what_does_not_stand(&self, side: Side) -> Result<Standing, Error> {
         let workloads = self.workloads(side).into_iter();
         let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
-        let secrets = join_all(copied.iter().map(|it| self.world.clusters.secret_revision(it)));
+        let parameters: Vec<_> = self.intended(side).into_keys().collect();
+        let clusters = &self.world.clusters;
+        let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
         let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
         if let Some(place) = changed? {
             return Ok(Standing::Changed(place));
@@ -489,6 +512,25 @@ impl Turn<'_> {
             format!("somebody keeps changing what was published{editors}"),
             "stop whatever else writes to it, then rotate again: the same version goes on",
         ))))
+    }
+
+    /// What copies of a side's view are to hold.
+    async fn copied_view(&mut self, side: Side) -> Result<CopiedView, Error> {
+        let audience = self.spec.side(side);
+        let form = audience.publications.first().map(|publication| publication.form);
+        // Values are opened for a Secret that is written, and for nothing else.
+        let is_written = audience.workloads.iter().any(|it| it.written_key().is_some());
+        let value = match form.filter(|_| is_written) {
+            Some(form) => Some(self.content(side).await?.bytes(form)),
+            None => None,
+        };
+        Ok(CopiedView { stamp: self.stamp(side), intended: self.intended(side), value })
+    }
+
+    /// The revision of a side's view, as workloads and Secrets bear it.
+    fn stamp(&self, side: Side) -> Stamp {
+        let revision = self.record.view(side);
+        Stamp { side, token: self.record.token().clone(), revision }
     }
 
     fn intended(&self, side: Side) -> BTreeMap<ParameterName, Digest> {
@@ -568,6 +610,15 @@ enum Standing {
     Changed(String),
     /// Somebody cannot be asked.
     Unknown(Held),
+}
+
+/// What copies of a view are to hold.
+struct CopiedView {
+    stamp: Stamp,
+    /// Those of parameters: the digest of the bytes that each parameter was given.
+    intended: BTreeMap<ParameterName, Digest>,
+    /// Those that are written: these bytes. `None` where there is none of them.
+    value: Option<Secret>,
 }
 
 /// What a wait for a workload came to.

@@ -405,10 +405,10 @@ pub trait Clusters: Send + Sync {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error>;
 
-    /// Tells the External Secret of this workload to refresh, by setting its `force-sync`
-    /// annotation to a new value that begins with `force`, and says which version it had synced
-    /// before. `None` where the External Secret does not exist. A crash after it means a spare
-    /// refresh, which is harmless.
+    /// Tells the External Secret of this workload, or the ClusterExternalSecret that keeps it, to
+    /// refresh, by setting its `force-sync` annotation to a new value that begins with `force`, and
+    /// says which version was synced before. `None` where what the spec names does not exist. A crash
+    /// after it means a spare refresh, which is harmless.
     async fn force_sync(
         &self,
         workload: &Workload,
@@ -417,8 +417,9 @@ pub trait Clusters: Send + Sync {
 
     /// Waits until each of these External Secrets has synced since it was told to, and its Secret's
     /// data is one of `intended`: the digest of the bytes that each parameter of this side was given.
-    /// The workloads are of one namespace of one cluster, and so are the answers, in their order. No
-    /// effect.
+    /// Ends with the first that is stuck or cannot be looked at, and what is known of the others. The
+    /// workloads are of one namespace of one cluster, and so are the answers, in their order. What
+    /// synced something else is told to refresh again; no other effect.
     async fn synced(
         &self,
         told: &[(&Workload, SyncedBefore)],
@@ -426,8 +427,28 @@ pub trait Clusters: Send + Sync {
         within: Duration,
     ) -> Vec<Result<Progress<SecretRevision>, Error>>;
 
-    /// Where the Secret of this workload stands now; `None` where it does not exist. No effect.
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error>;
+    /// Writes the bytes of a side's view under the key of the Secret that this workload's spec names,
+    /// and the view's revision beside it; makes the Secret where there is none. Its other keys are left
+    /// alone. A Secret that has this revision and these bytes, or a newer revision, is left as it is;
+    /// one that somebody else has to write is [`Progress::Stuck`].
+    ///
+    /// A crash before it: pods that start read the view before. A crash after it: they read this one,
+    /// and writing it again changes nothing. A write that arrives late, after another one, changes
+    /// nothing either.
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error>;
+
+    /// Where the keys of this workload's Secret that hold copies of these parameters, or the one that
+    /// is written, stand now; `None` where the Secret does not exist. No effect.
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error>;
 
     /// Stamps the pod template of a workload, so that its pods are replaced; stamping it with a
     /// stamp that it has, or with an older one, changes nothing. `None` where the workload does
@@ -467,7 +488,7 @@ pub struct SyncedBefore {
     pub synced_resource_version: String,
 }
 
-/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template.
+/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template, or on a Secret that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Whose view it is for.

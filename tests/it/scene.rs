@@ -15,6 +15,7 @@ pub(crate) fn kinds() -> Vec<(&'static str, Value)> {
         ("workloads", workloads()),
         ("one workload on both sides", one_workload_on_both_sides()),
         ("mounted secrets", mounted_secrets()),
+        ("written secrets", written_secrets()),
         ("no verifiers", no_verifiers()),
         ("plain form", plain_form()),
         ("everything", everything()),
@@ -98,6 +99,30 @@ pub(crate) fn mounted_secrets() -> Value {
             "publish": [{"ssm": "/backend/token"}],
             "within": "5s",
             "workloads": [mounted("backend", "datastore-token")],
+        },
+    })
+}
+
+/// Secrets that nobody else writes, one of them for two workloads and one for both sides.
+pub(crate) fn written_secrets() -> Value {
+    let written = |name: &str, secret: &str, key: &str| {
+        let secret = json!({"name": secret, "key": key});
+        json!({"cluster": "prod", "namespace": "backend", "deployment": name, "secret": secret})
+    };
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "30s",
+        "verifiers": {
+            "publish": [item("accepted")],
+            "workloads": [written("mesh", "mesh", "accepted")],
+        },
+        "presenters": {
+            "publish": [item("presented")],
+            "workloads": [
+                written("mesh", "mesh", "token"),
+                written("backend", "datastore", "token"),
+                written("jobs", "datastore", "token"),
+            ],
         },
     })
 }

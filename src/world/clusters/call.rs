@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 4;
 pub(super) struct Target<'a> {
     /// The cluster, by the name that specs give it.
     pub(super) cluster: &'a str,
-    /// The namespace.
+    /// The namespace; empty where the object is in none.
     pub(super) namespace: &'a str,
     /// What a Role lists under `verbs`.
     pub(super) verb: &'a str,
@@ -51,6 +51,7 @@ impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, namespace, resource, name, .. } = self;
         match name.is_empty() {
+            false if namespace.is_empty() => write!(f, "{resource} {name} of cluster {cluster}"),
             true => write!(f, "{resource} in namespace {namespace} of cluster {cluster}"),
             false => write!(f, "{resource} {namespace}/{name} of cluster {cluster}"),
         }
@@ -245,8 +246,12 @@ impl Failure {
                 403,
                 format!("{server}: {because}"),
                 format!(
-                    "grant the verb {verb} on {resource} in namespace {namespace} to the \
-                     function's Kubernetes group (infra/eks-rbac.yaml)"
+                    "grant the verb {verb} on {resource} {} to the function's Kubernetes group \
+                     (infra/eks-rbac.yaml)",
+                    match namespace {
+                        "" => "in a ClusterRole".to_owned(),
+                        namespace => format!("in namespace {namespace}"),
+                    }
                 ),
             ),
             Self::Passing { code: Some(429), because, .. } => (

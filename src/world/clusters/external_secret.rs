@@ -68,11 +68,12 @@ pub(super) fn copies<'a>(
 }
 
 /// Everything in an ExternalSecret that would keep it from ever copying these parameters as they
-/// are, each with its fix.
+/// are, each with its fix. `keeper` is the ClusterExternalSecret that is to keep it.
 pub(super) fn obstacles(
     object: &str,
     external_secret: &ExternalSecret,
     secret_key: Option<&str>,
+    keeper: Option<&str>,
     parameters: &[ParameterName],
 ) -> Vec<Finding> {
     let spec = &external_secret.spec;
@@ -87,16 +88,22 @@ pub(super) fn obstacles(
         });
     };
 
-    let owner = external_secret.metadata.owner_references.iter().flatten();
-    if let Some(owner) = owner.into_iter().find(|owner| owner.kind == "ClusterExternalSecret") {
-        refuse(
+    let mut owners = external_secret.metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.kind == "ClusterExternalSecret");
+    match (keeper, owner.map(|owner| owner.name.as_str())) {
+        (Some(keeper), Some(owner)) if keeper == owner => {}
+        (Some(keeper), _) => refuse(
+            format!("it is not one that ClusterExternalSecret {keeper} keeps"),
+            "delete it, or name it as external_secret in the workload",
+        ),
+        (None, Some(owner)) => refuse(
             format!(
-                "it belongs to ClusterExternalSecret {}, which overwrites the annotation that \
-                 forces a refresh",
-                owner.name
+                "it belongs to ClusterExternalSecret {owner}, which overwrites the annotation that \
+                 forces a refresh"
             ),
-            "give the workload an ExternalSecret of its own",
-        );
+            "name that as cluster_external_secret in the workload, instead of external_secret",
+        ),
+        (None, None) => {}
     }
     match spec.refresh_policy.as_str() {
         "CreatedOnce" => refuse(
@@ -306,7 +313,7 @@ mod tests {
             spec[field] = change.clone();
         }
         let parameters = [parameter("/backend/token")];
-        obstacles("es", &external_secret(spec), secret_key, &parameters)
+        obstacles("es", &external_secret(spec), secret_key, None, &parameters)
             .into_iter()
             .map(|finding| {
                 assert_eq!(finding.severity, Severity::Refusal);
@@ -375,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_cluster_external_secret_is_refused() {
+    fn a_child_of_a_cluster_external_secret_is_refused_unless_the_spec_names_its_parent() {
         let mut child = external_secret(json!({
             "data": [{"secretKey": "token", "remoteRef": {"key": "/backend/token"}}],
         }));
@@ -388,8 +395,14 @@ mod tests {
             }))
             .unwrap(),
         ]);
-        let found = obstacles("es", &child, None, &[parameter("/backend/token")]);
-        assert!(found[0].reason.contains("ClusterExternalSecret everywhere"), "{found:?}");
+        let parameters = [parameter("/backend/token")];
+        let found = |keeper| obstacles("es", &child, None, keeper, &parameters);
+        assert!(found(None)[0].reason.contains("ClusterExternalSecret everywhere"));
+        assert_eq!(found(Some("everywhere")), []);
+        assert!(found(Some("elsewhere"))[0].reason.contains("not one that"));
+        child.metadata.owner_references = None;
+        let found = obstacles("es", &child, None, Some("everywhere"), &parameters);
+        assert!(found[0].reason.contains("not one that"));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use k8s_openapi::api::apps::v1::Deployment;
 
 use super::{
-    KubernetesClusters, external_secret::obstacles, rollout, sync, workload::deployment::condition,
+    KubernetesClusters,
+    cluster_external_secret::{ClusterExternalSecret, child, why_absent},
+    external_secret::obstacles,
+    rollout, sync,
+    workload::deployment::condition,
 };
 use crate::{
     error::{Error, Kind},
@@ -24,29 +28,79 @@ pub(super) async fn inspect(
         Read::Missing => findings.push(missing(&object)),
         Read::Found(deployment) => findings.extend(of_deployment(&object, workload, &deployment)),
     }
-    if let Some(SecretCopy::ExternalSecret { name, secret_key }) = &workload.copy {
-        let object = sync::object(workload, name);
-        match readable(&object, sync::read(kubernetes, workload).await)? {
-            Read::Refused(finding) => findings.push(finding),
-            Read::Missing => findings.push(missing(&object)),
-            Read::Found(external_secret) => {
-                let secret_key = secret_key.as_deref();
-                findings.extend(obstacles(&object, &external_secret, secret_key, parameters));
-                let status = external_secret.status.unwrap_or_default();
-                if let Some(ready) = status.ready().filter(|ready| ready.status == "False") {
-                    let why = sync::failure(kubernetes, workload, name, &ready.message).await;
-                    findings.push(Finding {
-                        severity: Severity::Warning,
-                        object,
-                        reason: format!("its last sync failed: {why}"),
-                        fix: "repair it or its SecretStore: a rotation will wait for its sync"
-                            .to_owned(),
-                    });
+    match &workload.copy {
+        None => {}
+        Some(SecretCopy::ExternalSecret { name, secret_key }) => {
+            let copying = Copying { name, keeper: None, secret_key: secret_key.as_deref() };
+            findings.extend(copying.inspected(kubernetes, workload, parameters).await?);
+        }
+        Some(SecretCopy::ClusterExternalSecret { name, secret_key }) => {
+            let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
+            match readable(&object, sync::read_keeper(kubernetes, workload).await)? {
+                Read::Refused(finding) => findings.push(finding),
+                Read::Missing => findings.push(missing(&object)),
+                Read::Found(keeper) => {
+                    let (name, secret_key) = (child(&keeper), secret_key.as_deref());
+                    let copying = Copying { name, keeper: Some(&keeper), secret_key };
+                    findings.extend(copying.inspected(kubernetes, workload, parameters).await?);
                 }
+            }
+        }
+        Some(SecretCopy::Secret { .. }) => {
+            let found = sync::in_the_way(kubernetes, workload).await.map(Some);
+            match readable(&object, found)? {
+                Read::Refused(finding) => findings.push(finding),
+                Read::Missing => {}
+                Read::Found(found) => findings.extend(found),
             }
         }
     }
     Ok(findings)
+}
+
+/// An ExternalSecret that is to copy a view.
+struct Copying<'a> {
+    name: &'a str,
+    keeper: Option<&'a ClusterExternalSecret>,
+    secret_key: Option<&'a str>,
+}
+
+impl Copying<'_> {
+    async fn inspected(
+        &self,
+        kubernetes: &KubernetesClusters,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Vec<Finding>, Error> {
+        let Self { name, keeper, secret_key } = *self;
+        let object = sync::object(workload, name);
+        let found = match readable(&object, sync::get(kubernetes, workload, name).await)? {
+            Read::Refused(finding) => return Ok(vec![finding]),
+            Read::Missing => {
+                return Ok(vec![match keeper {
+                    None => missing(&object),
+                    Some(keeper) => {
+                        let (reason, fix) = why_absent(keeper, &workload.namespace);
+                        Finding { severity: Severity::Missing, object, reason, fix }
+                    }
+                }]);
+            }
+            Read::Found(found) => found,
+        };
+        let keeper = keeper.and_then(|keeper| keeper.metadata.name.as_deref());
+        let mut findings = obstacles(&object, &found, secret_key, keeper, parameters);
+        let status = found.status.unwrap_or_default();
+        if let Some(ready) = status.ready().filter(|ready| ready.status == "False") {
+            let why = sync::failure(kubernetes, workload, name, &ready.message).await;
+            findings.push(Finding {
+                severity: Severity::Warning,
+                object,
+                reason: format!("its last sync failed: {why}"),
+                fix: "repair it or its SecretStore: a rotation will wait for its sync".to_owned(),
+            });
+        }
+        Ok(findings)
+    }
 }
 
 fn of_deployment(object: &str, workload: &Workload, deployment: &Deployment) -> Vec<Finding> {

@@ -65,6 +65,7 @@ pub(crate) struct Recorded {
     pub(crate) query: String,
     pub(crate) at: Instant,
     pub(crate) content_type: String,
+    pub(crate) accept: String,
     pub(crate) body: Value,
 }
 
@@ -147,6 +148,12 @@ impl ApiServer {
         self.state().requests.clone()
     }
 
+    /// How often this was asked for.
+    pub(crate) fn asked_for(&self, method: &Method, path: &str) -> usize {
+        let is_it = |it: &&Recorded| it.method == method && it.path == path;
+        self.state().requests.iter().filter(is_it).count()
+    }
+
     pub(crate) fn patches(&self) -> Vec<Recorded> {
         self.requests().into_iter().filter(|it| it.method == Method::PATCH).collect()
     }
@@ -200,15 +207,17 @@ impl ApiServer {
     async fn answer(&self, request: Request<Body>, connected_at: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
+        let header = |name| {
+            let value = parts.headers.get(name).map(|value: &http::HeaderValue| value.to_str());
+            value.map_or_else(String::new, |value| value.unwrap().to_owned())
+        };
         let recorded = Recorded {
+            content_type: header(http::header::CONTENT_TYPE),
+            accept: header(http::header::ACCEPT),
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: unescaped(parts.uri.query().unwrap_or_default()),
             at: Instant::now(),
-            content_type: parts
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
             body: serde_json::from_slice(&body).unwrap_or_default(),
         };
         let fault = {
@@ -350,6 +359,17 @@ impl ApiServer {
                 let mut change = request.body.clone();
                 change["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 state.put(&request.path, change);
+                let answered = answer(&state.objects[&request.path]);
+                drop(state);
+                self.changed.notify_waiters();
+                answered
+            }
+            // What has a resourceVersion is not made by an apply.
+            Method::PATCH if !request.body["metadata"]["resourceVersion"].is_null() => {
+                status(409, "the object has been deleted")
+            }
+            Method::PATCH if request.content_type == "application/apply-patch+yaml" => {
+                state.put(&request.path, request.body.clone());
                 let answered = answer(&state.objects[&request.path]);
                 drop(state);
                 self.changed.notify_waiters();

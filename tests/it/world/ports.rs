@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
-    record::KeyDigest,
+    record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
@@ -421,7 +421,30 @@ impl Clusters for Ports {
         join_all(waits).await
     }
 
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        self.reach(workload)?;
+        let name = copy_of(workload).unwrap_or_default();
+        let on = format!("{name} as revision {}", stamp.revision);
+        let (stamp, value) = (stamp.clone(), value.clone());
+        self.plain("write_secret", on, move |it| {
+            match it.write_copy(&name, &stamp, value.expose()) {
+                true => Progress::Done(it.secret_revision(&name).expect("it was written")),
+                false => Progress::Stuck(Held::new(&name, "it holds a newer view", "see why")),
+            }
+        })
+        .await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        _parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
         self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
         let on = name.clone();
