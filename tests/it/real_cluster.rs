@@ -2,6 +2,8 @@
 //! names the description of a testbed: with a presigned token, and no more rights than the manifest
 //! gives.
 
+mod copies;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
