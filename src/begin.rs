@@ -3,13 +3,13 @@
 //! A mint is only ever this: generate, seal, save. Until the save stands, nobody has seen the value
 //! and a crash loses nothing; once it stands, the value is decided, and every effect may run again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 
 use crate::{
     error::{Error, Kind},
-    record::{Begin, Change, Lease, Minted, Purpose, Record, RotationId},
+    record::{Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId},
     spec::{self, Place, Publication, Side, Spec, Workload},
     token::{LARGEST_VALUE, Secret, VersionNumber},
     turn::{Stop, Turn},
@@ -25,7 +25,8 @@ impl Turn<'_> {
         {
             return Err(Stop::Failed(conflict));
         }
-        let look = look(self.world, self.spec, self.stored.as_ref()).await?;
+        let without = self.asking.without;
+        let look = look(self.world, self.spec, self.stored.as_ref(), without).await?;
         let first = self.stored.is_none();
         let refused = look.findings.iter().find(|finding| match finding.severity {
             Severity::Refusal => true,
@@ -96,6 +97,7 @@ impl Turn<'_> {
             lease: Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease },
         };
         self.apply(Change::Begin(begin))?;
+        self.leave_out()?;
         self.refuse_what_does_not_fit().await?;
         self.joins = self.key.is_some();
         self.save().await
@@ -148,7 +150,7 @@ pub(crate) struct Look {
 }
 
 /// Looks at the presented publications once, at all publications of a token without a record, and
-/// at the workloads. Has no effect.
+/// at the workloads, but for those of clusters to be left out. Has no effect.
 ///
 /// # Errors
 /// What could not be read.
@@ -156,6 +158,7 @@ pub(crate) async fn look(
     world: &World,
     spec: &Spec,
     record: Option<&Record>,
+    without: &BTreeSet<String>,
 ) -> Result<Look, Error> {
     let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
     let publications: Vec<_> = sides
@@ -166,10 +169,11 @@ pub(crate) async fn look(
     let workloads = Side::BOTH.iter().flat_map(|side| {
         let audience = spec.side(*side);
         let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
-        audience.workloads.iter().map(move |it| (it, parameters.clone()))
+        let workloads = audience.workloads.iter().filter(|it| !without.contains(&it.cluster));
+        workloads.map(move |it| (it, parameters.clone()))
     });
     let inspections = workloads.map(|(workload, parameters): (&Workload, Vec<_>)| async move {
-        world.clusters.inspect(workload, &parameters).await
+        (workload, world.clusters.inspect(workload, &parameters).await)
     });
     let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
 
@@ -204,11 +208,40 @@ pub(crate) async fn look(
         Some(record) => look.findings.extend(drift(record, &values)),
         None => look.adopt(values),
     }
-    for findings in inspections {
-        look.findings.extend(findings?);
+    for (workload, findings) in inspections {
+        let findings = findings.or_else(|error| {
+            let Held { object, reason, fix, .. } = away(workload, error)?;
+            Ok::<_, Error>(vec![Finding { severity: Severity::Refusal, object, reason, fix }])
+        });
+        for finding in findings? {
+            if !look.findings.contains(&finding) {
+                look.findings.push(finding);
+            }
+        }
     }
     look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(look)
+}
+
+/// What keeps a workload's cluster from being asked: it holds what waits for it, under the cluster's
+/// name, and nothing else.
+///
+/// # Errors
+/// What is no fault of the cluster's.
+pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
+    let cluster = &workload.cluster;
+    let object = match (error.kind, error.on.as_ref()) {
+        (Kind::Unreachable | Kind::Throttled, _) => format!("cluster {cluster}"),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) if on.contains(cluster) => on.clone(),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) => format!("cluster {cluster}, {on}"),
+        (Kind::AccessDenied | Kind::BadSpec, None) => format!("cluster {cluster}"),
+        _ => return Err(error),
+    };
+    let fix = format!(
+        "{}; to go on without it, knowingly, rotate with \"without\": [\"{cluster}\"]",
+        error.fix
+    );
+    Ok(Held::new(object, error.because, fix))
 }
 
 /// Places whose value is none of this token's live versions: somebody's hand.

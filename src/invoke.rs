@@ -1,6 +1,6 @@
 //! One invocation, from a request to its answer.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
@@ -58,7 +58,12 @@ pub async fn handle(
     };
     let one = async |ask, token: &TokenName| {
         let key = request.key_or(&invocation.id);
-        let report = rotate::run(world, settings, Asking { ask, token, key, stop_at }).await?;
+        let without = match &request {
+            Request::Rotate { without, .. } => without,
+            _ => &BTreeSet::new(),
+        };
+        let asking = Asking { ask, token, key, stop_at, without };
+        let report = rotate::run(world, settings, asking).await?;
         Ok(Answer::One(Box::new(report)))
     };
     let answered = async {
@@ -98,7 +103,8 @@ async fn sweep(
     let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
     let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
         .map(|(token, _)| async move {
-            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at };
+            let without = &BTreeSet::new();
+            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
             let report = caught(rotate::run(world, settings, asking)).await;
             (token.clone(), Each::of(token, report))
         })
@@ -184,7 +190,7 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
 async fn preflight(world: &World, settings: &Settings, token: &TokenName) -> Result<Answer, Error> {
     let spec = rotate::spec(world, settings, token).await?;
     let record = world.records.load(token, None).await?.record;
-    let mut findings = begin::look(world, &spec, record.as_ref()).await?.findings;
+    let mut findings = begin::look(world, &spec, record.as_ref(), &BTreeSet::new()).await?.findings;
     if let Some(conflict) = begin::conflict(world, &spec).await? {
         findings.push(Finding {
             severity: Severity::Refusal,

@@ -17,7 +17,11 @@
 mod audit;
 mod change;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -79,6 +83,9 @@ pub struct Record {
     /// Places that hold a value that is none of ours.
     drift: Vec<String>,
     spec_version: i64,
+    /// Clusters that the last rotation goes without, knowingly, and whatever is owed after it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    without: BTreeSet<String>,
 }
 
 /// One value, from its mint to its end.
@@ -361,6 +368,7 @@ impl Record {
             held: None,
             drift: Vec::new(),
             spec_version: 0,
+            without: BTreeSet::new(),
         }
     }
 
@@ -473,6 +481,11 @@ impl Record {
     /// The version of the spec that the record works from.
     pub fn spec_version(&self) -> i64 {
         self.spec_version
+    }
+
+    /// Clusters whose workloads are left out, until a rotation begins that is not told to.
+    pub fn without(&self) -> &BTreeSet<String> {
+        &self.without
     }
 
     /// Whether a lease is live: its holder may be about to write.

@@ -19,7 +19,7 @@ mod rules;
 pub use cluster::{ApiServer, ClusterDescription, EksCluster};
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
-    LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
+    LONGEST_DURATION, TABLE_RULE, duration, is_cluster, is_kms_key, is_name_character, is_table,
 };
 
 /// What a token is, where its two views are published, and what picks them up.

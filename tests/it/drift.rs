@@ -87,6 +87,27 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_before_the_next() {
+    for (broken, secret) in [("mesh", "mesh#accepted"), ("backend", "datastore#token")] {
+        for seed in 0..8 {
+            let world = in_service(seed, &written_secrets()).await;
+            world.replayed_by(format!("{secret} is reverted, seed {seed}"));
+            let secret = deployed(secret);
+            let old = world.secret(&secret);
+            world.break_workload(&deployed(broken), "CrashLoopBackOff");
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+            assert_ne!(world.secret(&secret), old);
+            world.edit_secret(&secret, &old);
+            world.fix_workload(&deployed(broken));
+            // Pods that start then start on the old view.
+            world.restart_some_pod();
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
     for (mut spec, reverted) in
         [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]
@@ -98,7 +119,7 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
             let old = world.value(&place(reverted), Side::Presenters);
             // Readers that nobody restarts may hold their copy longer than this turn lasts.
             let wait = Some(Duration::from_secs(30));
-            let rotate = Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+            let rotate = rotate_for(wait, "a", []);
             world.assert_outcome(&world.invoke("a", rotate).await, "in_progress");
             world.edit(&place(reverted), Side::Presenters, &old);
             world.pass(Duration::from_secs(2 * 60)).await;
@@ -117,7 +138,7 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
     let old = world.value(&reverted, Side::Presenters);
     // Each turn is shorter than readers may hold their copy, so that the next one finds the old view.
     let wait = Some(Duration::from_secs(30));
-    let rotate = || Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+    let rotate = || rotate_for(wait, "a", []);
     for _ in 0..4 {
         world.assert_outcome(&world.invoke("a", rotate()).await, "in_progress");
         world.edit(&reverted, Side::Presenters, &old);

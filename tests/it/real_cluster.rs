@@ -3,11 +3,12 @@
 //! gives.
 
 mod copies;
+mod rollouts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -81,6 +82,18 @@ impl Testbed {
 
     /// kubectl with the administrator's rights; what it says.
     fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run_kubectl(arguments, input);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// Whether it does what it is told.
+    fn try_kubectl(&self, arguments: &[&str], input: &str) -> bool {
+        self.run_kubectl(arguments, input).status.success()
+    }
+
+    fn run_kubectl(&self, arguments: &[&str], input: &str) -> Output {
         let mut kubectl = Command::new(text(&self.description["kubectl"]))
             .arg(format!("--kubeconfig={}", text(&self.description["kubeconfig"])))
             .args(arguments)
@@ -92,10 +105,7 @@ impl Testbed {
         let mut stdin = kubectl.stdin.take().expect("a pipe");
         stdin.write_all(input.as_bytes()).expect("kubectl reads");
         drop(stdin);
-        let output = kubectl.wait_with_output().expect("kubectl ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
-        String::from_utf8(output.stdout).expect("UTF-8")
+        kubectl.wait_with_output().expect("kubectl ends")
     }
 
     fn in_namespace(&self, arguments: &[&str]) -> String {
@@ -115,12 +125,16 @@ impl Testbed {
 
     /// A Deployment whose pods run this script, rolled out.
     fn deploy(&self, name: &str, script: &str, spec: Value) {
-        let mut deployment = json!({
+        self.deploy_as("Deployment", name, script, spec);
+    }
+
+    /// The same of another kind; of a DaemonSet there is one pod.
+    fn deploy_as(&self, kind: &str, name: &str, script: &str, spec: Value) {
+        let mut workload = json!({
             "apiVersion": "apps/v1",
-            "kind": "Deployment",
+            "kind": kind,
             "metadata": {"name": name},
             "spec": {
-                "replicas": 2,
                 "selector": {"matchLabels": {"app": name}},
                 "template": {
                     "metadata": {"labels": {"app": name}},
@@ -135,18 +149,28 @@ impl Testbed {
                 },
             },
         });
-        for (field, value) in spec.as_object().expect("an object") {
-            deployment["spec"][field] = value.clone();
+        if kind != "DaemonSet" {
+            workload["spec"]["replicas"] = json!(2);
         }
-        self.create(deployment);
-        self.in_namespace(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+        if kind == "StatefulSet" {
+            workload["spec"]["serviceName"] = json!(name);
+        }
+        for (field, value) in spec.as_object().expect("an object") {
+            workload["spec"][field] = value.clone();
+        }
+        self.create(workload);
+        self.in_namespace(&["rollout", "status", &format!("{kind}/{name}"), "--timeout=60s"]);
     }
 
     fn workload(&self, name: &str) -> Workload {
+        self.workload_of(WorkloadKind::Deployment, name)
+    }
+
+    fn workload_of(&self, kind: WorkloadKind, name: &str) -> Workload {
         Workload {
             cluster: text(&self.description["cluster"]).to_owned(),
             namespace: self.namespace.clone(),
-            kind: WorkloadKind::Deployment,
+            kind,
             name: name.to_owned(),
             copy: None,
             picks_up: PicksUp::Restart,
@@ -327,6 +351,7 @@ async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workl
     testbed.stamp(&workload, &stamp).await;
     let reason = stuck(testbed.rolled_out(&workload, &stamp).await);
     assert!(reason.contains("container main: CrashLoopBackOff"), "{reason}");
+    assert!(reason.contains("it last ended with Error, exit code 1"), "{reason}");
 
     testbed.in_namespace(&["patch", "deployment", "backend", "--patch", &container("sleep 3600")]);
     testbed.stamp(&workload, &stamp).await;

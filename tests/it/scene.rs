@@ -197,12 +197,22 @@ pub(crate) fn subject() -> TokenName {
 
 /// Asks for a new version.
 pub(crate) fn rotate(key: &str) -> Request {
-    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: None }
+    rotate_for(None, key, [])
 }
 
 /// Asks for a new version, and begins no step.
 pub(crate) fn rotate_without_waiting(key: &str) -> Request {
-    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: Some(Duration::ZERO) }
+    rotate_for(Some(Duration::ZERO), key, [])
+}
+
+/// Asks for a new version, waits for so long, and leaves these clusters out.
+pub(crate) fn rotate_for<const N: usize>(
+    wait: Option<Duration>,
+    key: &str,
+    without: [&str; N],
+) -> Request {
+    let without = without.map(str::to_owned).into();
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without }
 }
 
 /// Asks for the current views to be written.

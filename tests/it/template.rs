@@ -331,7 +331,12 @@ fn kubernetes_resources() -> BTreeSet<String> {
         .iter()
         .map(sources::Source::without_spaces)
         .flat_map(|code| {
-            code.match_indices("Api<").map(|(at, _)| named_last(&code[at..])).collect::<Vec<_>>()
+            let asked = code.match_indices("Api<").map(|(at, _)| named_last(&code[at..]));
+            // What fills in the parameter of a generic function.
+            let rolled = code.match_indices("implRolledfor").map(|(at, found)| {
+                code[at + found.len()..].split('{').next().unwrap_or_default().to_owned()
+            });
+            asked.chain(rolled).collect::<Vec<_>>()
         })
         // A parameter of a generic function is filled in elsewhere.
         .filter(|kind| kind.len() > 1)

@@ -1,6 +1,7 @@
 //! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
 
 mod api_server;
+mod copies;
 mod damaged;
 mod keeping;
 mod together;

@@ -135,6 +135,16 @@ impl MemoryWorld {
         self.state().edit(place, side, value);
     }
 
+    /// What a Secret holds.
+    pub(crate) fn secret(&self, name: &str) -> String {
+        self.state().secret(name)
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(crate) fn edit_secret(&self, name: &str, value: &str) {
+        self.state().edit_secret(name, value);
+    }
+
     /// Somebody copies what a side reads at one place to another.
     pub(crate) fn copy_view(&self, from: &Place, to: &Place, side: Side) {
         let value = self.value(from, side);
@@ -163,6 +173,21 @@ impl MemoryWorld {
     /// New pods of a workload become ready again.
     pub(crate) fn fix_workload(&self, name: &str) {
         self.state().deployment(name).broken = None;
+    }
+
+    /// The API server of a cluster does not answer, from now on; its pods go on.
+    pub(crate) fn lose_cluster(&self, name: &str) {
+        self.state().cluster.lost.insert(name.to_owned());
+    }
+
+    /// The API server of a cluster answers again.
+    pub(crate) fn find_cluster(&self, name: &str) {
+        self.state().cluster.lost.remove(name);
+    }
+
+    /// Whether pods of a cluster fail is nobody's business any more.
+    pub(crate) fn give_up_cluster(&self, name: &str) {
+        self.state().cluster.given_up.insert(name.to_owned());
     }
 
     /// Pauses a workload, so that a restart would never finish, or resumes it.

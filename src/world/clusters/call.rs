@@ -91,7 +91,7 @@ where
             access.connect(target.cluster).await.map_err(|error| Failed { error, code: 0 })?;
         let failure = match timeout(ANSWER_WITHIN, attempt(connection.clone())).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::of(error),
+            Ok(Err(error)) => Failure::of(error).after(number - 1),
             Err(_) => Failure::silence(),
         };
         if failure.spoils_the_connection(number) {
@@ -173,6 +173,17 @@ impl Failure {
         }
     }
 
+    /// The same, after so many failures in a row. An API server that has just started knows nobody's
+    /// rights yet: what it forbids after it was away, it may grant in a moment.
+    pub(super) fn after(self, failures: u32) -> Self {
+        match self {
+            Self::Final { code: code @ Some(403), because } if failures > 0 => {
+                Self::Passing { code, because, retry_after: Duration::ZERO }
+            }
+            other => other,
+        }
+    }
+
     /// No answer in time.
     pub(super) fn silence() -> Self {
         Self::unanswered(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
@@ -229,7 +240,8 @@ impl Failure {
                      check that {cluster} is the cluster meant, and that no clock is off"
                 ),
             ),
-            Self::Final { code: Some(403), because } => (
+            Self::Final { code: Some(403), because }
+            | Self::Passing { code: Some(403), because, .. } => (
                 Kind::AccessDenied,
                 403,
                 format!("{server}: {because}"),

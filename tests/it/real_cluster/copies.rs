@@ -361,6 +361,18 @@ async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
 }
 
 #[tokio::test]
+async fn a_key_of_a_secret_keeps_its_newest_view() {
+    let Some(testbed) = Testbed::with_namespace("newest").await else { return };
+    testbed.grant_secret();
+    let written = |key: &str| {
+        testbed.copied_by(SecretCopy::Secret { name: "copy".to_owned(), key: key.to_owned() })
+    };
+    crate::contract::secrets::a_key_of_a_secret_keeps_its_newest_view(&testbed.clusters, written)
+        .await;
+    testbed.tidied();
+}
+
+#[tokio::test]
 async fn a_secret_that_is_not_ours_to_write_is_left_alone() {
     let Some(testbed) = Testbed::with_namespace("theirs").await else { return };
     testbed.grant_secret();

@@ -20,6 +20,10 @@ use super::state::State;
 pub(crate) struct Cluster {
     pub(super) copies: BTreeMap<ObjectName, Copy>,
     pub(super) deployments: BTreeMap<ObjectName, Deployment>,
+    /// Clusters whose API servers do not answer.
+    pub(super) lost: BTreeSet<String>,
+    /// Clusters whose pods nobody counts any more.
+    pub(super) given_up: BTreeSet<String>,
     pods: u64,
 }
 
@@ -208,6 +212,20 @@ impl State {
         let deployments: Vec<_> = self.cluster.deployments.keys().cloned().collect();
         deployments.iter().for_each(|deployment| self.progress(deployment));
         true
+    }
+
+    /// What a Secret holds.
+    pub(super) fn secret(&self, name: &str) -> String {
+        let copy = self.cluster.copies.get(name).expect("a Secret of a spec");
+        copy.data.last().map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(super) fn edit_secret(&mut self, name: &str, value: &str) {
+        let now = self.now;
+        let copy = self.cluster.copies.get_mut(name).expect("a Secret of a spec");
+        copy.data.push((now, value.to_owned()));
+        self.happened(&format!("somebody edits the Secret {name}"));
     }
 
     fn create_copy(&mut self, name: ObjectName, side: Side, parameter: ParameterName) {

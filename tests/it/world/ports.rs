@@ -144,20 +144,28 @@ impl Ports {
         done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
     }
 
+    /// Fails where the API server of a workload's cluster does not answer.
+    fn reach(&self, workload: &Workload) -> Result<(), Error> {
+        let is_lost = self.state().cluster.lost.contains(&workload.cluster);
+        if is_lost { Err(unreachable("api server", &workload.to_string())) } else { Ok(()) }
+    }
+
     /// Looks until it is so, at most `within`.
     async fn watch<T>(
         &self,
+        workload: &Workload,
         within: Duration,
         look: impl Fn(&State) -> Progress<T>,
-    ) -> Progress<T> {
+    ) -> Result<Progress<T>, Error> {
         let until = self.state().clock() + within;
         loop {
+            self.reach(workload)?;
             let (progress, now, next) = {
                 let state = self.state();
                 (look(&state), state.clock(), state.next_event())
             };
             if !matches!(progress, Progress::UnderWay(_)) || now >= until {
-                return progress;
+                return Ok(progress);
             }
             // Others may act meanwhile, so that something happens earlier than is known now.
             let next = next.unwrap_or(until).min(until).min(now + Duration::from_secs(1));
@@ -382,6 +390,7 @@ impl Clusters for Ports {
         workload: &Workload,
         _parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error> {
+        self.reach(workload)?;
         let object = workload.clone();
         self.plain("inspect", workload, move |it| it.findings(&object)).await
     }
@@ -391,6 +400,7 @@ impl Clusters for Ports {
         workload: &Workload,
         force: &str,
     ) -> Result<Option<SyncedBefore>, Error> {
+        self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
         let force = force.to_owned();
         let before = self.plain("force_sync", name.clone(), move |it| it.force(&name, &force));
@@ -406,7 +416,7 @@ impl Clusters for Ports {
         let waits = told.iter().map(async |(workload, before)| {
             self.plain("synced", *workload, |_| ()).await?;
             let name = copy_of(workload).unwrap_or_default();
-            Ok(self.watch(within, |it| it.copy_progress(&name, before, intended)).await)
+            self.watch(workload, within, |it| it.copy_progress(&name, before, intended)).await
         });
         join_all(waits).await
     }
@@ -417,6 +427,7 @@ impl Clusters for Ports {
         stamp: &Stamp,
         value: &Secret,
     ) -> Result<Progress<SecretRevision>, Error> {
+        self.reach(workload)?;
         let name = copy_of(workload).unwrap_or_default();
         let on = format!("{name} as revision {}", stamp.revision);
         let (stamp, value) = (stamp.clone(), value.clone());
@@ -434,12 +445,14 @@ impl Clusters for Ports {
         workload: &Workload,
         _parameters: &[ParameterName],
     ) -> Result<Option<SecretRevision>, Error> {
+        self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
         let on = name.clone();
         self.plain("secret_revision", on, move |it| it.secret_revision(&name)).await
     }
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+        self.reach(workload)?;
         let name = super::cluster::deployment_of(workload);
         let Stamp { side, token, revision } = stamp.clone();
         let on = format!("{workload} as {side} revision {revision}");
@@ -455,12 +468,13 @@ impl Clusters for Ports {
         let waits = workloads.iter().map(async |workload| {
             self.plain("rolled_out", *workload, |_| ()).await?;
             let name = super::cluster::deployment_of(workload);
-            Ok(self.watch(within, |it| it.roll_progress(&name, stamp)).await)
+            self.watch(workload, within, |it| it.roll_progress(&name, stamp)).await
         });
         join_all(waits).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        self.reach(workload)?;
         self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
     }
 }

@@ -33,6 +33,10 @@ NEEDED_FOR_ROTATING = {
     ("external-secrets.io", "externalsecrets", "watch"): ROTATION,
     ("external-secrets.io", "externalsecrets", "patch"): ROTATION,
 }
+# The same of the other kinds, without which rolling one out is refused: tests/it/real_cluster/rollouts.rs tries each.
+NEEDED_FOR_OTHER_KINDS = {
+    ("apps", kind, verb) for kind in ("statefulsets", "daemonsets") for verb in ("get", "list", "watch", "patch")
+}
 # Without it a failure is told in fewer words.
 NEEDED_FOR_REASONS = ("", "events", "list")
 
@@ -80,7 +84,7 @@ def attempts(testbed):
 
 def every_right_of_the_manifest_is_tried(testbed):
     role, _ = Follower(testbed, "any").rights()
-    assert _expanded(role["rules"]) == {*NEEDED_FOR_ROTATING, NEEDED_FOR_REASONS}
+    assert _expanded(role["rules"]) == {*NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS}
 
 
 @pytest.mark.parametrize("right", NEEDED_FOR_ROTATING, ids=lambda right: f"{right[2]} {right[1]}")
@@ -222,7 +226,7 @@ def the_functions_group_has_the_rights_of_the_manifest_and_no_others(testbed, to
     here, elsewhere = (_expanded(_rules(testbed, token, namespace)) for namespace in namespaces)
     # What everybody has who is somebody, such as asking for one's own rights.
     assert {group for group, _, _ in elsewhere} <= {"authorization.k8s.io", "authentication.k8s.io"}
-    assert here - elsewhere == {*NEEDED_FOR_ROTATING, NEEDED_FOR_REASONS}
+    assert here - elsewhere == {*NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS}
 
 
 def _rules(testbed, token: bearer.Bearer, namespace: str) -> list[dict]:

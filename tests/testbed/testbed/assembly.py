@@ -78,7 +78,7 @@ def _start(
         return deployed
 
     def cluster() -> None:
-        plane.start_api_server(webhook.url)
+        plane.start_api_server(plane.token_webhook(webhook.url))
         controllers = executor.submit(plane.start_controllers)
         external_secrets.install_definitions(binaries, plane)
         external_secrets.start_operator(processes, binaries, plane, aws)
