@@ -187,7 +187,7 @@ pub(crate) fn workload(name: &str, external_secret: &str) -> Value {
 
 /// The name under which the world knows a workload of these specs.
 pub(crate) fn deployed(name: &str) -> String {
-    format!("prod/backend/{name}")
+    format!("prod/backend/deployment/{name}")
 }
 
 /// The token that the tests are about.

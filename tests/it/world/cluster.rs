@@ -32,7 +32,7 @@ pub(crate) type ObjectName = String;
 
 /// The name of a workload's object.
 pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
-    format!("{}/{}/{}", workload.cluster, workload.namespace, workload.name)
+    workload.to_string()
 }
 
 /// The name of the External Secret of a workload, or of the key that is written for it.
