@@ -148,6 +148,16 @@ impl MemoryWorld {
         self.state().edit(place, side, value);
     }
 
+    /// What a Secret holds.
+    pub(crate) fn secret(&self, name: &str) -> String {
+        self.state().secret(name)
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(crate) fn edit_secret(&self, name: &str, value: &str) {
+        self.state().edit_secret(name, value);
+    }
+
     /// Somebody copies what a side reads at one place to another.
     pub(crate) fn copy_view(&self, from: &Place, to: &Place, side: Side) {
         let value = self.value(from, side);
