@@ -16,6 +16,7 @@ mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+pub mod host;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
