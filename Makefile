@@ -38,9 +38,9 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
 		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation, and how rotations by hand fare beside it.
+# Size, start and calls of a rotation, and how rotations by hand fare beside it. The function is measured as it is deployed.
 bench:
-	cargo bench --locked
+	cargo bench --locked --no-default-features
 	tests/testbed/run compare
 
 # The function as it is deployed: release, for the architecture that template.yaml names.
