@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
+mod cluster;
 mod place;
 mod raw;
 mod resolve;
 mod rules;
 
+pub use cluster::{ApiServer, ClusterDescription, EksCluster};
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
     LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
@@ -204,10 +206,9 @@ pub struct Workload {
     pub kind: WorkloadKind,
     /// The object's name.
     pub name: String,
-    /// The ExternalSecret, in the same namespace, that copies the view into the workload's Secret.
-    pub external_secret: Option<String>,
-    /// The key of that Secret that holds the view, where it cannot be found from the ExternalSecret.
-    pub secret_key: Option<String>,
+    /// How the view comes into the Secret that the workload's pods read; `None` where they read it
+    /// themselves.
+    pub copy: Option<SecretCopy>,
     /// How a new view reaches its pods.
     pub picks_up: PicksUp,
     /// How long to wait between synced and stamped: a kubelet can start a pod with the Secret of a
@@ -222,18 +223,63 @@ impl fmt::Display for Workload {
     }
 }
 
+/// How a view comes into a Secret, in the namespace of the workload that reads it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SecretCopy {
+    /// An ExternalSecret copies it from a parameter.
+    ExternalSecret {
+        /// Its name.
+        name: String,
+        /// The key of its Secret that holds the view, where it cannot be found from its `data`.
+        secret_key: Option<String>,
+    },
+    /// The ExternalSecret that a ClusterExternalSecret keeps in the namespace copies it.
+    ClusterExternalSecret {
+        /// The ClusterExternalSecret's name.
+        name: String,
+        /// As above.
+        secret_key: Option<String>,
+    },
+    /// changeover writes it.
+    Secret {
+        /// The Secret's name.
+        name: String,
+        /// The key that holds the view. All others are left alone.
+        key: String,
+    },
+}
+
+impl fmt::Display for SecretCopy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretCopy::ExternalSecret { name, .. } => write!(formatter, "ExternalSecret {name}"),
+            SecretCopy::ClusterExternalSecret { name, .. } => {
+                write!(formatter, "ClusterExternalSecret {name}")
+            }
+            SecretCopy::Secret { name, .. } => write!(formatter, "Secret {name}"),
+        }
+    }
+}
+
 /// The kinds of workload that can be rolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WorkloadKind {
     /// `apps/v1` Deployment.
     Deployment,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
 }
 
+/// As kubectl spells it: `deployment`, `statefulset`, `daemonset`.
 impl fmt::Display for WorkloadKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WorkloadKind::Deployment => formatter.write_str("deployment"),
-        }
+        formatter.write_str(match self {
+            WorkloadKind::Deployment => "deployment",
+            WorkloadKind::StatefulSet => "statefulset",
+            WorkloadKind::DaemonSet => "daemonset",
+        })
     }
 }
 
@@ -276,21 +322,4 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
         }
     }
     conflicts
-}
-
-/// A named cluster: an EKS cluster of the function's own account and region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EksCluster {
-    /// Its name in EKS.
-    pub name: String,
-}
-
-impl EksCluster {
-    /// Reads the parameter `<CHANGEOVER_CLUSTERS>/<name>`: `{"eks": {"name": "..."}}`.
-    ///
-    /// # Errors
-    /// `BadSpec` that names field, value and fix.
-    pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
-        resolve::cluster(name, json)
-    }
 }

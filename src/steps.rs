@@ -57,20 +57,21 @@ impl Turn<'_> {
     /// Waits until each Secret that copies this side's view holds what was published.
     pub(crate) async fn sync(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
         let audience = self.spec.side(owed.leg.side());
-        let copied: Vec<_> =
-            audience.workloads.iter().filter(|it| it.external_secret.is_some()).collect();
+        let copied: Vec<_> = audience.workloads.iter().filter(|it| it.copy.is_some()).collect();
         let mut waits = BTreeMap::new();
         if !copied.is_empty() {
             let give_up_at = self.give_up_at(owed);
             self.save_as_watcher().await?;
             let intended = self.intended(owed.leg.side());
-            let syncs =
-                copied.iter().map(|workload| self.sync_one(workload, &intended, give_up_at));
+            let syncs = by_namespace(copied)
+                .into_iter()
+                .map(|copied| self.sync_in_namespace(copied, &intended, give_up_at));
             let synced = self.attended(join_all(syncs)).await?;
             let mut under_way = Vec::new();
-            for (workload, progress) in copied.iter().zip(synced) {
+            for (workload, progress) in synced.into_iter().flatten() {
                 match progress? {
-                    Some(Progress::Done(wait)) => {
+                    Some(Progress::Done(secret)) => {
+                        let wait = Wait { secret: Some(secret), synced_at: self.now() };
                         waits.insert(workload.to_string(), wait);
                     }
                     Some(Progress::UnderWay(awaited)) => {
@@ -78,8 +79,8 @@ impl Turn<'_> {
                     }
                     Some(Progress::Stuck(held)) => return Ok(Some(UnderWay::Held(held))),
                     None => {
-                        let secret = workload.external_secret.as_deref().unwrap_or_default();
-                        let object = format!("External Secret {secret} of {workload}");
+                        let copy = workload.copy.iter().map(ToString::to_string);
+                        let object = format!("{} of {workload}", copy.collect::<String>());
                         if !self.passes_over_absent(owed) {
                             return Ok(Some(UnderWay::Held(Held::new(
                                 object,
@@ -141,12 +142,16 @@ impl Turn<'_> {
         };
         let revision = self.record.view(side);
         let stamp = Stamp { side, token: self.record.token().clone(), revision };
-        let rollouts = workloads.iter().map(|workload| self.roll_one(workload, &stamp, give_up_at));
-        let (cached, rolled) =
-            self.attended(async { tokio::join!(readers, join_all(rollouts)) }).await?;
+        let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
+        let rollouts = by_namespace(workloads.iter().filter(restarts))
+            .into_iter()
+            .map(|restarted| self.roll_in_namespace(restarted, &stamp, give_up_at));
+        let mounted = workloads.iter().filter(|it| !restarts(it)).map(|it| self.sit_out(it, side));
+        let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
+        let (cached, rolled, mounted) = self.attended(waits).await?;
 
         let mut under_way = Vec::new();
-        for (workload, progress) in workloads.iter().zip(rolled) {
+        for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
             match progress? {
                 Progress::Done(()) => {}
                 Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
@@ -314,70 +319,102 @@ impl Turn<'_> {
         Ok(())
     }
 
-    async fn sync_one(
+    /// Tells the copies of these workloads to refresh, all at once, and waits for them together.
+    /// `None` is what does not exist.
+    async fn sync_in_namespace<'a>(
         &self,
-        workload: &Workload,
+        workloads: Vec<&'a Workload>,
         intended: &BTreeMap<ParameterName, Digest>,
         give_up_at: Timestamp,
-    ) -> Result<Option<Progress<Wait>>, Error> {
+    ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
         let clusters = &self.world.clusters;
-        let Some(before) = clusters.force_sync(workload, &self.holder).await? else {
-            return Ok(None);
-        };
-        let within = self.time_until(give_up_at);
-        let progress = clusters.synced(workload, &before, intended, within).await?;
-        Ok(Some(match progress {
-            Progress::Done(secret) => {
-                Progress::Done(Wait { secret: Some(secret), synced_at: self.now() })
+        let forced = workloads.iter().map(|it| clusters.force_sync(it, &self.holder));
+        let mut told = Vec::new();
+        let mut ended = Vec::new();
+        for (workload, forced) in workloads.iter().zip(join_all(forced).await) {
+            match forced {
+                Ok(Some(before)) => told.push((*workload, before)),
+                Ok(None) => ended.push((*workload, Ok(None))),
+                Err(error) => ended.push((*workload, Err(error))),
             }
-            Progress::UnderWay(awaited) => Progress::UnderWay(awaited),
-            Progress::Stuck(held) => Progress::Stuck(held),
-        }))
+        }
+        if !told.is_empty() {
+            let synced = clusters.synced(&told, intended, self.time_until(give_up_at)).await;
+            let synced = synced.into_iter().map(|progress| progress.map(Some));
+            ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
+        }
+        ended
     }
 
-    async fn roll_one(
+    /// Stamps these workloads, each once its Secret has settled, and waits for them together.
+    async fn roll_in_namespace<'a>(
+        &self,
+        workloads: Vec<&'a Workload>,
+        stamp: &Stamp,
+        give_up_at: Timestamp,
+    ) -> Vec<Waited<'a, Progress<()>>> {
+        let stamps = workloads.iter().map(|workload| self.stamp_settled(workload, stamp));
+        let mut rolling = Vec::new();
+        let mut ended = Vec::new();
+        for (workload, stamped) in workloads.iter().zip(join_all(stamps).await) {
+            match stamped {
+                Ok(Progress::Done(())) => rolling.push(*workload),
+                stopped => ended.push((*workload, stopped)),
+            }
+        }
+        if !rolling.is_empty() {
+            let within = self.time_until(give_up_at);
+            let rolled = self.world.clusters.rolled_out(&rolling, stamp, within).await;
+            ended.extend(rolling.into_iter().zip(rolled));
+        }
+        ended
+    }
+
+    async fn stamp_settled(
         &self,
         workload: &Workload,
         stamp: &Stamp,
-        give_up_at: Timestamp,
     ) -> Result<Progress<()>, Error> {
-        let synced_at = self.record.wait(&workload.to_string()).map(|wait| wait.synced_at);
-        let synced_at =
-            synced_at.or_else(|| self.answered_at(stamp.side)).unwrap_or_else(|| self.now());
         let clock = &self.world.clock;
-        match workload.picks_up {
-            PicksUp::Within(within) => {
-                let until = synced_at + within;
-                clock.sleep_until(until.min(self.asking.stop_at)).await;
-                Ok(if until <= self.now() {
-                    Progress::Done(())
-                } else {
-                    Progress::UnderWay("its pods may still hold their mounted copy".to_owned())
-                })
-            }
-            PicksUp::Restart => {
-                let settled_at = synced_at + workload.settle;
-                clock.sleep_until(settled_at.min(self.asking.stop_at)).await;
-                if settled_at > self.now() {
-                    return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
-                }
-                if self.world.clusters.stamp(workload, stamp).await?.is_none() {
-                    return Ok(Progress::Stuck(Held::new(
-                        workload.to_string(),
-                        "the workload does not exist",
-                        "create it, or take it out of the spec",
-                    )));
-                }
-                let within = self.time_until(give_up_at);
-                self.world.clusters.rolled_out(workload, stamp, within).await
-            }
+        let settled_at = self.synced_at(workload, stamp.side) + workload.settle;
+        clock.sleep_until(settled_at.min(self.asking.stop_at)).await;
+        if settled_at > self.now() {
+            return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
         }
+        Ok(match self.world.clusters.stamp(workload, stamp).await? {
+            Some(()) => Progress::Done(()),
+            None => Progress::Stuck(Held::new(
+                workload.to_string(),
+                "the workload does not exist",
+                "create it, or take it out of the spec",
+            )),
+        })
+    }
+
+    /// Waits for as long as pods that are not restarted may hold what they mounted.
+    async fn sit_out<'a>(&self, workload: &'a Workload, side: Side) -> Waited<'a, Progress<()>> {
+        let PicksUp::Within(within) = workload.picks_up else {
+            return (workload, Ok(Progress::Done(())));
+        };
+        let until = self.synced_at(workload, side) + within;
+        self.world.clock.sleep_until(until.min(self.asking.stop_at)).await;
+        let progress = match until <= self.now() {
+            true => Progress::Done(()),
+            false => Progress::UnderWay("its pods may still hold their mounted copy".to_owned()),
+        };
+        (workload, Ok(progress))
+    }
+
+    /// Since when what this workload reads is this side's view.
+    fn synced_at(&self, workload: &Workload, side: Side) -> Timestamp {
+        let synced_at = self.record.wait(&workload.to_string()).map(|wait| wait.synced_at);
+        synced_at.or_else(|| self.answered_at(side)).unwrap_or_else(|| self.now())
     }
 
     /// What changed under a leg since it was published and synced: a pod may have started on it.
     async fn what_does_not_stand(&self, side: Side) -> Result<Option<String>, Error> {
         let workloads = &self.spec.side(side).workloads;
-        let copied = workloads.iter().filter(|it| it.external_secret.is_some());
+        let copied = workloads.iter().filter(|it| it.copy.is_some());
         let secrets = join_all(copied.clone().map(|it| self.world.clusters.secret_revision(it)));
         let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
         if let Some(place) = changed? {
@@ -493,6 +530,18 @@ impl Turn<'_> {
         owed.leg <= Leg::Migrate
             && self.record.rotation().is_some_and(|it| it.purpose == Purpose::Publish)
     }
+}
+
+/// What a wait for a workload came to.
+type Waited<'a, T> = (&'a Workload, Result<T, Error>);
+
+/// Workloads that one watch can see together.
+fn by_namespace<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> Vec<Vec<&'a Workload>> {
+    let mut namespaces: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for workload in workloads {
+        namespaces.entry((&workload.cluster, &workload.namespace)).or_default().push(workload);
+    }
+    namespaces.into_values().collect()
 }
 
 fn stop(failed: WriteError) -> Stop {

@@ -416,15 +416,16 @@ pub trait Clusters: Send + Sync {
         force: &str,
     ) -> Result<Option<SyncedBefore>, Error>;
 
-    /// Waits until the External Secret has synced since `before`, and the Secret's data is one of
-    /// `intended`: the digest of the bytes that each parameter of this side was given. No effect.
+    /// Waits until each of these External Secrets has synced since it was told to, and its Secret's
+    /// data is one of `intended`: the digest of the bytes that each parameter of this side was given.
+    /// The workloads are of one namespace of one cluster, and so are the answers, in their order. No
+    /// effect.
     async fn synced(
         &self,
-        workload: &Workload,
-        before: &SyncedBefore,
+        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Result<Progress<SecretRevision>, Error>;
+    ) -> Vec<Result<Progress<SecretRevision>, Error>>;
 
     /// Where the Secret of this workload stands now; `None` where it does not exist. No effect.
     async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error>;
@@ -434,14 +435,15 @@ pub trait Clusters: Send + Sync {
     /// not exist. A crash after it: the rollout goes on by itself.
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error>;
 
-    /// Waits until the workload is rolled out by kubectl's rule for its kind, and no pod of it
-    /// with an older stamp is left, Terminating ones included. No effect.
+    /// Waits until each of these workloads is rolled out by kubectl's rule for its kind, and no pod
+    /// of it with an older stamp is left, Terminating ones included. The workloads are of one
+    /// namespace of one cluster, and so are the answers, in their order. No effect.
     async fn rolled_out(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         stamp: &Stamp,
         within: Duration,
-    ) -> Result<Progress<()>, Error>;
+    ) -> Vec<Result<Progress<()>, Error>>;
 
     /// The field managers that own a Secret's data or the External Secret that writes it, newest
     /// first, to tell who keeps changing it. No effect.

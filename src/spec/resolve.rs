@@ -1,5 +1,7 @@
 //! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -13,11 +15,13 @@ use super::rules::{
     duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
 };
 use super::{
-    AcceptedForm, Audience, EksCluster, ItemKey, KeyValue, ParameterName, PicksUp, Place,
-    Publication, Side, Spec, Workload, WorkloadKind,
+    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
+    SecretCopy, Side, Spec, Workload, WorkloadKind,
 };
-use crate::error::{Error, Kind, quoted, shown};
+use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
+
+pub(super) use cluster::cluster;
 
 /// See [`Spec::parse`].
 pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
@@ -56,47 +60,6 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         Some(spec) if faults.0.is_empty() => Ok(spec),
         _ => Err(bad_spec(name, version, &faults.told())),
     }
-}
-
-/// See [`EksCluster::parse`].
-pub(super) fn cluster(name: &str, json: &str) -> Result<EksCluster, Error> {
-    let mut faults = Faults::default();
-    let cluster = raw::read(json).and_then(|raw: raw::Cluster| {
-        let fields =
-            [("endpoint", raw.endpoint), ("ca", raw.ca), ("token_parameter", raw.token_parameter)];
-        for (field, Field(value)) in fields {
-            if value.is_some() {
-                faults.unavailable(field, "a cluster that is not an EKS cluster");
-            }
-        }
-        let eks = raw.eks.0.map(|Object(eks)| {
-            for (field, Field(value), feature) in [
-                ("eks.region", eks.region, "a cluster in another region"),
-                ("eks.role", eks.role, "a cluster that is reached through a role"),
-            ] {
-                if value.is_some() {
-                    faults.unavailable(field, feature);
-                }
-            }
-            faults.name("eks.name", eks.name, is_cluster, CLUSTER_RULE)
-        });
-        if eks.is_none() && faults.0.is_empty() {
-            faults.add::<()>("eks", "is missing; write {\"eks\": {\"name\": \"<cluster>\"}}");
-        }
-        match eks.flatten() {
-            Some(name) if faults.0.is_empty() => Ok(EksCluster { name }),
-            _ => Err(faults.told()),
-        }
-    });
-    cluster.map_err(|because| {
-        Error::new(
-            Kind::BadSpec,
-            "read the description of cluster",
-            because,
-            "correct the parameter of that name under CHANGEOVER_CLUSTERS",
-        )
-        .on(quoted(name))
-    })
 }
 
 /// The error of a spec that cannot be carried out.
@@ -261,7 +224,7 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
-            if workload.external_secret.is_some() && !has_parameter {
+            if workload.copy.is_some() && !has_parameter {
                 self.add::<()>(
                     format!("{side}.workloads[{index}].external_secret"),
                     format!(
@@ -368,8 +331,6 @@ impl Faults {
 
     fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
         for (field, value, feature) in [
-            ("stateful_set", &raw.stateful_set, "a StatefulSet"),
-            ("daemon_set", &raw.daemon_set, "a DaemonSet"),
             ("cluster_external_secret", &raw.cluster_external_secret, "a ClusterExternalSecret"),
             ("secret", &raw.secret, "a Secret that changeover writes"),
         ] {
@@ -379,12 +340,14 @@ impl Faults {
         }
         let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
         let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
-        // Where another kind is named, that is the fault, and not that this one is missing.
-        let other = raw.stateful_set.0.is_some() || raw.daemon_set.0.is_some();
-        let name = match raw.deployment {
-            Field(None) if other => None,
-            name => self.name(format!("{path}.deployment"), name, is_subdomain, SUBDOMAIN_RULE),
-        };
+        let object = self.object(
+            path,
+            [
+                ("deployment", WorkloadKind::Deployment, raw.deployment),
+                ("stateful_set", WorkloadKind::StatefulSet, raw.stateful_set),
+                ("daemon_set", WorkloadKind::DaemonSet, raw.daemon_set),
+            ],
+        );
         let external_secret = match raw.external_secret {
             Field(None) => Some(None),
             name => self
@@ -401,7 +364,14 @@ impl Faults {
                 .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
                 .map(Some),
         };
-        let is_copied = external_secret != Some(None);
+        let copy = match (external_secret, secret_key) {
+            (Some(Some(name)), Some(secret_key)) => {
+                Some(Some(SecretCopy::ExternalSecret { name, secret_key }))
+            }
+            (Some(None), Some(_)) => Some(None),
+            _ => None,
+        };
+        let is_copied = copy != Some(None);
         let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
         let settle = match raw.settle.0 {
             None => Some(DEFAULT_SETTLE),
@@ -409,16 +379,39 @@ impl Faults {
                 self.duration(format!("{path}.settle"), &settle, Duration::ZERO..=LONGEST_SETTLE)
             }
         };
+        let (kind, name) = object?;
         Some(Workload {
             cluster: cluster?,
             namespace: namespace?,
-            kind: WorkloadKind::Deployment,
-            name: name?,
-            external_secret: external_secret?,
-            secret_key: secret_key?,
+            kind,
+            name,
+            copy: copy?,
             picks_up: picks_up?,
             settle: settle?,
         })
+    }
+
+    /// Which object a workload is: exactly one of these fields names it.
+    fn object(
+        &mut self,
+        path: &str,
+        fields: [(&str, WorkloadKind, Field<Value>); 3],
+    ) -> Option<(WorkloadKind, String)> {
+        let mut named = fields.into_iter().filter(|(_, _, name)| name.0.is_some());
+        match (named.next(), named.next()) {
+            (Some((field, kind, name)), None) => {
+                let name =
+                    self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)?;
+                Some((kind, name))
+            }
+            (None, _) => self.add(
+                path,
+                "names no object; write one of \"deployment\", \"stateful_set\" and \"daemon_set\"",
+            ),
+            (Some((first, ..)), Some((second, ..))) => {
+                self.add(path, format!("names a `{first}` and a `{second}`; write two workloads"))
+            }
+        }
     }
 
     fn picks_up(&mut self, path: &str, raw: Field<Value>, is_copied: bool) -> Option<PicksUp> {

@@ -55,6 +55,33 @@ pub(super) fn is_cluster(name: &str) -> bool {
 pub(super) const CLUSTER_RULE: &str =
     "the name of a cluster: 1 to 100 of a-z, A-Z, 0-9, '_' and '-'";
 
+/// The name of an AWS region, as it becomes a part of a host's name.
+pub(super) fn is_region(name: &str) -> bool {
+    is_label(name)
+}
+
+pub(super) const REGION_RULE: &str = "the name of a region, such as \"eu-west-1\"";
+
+/// The ARN of an IAM role (BOTO sts 2011-06-15, `arnType`; its resource begins with `role/`).
+pub(super) fn is_role(arn: &str) -> bool {
+    let mut parts = arn.splitn(6, ':');
+    let mut next = || parts.next().unwrap_or_default();
+    let (begins, partition, service) = (next() == "arn", next(), next());
+    let (region, account, resource) = (next(), next(), next());
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
+    begins
+        && partition.starts_with("aws")
+        && (service, region) == ("iam", "")
+        && account.len() == 12
+        && account.chars().all(|c| c.is_ascii_digit())
+        && resource.strip_prefix("role/").is_some_and(|name| !name.is_empty())
+        && resource.chars().all(is_name)
+        && arn.len() <= 2048
+}
+
+pub(super) const ROLE_RULE: &str =
+    "the ARN of a role, such as \"arn:aws:iam::123456789012:role/changeover\"";
+
 /// A label of RFC 1123, as Kubernetes names namespaces (apimachinery `IsDNS1123Label`).
 pub(super) fn is_label(name: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

@@ -4,11 +4,15 @@
 use std::{fmt, sync::OnceLock, time::Duration};
 
 use aws_config::{
-    BehaviorVersion, ConfigLoader, SdkConfig, environment::EnvironmentVariableRegionProvider,
+    BehaviorVersion, ConfigLoader, Region, SdkConfig,
+    environment::EnvironmentVariableRegionProvider, identity::IdentityCache,
     meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
     timeout::TimeoutConfig,
 };
-use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::{
+    Credentials,
+    provider::{SharedCredentialsProvider, error::CredentialsError},
+};
 use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERRORS};
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -37,6 +41,7 @@ pub struct Aws {
     eks: OnceLock<aws_sdk_eks::Client>,
     kms: OnceLock<aws_sdk_kms::Client>,
     ssm: OnceLock<aws_sdk_ssm::Client>,
+    sts: OnceLock<aws_sdk_sts::Client>,
 }
 
 impl Aws {
@@ -70,7 +75,18 @@ impl Aws {
             eks: OnceLock::new(),
             kms: OnceLock::new(),
             ssm: OnceLock::new(),
+            sts: OnceLock::new(),
         }
+    }
+
+    /// The same AWS in a region, with these credentials.
+    pub(crate) fn with(&self, region: &str, credentials: Credentials) -> Self {
+        let config = self.config.to_builder().region(Region::new(region.to_owned()));
+        let credentials = SharedCredentialsProvider::new(credentials);
+        // The cache of the other credentials knows nothing of these.
+        let config =
+            config.credentials_provider(credentials).identity_cache(IdentityCache::no_cache());
+        Self::new(config.build())
     }
 
     /// Region, credentials and endpoints, for what signs by itself.
@@ -96,6 +112,11 @@ impl Aws {
     /// The client of Parameter Store.
     pub fn ssm(&self) -> &aws_sdk_ssm::Client {
         self.ssm.get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
+    }
+
+    /// The client of the Security Token Service.
+    pub fn sts(&self) -> &aws_sdk_sts::Client {
+        self.sts.get_or_init(|| aws_sdk_sts::Client::new(&self.config))
     }
 }
 

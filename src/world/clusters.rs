@@ -1,24 +1,30 @@
-//! Clusters by the Kubernetes API: EKS, External Secrets, Deployments.
+//! Clusters by the Kubernetes API: how they are reached, External Secrets, workloads.
 //!
 //! ```text
-//! eks, bearer       how a cluster is reached and who we are to it
+//! named             what a cluster's name means, and its connection
+//! eks, bearer       where an EKS cluster is, and the token it knows us by
+//! token_parameter   the token that any other API server knows us by
+//! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! sync              told to refresh, and confirmed by digest
-//! deployment        what a Deployment and its pods say, judged     (pure)
+//! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
 //! ```
 
 mod bearer;
 mod call;
-mod deployment;
+mod client;
 mod eks;
 mod external_secret;
 mod inspect;
+mod named;
 mod rollout;
 mod sync;
+mod token_parameter;
 mod watch;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -30,9 +36,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use jiff::Timestamp;
 
-use self::eks::Eks;
+use self::named::NamedClusters;
 use crate::{
     config::Config,
     error::Error,
@@ -81,9 +88,10 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// EKS clusters of the function's own account and region. `now` is the wall clock's time.
+    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
+    /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(Eks::new(aws, config, now)))
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
     }
 
     /// Clusters that are reached like this.
@@ -128,12 +136,13 @@ impl Clusters for KubernetesClusters {
 
     async fn synced(
         &self,
-        workload: &Workload,
-        before: &SyncedBefore,
+        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Result<Progress<SecretRevision>, Error> {
-        sync::synced(self, workload, before, intended, within).await
+    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
+        let waits =
+            told.iter().map(|(it, before)| sync::synced(self, it, before, intended, within));
+        join_all(waits).await
     }
 
     async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
@@ -146,11 +155,11 @@ impl Clusters for KubernetesClusters {
 
     async fn rolled_out(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         stamp: &Stamp,
         within: Duration,
-    ) -> Result<Progress<()>, Error> {
-        rollout::rolled_out(self, workload, stamp, within).await
+    ) -> Vec<Result<Progress<()>, Error>> {
+        rollout::rolled_out(self, workloads, stamp, within).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

@@ -1,5 +1,6 @@
 //! What people write becomes something that can be carried out, or a message that says what to change.
 
+mod clusters;
 mod properties;
 
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use changeover::config::{self, Config};
 use changeover::error::Kind;
 use changeover::event::Request;
-use changeover::spec::{AcceptedForm, EksCluster, PicksUp, Side, Spec, conflicts};
+use changeover::spec::{AcceptedForm, PicksUp, SecretCopy, Side, Spec, conflicts};
 use changeover::token::{Generation, Prefix, TokenName};
 use serde_json::{Value, json};
 
@@ -107,7 +108,9 @@ fn the_contracts_example_is_read_as_it_is_meant() {
         panic!("the example has one workload of verifiers");
     };
     assert_eq!(datastore.to_string(), "prod/backend/deployment/datastore");
-    assert_eq!(datastore.external_secret.as_deref(), Some("datastore-accepted"));
+    let copy =
+        SecretCopy::ExternalSecret { name: "datastore-accepted".to_owned(), secret_key: None };
+    assert_eq!(datastore.copy, Some(copy));
     assert_eq!(datastore.picks_up, PicksUp::Restart);
     assert_eq!(datastore.settle, Duration::from_secs(2));
 }
@@ -189,7 +192,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         (&at("cluster"), json!(null), "`verifiers.workloads[0].cluster` is missing; write"),
         (&at("namespace"), json!("Backend"), "`verifiers.workloads[0].namespace` is \"Backend\";"),
         (&at("deployment"), json!("-a"), "`verifiers.workloads[0].deployment` is \"-a\"; write"),
-        (&at("deployment"), json!(null), "`verifiers.workloads[0].deployment` is missing"),
+        (&at("deployment"), json!(null), "`verifiers.workloads[0]` names no object; write"),
         (&at("external_secret"), json!("a..b"), "external_secret` is \"a..b\"; write"),
         (&at("secret_key"), json!("a b"), "secret_key` is \"a b\"; write a key of the Secret"),
         (&at("external_secret"), json!(true), "external_secret` is true;"),
@@ -215,8 +218,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("/source", json!({"parameter": "/inbox/token"}), "`source.parameter`"),
         ("/on_drift", json!("adopt"), "`on_drift`"),
         ("/verifiers/publish/0/region", json!("us-east-1"), "`verifiers.publish[0].region`"),
-        ("/verifiers/workloads/0/stateful_set", json!("a"), "a StatefulSet"),
-        ("/verifiers/workloads/0/daemon_set", json!("a"), "a DaemonSet"),
         ("/verifiers/workloads/0/secret", json!({"name": "a", "key": "b"}), "a Secret that"),
         ("/verifiers/workloads/0/cluster_external_secret", json!("a"), "a ClusterExternalSecret"),
     ] {
@@ -224,6 +225,37 @@ fn what_later_versions_bring_is_named_as_such() {
         assert!(message.contains(feature), "{message}");
         assert!(message.contains("not available in this version"), "{message}");
     }
+}
+
+#[test]
+fn a_workload_is_exactly_one_object_of_one_of_three_kinds() {
+    for (field, object) in [
+        ("deployment", "prod/backend/deployment/datastore"),
+        ("stateful_set", "prod/backend/statefulset/datastore"),
+        ("daemon_set", "prod/backend/daemonset/datastore"),
+    ] {
+        let mut spec = example();
+        let workload = &mut spec["verifiers"]["workloads"][0];
+        workload["cluster"] = json!("prod");
+        workload["namespace"] = json!("backend");
+        workload.as_object_mut().expect("an object").remove("deployment");
+        workload[field] = json!("datastore");
+        let spec = parse(&spec).unwrap_or_else(|error| panic!("{field}: {error}"));
+        assert_eq!(spec.verifiers.workloads[0].to_string(), object);
+    }
+    let mut spec = example();
+    spec["verifiers"]["workloads"][0]["daemon_set"] = json!("datastore");
+    let message = parse(&spec).expect_err("two objects").to_string();
+    assert!(message.contains("names a `deployment` and a `daemon_set`; write two"), "{message}");
+    let workload = spec["verifiers"]["workloads"][0].as_object_mut().expect("an object");
+    workload.retain(|field, _| !["deployment", "daemon_set"].contains(&field.as_str()));
+    let message = parse(&spec).expect_err("no object").to_string();
+    assert!(message.contains("`verifiers.workloads[0]` names no object; write one"), "{message}");
+    // `null` is a value: it names an object, and badly.
+    let mut spec = example();
+    spec["verifiers"]["workloads"][0]["stateful_set"] = json!(null);
+    let message = parse(&spec).expect_err("two objects").to_string();
+    assert!(message.contains("names a `deployment` and a `stateful_set`"), "{message}");
 }
 
 #[test]
@@ -342,26 +374,6 @@ fn a_spec_keeps_off_what_only_deployment_may_write() {
     item["presenters"]["publish"][1]["dynamodb"]["table"] = json!("records");
     assert!(parse(&item).expect("it is a spec").check_reserved(&config.reserved()).is_err());
     assert!(parse(&example()).expect("it is a spec").check_reserved(&config.reserved()).is_ok());
-}
-
-#[test]
-fn only_eks_clusters_of_this_account_and_region_are_known() {
-    let cluster = EksCluster::parse("prod", r#"{"eks": {"name": "prod-1"}}"#);
-    assert_eq!(cluster.expect("it is a cluster").name, "prod-1");
-    for (json, told) in [
-        (r#"{"eks": {"name": "a", "region": "us-east-1"}}"#, "`eks.region` asks for"),
-        (r#"{"eks": {"name": "a", "role": "arn:aws:iam::1:role/a"}}"#, "`eks.role` asks for"),
-        (r#"{"endpoint": "https://a", "ca": "b", "token_parameter": "/c"}"#, "`endpoint` asks for"),
-        (r#"{"eks": {"name": "a b"}}"#, "`eks.name` is \"a b\""),
-        (r#"{"eks": {}}"#, "`eks.name` is missing"),
-        (r#"{}"#, "`eks` is missing"),
-        (r#"{"gke": {}}"#, "unknown field `gke`"),
-        ("", "EOF"),
-    ] {
-        let error = EksCluster::parse("prod", json).expect_err(json);
-        assert_eq!(error.kind, Kind::BadSpec);
-        assert!(error.because.contains(told) && error.to_string().contains("\"prod\""), "{error}");
-    }
 }
 
 #[test]

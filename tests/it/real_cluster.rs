@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use changeover::{
     config::{self, Config},
     error::Kind,
-    spec::{ParameterName, PicksUp, Side, Workload, WorkloadKind},
+    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
         Clusters, Progress, SecretRevision, Severity, Stamp, aws::Aws, clusters::KubernetesClusters,
@@ -146,8 +146,7 @@ impl Testbed {
             namespace: self.namespace.clone(),
             kind: WorkloadKind::Deployment,
             name: name.to_owned(),
-            external_secret: None,
-            secret_key: None,
+            copy: None,
             picks_up: PicksUp::Restart,
             settle: Duration::ZERO,
         }
@@ -159,7 +158,7 @@ impl Testbed {
     }
 
     async fn rolled_out(&self, workload: &Workload, stamp: &Stamp) -> Progress<()> {
-        let progress = self.clusters.rolled_out(workload, stamp, LONG).await;
+        let progress = self.clusters.rolled_out(&[workload], stamp, LONG).await.remove(0);
         progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -396,15 +395,19 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
             "data": [{"secretKey": "token", "remoteRef": {"key": parameter.as_str()}}],
         },
     }));
-    let workload =
-        Workload { external_secret: Some("token".to_owned()), ..testbed.workload("backend") };
+    let copy = |secret_key: Option<&str>| {
+        let secret_key = secret_key.map(str::to_owned);
+        Some(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
+    };
+    let workload = Workload { copy: copy(None), ..testbed.workload("backend") };
     let published = |value: &str| BTreeMap::from([(parameter.clone(), Digest::of(value))]);
     let clusters = &testbed.clusters;
     // By the same invocation, again and again.
     let synced = async |value: &str, within| {
         let before = clusters.force_sync(&workload, "me").await.expect("an answer");
         let before = before.expect("an ExternalSecret");
-        let progress = clusters.synced(&workload, &before, &published(value), within).await;
+        let told = [(&workload, before)];
+        let progress = clusters.synced(&told, &published(value), within).await.remove(0);
         progress.unwrap_or_else(|error| panic!("{error}"))
     };
     let done = |progress: Progress<SecretRevision>| match progress {
@@ -448,10 +451,10 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         "--patch",
         elsewhere,
     ]);
-    let named = Workload { secret_key: Some("token".to_owned()), ..workload.clone() };
+    let named = Workload { copy: copy(Some("token")), ..workload.clone() };
     let before = clusters.force_sync(&named, "me").await.expect("an answer").expect("there");
     let within = Duration::from_secs(10);
-    let progress = clusters.synced(&named, &before, &published("two"), within).await;
+    let progress = clusters.synced(&[(&named, before)], &published("two"), within).await.remove(0);
     assert!(
         matches!(&progress, Ok(Progress::UnderWay(words)) if words.contains("fails to sync")),
         "{progress:?}"

@@ -306,7 +306,7 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["dynamodb", "eks", "kms", "ssm"] {
+        for service in ["dynamodb", "eks", "kms", "ssm", "sts"] {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {

@@ -2,13 +2,14 @@
 
 mod api_server;
 mod damaged;
+mod watching;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover::{
     error::Kind,
-    spec::{ParameterName, PicksUp, Side, Workload, WorkloadKind},
+    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
         Clusters, Progress, SecretRevision, Severity, Stamp, SyncedBefore,
@@ -41,8 +42,10 @@ fn workload() -> Workload {
         namespace: "web".to_owned(),
         kind: WorkloadKind::Deployment,
         name: "backend".to_owned(),
-        external_secret: Some("datastore-token".to_owned()),
-        secret_key: None,
+        copy: Some(SecretCopy::ExternalSecret {
+            name: "datastore-token".to_owned(),
+            secret_key: None,
+        }),
         picks_up: PicksUp::Restart,
         settle: Duration::ZERO,
     }
@@ -50,6 +53,12 @@ fn workload() -> Workload {
 
 fn stamp(revision: u64) -> Stamp {
     Stamp { side: Side::Presenters, token: TokenName::parse("datastore").unwrap(), revision }
+}
+
+/// The only answer there is.
+fn one<T>(answers: Vec<T>) -> T {
+    let [answer] = <[T; 1]>::try_from(answers).unwrap_or_else(|_| panic!("not one answer"));
+    answer
 }
 
 /// Lets everybody else run until they wait: time stands still while somebody can.
@@ -255,7 +264,7 @@ mod syncing {
         let before = SyncedBefore { synced_resource_version: before.to_owned() };
         let parameter = ParameterName::parse("/backend/token").unwrap();
         let intended = BTreeMap::from([(parameter, Digest::of("new"))]);
-        clusters.synced(&workload(), &before, &intended, MINUTE).await
+        one(clusters.synced(&[(&workload(), before)], &intended, MINUTE).await)
     }
 
     fn done(progress: Progress<SecretRevision>) -> SecretRevision {
@@ -404,13 +413,14 @@ mod syncing {
         let intended =
             BTreeMap::from([(ParameterName::parse("/backend/token").unwrap(), Digest::of("new"))]);
         let short = Duration::from_secs(30);
-        let progress = clusters.synced(&workload(), &before, &intended, short).await.unwrap();
+        let told = [(&workload(), before)];
+        let progress = one(clusters.synced(&told, &intended, short).await).unwrap();
         assert!(
             matches!(&progress, Progress::UnderWay(words) if words.contains("ParameterNotFound")),
             "{progress:?}"
         );
         let long = MINUTE * 5;
-        let progress = clusters.synced(&workload(), &before, &intended, long).await.unwrap();
+        let progress = one(clusters.synced(&told, &intended, long).await).unwrap();
         assert!(stuck(progress).contains("ParameterNotFound: gone"));
     }
 
@@ -508,7 +518,7 @@ mod rolling {
     use super::*;
 
     /// Two replicas, stamped 7 and observed; pods of revision 6 run.
-    fn rolling() -> Arc<ApiServer> {
+    pub(super) fn rolling() -> Arc<ApiServer> {
         let server = ApiServer::new();
         begun(&server);
         server
@@ -566,7 +576,7 @@ mod rolling {
         );
     }
 
-    fn status(server: &ApiServer, replicas: u32, updated: u32, available: u32) {
+    pub(super) fn status(server: &ApiServer, replicas: u32, updated: u32, available: u32) {
         server.put(
             DEPLOYMENT,
             json!({"status": {
@@ -576,7 +586,7 @@ mod rolling {
     }
 
     /// Replaces the pods; the older ones are Terminating when kubectl says "rolled out".
-    fn replaced(server: &ApiServer) {
+    pub(super) fn replaced(server: &ApiServer) {
         for name in ["new-1", "new-2"] {
             pod(server, name, "new", "7");
         }
@@ -587,14 +597,14 @@ mod rolling {
         status(server, 2, 2, 2);
     }
 
-    fn gone(server: &ApiServer) {
+    pub(super) fn gone(server: &ApiServer) {
         for name in ["old-1", "old-2"] {
             server.delete(&format!("{PODS}/{name}"));
         }
     }
 
     async fn rolled_out(server: &Arc<ApiServer>) -> Progress<()> {
-        clusters(server).rolled_out(&workload(), &stamp(7), MINUTE).await.unwrap()
+        one(clusters(server).rolled_out(&[&workload()], &stamp(7), MINUTE).await).unwrap()
     }
 
     /// And when it was.
@@ -752,7 +762,8 @@ mod rolling {
     async fn a_watch_that_is_forbidden_says_which_right_is_missing() {
         let server = rolling();
         server.fail([Fault::Status(403)]);
-        let error = clusters(&server).rolled_out(&workload(), &stamp(7), MINUTE).await.unwrap_err();
+        let rolled_out = clusters(&server).rolled_out(&[&workload()], &stamp(7), MINUTE).await;
+        let error = one(rolled_out).unwrap_err();
         assert_eq!(error.kind, Kind::AccessDenied);
         assert!(error.fix.contains("watch on deployments.apps in namespace web"), "{error}");
     }

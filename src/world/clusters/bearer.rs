@@ -18,6 +18,9 @@ use crate::error::{Error, Kind};
 /// date, and aws-iam-authenticator's client for 14 (`token.go`, `presignedURLExpiration`).
 pub(super) const USED_FOR: Duration = Duration::from_secs(13 * 60);
 
+/// How long credentials may take to come. From the environment they come at once.
+pub(super) const CREDENTIALS_WITHIN: Duration = Duration::from_secs(5);
+
 /// The token with which whoever holds `credentials` is known to a cluster, at `now`: a function of
 /// its arguments alone. It is good for 15 minutes, or until the credentials end.
 ///

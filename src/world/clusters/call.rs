@@ -162,13 +162,12 @@ impl Failure {
             message => message.chars().take(LONGEST_MESSAGE).collect(),
         };
         let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        let asked = Duration::from_secs(asked.into()).min(LONGEST_ASKED_PAUSE);
         match status.code {
             401 => Self::Unauthorized,
-            410 | 429 | 500 | 502 | 503 | 504 => Self::Passing {
-                code: Some(status.code),
-                because,
-                retry_after: Duration::from_secs(asked.into()).min(LONGEST_PAUSE),
-            },
+            410 | 429 | 500 | 502 | 503 | 504 => {
+                Self::Passing { code: Some(status.code), because, retry_after: asked }
+            }
             code => Self::Final { code: Some(code), because },
         }
     }
@@ -224,8 +223,9 @@ impl Failure {
                 401,
                 "the API server does not know the function's identity (401)".to_owned(),
                 format!(
-                    "create an access entry for the function's role in EKS cluster {cluster}, and \
-                     check that the cluster is the one named and that no clock is off"
+                    "in an EKS cluster, create an access entry for the role that the function has or \
+                     assumes there; in another, put a token that it knows into the token_parameter; \
+                     check that {cluster} is the cluster meant, and that no clock is off"
                 ),
             ),
             Self::Final { code: Some(403), because } => (
@@ -282,6 +282,10 @@ pub(super) fn spread(pause: Duration, name: &str) -> Duration {
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest pause that a server asks for and gets: what priority and fairness asks for at most
+/// (apiserver `pkg/util/flowcontrol/dropped_requests_tracker.go`, `maxRetryAfter`).
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(32);
 
 /// Characters of a server's message that are worth repeating.
 const LONGEST_MESSAGE: usize = 500;

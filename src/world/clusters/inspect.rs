@@ -2,10 +2,12 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 
-use super::{KubernetesClusters, deployment::condition, external_secret::obstacles, rollout, sync};
+use super::{
+    KubernetesClusters, external_secret::obstacles, rollout, sync, workload::deployment::condition,
+};
 use crate::{
     error::{Error, Kind},
-    spec::{ParameterName, PicksUp, Workload},
+    spec::{ParameterName, PicksUp, SecretCopy, Workload},
     world::{Finding, Severity},
 };
 
@@ -22,13 +24,13 @@ pub(super) async fn inspect(
         Read::Missing => findings.push(missing(&object)),
         Read::Found(deployment) => findings.extend(of_deployment(&object, workload, &deployment)),
     }
-    if let Some(name) = &workload.external_secret {
+    if let Some(SecretCopy::ExternalSecret { name, secret_key }) = &workload.copy {
         let object = sync::object(workload, name);
         match readable(&object, sync::read(kubernetes, workload).await)? {
             Read::Refused(finding) => findings.push(finding),
             Read::Missing => findings.push(missing(&object)),
             Read::Found(external_secret) => {
-                let secret_key = workload.secret_key.as_deref();
+                let secret_key = secret_key.as_deref();
                 findings.extend(obstacles(&object, &external_secret, secret_key, parameters));
                 let status = external_secret.status.unwrap_or_default();
                 if let Some(ready) = status.ready().filter(|ready| ready.status == "False") {

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     error::{Error, Kind},
     record::Held,
-    spec::{ParameterName, Workload},
+    spec::{ParameterName, SecretCopy, Workload},
     token::Digest,
     world::{Progress, SecretRevision, SyncedBefore},
 };
@@ -47,7 +47,7 @@ pub(super) async fn force_sync(
     workload: &Workload,
     force: &str,
 ) -> Result<Option<SyncedBefore>, Error> {
-    let Some(name) = &workload.external_secret else {
+    let Some(SecretCopy::ExternalSecret { name, .. }) = &workload.copy else {
         return Ok(None);
     };
     let version = api_version(kubernetes, workload).await?;
@@ -79,7 +79,7 @@ pub(super) async fn synced(
     within: Duration,
 ) -> Result<Progress<SecretRevision>, Error> {
     let deadline = Instant::now() + within;
-    let Some(name) = &workload.external_secret else {
+    let Some(SecretCopy::ExternalSecret { name, secret_key }) = &workload.copy else {
         return Err(Error::new(
             Kind::Internal,
             "wait for a sync of",
@@ -91,7 +91,8 @@ pub(super) async fn synced(
     let mut words = format!("ExternalSecret {name} was not looked at yet");
     let waiting = async {
         let version = api_version(kubernetes, workload).await?;
-        let wait = Wait { kubernetes, workload, version, name, before, intended };
+        let secret_key = secret_key.as_deref();
+        let wait = Wait { kubernetes, workload, version, name, secret_key, before, intended };
         wait.until_synced(&mut words).await
     };
     match timeout_at(deadline, waiting).await {
@@ -225,7 +226,7 @@ pub(super) async fn read(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<Option<ExternalSecret>, Error> {
-    let Some(name) = &workload.external_secret else {
+    let Some(SecretCopy::ExternalSecret { name, .. }) = &workload.copy else {
         return Ok(None);
     };
     let version = api_version(kubernetes, workload).await?;
@@ -242,6 +243,7 @@ struct Wait<'a> {
     workload: &'a Workload,
     version: &'static str,
     name: &'a str,
+    secret_key: Option<&'a str>,
     before: &'a SyncedBefore,
     intended: &'a BTreeMap<ParameterName, Digest>,
 }
@@ -304,7 +306,7 @@ impl Wait<'_> {
             is_there = true;
 
             let parameters: Vec<ParameterName> = self.intended.keys().cloned().collect();
-            let secret_key = self.workload.secret_key.as_deref();
+            let secret_key = self.secret_key;
             let object = self.object();
             let obstacles = obstacles(&object, &external_secret, secret_key, &parameters);
             if let Some(obstacle) = obstacles.into_iter().next() {

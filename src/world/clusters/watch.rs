@@ -1,23 +1,26 @@
 //! Watching objects of one kind: list, watch, list again where the server lost our place.
 
+use std::time::Duration;
+
 use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Access, Connection,
     call::{ANSWER_WITHIN, Failure, Target},
 };
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// What happens to the objects that `configuration` selects, for ever. After [`Event::Init`] all of
 /// them follow once more: also when the server forgot our place (410) or a new connection was made.
 ///
-/// Failures that may pass are ridden out, at most five in a row; the stream ends with any other.
+/// Failures that may pass are ridden out, at most five in a row; the stream ends with any other. An
+/// identity that is about to end is replaced in the middle of the wait.
 pub(super) fn watch<'a, K>(
     access: &'a dyn Access,
     target: Target<'a>,
@@ -29,25 +32,61 @@ where
 {
     // A connection that was dropped without a word is noticed after this time and a little more.
     let configuration = configuration.timeout(WATCH_SECONDS);
-    let state = State { current: None, failures: 0, refused: false, listing: true };
+    let state = State {
+        current: None,
+        failures: 0,
+        refused: false,
+        listing: true,
+        asked_at: Instant::now(),
+    };
     stream::try_unfold((state, api), move |(mut state, api)| {
         let configuration = configuration.clone();
         async move {
             loop {
                 let (connection, events) = match &mut state.current {
                     Some(current) => current,
-                    none => {
-                        let connection = access.connect(target.cluster).await?;
-                        let events = watcher(api(connection.client.clone()), configuration.clone());
-                        state.listing = true;
-                        none.insert((connection, events.boxed()))
+                    none => match access.connect(target.cluster).await {
+                        Ok(connection) => {
+                            let client = connection.client.clone();
+                            let events = watcher(api(client), configuration.clone()).boxed();
+                            state.listing = true;
+                            state.asked_at = Instant::now();
+                            none.insert((connection, events))
+                        }
+                        Err(error) => {
+                            state.failures += 1;
+                            let may_pass =
+                                matches!(error.kind, Kind::Unreachable | Kind::Throttled);
+                            if !may_pass || state.failures > FAILURES {
+                                return Err(error);
+                            }
+                            sleep(Failure::silence().pause(target, state.failures)).await;
+                            continue;
+                        }
+                    },
+                };
+                if !state.listing && state.asked_at.elapsed() >= ASKED_AGAIN_AFTER {
+                    state.asked_at = Instant::now();
+                    // The same connection, unless our identity is about to end. Where none can be
+                    // had now, the one at hand goes on until the server refuses it.
+                    if let Ok(renewed) = access.connect(target.cluster).await
+                        && renewed.generation != connection.generation
+                    {
+                        state.current = None;
                     }
-                };
+                    continue;
+                }
                 // A list has to be answered soon; an event may take as long as it likes.
-                let next = match state.listing {
-                    true => timeout(ANSWER_WITHIN, events.next()).await,
-                    false => Ok(events.next().await),
+                let until = match state.listing {
+                    true => Instant::now() + ANSWER_WITHIN,
+                    false => state.asked_at + ASKED_AGAIN_AFTER,
                 };
+                let next = match timeout_at(until, events.next()).await {
+                    Err(_) if !state.listing => continue,
+                    next => next,
+                };
+                // A list that was not answered is asked for anew, like one whose place is lost.
+                let mut is_lost = next.is_err();
                 let failure = match next {
                     Ok(Some(Ok(event))) => {
                         match event {
@@ -67,6 +106,8 @@ where
                     },
                     Ok(None) | Err(_) => Failure::silence(),
                 };
+                // kube's watcher would ask for the same lost place again.
+                is_lost |= matches!(failure, Failure::Passing { code: Some(410), .. });
                 state.failures += 1;
                 let fatal = match failure {
                     Failure::Final { .. } => true,
@@ -80,9 +121,9 @@ where
                 let pause = failure.pause(target, state.failures);
                 if failure.spoils_the_connection(state.failures) {
                     access.discard(target.cluster, connection).await;
-                    state.current = None;
-                } else if matches!(failure, Failure::Passing { code: Some(410), .. }) {
-                    // kube's watcher would ask for the same lost place again.
+                    is_lost = true;
+                }
+                if is_lost {
                     state.current = None;
                 }
                 sleep(pause).await;
@@ -115,7 +156,12 @@ struct State<K> {
     refused: bool,
     /// Whether the answer to a list is awaited.
     listing: bool,
+    /// When the connection was last asked for.
+    asked_at: Instant,
 }
+
+/// How often a watch asks for its connection again: more often than an idle one is given up.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(40);
 
 /// How long one watch lasts before the server ends it and it is resumed.
 const WATCH_SECONDS: u32 = 55;

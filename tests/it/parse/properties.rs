@@ -8,7 +8,8 @@ use changeover::config::{self, Config};
 use changeover::error::Kind;
 use changeover::event::Request;
 use changeover::spec::{
-    AcceptedForm, EksCluster, ItemKey, KeyValue, ParameterName, Place, Spec, WRITTEN_ATTRIBUTES,
+    AcceptedForm, ClusterDescription, ItemKey, KeyValue, ParameterName, Place, Spec,
+    WRITTEN_ATTRIBUTES,
 };
 use changeover::token::{Digest, Generation, LARGEST_VALUE, Prefix, Secret, TokenName};
 use proptest::collection::vec;
@@ -134,7 +135,7 @@ proptest! {
         if let Err(error) = Spec::parse(&name("a"), 1, &text) {
             prop_assert_eq!(error.kind, Kind::BadSpec);
         }
-        if let Err(error) = EksCluster::parse("a", &text) {
+        if let Err(error) = ClusterDescription::parse("/c", "a", &text) {
             prop_assert_eq!(error.kind, Kind::BadSpec);
         }
     }

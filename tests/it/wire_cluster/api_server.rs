@@ -5,17 +5,25 @@ use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use changeover::{
-    error::Error,
+    error::{Error, Kind},
     world::clusters::{Access, Connection},
 };
-use http::{Method, Request, Response};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::{Method, Request, Response, header::RETRY_AFTER};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
+use tower::BoxError;
+
+type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// Holds objects by their path.
 #[derive(Default)]
@@ -37,6 +45,9 @@ struct State {
     faults: VecDeque<Fault>,
     connections: u64,
     discarded: u64,
+    open: Option<(Connection, Instant)>,
+    used_for: Option<Duration>,
+    hidden: u32,
 }
 
 struct Change {
@@ -52,6 +63,7 @@ pub(crate) struct Recorded {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
+    pub(crate) at: Instant,
     pub(crate) content_type: String,
     pub(crate) body: Value,
 }
@@ -69,6 +81,14 @@ pub(crate) enum Fault {
     Garbage(&'static str),
     /// As it should be, after somebody else changed this object.
     After(String, Value),
+    /// With this status, a `Retry-After` of so many seconds, and a `Status` that says so too.
+    NotBefore(u16, u32),
+    /// As it should be, until half of the answer, where the connection breaks.
+    Cut,
+    /// As it should be, until half of the answer, and no byte more.
+    Stall,
+    /// As it should be, with this pause before each of ten pieces.
+    Trickle(Duration),
 }
 
 impl ApiServer {
@@ -141,13 +161,50 @@ impl ApiServer {
         self.state.lock().unwrap()
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    /// Tells the watches of these collections how far they are.
+    pub(crate) fn bookmark(&self, collections: &[&str]) {
+        let mut state = self.state();
+        state.version += 1;
+        let version = state.version;
+        let object = json!({
+            "apiVersion": "v1", "kind": "Bookmark", "metadata": {"resourceVersion": version.to_string()},
+        });
+        for collection in collections {
+            let path = format!("{collection}/");
+            let object = object.clone();
+            state.changes.push(Change { version, kind: "BOOKMARK", path, object });
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Forgets what happened before the last change: whoever is not as far as that has to list again.
+    pub(crate) fn compact(&self) {
+        let mut state = self.state();
+        state.forgotten = state.version;
+    }
+
+    /// Has identities end: a connection is given out for so long, and its identity taken a minute
+    /// longer.
+    pub(crate) fn identities_end(&self, used_for: Duration) {
+        self.state().used_for = Some(used_for);
+    }
+
+    /// Refuses to say where it is, so many times.
+    pub(crate) fn hide(&self, times: u32) {
+        let mut state = self.state();
+        state.hidden = times;
+        state.open = None;
+    }
+
+    async fn answer(&self, request: Request<Body>, connected_at: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
         let recorded = Recorded {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: unescaped(parts.uri.query().unwrap_or_default()),
+            at: Instant::now(),
             content_type: parts
                 .headers
                 .get(http::header::CONTENT_TYPE)
@@ -157,6 +214,10 @@ impl ApiServer {
         let fault = {
             let mut state = self.state();
             state.requests.push(recorded.clone());
+            let taken_for = state.used_for.map(|used_for| used_for + Duration::from_secs(60));
+            if taken_for.is_some_and(|taken_for| connected_at.elapsed() > taken_for) {
+                return status(401, "Unauthorized");
+            }
             state.faults.pop_front()
         };
         match fault {
@@ -167,7 +228,32 @@ impl ApiServer {
                 self.carry_out(&recorded).await;
                 std::future::pending().await
             }
-            Some(Fault::Garbage(bytes)) => Response::new(Body::from(bytes.as_bytes().to_vec())),
+            Some(Fault::Garbage(bytes)) => whole(bytes.as_bytes().to_vec()),
+            Some(Fault::NotBefore(code, seconds)) => {
+                let details = json!({"retryAfterSeconds": seconds});
+                let mut response = status_with(code, "it was told to", details);
+                response.headers_mut().insert(RETRY_AFTER, seconds.into());
+                response
+            }
+            Some(Fault::Cut) => {
+                let half = half(self.carry_out(&recorded).await).await;
+                let broken: BoxError = "the connection broke".into();
+                in_pieces(stream::iter([Ok(half), Err(broken)]))
+            }
+            Some(Fault::Stall) => {
+                let half = half(self.carry_out(&recorded).await).await;
+                in_pieces(stream::iter([Ok(half)]).chain(stream::pending()))
+            }
+            Some(Fault::Trickle(pause)) => {
+                let bytes = self.carry_out(&recorded).await.into_body().collect().await;
+                let bytes = bytes.unwrap().to_bytes();
+                let size = bytes.len().div_ceil(10);
+                let pieces: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
+                in_pieces(stream::iter(pieces).then(move |piece| async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(piece)
+                }))
+            }
             Some(Fault::After(path, change)) => {
                 self.put(&path, change);
                 self.carry_out(&recorded).await
@@ -175,7 +261,7 @@ impl ApiServer {
         }
     }
 
-    async fn carry_out(&self, request: &Recorded) -> Response<Body> {
+    async fn carry_out(&self, request: &Recorded) -> Answer {
         let parameter = |name: &str| {
             let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
@@ -194,15 +280,19 @@ impl ApiServer {
                 })
             });
             let labels = parameter("labelSelector").is_none_or(|selector| {
+                let labels = &object["metadata"]["labels"];
+                if let Some((label, values)) = selector.split_once(" in (") {
+                    let mut values = values.trim_end_matches(')').split(',');
+                    return values.any(|value| labels[label] == json!(value));
+                }
                 selector.split(',').filter(|term| !term.is_empty()).all(|term| {
-                    let labels = &object["metadata"]["labels"];
                     match term.split_once('=') {
                         Some((label, value)) => labels[label] == json!(value),
                         None => !labels[term].is_null(),
                     }
                 })
             });
-            collection == request.path && fields && labels
+            collection == request.path && (path.ends_with('/') || fields && labels)
         };
         if is_watch {
             let since: u64 =
@@ -226,7 +316,7 @@ impl ApiServer {
                 }
                 // The stream ends with what there is to say: kube's watcher asks on from there.
                 if !events.is_empty() {
-                    return Response::new(Body::from(events.into_bytes()));
+                    return whole(events.into_bytes());
                 }
                 changed.await;
             }
@@ -304,45 +394,87 @@ fn merge(into: &mut Value, change: Value) {
     }
 }
 
-fn answer(object: &Value) -> Response<Body> {
-    Response::new(Body::from(object.to_string().into_bytes()))
+fn answer(object: &Value) -> Answer {
+    whole(object.to_string().into_bytes())
 }
 
-fn status(code: u16, message: &str) -> Response<Body> {
+fn status(code: u16, message: &str) -> Answer {
+    status_with(code, message, Value::Null)
+}
+
+fn status_with(code: u16, message: &str, details: Value) -> Answer {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code,
+        "details": details,
     });
     let mut response = answer(&status);
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
     response
 }
 
-fn unescaped(query: &str) -> String {
-    query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/")
+fn whole(bytes: Vec<u8>) -> Answer {
+    in_pieces(stream::iter([Ok(bytes.into())]))
 }
 
-const PLURALS: [&str; 5] = ["/pods", "/deployments", "/replicasets", "/externalsecrets", "/events"];
+fn in_pieces(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Answer {
+    Response::new(StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
+}
 
-/// Reaches one server under the name of every cluster.
+async fn half(answer: Answer) -> Bytes {
+    let whole = answer.into_body().collect().await.unwrap().to_bytes();
+    whole.slice(..whole.len() / 2)
+}
+
+fn unescaped(query: &str) -> String {
+    let escapes =
+        [("+", " "), ("%3D", "="), ("%2C", ","), ("%2F", "/"), ("%28", "("), ("%29", ")")];
+    escapes.iter().fold(query.to_owned(), |query, (from, to)| query.replace(from, to))
+}
+
+const PLURALS: [&str; 7] = [
+    "/pods",
+    "/deployments",
+    "/statefulsets",
+    "/daemonsets",
+    "/replicasets",
+    "/externalsecrets",
+    "/events",
+];
+
+/// Reaches one server under the name of every cluster, on one connection until it is discarded.
 pub(crate) struct Reached(pub(crate) Arc<ApiServer>);
 
 #[async_trait]
 impl Access for Reached {
     async fn connect(&self, _: &str) -> Result<Connection, Error> {
+        let mut state = self.0.state();
+        if state.hidden > 0 {
+            state.hidden -= 1;
+            return Err(Error::new(Kind::Unreachable, "find the cluster", "it hides", "seek it"));
+        }
+        if let Some((open, connected_at)) = &state.open
+            && state.used_for.is_none_or(|used_for| connected_at.elapsed() < used_for)
+        {
+            return Ok(open.clone());
+        }
+        state.connections += 1;
+        let connected_at = Instant::now();
         let server = Arc::clone(&self.0);
-        let generation = {
-            let mut state = server.state();
-            state.connections += 1;
-            state.connections
-        };
         let service = tower::service_fn(move |request| {
             let server = Arc::clone(&server);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, connected_at).await) }
         });
-        Ok(Connection { client: Client::new(service, "default"), generation })
+        let client = Client::new(service, "default");
+        let connection = Connection { client, generation: state.connections };
+        state.open = Some((connection.clone(), connected_at));
+        Ok(connection)
     }
 
-    async fn discard(&self, _: &str, _: &Connection) {
-        self.0.state().discarded += 1;
+    async fn discard(&self, _: &str, connection: &Connection) {
+        let mut state = self.0.state();
+        state.discarded += 1;
+        if state.open.as_ref().is_some_and(|(open, _)| open.generation == connection.generation) {
+            state.open = None;
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     DEPLOYMENT, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET, api_server::ApiServer,
-    clusters, rolling, stamp, syncing, workload,
+    clusters, one, rolling, stamp, syncing, workload,
 };
 use crate::damage::{Damages, assert_clear, damages, paused};
 
@@ -66,10 +66,10 @@ async fn ask_everything(server: &Arc<ApiServer>) {
 
     clear(clusters.inspect(&workload, &[parameter]).await.map(drop));
     clear(clusters.force_sync(&workload, "force").await.map(drop));
-    clear(clusters.synced(&workload, &before, &intended, MINUTE).await.map(said));
+    clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));
     clear(clusters.secret_revision(&workload).await.map(drop));
     clear(clusters.stamp(&workload, &stamp(8)).await.map(drop));
-    clear(clusters.rolled_out(&workload, &stamp(8), MINUTE).await.map(said));
+    clear(one(clusters.rolled_out(&[&workload], &stamp(8), MINUTE).await).map(said));
     clear(clusters.editors(&workload).await.map(drop));
 }
 

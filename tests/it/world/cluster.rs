@@ -7,7 +7,7 @@ use std::{
 };
 
 use changeover::{
-    spec::{ParameterName, PicksUp, Place, Side, Spec, Workload},
+    spec::{ParameterName, PicksUp, Place, SecretCopy, Side, Spec, Workload},
     token::TokenName,
 };
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
 
 /// The name of the External Secret of a workload, where it has one.
 pub(super) fn copy_of(workload: &Workload) -> Option<ObjectName> {
-    let name = workload.external_secret.as_ref()?;
+    let Some(SecretCopy::ExternalSecret { name, .. }) = &workload.copy else { return None };
     Some(format!("{}/{}/{name}", workload.cluster, workload.namespace))
 }
 

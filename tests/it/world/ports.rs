@@ -20,6 +20,7 @@ use changeover::{
         WriteError, Written,
     },
 };
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::{
@@ -398,14 +399,16 @@ impl Clusters for Ports {
 
     async fn synced(
         &self,
-        workload: &Workload,
-        before: &SyncedBefore,
+        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Result<Progress<SecretRevision>, Error> {
-        self.plain("synced", workload, |_| ()).await?;
-        let name = copy_of(workload).unwrap_or_default();
-        Ok(self.watch(within, |it| it.copy_progress(&name, before, intended)).await)
+    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
+        let waits = told.iter().map(async |(workload, before)| {
+            self.plain("synced", *workload, |_| ()).await?;
+            let name = copy_of(workload).unwrap_or_default();
+            Ok(self.watch(within, |it| it.copy_progress(&name, before, intended)).await)
+        });
+        join_all(waits).await
     }
 
     async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
@@ -423,13 +426,16 @@ impl Clusters for Ports {
 
     async fn rolled_out(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         stamp: &Stamp,
         within: Duration,
-    ) -> Result<Progress<()>, Error> {
-        self.plain("rolled_out", workload, |_| ()).await?;
-        let name = super::cluster::deployment_of(workload);
-        Ok(self.watch(within, |it| it.roll_progress(&name, stamp)).await)
+    ) -> Vec<Result<Progress<()>, Error>> {
+        let waits = workloads.iter().map(async |workload| {
+            self.plain("rolled_out", *workload, |_| ()).await?;
+            let name = super::cluster::deployment_of(workload);
+            Ok(self.watch(within, |it| it.roll_progress(&name, stamp)).await)
+        });
+        join_all(waits).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {

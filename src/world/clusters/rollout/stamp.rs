@@ -1,0 +1,126 @@
+//! Stamping a pod template.
+
+use std::time::Duration;
+
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+    core::PartialObjectMeta,
+};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{
+    super::{
+        KubernetesClusters, MANAGER,
+        call::{Failed, Target, call, spread},
+        sync::found,
+        workload::{ANNOTATIONS, Live},
+    },
+    Rolled, read,
+};
+use crate::{
+    error::{Error, Kind},
+    spec::{Side, Workload},
+    world::Stamp,
+};
+
+/// See [`crate::world::Clusters::stamp`].
+///
+/// It reads before it writes, and writes only if nothing changed in between: a stamp never goes
+/// back, whoever else stamps at the same time.
+pub(super) async fn stamp<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+) -> Result<Option<()>, Error> {
+    let annotation = annotation(stamp);
+    for attempt in 1..=STAMP_ATTEMPTS {
+        let Some(live) = read::<K>(kubernetes, workload).await? else {
+            return Ok(None);
+        };
+        let live: Live = live.into();
+        if live.stamped(&annotation).is_some_and(|live| live >= stamp.revision) {
+            return Ok(Some(()));
+        }
+        // With uid and resourceVersion an apply neither creates a workload that was deleted
+        // meanwhile nor overwrites a newer stamp: both are conflicts.
+        let apply = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {
+                "name": workload.name,
+                "namespace": workload.namespace,
+                "uid": live.metadata().uid,
+                "resourceVersion": live.metadata().resource_version,
+            },
+            "spec": {"template": {"metadata": {"annotations": {
+                annotation.as_str(): stamp.revision.to_string(),
+            }}}},
+        });
+        let apply = &apply;
+        // Forced: whoever else set this annotation by hand has nothing to say about it.
+        let parameters = &PatchParams::apply(&manager(stamp)).force();
+        let target = Target::beside(workload, "patch", K::RESOURCE, &workload.name);
+        let applied = call(&*kubernetes.access, target, |connection| async move {
+            let objects: Api<PartialObjectMeta<K>> =
+                Api::namespaced(connection.client, &workload.namespace);
+            objects.patch(&workload.name, parameters, &Patch::Apply(apply)).await
+        })
+        .await;
+        match applied {
+            // Its status changes all the time while another rollout of it goes on.
+            Err(Failed { code: 409, .. }) => {
+                let pause = Duration::from_millis(50) * attempt;
+                sleep(spread(pause, &workload.to_string())).await;
+            }
+            applied => return found(applied).map(|applied| applied.map(|_| ())),
+        }
+    }
+    Err(Error::new(
+        Kind::Unreachable,
+        "stamp the pod template of",
+        format!("it changed between reading and writing, {STAMP_ATTEMPTS} times"),
+        "see who keeps changing it (kubectl get --show-managed-fields); the next run tries again",
+    )
+    .on(workload))
+}
+
+/// The annotation of the pod template that carries this stamp.
+pub(super) fn annotation(stamp: &Stamp) -> String {
+    format!("{}.{ANNOTATIONS}{}", singular(stamp.side), stamp.token)
+}
+
+/// The field manager that owns it: one per side and token, because what a manager owned and leaves
+/// out of its next apply is removed.
+fn manager(stamp: &Stamp) -> String {
+    format!("{MANAGER}-{}-{}", singular(stamp.side), stamp.token)
+}
+
+fn singular(side: Side) -> &'static str {
+    match side {
+        Side::Verifiers => "verifier",
+        Side::Presenters => "presenter",
+    }
+}
+
+/// How often a stamp is tried when the workload changes at the same time.
+const STAMP_ATTEMPTS: u32 = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::TokenName;
+
+    #[test]
+    fn each_side_and_token_has_an_annotation_and_a_manager_of_its_own() {
+        let stamp =
+            |side| Stamp { side, token: TokenName::parse("datastore-token").unwrap(), revision: 7 };
+        let verifiers = stamp(Side::Verifiers);
+        assert_eq!(annotation(&verifiers), "verifier.changeover.dev/datastore-token");
+        assert_eq!(manager(&verifiers), "changeover-verifier-datastore-token");
+        let presenters = stamp(Side::Presenters);
+        assert_eq!(annotation(&presenters), "presenter.changeover.dev/datastore-token");
+        assert_eq!(manager(&presenters), "changeover-presenter-datastore-token");
+    }
+}
