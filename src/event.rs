@@ -1,5 +1,6 @@
 //! Events: the shapes an invocation arrives in, and the one request that each means.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -19,6 +20,8 @@ pub enum Request {
         key: Option<String>,
         /// After how long no further step begins. Absent: as long as the invocation has time.
         wait: Option<Duration>,
+        /// Clusters to leave out, knowingly.
+        without: BTreeSet<String>,
     },
     /// Adopt or create the token where it has no version, and write the current views.
     Publish {
@@ -73,8 +76,13 @@ impl Request {
         let body = Body(body);
         match action.as_str() {
             Some("rotate") => {
-                body.check("rotate", &["token", "key", "wait"], &["fresh", "without"])?;
-                Ok(Request::Rotate { token: body.token()?, key: body.key()?, wait: body.wait()? })
+                body.check("rotate", &["token", "key", "wait", "without"], &["fresh"])?;
+                Ok(Request::Rotate {
+                    token: body.token()?,
+                    key: body.key()?,
+                    wait: body.wait()?,
+                    without: body.without()?,
+                })
             }
             Some("publish") => {
                 body.check("publish", &["token"], &["adopt"])?;
@@ -201,6 +209,24 @@ impl Body<'_> {
         Err(bad_event(format!("`key` {because}"), fix))
     }
 
+    fn without(&self) -> Result<BTreeSet<String>, Error> {
+        let cluster =
+            |value: &Value| value.as_str().filter(|it| spec::is_cluster(it)).map(str::to_owned);
+        let clusters = match self.0.get("without") {
+            None => return Ok(BTreeSet::new()),
+            Some(Value::Array(list)) if list.len() <= MOST_CLUSTERS => {
+                list.iter().map(cluster).collect()
+            }
+            Some(_) => None,
+        };
+        clusters.ok_or_else(|| {
+            bad_event(
+                "`without` is not a list of up to 100 names of clusters",
+                "write the names under which the token's spec knows them, such as [\"prod\"]",
+            )
+        })
+    }
+
     fn wait(&self) -> Result<Option<Duration>, Error> {
         let Some(wait) = self.0.get("wait") else {
             return Ok(None);
@@ -216,6 +242,7 @@ impl Body<'_> {
     }
 }
 
+const MOST_CLUSTERS: usize = 100;
 const LONGEST_KEY: usize = 1024;
 const ACTIONS: &str =
     "write \"rotate\", \"publish\", \"drop\", \"sweep\", \"status\" or \"preflight\"";
@@ -244,7 +271,12 @@ mod tests {
         for (event, request) in [
             (
                 json!({"action": "rotate", "token": "datastore-token"}),
-                Request::Rotate { token: token.clone(), key: None, wait: None },
+                Request::Rotate {
+                    token: token.clone(),
+                    key: None,
+                    wait: None,
+                    without: BTreeSet::new(),
+                },
             ),
             (
                 json!({"action": "rotate", "token": "datastore-token", "key": "k", "wait": "0s"}),
@@ -252,6 +284,16 @@ mod tests {
                     token: token.clone(),
                     key: Some("k".into()),
                     wait: Some(Duration::ZERO),
+                    without: BTreeSet::new(),
+                },
+            ),
+            (
+                json!({"action": "rotate", "token": "datastore-token", "without": ["b", "a", "b"]}),
+                Request::Rotate {
+                    token: token.clone(),
+                    key: None,
+                    wait: None,
+                    without: ["a", "b"].map(str::to_owned).into(),
                 },
             ),
             (
@@ -300,6 +342,11 @@ mod tests {
             (rotate("key", json!("")), "1 to 1,024 bytes"),
             (rotate("key", json!("k".repeat(1025))), "1 to 1,024 bytes"),
             (rotate("key", json!("<aws.scheduler.scheduled-time>")), "placeholder"),
+            (rotate("without", json!("prod")), "`without`"),
+            (rotate("without", json!(null)), "`without`"),
+            (rotate("without", json!(["prod", 7])), "`without`"),
+            (rotate("without", json!(["prod cluster"])), "`without`"),
+            (rotate("without", json!(vec!["prod"; 101])), "`without`"),
             (rotate("wait", json!(10)), "`wait` is 10"),
             (rotate("wait", json!("-1s")), "`wait`"),
             (rotate("wait", json!("9999999999999999999999y")), "`wait`"),
@@ -318,7 +365,6 @@ mod tests {
             (json!({"action": "forget", "token": "a"}), "\"forget\""),
             (json!({"CodePipeline.job": {"id": "1"}}), "CodePipeline"),
             (json!({"action": "rotate", "token": "a", "fresh": true}), "`fresh`"),
-            (json!({"action": "rotate", "token": "a", "without": ["b"]}), "`without`"),
             (json!({"action": "publish", "token": "a", "adopt": true}), "`adopt`"),
         ] {
             let error = Request::parse(&event).expect_err(feature);
@@ -331,8 +377,14 @@ mod tests {
 
     #[test]
     fn a_rotation_without_a_key_has_that_of_its_invocation() {
-        let keyed = Request::Rotate { token: token(), key: Some("k".into()), wait: None };
-        let bare = Request::Rotate { token: token(), key: None, wait: None };
+        let keyed = Request::Rotate {
+            token: token(),
+            key: Some("k".into()),
+            wait: None,
+            without: BTreeSet::new(),
+        };
+        let bare =
+            Request::Rotate { token: token(), key: None, wait: None, without: BTreeSet::new() };
         assert_eq!((keyed.key_or("id"), bare.key_or("id")), ("k", "id"));
     }
 }

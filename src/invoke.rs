@@ -1,24 +1,22 @@
 //! One invocation, from a request to its answer.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use tracing::info;
 
 use crate::{
-    begin,
     error::{Error, Kind},
     event::Request,
     plan::Ask,
+    preflight,
     record::Record,
-    report::{
-        Answer, Each, Inspection, LiveVersion, Outcome, Published, Report, Results, Standing,
-    },
+    report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
     rotate::{self, Asking, Settings},
     spec::{Side, Spec},
     token::TokenName,
-    world::{Finding, Severity, World},
+    world::World,
 };
 
 /// What the runtime keeps of an invocation's time for saving and answering.
@@ -58,7 +56,12 @@ pub async fn handle(
     };
     let one = async |ask, token: &TokenName| {
         let key = request.key_or(&invocation.id);
-        let report = rotate::run(world, settings, Asking { ask, token, key, stop_at }).await?;
+        let without = match &request {
+            Request::Rotate { without, .. } => without,
+            _ => &BTreeSet::new(),
+        };
+        let asking = Asking { ask, token, key, stop_at, without };
+        let report = rotate::run(world, settings, asking).await?;
         Ok(Answer::One(Box::new(report)))
     };
     let answered = async {
@@ -68,7 +71,9 @@ pub async fn handle(
             Request::Drop { token } => one(Ask::Drop, token).await,
             Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
             Request::Status { token } => status(world, settings, token.as_ref()).await,
-            Request::Preflight { token } => preflight(world, settings, token).await,
+            Request::Preflight { token } => {
+                preflight::run(world, settings, token).await.map(Answer::Preflight)
+            }
         }
     };
     caught(answered).await
@@ -98,7 +103,8 @@ async fn sweep(
     let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
     let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
         .map(|(token, _)| async move {
-            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at };
+            let without = &BTreeSet::new();
+            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
             let report = caught(rotate::run(world, settings, asking)).await;
             (token.clone(), Each::of(token, report))
         })
@@ -178,29 +184,6 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
     }
-}
-
-/// Tells what would stop a rotation, without rotating.
-async fn preflight(world: &World, settings: &Settings, token: &TokenName) -> Result<Answer, Error> {
-    let spec = rotate::spec(world, settings, token).await?;
-    let record = world.records.load(token, None).await?.record;
-    let mut findings = begin::look(world, &spec, record.as_ref()).await?.findings;
-    if let Some(conflict) = begin::conflict(world, &spec).await? {
-        findings.push(Finding {
-            severity: Severity::Refusal,
-            object: format!("the spec of {token}"),
-            reason: conflict.because,
-            fix: conflict.fix,
-        });
-    }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    let outcome = match findings.first().map(|finding| finding.severity) {
-        None => Outcome::Passed,
-        Some(Severity::Warning) => Outcome::Warned,
-        Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
-    };
-    let results = vec![Inspection { token: token.clone(), findings }];
-    Ok(Answer::Preflight(Results { outcome, results }))
 }
 
 impl Report {

@@ -23,6 +23,7 @@
 pub mod config;
 pub mod event;
 pub mod invoke;
+mod preflight;
 pub mod spec;
 pub mod plan;
 pub mod rotate;

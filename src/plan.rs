@@ -3,7 +3,7 @@
 //! Pure: nothing is read here and nothing is done. Whatever the answer, it is carried out by a save
 //! that is conditional on the record that it was made from; who loses that save plans again.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 
@@ -205,6 +205,25 @@ fn rotate(
             let until = ends.filter(|end| *end > now).min().unwrap_or(now);
             Move::Defer { until, because: Deferred::Full }
         }
+    }
+}
+
+/// The same, where clusters are to be left out that whoever is at it waits for: it is taken over from a
+/// watcher, and awaited from who holds the lease.
+pub fn leaving_out(
+    decision: Move,
+    without: &BTreeSet<String>,
+    loaded: &Loaded,
+    now: Timestamp,
+) -> Move {
+    match (decision, &loaded.record) {
+        (Move::Join { joins }, Some(record)) if !without.is_subset(record.without()) => {
+            match record.is_leased(now) {
+                true => leased(record, now),
+                false => Move::CarryOn { joins },
+            }
+        }
+        (decision, _) => decision,
     }
 }
 

@@ -17,7 +17,11 @@
 mod audit;
 mod change;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -79,6 +83,9 @@ pub struct Record {
     /// Places that hold a value that is none of ours.
     drift: Vec<String>,
     spec_version: i64,
+    /// Clusters that the last rotation goes without, knowingly, and whatever is owed after it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    without: BTreeSet<String>,
 }
 
 /// One value, from its mint to its end.
@@ -275,8 +282,9 @@ pub struct Wait {
     pub synced_at: Timestamp,
 }
 
-/// Which Secret holds which data, as one digest: another one, or other data, is another revision.
-/// A refresh that changes no data is not.
+/// Which Secret holds which view, as one digest: another Secret, or other data under the keys that are
+/// copies of the view, is another revision. A refresh that changes no data is not, nor is another
+/// token's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRevision(pub String);
 
@@ -360,6 +368,7 @@ impl Record {
             held: None,
             drift: Vec::new(),
             spec_version: 0,
+            without: BTreeSet::new(),
         }
     }
 
@@ -472,6 +481,11 @@ impl Record {
     /// The version of the spec that the record works from.
     pub fn spec_version(&self) -> i64 {
         self.spec_version
+    }
+
+    /// Clusters whose workloads are left out, until a rotation begins that is not told to.
+    pub fn without(&self) -> &BTreeSet<String> {
+        &self.without
     }
 
     /// Whether a lease is live: its holder may be about to write.

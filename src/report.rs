@@ -225,13 +225,34 @@ pub struct Published {
     pub answered_at: Option<Timestamp>,
 }
 
-/// What would stop a rotation of a token.
+/// What would stop a rotation of a token, as `results[]` of a preflight tells it:
+///
+/// ```json
+/// {"token": "datastore-token",
+///  "findings": [{"severity": "refusal", "object": "prod/backend/deployment/datastore",
+///                "reason": "it is paused: ...", "fix": "kubectl rollout resume it"}],
+///  "checked": [{"object": "prod/backend/externalsecret/datastore-token", "what": ["it exists"]}]}
+/// ```
+///
+/// `severity` is `warning`, `missing` (stops a rotation, not a first publication) or `refusal`.
+/// Clients may rely on these fields; others may be added.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The token.
     pub token: TokenName,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
+    /// What was looked at and found right: what a pass stands on. In order of the objects' names.
+    pub checked: Vec<Checked>,
+}
+
+/// What was found right about one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// The object.
+    pub object: String,
+    /// Each a short sentence.
+    pub what: Vec<String>,
 }
 
 fn time<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {

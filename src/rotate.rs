@@ -10,7 +10,7 @@
 //! A turn changes nothing outside that a saved record does not name as owed. It may stop between
 //! any two calls: the next turn reads the record and carries on from there.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tracing::{info, warn};
 
@@ -20,7 +20,7 @@ use crate::{
     plan::{self, Ask, Deferred, Move},
     record::{Change, Held, KeyDigest, Leg, Owed, Purpose, Step},
     report::{Outcome, Report},
-    spec::Spec,
+    spec::{Side, Spec},
     token::{TokenName, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{KeyEntry, Saved, World},
@@ -50,6 +50,10 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         let spec = spec(world, settings, asking.token).await?;
         let now = world.clock.now();
         let decision = plan::plan(asking.ask, &loaded, spec.accepted_depth(), now);
+        let decision = plan::leaving_out(decision, asking.without, &loaded, now);
+        if !matches!(decision, Move::Unchanged(_)) {
+            check_known(&spec, asking.without)?;
+        }
         info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
         let entry = loaded.key.clone();
         let mut turn = Turn::new(world, settings, &spec, &asking, loaded.record, key)?;
@@ -67,7 +71,11 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                     Ask::Publish => purpose != Some(Purpose::Publish),
                     Ask::Drop | Ask::Resume => false,
                 };
-                match turn.carry_on().await {
+                let carried_on = match turn.leave_out() {
+                    Ok(()) => turn.carry_on().await,
+                    Err(stop) => Err(stop),
+                };
+                match carried_on {
                     Ok(report) if in_the_way && report.is_through() => Err(Stop::Overtaken),
                     ended => ended,
                 }
@@ -124,6 +132,22 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         warnings: vec![Deferred::Contended.to_string()],
         ..Report::bare(Outcome::Deferred, asking.token)
     })
+}
+
+/// A cluster that nobody knows may be one that is misspelt: then the wrong thing would be waited for.
+fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
+    let workloads = Side::BOTH.iter().flat_map(|side| &spec.side(*side).workloads);
+    let known: BTreeSet<_> = workloads.map(|workload| &workload.cluster).collect();
+    let Some(unknown) = without.iter().find(|cluster| !known.contains(cluster)) else {
+        return Ok(());
+    };
+    let known: Vec<_> = known.into_iter().map(String::as_str).collect();
+    let fix = match known.is_empty() {
+        true => "leave `without` out: the spec names no workload".to_owned(),
+        false => format!("name clusters of the spec: {}", known.join(", ")),
+    };
+    let because = format!("no workload of its spec is in cluster \"{unknown}\"");
+    Err(Error::new(Kind::BadEvent, "leave a cluster out of", because, fix).on(&spec.token))
 }
 
 /// Reads and parses the spec of a token.

@@ -19,7 +19,7 @@ mod rules;
 pub use cluster::{ApiServer, ClusterDescription, EksCluster};
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
-    LONGEST_DURATION, TABLE_RULE, duration, is_kms_key, is_name_character, is_table,
+    LONGEST_DURATION, TABLE_RULE, duration, is_cluster, is_kms_key, is_name_character, is_table,
 };
 
 /// What a token is, where its two views are published, and what picks them up.
@@ -240,13 +240,46 @@ pub enum SecretCopy {
         /// As above.
         secret_key: Option<String>,
     },
-    /// changeover writes it.
+    /// changeover writes it: the bytes that a parameter of the side would hold, an accepted document
+    /// in the form of the side's first publication.
     Secret {
         /// The Secret's name.
         name: String,
         /// The key that holds the view. All others are left alone.
         key: String,
     },
+}
+
+/// A key of a Secret that changeover writes. As text,
+/// `key token of Secret backend/datastore-token of cluster prod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WrittenKey<'a> {
+    cluster: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+    key: &'a str,
+}
+
+impl WrittenKey<'_> {
+    fn secret(&self) -> (&str, &str, &str) {
+        (self.cluster, self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for WrittenKey<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, namespace, name, key } = self;
+        write!(formatter, "key {key} of Secret {namespace}/{name} of cluster {cluster}")
+    }
+}
+
+impl Workload {
+    /// The key of a Secret that is written for this workload; `None` where somebody else writes what
+    /// its pods read.
+    pub fn written_key(&self) -> Option<WrittenKey<'_>> {
+        let Some(SecretCopy::Secret { name, key }) = &self.copy else { return None };
+        Some(WrittenKey { cluster: &self.cluster, namespace: &self.namespace, name, key })
+    }
 }
 
 impl fmt::Display for SecretCopy {
@@ -292,15 +325,18 @@ pub enum PicksUp {
     Within(Duration),
 }
 
-/// Every token of these whose spec writes a place that another one's writes too, with a `BadSpec` that
-/// names the place and both tokens. Two writers of one place would overwrite each other for ever.
+/// Every token of these whose spec writes a place that another one's writes too, or a key of a Secret,
+/// with a `BadSpec` that names it and both tokens. Two writers of one place would overwrite each other
+/// for ever.
 pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
-    let mut writers: BTreeMap<&Place, BTreeMap<&TokenName, i64>> = BTreeMap::new();
+    let mut writers: BTreeMap<Written<'_>, BTreeMap<&TokenName, i64>> = BTreeMap::new();
     for spec in specs {
         for side in Side::BOTH {
-            for publication in &spec.side(side).publications {
-                let tokens = writers.entry(&publication.place).or_default();
-                tokens.insert(&spec.token, spec.version);
+            let Audience { publications, workloads, .. } = spec.side(side);
+            let places = publications.iter().map(|publication| Written::Place(&publication.place));
+            let keys = workloads.iter().filter_map(Workload::written_key).map(Written::Key);
+            for written in places.chain(keys) {
+                writers.entry(written).or_default().insert(&spec.token, spec.version);
             }
         }
     }
@@ -314,7 +350,7 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
                     token,
                     *version,
                     &format!(
-                        "it publishes to {place}, and so does the spec of token {}",
+                        "it writes {place}, and so does the spec of token {}",
                         others.join(" and ")
                     ),
                 )
@@ -322,4 +358,20 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
         }
     }
     conflicts
+}
+
+/// What a spec has written.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Written<'a> {
+    Place(&'a Place),
+    Key(WrittenKey<'a>),
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Written::Place(place) => place.fmt(formatter),
+            Written::Key(key) => key.fmt(formatter),
+        }
+    }
 }

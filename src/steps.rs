@@ -10,10 +10,11 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::{
+    begin::away,
     error::Error,
     record::{Change, Held, Leg, Owed, Purpose, Seen, Wait},
     spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
-    token::Digest,
+    token::{Digest, Secret},
     turn::{Stop, Turn, UnderWay},
     world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
 };
@@ -56,19 +57,22 @@ impl Turn<'_> {
 
     /// Waits until each Secret that copies this side's view holds what was published.
     pub(crate) async fn sync(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
-        let audience = self.spec.side(owed.leg.side());
-        let copied: Vec<_> = audience.workloads.iter().filter(|it| it.copy.is_some()).collect();
+        let workloads = self.workloads(owed.leg.side()).into_iter();
+        let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
         let mut waits = BTreeMap::new();
         if !copied.is_empty() {
             let give_up_at = self.give_up_at(owed);
+            let view = self.copied_view(owed.leg.side()).await?;
             self.save_as_watcher().await?;
-            let intended = self.intended(owed.leg.side());
             let syncs = by_namespace(copied)
                 .into_iter()
-                .map(|copied| self.sync_in_namespace(copied, &intended, give_up_at));
+                .map(|copied| self.sync_in_namespace(copied, &view, give_up_at));
             let synced = self.attended(join_all(syncs)).await?;
             let mut under_way = Vec::new();
+            let mut stuck = Vec::new();
             for (workload, progress) in synced.into_iter().flatten() {
+                let progress = progress
+                    .or_else(|error| away(workload, error).map(|held| Some(Progress::Stuck(held))));
                 match progress? {
                     Some(Progress::Done(secret)) => {
                         let wait = Wait { secret: Some(secret), synced_at: self.now() };
@@ -77,20 +81,21 @@ impl Turn<'_> {
                     Some(Progress::UnderWay(awaited)) => {
                         under_way.push((workload.to_string(), awaited));
                     }
-                    Some(Progress::Stuck(held)) => return Ok(Some(UnderWay::Held(held))),
+                    Some(Progress::Stuck(held)) => stuck.push(held),
                     None => {
                         let copy = workload.copy.iter().map(ToString::to_string);
                         let object = format!("{} of {workload}", copy.collect::<String>());
-                        if !self.passes_over_absent(owed) {
-                            return Ok(Some(UnderWay::Held(Held::new(
-                                object,
-                                "it does not exist",
-                                "create it, or name another in the spec",
-                            ))));
+                        if self.passes_over_absent(owed) {
+                            self.warnings.push(format!("{object} does not exist yet"));
+                        } else {
+                            let fix = "create it, or name another in the spec";
+                            stuck.push(Held::new(object, "it does not exist", fix));
                         }
-                        self.warnings.push(format!("{object} does not exist yet"));
                     }
                 }
+            }
+            if let Some(held) = self.first(stuck, &under_way) {
+                return Ok(Some(UnderWay::Held(held)));
             }
             // A copy never comes to hold what its parameter no longer holds.
             if !under_way.is_empty()
@@ -121,7 +126,7 @@ impl Turn<'_> {
             .within
             .filter(|_| owed.leg != Leg::Overlap)
             .and_then(|within| Some(self.answered_at(side)? + within));
-        let workloads: &[Workload] = if rolls { &audience.workloads } else { &[] };
+        let workloads = if rolls { self.workloads(side) } else { Vec::new() };
         let cached_for = cached_until.map_or(Duration::ZERO, |until| self.world.clock.until(until));
         // A short wait for readers' own caches is sat out holding the lease, which saves a save; the
         // publish that follows renews it.
@@ -140,23 +145,27 @@ impl Turn<'_> {
                 None => None,
             }
         };
-        let revision = self.record.view(side);
-        let stamp = Stamp { side, token: self.record.token().clone(), revision };
+        let stamp = self.stamp(side);
         let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
-        let rollouts = by_namespace(workloads.iter().filter(restarts))
+        let rollouts = by_namespace(workloads.iter().copied().filter(restarts))
             .into_iter()
             .map(|restarted| self.roll_in_namespace(restarted, &stamp, give_up_at));
-        let mounted = workloads.iter().filter(|it| !restarts(it)).map(|it| self.sit_out(it, side));
+        let mounted = workloads.iter().copied().filter(|it| !restarts(it));
+        let mounted = mounted.map(|it| self.sit_out(it, side));
         let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
         let (cached, rolled, mounted) = self.attended(waits).await?;
 
         let mut under_way = Vec::new();
+        let mut stuck = Vec::new();
         for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
-            match progress? {
+            match progress.or_else(|error| away(workload, error).map(Progress::Stuck))? {
                 Progress::Done(()) => {}
                 Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
-                Progress::Stuck(held) => return Ok(Some(UnderWay::Held(held))),
+                Progress::Stuck(held) => stuck.push(held),
             }
+        }
+        if let Some(held) = self.first(stuck, &under_way) {
+            return Ok(Some(UnderWay::Held(held)));
         }
         if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
             return Ok(Some(waiting));
@@ -168,10 +177,12 @@ impl Turn<'_> {
         // What migrate ends with gives the old version its end: looked at for every reader, not only
         // for those that were restarted.
         let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
-        if (ends || !workloads.is_empty())
-            && let Some(changed) = self.what_does_not_stand(side).await?
-        {
-            return self.repeat(side, changed).await;
+        if ends || !workloads.is_empty() {
+            match self.what_does_not_stand(side).await? {
+                Standing::Stands => {}
+                Standing::Changed(changed) => return self.repeat(side, changed).await,
+                Standing::Unknown(held) => return Ok(Some(UnderWay::Held(held))),
+            }
         }
         self.apply(Change::RolledOut { overlap: self.spec.overlap })?;
         Ok(None)
@@ -319,30 +330,52 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Tells the copies of these workloads to refresh, all at once, and waits for them together.
-    /// `None` is what does not exist.
+    /// Writes the Secrets of these workloads, or tells their copies to refresh, all at once, and waits
+    /// for them together. `None` is what does not exist.
     async fn sync_in_namespace<'a>(
         &self,
         workloads: Vec<&'a Workload>,
-        intended: &BTreeMap<ParameterName, Digest>,
+        view: &CopiedView,
         give_up_at: Timestamp,
     ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
         let clusters = &self.world.clusters;
-        let forced = workloads.iter().map(|it| clusters.force_sync(it, &self.holder));
-        let mut told = Vec::new();
-        let mut ended = Vec::new();
-        for (workload, forced) in workloads.iter().zip(join_all(forced).await) {
-            match forced {
-                Ok(Some(before)) => told.push((*workload, before)),
-                Ok(None) => ended.push((*workload, Ok(None))),
-                Err(error) => ended.push((*workload, Err(error))),
+        let (written, copied): (Vec<_>, Vec<_>) =
+            workloads.into_iter().partition(|workload| workload.written_key().is_some());
+        let writes = written.into_iter().map(async |workload| {
+            let Some(value) = &view.value else { return (workload, Ok(None)) };
+            let written = clusters.write_secret(workload, &view.stamp, value).await;
+            (workload, written.map(Some))
+        });
+        let syncs = async {
+            // One that several workloads read is told once.
+            let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for workload in copied {
+                let copy = workload.copy.as_ref().map(ToString::to_string);
+                copies.entry(copy).or_default().push(workload);
             }
-        }
-        if !told.is_empty() {
-            let synced = clusters.synced(&told, intended, self.time_until(give_up_at)).await;
-            let synced = synced.into_iter().map(|progress| progress.map(Some));
-            ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
-        }
+            let forced = copies.values().map(|it| clusters.force_sync(it[0], &self.holder));
+            let forced = join_all(forced).await;
+            let mut told = Vec::new();
+            let mut ended = Vec::new();
+            for (workloads, forced) in copies.into_values().zip(forced) {
+                for workload in workloads {
+                    match forced.clone() {
+                        Ok(Some(before)) => told.push((workload, before)),
+                        Ok(None) => ended.push((workload, Ok(None))),
+                        Err(error) => ended.push((workload, Err(error))),
+                    }
+                }
+            }
+            if !told.is_empty() {
+                let within = self.time_until(give_up_at);
+                let synced = clusters.synced(&told, &view.intended, within).await;
+                let synced = synced.into_iter().map(|progress| progress.map(Some));
+                ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
+            }
+            ended
+        };
+        let (written, mut ended) = tokio::join!(join_all(writes), syncs);
+        ended.extend(written);
         ended
     }
 
@@ -412,22 +445,27 @@ impl Turn<'_> {
     }
 
     /// What changed under a leg since it was published and synced: a pod may have started on it.
-    async fn what_does_not_stand(&self, side: Side) -> Result<Option<String>, Error> {
-        let workloads = &self.spec.side(side).workloads;
-        let copied = workloads.iter().filter(|it| it.copy.is_some());
-        let secrets = join_all(copied.clone().map(|it| self.world.clusters.secret_revision(it)));
+    async fn what_does_not_stand(&self, side: Side) -> Result<Standing, Error> {
+        let workloads = self.workloads(side).into_iter();
+        let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
+        let parameters: Vec<_> = self.intended(side).into_keys().collect();
+        let clusters = &self.world.clusters;
+        let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
         let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
         if let Some(place) = changed? {
-            return Ok(Some(place));
+            return Ok(Standing::Changed(place));
         }
-        for (workload, revision) in copied.zip(secrets) {
+        let mut standing = Standing::Stands;
+        for (workload, revision) in copied.into_iter().zip(secrets) {
             let synced: Option<&SecretRevision> =
                 self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
-            if revision?.as_ref() != synced {
-                return Ok(Some(format!("the Secret of {workload}")));
+            match revision {
+                Ok(revision) if revision.as_ref() == synced => {}
+                Ok(_) => return Ok(Standing::Changed(format!("the Secret of {workload}"))),
+                Err(error) => standing = Standing::Unknown(away(workload, error)?),
             }
         }
-        Ok(None)
+        Ok(standing)
     }
 
     /// A place of this side that no longer holds what was written to it.
@@ -458,8 +496,11 @@ impl Turn<'_> {
             return Ok(None);
         }
         let mut editors = Vec::new();
-        for workload in self.spec.side(side).workloads.iter() {
-            editors.extend(self.world.clusters.editors(workload).await?);
+        for workload in self.workloads(side) {
+            match self.world.clusters.editors(workload).await {
+                Ok(of_workload) => editors.extend(of_workload),
+                Err(error) => drop(away(workload, error)?),
+            }
         }
         editors.dedup();
         let editors = match editors.as_slice() {
@@ -471,6 +512,25 @@ impl Turn<'_> {
             format!("somebody keeps changing what was published{editors}"),
             "stop whatever else writes to it, then rotate again: the same version goes on",
         ))))
+    }
+
+    /// What copies of a side's view are to hold.
+    async fn copied_view(&mut self, side: Side) -> Result<CopiedView, Error> {
+        let audience = self.spec.side(side);
+        let form = audience.publications.first().map(|publication| publication.form);
+        // Values are opened for a Secret that is written, and for nothing else.
+        let is_written = audience.workloads.iter().any(|it| it.written_key().is_some());
+        let value = match form.filter(|_| is_written) {
+            Some(form) => Some(self.content(side).await?.bytes(form)),
+            None => None,
+        };
+        Ok(CopiedView { stamp: self.stamp(side), intended: self.intended(side), value })
+    }
+
+    /// The revision of a side's view, as workloads and Secrets bear it.
+    fn stamp(&self, side: Side) -> Stamp {
+        let revision = self.record.view(side);
+        Stamp { side, token: self.record.token().clone(), revision }
     }
 
     fn intended(&self, side: Side) -> BTreeMap<ParameterName, Digest> {
@@ -525,11 +585,40 @@ impl Turn<'_> {
         )))
     }
 
+    /// The first of what is in the way; what else is, or is not done, is told beside it.
+    fn first(&mut self, stuck: Vec<Held>, under_way: &[(String, String)]) -> Option<Held> {
+        let mut stuck = stuck.into_iter();
+        let first = stuck.next()?;
+        let others = stuck.filter(|other| *other != first);
+        let others = others.map(|other| format!("{}: {}", other.object, other.reason));
+        let under_way = under_way.iter().map(|(object, awaited)| format!("{object}: {awaited}"));
+        self.warnings.extend(others.chain(under_way));
+        Some(first)
+    }
+
     /// The first publication comes before the objects that copy it may exist.
     fn passes_over_absent(&self, owed: Owed) -> bool {
         owed.leg <= Leg::Migrate
             && self.record.rotation().is_some_and(|it| it.purpose == Purpose::Publish)
     }
+}
+
+/// Whether what was published and synced is still so.
+enum Standing {
+    Stands,
+    /// What is not.
+    Changed(String),
+    /// Somebody cannot be asked.
+    Unknown(Held),
+}
+
+/// What copies of a view are to hold.
+struct CopiedView {
+    stamp: Stamp,
+    /// Those of parameters: the digest of the bytes that each parameter was given.
+    intended: BTreeMap<ParameterName, Digest>,
+    /// Those that are written: these bytes. `None` where there is none of them.
+    value: Option<Secret>,
 }
 
 /// What a wait for a workload came to.

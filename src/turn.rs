@@ -1,6 +1,11 @@
 //! One invocation's hold on one token: the record in hand, how it is saved, and what is told of it.
 
-use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::pin,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -13,7 +18,7 @@ use crate::{
         Rotation, RotationId, Stage,
     },
     report::{Outcome, Report},
-    spec::{Place, Reserved, Side, Spec},
+    spec::{Place, Reserved, Side, Spec, Workload},
     token::{Secret, TokenName, VersionNumber},
     world::{Holding, KeyEntry, Save, Saved, World},
 };
@@ -50,6 +55,8 @@ pub struct Asking<'a> {
     pub key: &'a str,
     /// No step begins after this.
     pub stop_at: Timestamp,
+    /// Clusters to leave out, knowingly.
+    pub without: &'a BTreeSet<String>,
 }
 
 /// One invocation's turn at one token.
@@ -116,6 +123,22 @@ impl<'a> Turn<'a> {
         }
         turn.remember_subject();
         Ok(turn)
+    }
+
+    /// The workloads of a side, but for those of clusters that are left out.
+    pub(crate) fn workloads(&self, side: Side) -> Vec<&'a Workload> {
+        let spec: &'a Spec = self.spec;
+        let workloads = spec.side(side).workloads.iter();
+        workloads.filter(|it| !self.record.without().contains(&it.cluster)).collect()
+    }
+
+    /// Leaves out what this turn is asked to; the next save keeps it.
+    pub(crate) fn leave_out(&mut self) -> Result<(), Stop> {
+        let is_left_out = self.asking.without.is_subset(self.record.without());
+        if is_left_out || self.record.owed().is_none() {
+            return Ok(());
+        }
+        self.apply(Change::LeaveOut(self.asking.without.clone()))
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -311,8 +334,28 @@ impl<'a> Turn<'a> {
             .collect()
     }
 
+    /// What leaving out these clusters means for whom.
+    fn told_of_left_out(&self) -> impl Iterator<Item = String> {
+        let meaning = |cluster: &String, side: Side, means: &str| {
+            let mut workloads = self.spec.side(side).workloads.iter();
+            workloads.any(|it| it.cluster == *cluster).then(|| format!("; {side} there {means}"))
+        };
+        self.record.without().iter().map(move |cluster| {
+            let verifiers =
+                meaning(cluster, Side::Verifiers, "are not waited for, and may refuse it");
+            let presenters =
+                meaning(cluster, Side::Presenters, "may send the one before beyond its end");
+            format!(
+                "cluster {cluster} is left out of bringing this version, as was asked{}{}",
+                verifiers.unwrap_or_default(),
+                presenters.unwrap_or_default(),
+            )
+        })
+    }
+
     pub(crate) fn report(&self, outcome: Outcome) -> Report {
         let (rotation, version) = self.subject.clone().unzip();
+        let warnings = self.warnings.iter().cloned().chain(self.told_of_left_out()).collect();
         Report {
             outcome,
             token: self.record.token().clone(),
@@ -327,7 +370,7 @@ impl<'a> Turn<'a> {
                 .and_then(|previous| previous.not_after),
             not_before: None,
             timeline: self.timeline.clone(),
-            warnings: self.warnings.clone(),
+            warnings,
             held: self.record.held().map(Into::into),
         }
     }

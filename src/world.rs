@@ -16,12 +16,17 @@ mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+mod finding;
 pub mod host;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -35,6 +40,7 @@ use crate::{
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
+pub use finding::{Examination, Finding, Severity, Subject};
 // What crosses the ports.
 pub use crate::{
     record::{Audit, SecretRevision},
@@ -247,6 +253,10 @@ pub trait Publications: Send + Sync {
     /// holds nothing. Has no effect.
     async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
 
+    /// The KMS key that encrypts what a place holds, by the name that its last write gave; `None`
+    /// where there is no such key, or nothing. Has no effect.
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error>;
+
     /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
     /// [`WriteError::overtaken`] where the place carries a higher revision of this view.
     ///
@@ -406,10 +416,20 @@ pub trait Clusters: Send + Sync {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error>;
 
-    /// Tells the External Secret of this workload to refresh, by setting its `force-sync`
-    /// annotation to a new value that begins with `force`, and says which version it had synced
-    /// before. `None` where the External Secret does not exist. A crash after it means a spare
-    /// refresh, which is harmless.
+    /// Looks at everything in the clusters that a rotation which these workloads follow depends on:
+    /// what [`Clusters::inspect`] looks at, and beyond it rights, stores and neighbours. `published`
+    /// are the parameters of all tokens. What could not be asked is a finding too. Some twenty reads
+    /// a workload, a few at a time; no effect.
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination;
+
+    /// Tells the External Secret of this workload, or the ClusterExternalSecret that keeps it, to
+    /// refresh, by setting its `force-sync` annotation to a new value that begins with `force`, and
+    /// says which version was synced before. `None` where what the spec names does not exist. A crash
+    /// after it means a spare refresh, which is harmless.
     async fn force_sync(
         &self,
         workload: &Workload,
@@ -418,8 +438,9 @@ pub trait Clusters: Send + Sync {
 
     /// Waits until each of these External Secrets has synced since it was told to, and its Secret's
     /// data is one of `intended`: the digest of the bytes that each parameter of this side was given.
-    /// The workloads are of one namespace of one cluster, and so are the answers, in their order. No
-    /// effect.
+    /// Ends with the first that is stuck or cannot be looked at, and what is known of the others. The
+    /// workloads are of one namespace of one cluster, and so are the answers, in their order. What
+    /// synced something else is told to refresh again; no other effect.
     async fn synced(
         &self,
         told: &[(&Workload, SyncedBefore)],
@@ -427,8 +448,28 @@ pub trait Clusters: Send + Sync {
         within: Duration,
     ) -> Vec<Result<Progress<SecretRevision>, Error>>;
 
-    /// Where the Secret of this workload stands now; `None` where it does not exist. No effect.
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error>;
+    /// Writes the bytes of a side's view under the key of the Secret that this workload's spec names,
+    /// and the view's revision beside it; makes the Secret where there is none. Its other keys are left
+    /// alone. A Secret that has this revision and these bytes, or a newer revision, is left as it is;
+    /// one that somebody else has to write is [`Progress::Stuck`].
+    ///
+    /// A crash before it: pods that start read the view before. A crash after it: they read this one,
+    /// and writing it again changes nothing. A write that arrives late, after another one, changes
+    /// nothing either.
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error>;
+
+    /// Where the keys of this workload's Secret that hold copies of these parameters, or the one that
+    /// is written, stand now; `None` where the Secret does not exist. No effect.
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error>;
 
     /// Stamps the pod template of a workload, so that its pods are replaced; stamping it with a
     /// stamp that it has, or with an older one, changes nothing. `None` where the workload does
@@ -468,7 +509,7 @@ pub struct SyncedBefore {
     pub synced_resource_version: String,
 }
 
-/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template.
+/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template, or on a Secret that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Whose view it is for.
@@ -477,29 +518,4 @@ pub struct Stamp {
     pub token: TokenName,
     /// The record revision at which that side's view last changed: it only grows.
     pub revision: u64,
-}
-
-/// Something that a look before the mint found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// On what.
-    pub object: String,
-    /// What is the matter.
-    pub reason: String,
-    /// What to do.
-    pub fix: String,
-}
-
-/// Whether a finding stops a rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It is told.
-    Warning,
-    /// The object is not there. Stops a rotation, not a first publication.
-    Missing,
-    /// It would never finish: nothing is minted.
-    Refusal,
 }

@@ -36,6 +36,7 @@ pub(crate) struct Answer {
     pub(crate) drift: Vec<String>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
+    pub(crate) checked: Vec<Checked>,
 }
 
 /// A step that was done.
@@ -85,6 +86,14 @@ pub(crate) struct Finding {
     pub(crate) object: String,
     pub(crate) reason: String,
     pub(crate) fix: String,
+}
+
+/// What a preflight found right about one object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Checked {
+    pub(crate) object: String,
+    pub(crate) what: Vec<String>,
 }
 
 /// An error of the function. Lambda's own, of a function that timed out say, may lack the type.

@@ -119,21 +119,24 @@ impl Page {
         ]
     }
 
-    /// What would stop a rotation.
+    /// What would stop a rotation, and what was found right.
     fn inspections(&self, answer: &Answer) -> String {
-        let mut text = String::new();
-        for result in &answer.results {
-            text += &format!("{}: {}\n", result.token, answer.outcome);
-            if result.findings.is_empty() {
-                continue;
-            }
-            let mut table = self.table(["severity", "object", "reason", "fix"]);
-            table.add_rows(result.findings.iter().map(|finding| {
+        let inspection = |page: &Self, result: &Answer| {
+            let title = format!("{}: {}\n", result.token, answer.outcome);
+            let mut findings = page.table(["severity", "object", "reason", "fix"]);
+            findings.add_rows(result.findings.iter().map(|finding| {
                 [&finding.severity, &finding.object, &finding.reason, &finding.fix]
             }));
-            text += &indented(&table);
-        }
-        text
+            let findings = match result.findings.is_empty() {
+                true => String::new(),
+                false => indented(&findings),
+            };
+            let checked = result.checked.iter();
+            let checked: Vec<_> =
+                checked.map(|it| (it.object.as_str(), it.what.join("; "))).collect();
+            title + &findings + &page.facts(&checked)
+        };
+        self.blocks(&answer.results, inspection)
     }
 
     /// Names and what is said of each, one below the other.
@@ -315,7 +318,11 @@ mod tests {
             "fix": "resume it: kubectl rollout resume",
         });
         let refused = |findings| {
-            let result = json!({"token": "datastore-token", "findings": findings});
+            let checked = json!([{"object": "prod/backend/deployment/backend", "what": [
+                "it exists", "its pods see the Secret, and are replaced when they are stamped",
+            ]}]);
+            let result =
+                json!({"token": "datastore-token", "findings": findings, "checked": checked});
             json!({"outcome": "refused", "results": [result]})
         };
         for width in [40, 80, 120] {
@@ -326,6 +333,8 @@ mod tests {
         let wide = shown(refused(json!([finding])), None);
         let row = wide.lines().find(|line| line.contains("refusal")).expect("its row");
         assert!(row.contains("it is paused, and would never finish to roll out"), "{wide}");
+        let row = wide.lines().find(|line| line.contains("deployment/backend ")).expect("its row");
+        assert!(row.contains("it exists; its pods see the Secret"), "{wide}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What remains of a version when its record has forgotten it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,9 @@ pub struct Audit {
     pub selectors: Vec<String>,
     /// What was done when.
     pub timeline: Vec<Entry>,
+    /// Clusters that its rotation went without, knowingly.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
 }
 
 impl Record {
@@ -52,6 +57,7 @@ impl Record {
             ended_at: None,
             selectors,
             timeline: Vec::new(),
+            without: self.without.clone(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The moves that a record may make: one `match` owns them all.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -39,6 +42,8 @@ pub enum Change {
         /// How long the version before stays valid from now on.
         overlap: Duration,
     },
+    /// These clusters are left out too, knowingly: nothing waits for their workloads any more.
+    LeaveOut(BTreeSet<String>),
     /// What was published does not stand: publish again, as a new revision of the view.
     Repeat,
     /// Versions past their end leave the set.
@@ -195,6 +200,8 @@ impl Record {
                 }
             }
 
+            (Some(_), Change::LeaveOut(clusters)) => next.without.extend(clusters),
+
             (Some((leg, Step::Sync | Step::RollOut)), Change::Repeat) => {
                 next.repeats = self.repeats.saturating_add(1);
                 *next.view_mut(leg.side()) = self.revision + 1;
@@ -269,7 +276,9 @@ impl Record {
                 return Err(illegal("that step is not owed"));
             }
             (_, Change::Repeat | Change::Retire) => return Err(illegal("not on this step")),
-            (None, Change::Hold(_)) => return Err(illegal("nothing is owed")),
+            (None, Change::Hold(_) | Change::LeaveOut(_)) => {
+                return Err(illegal("nothing is owed"));
+            }
         }
         Ok(next)
     }
@@ -342,6 +351,9 @@ impl Record {
         });
         self.held = None;
         self.drift.clear();
+        if begin.purpose != Purpose::Repair {
+            self.without.clear();
+        }
         self.spec_version = begin.spec_version;
         self.owe(Leg::Expand, Step::Publish, now);
         self.lease_to(begin.lease);
@@ -455,6 +467,7 @@ impl Change {
             Change::Unanswered(_) => "unanswered",
             Change::Synced(_) => "synced",
             Change::RolledOut { .. } => "rolled out",
+            Change::LeaveOut(_) => "leave out",
             Change::Repeat => "repeat",
             Change::Retire => "retire",
             Change::Drop => "drop",

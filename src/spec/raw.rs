@@ -96,10 +96,17 @@ pub(super) struct Workload {
     pub(super) daemon_set: Field<Value>,
     pub(super) external_secret: Field<Value>,
     pub(super) cluster_external_secret: Field<Value>,
-    pub(super) secret: Field<Value>,
+    pub(super) secret: Field<Object<Secret>>,
     pub(super) secret_key: Field<Value>,
     pub(super) picks_up: Field<Value>,
     pub(super) settle: Field<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Secret {
+    pub(super) name: Field<Value>,
+    pub(super) key: Field<Value>,
 }
 
 #[derive(Default, Deserialize)]

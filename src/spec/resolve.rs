@@ -16,7 +16,7 @@ use super::rules::{
 };
 use super::{
     AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
-    SecretCopy, Side, Spec, Workload, WorkloadKind,
+    SecretCopy, Side, Spec, Workload, WorkloadKind, WrittenKey,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -224,12 +224,31 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
-            if workload.copy.is_some() && !has_parameter {
+            let copier = match &workload.copy {
+                Some(SecretCopy::ExternalSecret { .. }) => Some("external_secret"),
+                Some(SecretCopy::ClusterExternalSecret { .. }) => Some("cluster_external_secret"),
+                Some(SecretCopy::Secret { .. }) | None => None,
+            };
+            if let Some(field) = copier.filter(|_| !has_parameter) {
                 self.add::<()>(
-                    format!("{side}.workloads[{index}].external_secret"),
+                    format!("{side}.workloads[{index}].{field}"),
                     format!(
                         "copies from a parameter, and `{side}.publish` names none; add an \"ssm\" \
                          publication"
+                    ),
+                );
+            }
+            // What one field manager applies is all that it owns: a second key would take the first
+            // one away.
+            let others = audience.workloads[..index].iter().filter_map(Workload::written_key);
+            let is_torn = |written: &WrittenKey<'_>| {
+                others.clone().any(|it| it.secret() == written.secret() && it.key != written.key)
+            };
+            if let Some(written) = workload.written_key().filter(is_torn) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}].secret.key"),
+                    format!(
+                        "is a second key of {written}; a token has one key of a Secret for each side"
                     ),
                 );
             }
@@ -330,14 +349,6 @@ impl Faults {
     }
 
     fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
-        for (field, value, feature) in [
-            ("cluster_external_secret", &raw.cluster_external_secret, "a ClusterExternalSecret"),
-            ("secret", &raw.secret, "a Secret that changeover writes"),
-        ] {
-            if value.0.is_some() {
-                self.unavailable(format!("{path}.{field}"), feature);
-            }
-        }
         let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
         let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
         let object = self.object(
@@ -348,29 +359,13 @@ impl Faults {
                 ("daemon_set", WorkloadKind::DaemonSet, raw.daemon_set),
             ],
         );
-        let external_secret = match raw.external_secret {
-            Field(None) => Some(None),
-            name => self
-                .name(format!("{path}.external_secret"), name, is_subdomain, SUBDOMAIN_RULE)
-                .map(Some),
-        };
-        let secret_key = match raw.secret_key {
-            Field(None) => Some(None),
-            Field(Some(_)) if external_secret == Some(None) => self.add(
-                format!("{path}.secret_key"),
-                "names a key of a Secret, and no `external_secret` brings one; leave it out",
-            ),
-            name => self
-                .name(format!("{path}.secret_key"), name, is_secret_key, SECRET_KEY_RULE)
-                .map(Some),
-        };
-        let copy = match (external_secret, secret_key) {
-            (Some(Some(name)), Some(secret_key)) => {
-                Some(Some(SecretCopy::ExternalSecret { name, secret_key }))
-            }
-            (Some(None), Some(_)) => Some(None),
-            _ => None,
-        };
+        let copy = self.copy(
+            path,
+            raw.external_secret,
+            raw.cluster_external_secret,
+            raw.secret,
+            raw.secret_key,
+        );
         let is_copied = copy != Some(None);
         let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
         let settle = match raw.settle.0 {
@@ -389,6 +384,64 @@ impl Faults {
             picks_up: picks_up?,
             settle: settle?,
         })
+    }
+
+    /// How the view comes into the Secret that the workload's pods read; `Some(None)` where the spec
+    /// names none.
+    fn copy(
+        &mut self,
+        path: &str,
+        external_secret: Field<Value>,
+        cluster_external_secret: Field<Value>,
+        secret: Field<Object<raw::Secret>>,
+        secret_key: Field<Value>,
+    ) -> Option<Option<SecretCopy>> {
+        let named: Vec<_> = [
+            ("external_secret", external_secret.0.is_some()),
+            ("cluster_external_secret", cluster_external_secret.0.is_some()),
+            ("secret", secret.0.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(field, is_named)| is_named.then_some(field))
+        .collect();
+        if named.len() > 1 {
+            return self.add(
+                path,
+                format!("has {}, which each bring the Secret; leave one", named.join(" and ")),
+            );
+        }
+        let has_external_secret =
+            external_secret.0.is_some() || cluster_external_secret.0.is_some();
+        let secret_key = match secret_key {
+            Field(None) => Some(None),
+            Field(Some(_)) if !has_external_secret => self.add(
+                format!("{path}.secret_key"),
+                "names a key of an ExternalSecret's Secret, and there is no `external_secret` or \
+                 `cluster_external_secret`; leave it out",
+            ),
+            key => self
+                .name(format!("{path}.secret_key"), key, is_secret_key, SECRET_KEY_RULE)
+                .map(Some),
+        };
+        let mut object = |field: &str, name: Field<Value>| {
+            self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)
+        };
+        if external_secret.0.is_some() {
+            let name = object("external_secret", external_secret);
+            return Some(Some(SecretCopy::ExternalSecret { name: name?, secret_key: secret_key? }));
+        }
+        if cluster_external_secret.0.is_some() {
+            let name = object("cluster_external_secret", cluster_external_secret);
+            let (name, secret_key) = (name?, secret_key?);
+            return Some(Some(SecretCopy::ClusterExternalSecret { name, secret_key }));
+        }
+        let Some(Object(secret)) = secret.0 else {
+            return secret_key.map(|_| None);
+        };
+        let name = object("secret.name", secret.name);
+        let key =
+            self.name(format!("{path}.secret.key"), secret.key, is_secret_key, SECRET_KEY_RULE);
+        Some(Some(SecretCopy::Secret { name: name?, key: key? }))
     }
 
     /// Which object a workload is: exactly one of these fields names it.
@@ -448,6 +501,19 @@ impl Faults {
                     format!(
                         "is \"{parameter}\", which `verifiers` publish to as well; a parameter \
                          holds one view, so name another"
+                    ),
+                );
+            }
+        }
+        let accepted: Vec<_> =
+            verifiers.workloads.iter().filter_map(Workload::written_key).collect();
+        for (index, workload) in presenters.workloads.iter().enumerate() {
+            if let Some(written) = workload.written_key().filter(|it| accepted.contains(it)) {
+                self.add::<()>(
+                    format!("presenters.workloads[{index}].secret.key"),
+                    format!(
+                        "is {written}, which `verifiers` write as well; a key holds one view, so name \
+                         another"
                     ),
                 );
             }

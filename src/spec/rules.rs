@@ -46,7 +46,7 @@ pub(crate) fn is_kms_key(key: &str) -> bool {
 
 /// The name of an EKS cluster (BOTO eks 2017-11-01, `ClusterName`), also used for the last level of a
 /// cluster's parameter.
-pub(super) fn is_cluster(name: &str) -> bool {
+pub(crate) fn is_cluster(name: &str) -> bool {
     (1..=100).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))

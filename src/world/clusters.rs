@@ -7,7 +7,8 @@
 //! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
 //! external_secret   what an ExternalSecret says, judged            (pure)
-//! sync              told to refresh, and confirmed by digest
+//! cluster_external_secret  which ExternalSecret is kept where    (pure)
+//! sync              a Secret written or told to refresh, and confirmed by digest
 //! workload          what a workload and its pods say, judged       (pure)
 //! rollout           stamped, and waited for
 //! inspect           what would stand in the way
@@ -16,6 +17,7 @@
 mod bearer;
 mod call;
 mod client;
+mod cluster_external_secret;
 mod eks;
 mod external_secret;
 mod inspect;
@@ -27,7 +29,7 @@ mod watch;
 mod workload;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -36,7 +38,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use jiff::Timestamp;
 
 use self::named::NamedClusters;
@@ -44,8 +45,11 @@ use crate::{
     config::Config,
     error::Error,
     spec::{ParameterName, Workload},
-    token::Digest,
-    world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
+    token::{Digest, Secret},
+    world::{
+        Clusters, Examination, Finding, Progress, SecretRevision, Stamp, Subject, SyncedBefore,
+        aws::Aws,
+    },
 };
 
 /// How a cluster is reached.
@@ -126,6 +130,14 @@ impl Clusters for KubernetesClusters {
         inspect::inspect(self, workload, parameters).await
     }
 
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        inspect::examine(self, subjects, published).await
+    }
+
     async fn force_sync(
         &self,
         workload: &Workload,
@@ -140,13 +152,24 @@ impl Clusters for KubernetesClusters {
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
     ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        let waits =
-            told.iter().map(|(it, before)| sync::synced(self, it, before, intended, within));
-        join_all(waits).await
+        sync::synced(self, told, intended, within).await
     }
 
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
-        sync::secret_revision(self, workload).await
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        sync::write_secret(self, workload, stamp, value).await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        sync::secret_revision(self, workload, parameters).await
     }
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {

@@ -98,7 +98,7 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
             let old = world.value(&place(reverted), Side::Presenters);
             // Readers that nobody restarts may hold their copy longer than this turn lasts.
             let wait = Some(Duration::from_secs(30));
-            let rotate = Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+            let rotate = rotate_for(wait, "a", []);
             world.assert_outcome(&world.invoke("a", rotate).await, "in_progress");
             world.edit(&place(reverted), Side::Presenters, &old);
             world.pass(Duration::from_secs(2 * 60)).await;
@@ -117,7 +117,7 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
     let old = world.value(&reverted, Side::Presenters);
     // Each turn is shorter than readers may hold their copy, so that the next one finds the old view.
     let wait = Some(Duration::from_secs(30));
-    let rotate = || Request::Rotate { token: subject(), key: Some("a".to_owned()), wait };
+    let rotate = || rotate_for(wait, "a", []);
     for _ in 0..4 {
         world.assert_outcome(&world.invoke("a", rotate()).await, "in_progress");
         world.edit(&reverted, Side::Presenters, &old);

@@ -218,8 +218,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("/source", json!({"parameter": "/inbox/token"}), "`source.parameter`"),
         ("/on_drift", json!("adopt"), "`on_drift`"),
         ("/verifiers/publish/0/region", json!("us-east-1"), "`verifiers.publish[0].region`"),
-        ("/verifiers/workloads/0/secret", json!({"name": "a", "key": "b"}), "a Secret that"),
-        ("/verifiers/workloads/0/cluster_external_secret", json!("a"), "a ClusterExternalSecret"),
     ] {
         let message = fault_of(pointer, value);
         assert!(message.contains(feature), "{message}");
@@ -326,6 +324,106 @@ fn a_workload_may_stand_on_both_sides_and_once_on_each() {
     assert!(error.because.contains("prod/backend/deployment/datastore a second time"), "{error}");
 }
 
+/// The example, its presenters' workload with these fields instead of `external_secret`.
+fn copied_by(fields: &Value) -> Value {
+    let mut spec = example();
+    let workload = spec["presenters"]["workloads"][0].as_object_mut().expect("it is an object");
+    workload.remove("external_secret");
+    workload.extend(fields.as_object().expect("it is an object").clone());
+    spec
+}
+
+#[test]
+fn each_way_into_a_secret_is_read() {
+    let (name, key) = ("a".to_owned(), "b".to_owned());
+    for (fields, expected) in [
+        (
+            json!({"external_secret": "a", "secret_key": "b"}),
+            SecretCopy::ExternalSecret { name: name.clone(), secret_key: Some(key.clone()) },
+        ),
+        (
+            json!({"cluster_external_secret": "a"}),
+            SecretCopy::ClusterExternalSecret { name: name.clone(), secret_key: None },
+        ),
+        (
+            json!({"cluster_external_secret": "a", "secret_key": "b"}),
+            SecretCopy::ClusterExternalSecret { name: name.clone(), secret_key: Some(key.clone()) },
+        ),
+        (json!({"secret": {"name": "a", "key": "b"}}), SecretCopy::Secret { name, key }),
+    ] {
+        let spec = parse(&copied_by(&fields)).expect("it is a spec");
+        assert_eq!(spec.presenters.workloads[0].copy, Some(expected));
+    }
+}
+
+#[test]
+fn a_workload_has_one_way_into_its_secret() {
+    let secret = json!({"name": "a", "key": "b"});
+    for (fields, told) in [
+        (
+            json!({"external_secret": "a", "cluster_external_secret": "a"}),
+            "`presenters.workloads[0]` has external_secret and cluster_external_secret, which each",
+        ),
+        (
+            json!({"external_secret": "a", "cluster_external_secret": "a", "secret": secret}),
+            "has external_secret and cluster_external_secret and secret, which",
+        ),
+        (
+            json!({"secret": secret, "secret_key": "b"}),
+            "`presenters.workloads[0].secret_key` names",
+        ),
+        (json!({"secret_key": "b"}), "`presenters.workloads[0].secret_key` names a key of an"),
+        (json!({"secret": {"name": "a"}}), "`presenters.workloads[0].secret.key` is missing"),
+        (json!({"secret": {"key": "a"}}), "`presenters.workloads[0].secret.name` is missing"),
+        (json!({"secret": {"name": "a", "key": "b c"}}), "secret.key` is \"b c\"; write"),
+        (json!({"secret": {"name": "A", "key": "b"}}), "secret.name` is \"A\"; write"),
+        (json!({"secret": {"name": "a", "key": "b", "type": "c"}}), "unknown field `type`"),
+        (json!({"secret": "a"}), "expected an object"),
+        (json!({"cluster_external_secret": 1}), "cluster_external_secret` is 1; write"),
+        (json!({"secret": secret, "picks_up": {"within": "1m"}}), "picks_up.within` is \"1m\""),
+    ] {
+        let error = parse(&copied_by(&fields)).expect_err("it is no spec").to_string();
+        assert!(error.contains(told), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn only_what_copies_from_a_parameter_needs_one() {
+    let mut spec = copied_by(&json!({"secret": {"name": "a", "key": "b"}}));
+    let item = json!({"dynamodb": {"table": "table", "key": {"id": "a"}}});
+    spec["presenters"]["publish"] = json!([item.clone()]);
+    parse(&spec).expect("a Secret is written from the record");
+    let mut spec = copied_by(&json!({"cluster_external_secret": "a"}));
+    spec["presenters"]["publish"] = json!([item]);
+    let error = parse(&spec).expect_err("it copies nothing").to_string();
+    let told = "`presenters.workloads[0].cluster_external_secret` copies from a parameter";
+    assert!(error.contains(told), "{error}");
+}
+
+#[test]
+fn a_key_of_a_secret_holds_one_view_and_a_view_has_one_key_of_it() {
+    let written = |key: &str| json!({"name": "a", "key": key});
+    let mut spec = copied_by(&json!({"secret": written("token")}));
+    let mut second = spec["presenters"]["workloads"][0].clone();
+    second["deployment"] = json!("second");
+    let first = spec["presenters"]["workloads"][0].clone();
+    spec["presenters"]["workloads"] = json!([first, second]);
+    parse(&spec).expect("two workloads may read one key");
+    spec["presenters"]["workloads"][1]["secret"] = written("other");
+    let error = parse(&spec).expect_err("applying one takes the other away").to_string();
+    assert!(error.contains("`presenters.workloads[1].secret.key` is a second key of"), "{error}");
+    spec["presenters"]["workloads"][1]["namespace"] = json!("elsewhere");
+    parse(&spec).expect("it is another Secret");
+
+    let mut spec = copied_by(&json!({"secret": written("token")}));
+    let workload = spec["presenters"]["workloads"][0].clone();
+    spec["verifiers"]["workloads"] = json!([workload]);
+    let error = parse(&spec).expect_err("a key holds one view").to_string();
+    assert!(error.contains("key token of Secret backend/a of cluster prod, which"), "{error}");
+    spec["verifiers"]["workloads"][0]["secret"] = written("accepted");
+    parse(&spec).expect("each side has a key of its own");
+}
+
 #[test]
 fn an_item_may_hold_both_views_and_a_parameter_may_not() {
     let mut spec = example();
@@ -338,6 +436,23 @@ fn a_name_that_cannot_name_an_annotation_has_no_workloads() {
     let edged = name("-token");
     assert!(Spec::parse(&edged, 1, &example().to_string()).is_err());
     assert!(Spec::parse(&edged, 1, &smallest("/a/b").to_string()).is_ok());
+}
+
+#[test]
+fn two_tokens_that_write_one_key_of_a_secret_are_both_told_so() {
+    let spec = |token: &str, key: &str| {
+        let mut spec = copied_by(&json!({"secret": {"name": "shared", "key": key}}));
+        for (side, view) in [("verifiers", "accepted"), ("presenters", "token")] {
+            spec[side]["publish"] = json!([{"ssm": format!("/{token}/{view}")}]);
+        }
+        Spec::parse(&name(token), 1, &spec.to_string()).expect("it is a spec")
+    };
+    let conflicts = conflicts(&[spec("a", "x"), spec("b", "y"), spec("c", "x")]);
+    assert_eq!(conflicts.keys().map(TokenName::as_str).collect::<Vec<_>>(), ["a", "c"]);
+    let message = conflicts[&name("a")].to_string();
+    for word in ["\"c\"", "key x of Secret backend/shared of cluster prod"] {
+        assert!(message.contains(word), "{message}");
+    }
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(crate) fn audit(token: &TokenName, version: u64) -> Audit {
         ended_at: None,
         selectors: vec!["/backend/datastore-token:12".to_owned()],
         timeline: Vec::new(),
+        without: ["homelab".to_owned()].into(),
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn kinds() -> Vec<(&'static str, Value)> {
         ("workloads", workloads()),
         ("one workload on both sides", one_workload_on_both_sides()),
         ("mounted secrets", mounted_secrets()),
+        ("written secrets", written_secrets()),
         ("no verifiers", no_verifiers()),
         ("plain form", plain_form()),
         ("everything", everything()),
@@ -102,6 +103,30 @@ pub(crate) fn mounted_secrets() -> Value {
     })
 }
 
+/// Secrets that nobody else writes, one of them for two workloads and one for both sides.
+pub(crate) fn written_secrets() -> Value {
+    let written = |name: &str, secret: &str, key: &str| {
+        let secret = json!({"name": secret, "key": key});
+        json!({"cluster": "prod", "namespace": "backend", "deployment": name, "secret": secret})
+    };
+    json!({
+        "token": {"bytes": 32},
+        "overlap": "30s",
+        "verifiers": {
+            "publish": [item("accepted")],
+            "workloads": [written("mesh", "mesh", "accepted")],
+        },
+        "presenters": {
+            "publish": [item("presented")],
+            "workloads": [
+                written("mesh", "mesh", "token"),
+                written("backend", "datastore", "token"),
+                written("jobs", "datastore", "token"),
+            ],
+        },
+    })
+}
+
 /// Presenters only.
 pub(crate) fn no_verifiers() -> Value {
     json!({
@@ -172,12 +197,22 @@ pub(crate) fn subject() -> TokenName {
 
 /// Asks for a new version.
 pub(crate) fn rotate(key: &str) -> Request {
-    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: None }
+    rotate_for(None, key, [])
 }
 
 /// Asks for a new version, and begins no step.
 pub(crate) fn rotate_without_waiting(key: &str) -> Request {
-    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait: Some(Duration::ZERO) }
+    rotate_for(Some(Duration::ZERO), key, [])
+}
+
+/// Asks for a new version, waits for so long, and leaves these clusters out.
+pub(crate) fn rotate_for<const N: usize>(
+    wait: Option<Duration>,
+    key: &str,
+    without: [&str; N],
+) -> Request {
+    let without = without.map(str::to_owned).into();
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without }
 }
 
 /// Asks for the current views to be written.

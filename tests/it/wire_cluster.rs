@@ -1,8 +1,13 @@
 //! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
 
 mod api_server;
+mod copies;
 mod damaged;
+mod examining;
+mod keeping;
+mod together;
 mod watching;
+mod writing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,6 +32,7 @@ const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/web/replicasets";
 const PODS: &str = "/api/v1/namespaces/web/pods";
 const EXTERNAL_SECRET: &str =
     "/apis/external-secrets.io/v1/namespaces/web/externalsecrets/datastore-token";
+const EVERYWHERE: &str = "/apis/external-secrets.io/v1/clusterexternalsecrets/everywhere";
 const SECRET: &str = "/api/v1/namespaces/web/secrets/datastore-token";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const STAMP: &str = "presenter.changeover.dev/datastore";
@@ -49,6 +55,23 @@ fn workload() -> Workload {
         picks_up: PicksUp::Restart,
         settle: Duration::ZERO,
     }
+}
+
+/// One whose ExternalSecret a ClusterExternalSecret keeps.
+fn everywhere() -> Workload {
+    let name = "everywhere".to_owned();
+    let copy = SecretCopy::ClusterExternalSecret { name, secret_key: None };
+    Workload { copy: Some(copy), ..workload() }
+}
+
+/// One whose Secret nobody else writes.
+fn written() -> Workload {
+    let copy = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
+    Workload { copy: Some(copy), ..workload() }
+}
+
+fn parameters() -> [ParameterName; 1] {
+    [ParameterName::parse("/backend/token").unwrap()]
 }
 
 fn stamp(revision: u64) -> Stamp {
@@ -234,14 +257,30 @@ mod syncing {
     use super::*;
 
     pub(super) fn external_secret(server: &ApiServer) {
+        external_secret_of(server, json!({}));
+    }
+
+    pub(super) fn external_secret_of(server: &ApiServer, metadata: Value) {
         server.put(
             EXTERNAL_SECRET,
             json!({
+                "metadata": metadata,
                 "spec": {
                     "refreshInterval": "1h0m0s",
                     "data": [{"secretKey": "token", "remoteRef": {"key": "/backend/token"}}],
                 },
                 "status": {"syncedResourceVersion": "1-a"},
+            }),
+        );
+    }
+
+    /// One that keeps the ExternalSecret in `web`, and others elsewhere.
+    pub(super) fn cluster_external_secret(server: &ApiServer) {
+        server.put(
+            EVERYWHERE,
+            json!({
+                "spec": {"externalSecretName": "datastore-token"},
+                "status": {"provisionedNamespaces": ["web", "other"]},
             }),
         );
     }
@@ -267,14 +306,14 @@ mod syncing {
         one(clusters.synced(&[(&workload(), before)], &intended, MINUTE).await)
     }
 
-    fn done(progress: Progress<SecretRevision>) -> SecretRevision {
+    pub(super) fn done(progress: Progress<SecretRevision>) -> SecretRevision {
         match progress {
             Progress::Done(revision) => revision,
             other => panic!("{other:?}"),
         }
     }
 
-    fn stuck(progress: Progress<SecretRevision>) -> String {
+    pub(super) fn stuck(progress: Progress<SecretRevision>) -> String {
         match progress {
             Progress::Stuck(held) => held.reason,
             other => panic!("{other:?}"),
@@ -313,7 +352,7 @@ mod syncing {
     async fn an_external_secret_that_does_not_exist_is_told() {
         let server = ApiServer::new();
         assert_eq!(clusters(&server).force_sync(&workload(), "me").await, Ok(None));
-        assert_eq!(clusters(&server).secret_revision(&workload()).await, Ok(None));
+        assert_eq!(clusters(&server).secret_revision(&workload(), &parameters()).await, Ok(None));
         assert!(stuck(synced(&clusters(&server), "1-a").await.unwrap()).contains("not exist"));
     }
 
@@ -331,7 +370,7 @@ mod syncing {
             synced_to(&server, "2-b", "new");
         };
         let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), waiting);
-        let revision = clusters.secret_revision(&workload()).await.unwrap().unwrap();
+        let revision = clusters.secret_revision(&workload(), &parameters()).await.unwrap().unwrap();
         assert_eq!(done(progress.unwrap()), revision);
         // Synced since, and the bytes of the value before.
         synced_to(&server, "3-c", "old");
@@ -462,7 +501,8 @@ mod syncing {
         synced_to(&server, "2-b", "new");
         let clusters = clusters(&server);
         let workload = workload();
-        let revision = async || clusters.secret_revision(&workload).await.unwrap().unwrap();
+        let revision =
+            async || clusters.secret_revision(&workload, &parameters()).await.unwrap().unwrap();
         let first = revision().await;
         // External Secrets copies the annotation that forces a refresh to the Secret.
         server.put(SECRET, json!({"metadata": {"annotations": {"force-sync": "me.1"}}}));
@@ -870,8 +910,7 @@ mod looking {
     #[tokio::test(start_paused = true)]
     async fn a_workload_that_can_roll_has_no_findings_and_costs_two_reads() {
         let server = ApiServer::new();
-        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "replicas": 2, "template": {}}}));
-        syncing::external_secret(&server);
+        examining::connected(&server);
         let clusters = clusters(&server);
         let parameters = [ParameterName::parse("/backend/token").unwrap()];
         for reads in [3, 5] {
@@ -920,8 +959,7 @@ mod looking {
     #[tokio::test(start_paused = true)]
     async fn a_sync_that_fails_already_is_a_warning() {
         let server = ApiServer::new();
-        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "template": {}}}));
-        syncing::external_secret(&server);
+        examining::connected(&server);
         server.put(EXTERNAL_SECRET, json!({"status": {"conditions": [{
             "type": "Ready", "status": "False", "reason": "SecretSyncedError", "message": "no store",
         }]}}));

@@ -165,6 +165,21 @@ impl MemoryWorld {
         self.state().deployment(name).broken = None;
     }
 
+    /// The API server of a cluster does not answer, from now on; its pods go on.
+    pub(crate) fn lose_cluster(&self, name: &str) {
+        self.state().cluster.lost.insert(name.to_owned());
+    }
+
+    /// The API server of a cluster answers again.
+    pub(crate) fn find_cluster(&self, name: &str) {
+        self.state().cluster.lost.remove(name);
+    }
+
+    /// Whether pods of a cluster fail is nobody's business any more.
+    pub(crate) fn give_up_cluster(&self, name: &str) {
+        self.state().cluster.given_up.insert(name.to_owned());
+    }
+
     /// Pauses a workload, so that a restart would never finish, or resumes it.
     pub(crate) fn pause_workload(&self, name: &str, is_paused: bool) {
         let mut state = self.state();
@@ -224,6 +239,7 @@ impl MemoryWorld {
     pub(crate) fn calls(&self, port: Option<&str>) -> usize {
         let of_clusters = [
             "inspect",
+            "examine",
             "force_sync",
             "synced",
             "secret_revision",

@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 4;
 pub(super) struct Target<'a> {
     /// The cluster, by the name that specs give it.
     pub(super) cluster: &'a str,
-    /// The namespace.
+    /// The namespace; empty where the object is in none.
     pub(super) namespace: &'a str,
     /// What a Role lists under `verbs`.
     pub(super) verb: &'a str,
@@ -51,6 +51,7 @@ impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, namespace, resource, name, .. } = self;
         match name.is_empty() {
+            false if namespace.is_empty() => write!(f, "{resource} {name} of cluster {cluster}"),
             true => write!(f, "{resource} in namespace {namespace} of cluster {cluster}"),
             false => write!(f, "{resource} {namespace}/{name} of cluster {cluster}"),
         }
@@ -90,7 +91,7 @@ where
             access.connect(target.cluster).await.map_err(|error| Failed { error, code: 0 })?;
         let failure = match timeout(ANSWER_WITHIN, attempt(connection.clone())).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::of(error),
+            Ok(Err(error)) => Failure::of(error).after(number - 1),
             Err(_) => Failure::silence(),
         };
         if failure.spoils_the_connection(number) {
@@ -172,6 +173,17 @@ impl Failure {
         }
     }
 
+    /// The same, after so many failures in a row. An API server that has just started knows nobody's
+    /// rights yet: what it forbids after it was away, it may grant in a moment.
+    pub(super) fn after(self, failures: u32) -> Self {
+        match self {
+            Self::Final { code: code @ Some(403), because } if failures > 0 => {
+                Self::Passing { code, because, retry_after: Duration::ZERO }
+            }
+            other => other,
+        }
+    }
+
     /// No answer in time.
     pub(super) fn silence() -> Self {
         Self::unanswered(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
@@ -228,13 +240,18 @@ impl Failure {
                      check that {cluster} is the cluster meant, and that no clock is off"
                 ),
             ),
-            Self::Final { code: Some(403), because } => (
+            Self::Final { code: Some(403), because }
+            | Self::Passing { code: Some(403), because, .. } => (
                 Kind::AccessDenied,
                 403,
                 format!("{server}: {because}"),
                 format!(
-                    "grant the verb {verb} on {resource} in namespace {namespace} to the \
-                     function's Kubernetes group (infra/eks-rbac.yaml)"
+                    "grant the verb {verb} on {resource} {} to the function's Kubernetes group \
+                     (infra/eks-rbac.yaml)",
+                    match namespace {
+                        "" => "in a ClusterRole".to_owned(),
+                        namespace => format!("in namespace {namespace}"),
+                    }
                 ),
             ),
             Self::Passing { code: Some(429), because, .. } => (

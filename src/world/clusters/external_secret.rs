@@ -68,11 +68,12 @@ pub(super) fn copies<'a>(
 }
 
 /// Everything in an ExternalSecret that would keep it from ever copying these parameters as they
-/// are, each with its fix.
+/// are, each with its fix. `keeper` is the ClusterExternalSecret that is to keep it.
 pub(super) fn obstacles(
     object: &str,
     external_secret: &ExternalSecret,
     secret_key: Option<&str>,
+    keeper: Option<&str>,
     parameters: &[ParameterName],
 ) -> Vec<Finding> {
     let spec = &external_secret.spec;
@@ -87,16 +88,22 @@ pub(super) fn obstacles(
         });
     };
 
-    let owner = external_secret.metadata.owner_references.iter().flatten();
-    if let Some(owner) = owner.into_iter().find(|owner| owner.kind == "ClusterExternalSecret") {
-        refuse(
+    let mut owners = external_secret.metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.kind == "ClusterExternalSecret");
+    match (keeper, owner.map(|owner| owner.name.as_str())) {
+        (Some(keeper), Some(owner)) if keeper == owner => {}
+        (Some(keeper), _) => refuse(
+            format!("it is not one that ClusterExternalSecret {keeper} keeps"),
+            "delete it, or name it as external_secret in the workload",
+        ),
+        (None, Some(owner)) => refuse(
             format!(
-                "it belongs to ClusterExternalSecret {}, which overwrites the annotation that \
-                 forces a refresh",
-                owner.name
+                "it belongs to ClusterExternalSecret {owner}, which overwrites the annotation that \
+                 forces a refresh"
             ),
-            "give the workload an ExternalSecret of its own",
-        );
+            "name that as cluster_external_secret in the workload, instead of external_secret",
+        ),
+        (None, None) => {}
     }
     match spec.refresh_policy.as_str() {
         "CreatedOnce" => refuse(
@@ -136,7 +143,16 @@ pub(super) fn obstacles(
     }
     for copy in copies {
         let key = copy.secret_key;
-        let entry = spec.data.iter().find(|entry| entry.secret_key == key);
+        let mut entries = spec.data.iter().filter(|entry| entry.secret_key == key);
+        let entry = entries.next();
+        if entries.next().is_some() {
+            refuse(
+                format!(
+                    "several entries of its data write the Secret's key {key}, and the last wins"
+                ),
+                "give each entry a secretKey of its own",
+            );
+        }
         if let Some(change) = entry.and_then(Entry::change) {
             refuse(
                 format!("its data entry {key} {change}"),
@@ -170,8 +186,26 @@ pub(super) struct Spec {
     data: Vec<Entry>,
 }
 
+impl Spec {
+    /// Whether any entry reads this parameter.
+    pub(super) fn reads(&self, parameter: &ParameterName) -> bool {
+        self.data.iter().any(|entry| entry.reads(parameter))
+    }
+
+    /// The stores that its entries read.
+    pub(super) fn stores(&self) -> impl Iterator<Item = &StoreReference> {
+        let of_entries = self.data.iter().map(|entry| &entry.source_ref.store_ref);
+        of_entries.chain([&self.secret_store_ref]).filter(|store| !store.name.is_empty())
+    }
+
+    /// Whether keys of the Secret are made out of others.
+    pub(super) fn is_templated(&self) -> bool {
+        self.target.template.is_some()
+    }
+}
+
 /// Where an ExternalSecret reads.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoreReference {
     pub(super) name: String,
@@ -212,6 +246,14 @@ impl Template {
 struct Entry {
     secret_key: String,
     remote_ref: RemoteReference,
+    source_ref: SourceReference,
+}
+
+/// The store of one entry, where it is not that of all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SourceReference {
+    store_ref: StoreReference,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -306,7 +348,7 @@ mod tests {
             spec[field] = change.clone();
         }
         let parameters = [parameter("/backend/token")];
-        obstacles("es", &external_secret(spec), secret_key, &parameters)
+        obstacles("es", &external_secret(spec), secret_key, None, &parameters)
             .into_iter()
             .map(|finding| {
                 assert_eq!(finding.severity, Severity::Refusal);
@@ -343,6 +385,13 @@ mod tests {
             (json!({"target": {"immutable": true}}), "immutable"),
             (json!({"target": {"creationPolicy": "None"}}), "creationPolicy None"),
             (json!({"data": []}), "no entry of its data"),
+            (
+                json!({"data": [
+                    {"secretKey": "token", "remoteRef": {"key": "/backend/token"}},
+                    {"secretKey": "token", "remoteRef": {"key": "/backend/other"}},
+                ]}),
+                "several entries",
+            ),
             (entry(json!({"version": "3"})), "pinned to version 3"),
             (entry(json!({"property": "password"})), "property password"),
             (entry(json!({"decodingStrategy": "Base64"})), "decoded (Base64)"),
@@ -375,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_cluster_external_secret_is_refused() {
+    fn a_child_of_a_cluster_external_secret_is_refused_unless_the_spec_names_its_parent() {
         let mut child = external_secret(json!({
             "data": [{"secretKey": "token", "remoteRef": {"key": "/backend/token"}}],
         }));
@@ -388,15 +437,21 @@ mod tests {
             }))
             .unwrap(),
         ]);
-        let found = obstacles("es", &child, None, &[parameter("/backend/token")]);
-        assert!(found[0].reason.contains("ClusterExternalSecret everywhere"), "{found:?}");
+        let parameters = [parameter("/backend/token")];
+        let found = |keeper| obstacles("es", &child, None, keeper, &parameters);
+        assert!(found(None)[0].reason.contains("ClusterExternalSecret everywhere"));
+        assert_eq!(found(Some("everywhere")), []);
+        assert!(found(Some("elsewhere"))[0].reason.contains("not one that"));
+        child.metadata.owner_references = None;
+        let found = obstacles("es", &child, None, Some("everywhere"), &parameters);
+        assert!(found[0].reason.contains("not one that"));
     }
 
     #[test]
     fn an_entry_reads_a_parameter_by_its_name_or_its_arn() {
         let reads = |key: &str, name: &str| {
             let reference = RemoteReference { key: key.to_owned(), ..RemoteReference::default() };
-            Entry { secret_key: String::new(), remote_ref: reference }.reads(&parameter(name))
+            Entry { remote_ref: reference, ..Entry::default() }.reads(&parameter(name))
         };
         let arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/backend/token";
         assert!(reads("/backend/token", "/backend/token"));

@@ -10,6 +10,7 @@ mod refusals;
 mod stamp;
 mod wait;
 
+pub(super) use self::stamp::{annotation, manager};
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use k8s_openapi::{

@@ -101,7 +101,7 @@ where
                         return Ok(Some((event, (state, api))));
                     }
                     Ok(Some(Err(error))) => match failure(error) {
-                        Some(failure) => failure,
+                        Some(failure) => failure.after(state.failures),
                         None => continue,
                     },
                     Ok(None) | Err(_) => Failure::silence(),

@@ -65,7 +65,7 @@ impl Live {
         }
     }
 
-    fn template(&self) -> Option<&PodTemplateSpec> {
+    pub(super) fn template(&self) -> Option<&PodTemplateSpec> {
         match self {
             Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.template),
             Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.template),
@@ -316,7 +316,9 @@ impl Rollout<'_> {
         let troubles = replicas.iter().filter(|it| !it.is_terminating).filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
             let is_current = current.is_some() && current == replica.template.as_deref();
-            if !is_current && !waits_for_all {
+            // What only is told may be of a template that was repaired since.
+            let is_told = trouble.weight == Weight::Told && !replica.is_older(self.revision);
+            if !is_current && !waits_for_all && !is_told {
                 return None;
             }
             Some(Trouble {

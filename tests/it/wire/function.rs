@@ -12,7 +12,8 @@ use changeover::{
     },
     record::{Entry, Leg, RotationId, Stage, Step},
     report::{
-        self, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results, Standing,
+        self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
+        Standing,
     },
     token::VersionNumber,
     world::{Clock, Finding, Severity},
@@ -347,7 +348,9 @@ async fn what_the_function_writes_is_what_is_shown() {
     let each = vec![Each::Done(Box::new(standing)), failed];
     let status = report::Answer::Status(Results { outcome, results: each });
     let outcome = Outcome::Refused;
-    let looked = vec![Inspection { token: token(), findings: vec![finding] }];
+    let checked =
+        vec![Checked { object: "ssm:/c".to_owned(), what: vec!["it can be read".to_owned()] }];
+    let looked = vec![Inspection { token: token(), findings: vec![finding], checked }];
     let preflight = report::Answer::Preflight(Results { outcome, results: looked });
     let rotate = report::Answer::One(Box::new(report));
     for (answer, words, code, shown) in [
@@ -377,7 +380,15 @@ async fn what_the_function_writes_is_what_is_shown() {
             preflight,
             "preflight datastore-token",
             1,
-            &["refused", "missing", "secret backend/x", "it is not there", "create it"],
+            &[
+                "refused",
+                "missing",
+                "secret backend/x",
+                "it is not there",
+                "create it",
+                "ssm:/c",
+                "it can be read",
+            ],
         ),
         (
             rotate,

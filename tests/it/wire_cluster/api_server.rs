@@ -2,7 +2,7 @@
 //! resourceVersions, and answers wrongly when told to.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -45,6 +45,8 @@ struct State {
     faults: VecDeque<Fault>,
     connections: u64,
     discarded: u64,
+    /// Verbs on resources that the caller does not have.
+    denied: BTreeSet<(&'static str, &'static str)>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
     hidden: u32,
@@ -65,6 +67,7 @@ pub(crate) struct Recorded {
     pub(crate) query: String,
     pub(crate) at: Instant,
     pub(crate) content_type: String,
+    pub(crate) accept: String,
     pub(crate) body: Value,
 }
 
@@ -122,6 +125,11 @@ impl ApiServer {
         self.state().objects[path].clone()
     }
 
+    /// Takes a right away from the caller, as far as it asks or lists.
+    pub(crate) fn deny(&self, verb: &'static str, resource: &'static str) {
+        self.state().denied.insert((verb, resource));
+    }
+
     /// Answers the next requests like this.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.extend(faults);
@@ -145,6 +153,12 @@ impl ApiServer {
     /// The requests so far, watches and lists included.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.state().requests.clone()
+    }
+
+    /// How often this was asked for.
+    pub(crate) fn asked_for(&self, method: &Method, path: &str) -> usize {
+        let is_it = |it: &&Recorded| it.method == method && it.path == path;
+        self.state().requests.iter().filter(is_it).count()
     }
 
     pub(crate) fn patches(&self) -> Vec<Recorded> {
@@ -200,15 +214,17 @@ impl ApiServer {
     async fn answer(&self, request: Request<Body>, connected_at: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
+        let header = |name| {
+            let value = parts.headers.get(name).map(|value: &http::HeaderValue| value.to_str());
+            value.map_or_else(String::new, |value| value.unwrap().to_owned())
+        };
         let recorded = Recorded {
+            content_type: header(http::header::CONTENT_TYPE),
+            accept: header(http::header::ACCEPT),
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: unescaped(parts.uri.query().unwrap_or_default()),
             at: Instant::now(),
-            content_type: parts
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
             body: serde_json::from_slice(&body).unwrap_or_default(),
         };
         let fault = {
@@ -269,6 +285,21 @@ impl ApiServer {
         if request.path == "/apis/external-secrets.io" {
             let version = json!({"groupVersion": "external-secrets.io/v1", "version": "v1"});
             return answer(&json!({"name": "external-secrets.io", "versions": [version]}));
+        }
+        if request.path == "/version" {
+            return answer(&json!({"major": "1", "minor": "36"}));
+        }
+        let is_denied = |verb: &str, resource: &str| {
+            self.state().denied.iter().any(|denied| *denied == (verb, resource))
+        };
+        if request.path.ends_with("/selfsubjectaccessreviews") {
+            let asked = &request.body["spec"]["resourceAttributes"];
+            let (verb, resource) = (asked["verb"].as_str(), asked["resource"].as_str());
+            let denied = is_denied(verb.unwrap_or_default(), resource.unwrap_or_default());
+            return answer(&json!({"spec": {}, "status": {"allowed": !denied}}));
+        }
+        if is_denied("list", request.path.rsplit('/').next().unwrap_or_default()) {
+            return status(403, "forbidden");
         }
         let is_watch = parameter("watch").as_deref() == Some("true");
         let selects = |path: &str, object: &Value| {
@@ -355,6 +386,17 @@ impl ApiServer {
                 self.changed.notify_waiters();
                 answered
             }
+            // What has a resourceVersion is not made by an apply.
+            Method::PATCH if !request.body["metadata"]["resourceVersion"].is_null() => {
+                status(409, "the object has been deleted")
+            }
+            Method::PATCH if request.content_type == "application/apply-patch+yaml" => {
+                state.put(&request.path, request.body.clone());
+                let answered = answer(&state.objects[&request.path]);
+                drop(state);
+                self.changed.notify_waiters();
+                answered
+            }
             _ => status(404, "not found"),
         }
     }
@@ -431,7 +473,7 @@ fn unescaped(query: &str) -> String {
     escapes.iter().fold(query.to_owned(), |query, (from, to)| query.replace(from, to))
 }
 
-const PLURALS: [&str; 7] = [
+const PLURALS: [&str; 9] = [
     "/pods",
     "/deployments",
     "/statefulsets",
@@ -439,6 +481,8 @@ const PLURALS: [&str; 7] = [
     "/replicasets",
     "/externalsecrets",
     "/events",
+    "/cronjobs",
+    "/jobs",
 ];
 
 /// Reaches one server under the name of every cluster, on one connection until it is discarded.

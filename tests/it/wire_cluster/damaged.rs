@@ -6,15 +6,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use changeover::{
     error::Error,
     spec::ParameterName,
-    token::Digest,
-    world::{Clusters, Progress, SyncedBefore},
+    token::{Digest, Secret},
+    world::{Clusters, Progress, Subject, SyncedBefore},
 };
 use proptest::{prelude::*, sample::select, test_runner::Config};
 use tokio::time::Instant;
 
 use super::{
-    DEPLOYMENT, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET, api_server::ApiServer,
-    clusters, one, rolling, stamp, syncing, workload,
+    DEPLOYMENT, EVERYWHERE, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET,
+    api_server::ApiServer, clusters, everywhere, one, rolling, stamp, syncing, workload, written,
 };
 use crate::damage::{Damages, assert_clear, damages, paused};
 
@@ -26,6 +26,7 @@ proptest! {
         object in select(vec![
             DEPLOYMENT.to_owned(),
             EXTERNAL_SECRET.to_owned(),
+            EVERYWHERE.to_owned(),
             SECRET.to_owned(),
             format!("{REPLICA_SETS}/old"),
             format!("{PODS}/old-1"),
@@ -40,6 +41,7 @@ async fn asked_about(object: &str, damages: &Damages) {
     let server = ApiServer::new();
     rolling::begun(&server);
     syncing::external_secret(&server);
+    syncing::cluster_external_secret(&server);
     syncing::synced_to(&server, "2-b", "new");
     let good = server.object(object);
     let mut damaged = good.clone();
@@ -53,24 +55,40 @@ async fn asked_about(object: &str, damages: &Damages) {
     }
     let began = Instant::now();
     ask_everything(&server).await;
-    // Two waits of a minute each, and calls that are tried again.
+    // Three waits of a minute each, and calls that are tried again.
     assert!(began.elapsed() < MINUTE * 5, "it took {:?}", began.elapsed());
 }
 
 async fn ask_everything(server: &Arc<ApiServer>) {
     let clusters = clusters(server);
     let workload = workload();
-    let parameter = ParameterName::parse("/backend/token").expect("a name");
-    let intended = BTreeMap::from([(parameter.clone(), Digest::of("new"))]);
+    let parameters = [ParameterName::parse("/backend/token").expect("a name")];
+    let intended = BTreeMap::from([(parameters[0].clone(), Digest::of("new"))]);
     let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
 
-    clear(clusters.inspect(&workload, &[parameter]).await.map(drop));
+    let subject = Subject { workload: &workload, parameters: parameters.to_vec() };
+    let published = parameters.iter().cloned().collect();
+    for finding in clusters.examine(&[subject], &published).await.findings {
+        assert!(finding.reason.len() < 2_000 && !finding.fix.is_empty(), "{finding:?}");
+    }
+    clear(clusters.inspect(&workload, &parameters).await.map(drop));
     clear(clusters.force_sync(&workload, "force").await.map(drop));
     clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));
-    clear(clusters.secret_revision(&workload).await.map(drop));
+    clear(clusters.secret_revision(&workload, &parameters).await.map(drop));
     clear(clusters.stamp(&workload, &stamp(8)).await.map(drop));
     clear(one(clusters.rolled_out(&[&workload], &stamp(8), MINUTE).await).map(said));
     clear(clusters.editors(&workload).await.map(drop));
+
+    let kept = everywhere();
+    clear(clusters.inspect(&kept, &parameters).await.map(drop));
+    clear(clusters.force_sync(&kept, "force").await.map(drop));
+    let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
+    clear(one(clusters.synced(&[(&kept, before)], &intended, MINUTE).await).map(said));
+    let written = written();
+    clear(clusters.inspect(&written, &parameters).await.map(drop));
+    let value = Secret::verbatim("new".to_owned());
+    clear(clusters.write_secret(&written, &stamp(8), &value).await.map(said));
+    clear(clusters.secret_revision(&written, &[]).await.map(drop));
 }
 
 /// What is held or awaited is told in words that fit a log line.

@@ -159,6 +159,26 @@ async fn a_server_that_stays_away_is_told_by_its_clusters_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
+    let server = rolling();
+    noticed_after(&server, async {
+        server.fail([503, 403, 403].map(Fault::Status));
+        spoil(&server, Fault::Status(403)).await;
+        sleep(Duration::from_secs(30)).await;
+        replaced(&server);
+        gone(&server);
+    })
+    .await;
+    server.fail([503, 403].map(Fault::Status));
+    assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(())));
+    // One that goes on forbidding does.
+    server.fail([503, 403, 403, 403].map(Fault::Status));
+    let error = clusters(&server).stamp(&workload(), &stamp(9)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::AccessDenied);
+    assert!(error.fix.contains("grant the verb"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_that_cannot_be_found_for_a_while_is_sought_again() {
     let server = rolling();
     noticed_after(&server, async {

@@ -8,7 +8,8 @@ use std::{
 
 use changeover::{
     spec::{ParameterName, PicksUp, Place, SecretCopy, Side, Spec, Workload},
-    token::TokenName,
+    token::{Digest, TokenName},
+    world::Stamp,
 };
 use jiff::Timestamp;
 
@@ -19,6 +20,10 @@ use super::state::State;
 pub(crate) struct Cluster {
     pub(super) copies: BTreeMap<ObjectName, Copy>,
     pub(super) deployments: BTreeMap<ObjectName, Deployment>,
+    /// Clusters whose API servers do not answer.
+    pub(super) lost: BTreeSet<String>,
+    /// Clusters whose pods nobody counts any more.
+    pub(super) given_up: BTreeSet<String>,
     pods: u64,
 }
 
@@ -30,16 +35,24 @@ pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
     format!("{}/{}/{}", workload.cluster, workload.namespace, workload.name)
 }
 
-/// The name of the External Secret of a workload, where it has one.
+/// The name of the External Secret of a workload, or of the key that is written for it.
 pub(super) fn copy_of(workload: &Workload) -> Option<ObjectName> {
-    let Some(SecretCopy::ExternalSecret { name, .. }) = &workload.copy else { return None };
-    Some(format!("{}/{}/{name}", workload.cluster, workload.namespace))
+    let copy = match workload.copy.as_ref()? {
+        // What keeps an External Secret makes no difference here.
+        SecretCopy::ExternalSecret { name, .. }
+        | SecretCopy::ClusterExternalSecret { name, .. } => name.clone(),
+        SecretCopy::Secret { name, key } => format!("{name}#{key}"),
+    };
+    Some(format!("{}/{}/{copy}", workload.cluster, workload.namespace))
 }
 
-/// An External Secret with the Secret that it writes.
+/// A copy of a view in a Secret.
 pub(crate) struct Copy {
     pub(super) side: Side,
-    pub(super) parameter: ParameterName,
+    /// What an External Secret reads; `None` where nobody but us writes the Secret.
+    pub(super) parameter: Option<ParameterName>,
+    /// The revision of the view that was written.
+    revision: u64,
     interval: Duration,
     /// The value of its `force-sync` annotation.
     force: String,
@@ -97,6 +110,7 @@ impl State {
                 });
                 let copy = copy_of(workload);
                 if let (Some(copy), Some(parameter)) = (copy.clone(), parameter)
+                    && workload.written_key().is_none()
                     && !self.cluster.copies.contains_key(&copy)
                 {
                     self.create_copy(copy, side, parameter);
@@ -175,18 +189,36 @@ impl State {
         }
     }
 
+    /// Writes a key of a Secret, as a write that arrives now does; `false` where it holds a newer view.
+    pub(super) fn write_copy(&mut self, name: &ObjectName, stamp: &Stamp, value: &str) -> bool {
+        let Stamp { side, token, revision } = stamp;
+        let now = self.now;
+        let copy = self.cluster.copies.entry(name.clone()).or_insert_with(|| Copy::new(*side));
+        if copy.revision > *revision {
+            return false;
+        }
+        copy.revision = *revision;
+        if copy.data.last().is_none_or(|(_, data)| data != value) {
+            copy.data.push((now, value.to_owned()));
+        }
+        if *side == Side::Presenters {
+            let saved = self.records.presented_at(token, *revision);
+            if saved.map(|(_, digest)| digest) != Some(Digest::of(value)) {
+                self.violated(&format!(
+                    "a value was written to {name} as revision {revision}, and no saved record says so"
+                ));
+            }
+        }
+        let deployments: Vec<_> = self.cluster.deployments.keys().cloned().collect();
+        deployments.iter().for_each(|deployment| self.progress(deployment));
+        true
+    }
+
     fn create_copy(&mut self, name: ObjectName, side: Side, parameter: ParameterName) {
         let interval = *self.dice.pick(&[20, 60, 3_600]);
-        let copy = Copy {
-            side,
-            parameter,
-            interval: Duration::from_secs(interval),
-            force: String::new(),
-            synced: String::new(),
-            data: Vec::new(),
-            is_busy: false,
-            again: false,
-        };
+        let mut copy = Copy::new(side);
+        copy.parameter = Some(parameter);
+        copy.interval = Duration::from_secs(interval);
         self.cluster.copies.insert(name.clone(), copy);
         self.refresh(name, Duration::ZERO);
     }
@@ -211,7 +243,8 @@ impl State {
         }
         copy.is_busy = true;
         let force = copy.force.clone();
-        let place = Place::Parameter(copy.parameter.clone());
+        let parameter = copy.parameter.clone().expect("an External Secret reads a parameter");
+        let place = Place::Parameter(parameter);
         let side = copy.side;
         let value = self.places.get(&place).and_then(|it| it.value(side)).map(str::to_owned);
         let name = name.clone();
@@ -330,6 +363,22 @@ impl State {
             environment.insert((mount.token, mount.side), value);
         }
         Some(environment)
+    }
+}
+
+impl Copy {
+    fn new(side: Side) -> Self {
+        Self {
+            side,
+            parameter: None,
+            revision: 0,
+            interval: Duration::ZERO,
+            force: String::new(),
+            synced: String::new(),
+            data: Vec::new(),
+            is_busy: false,
+            again: false,
+        }
     }
 }
 

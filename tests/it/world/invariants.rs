@@ -108,6 +108,10 @@ impl State {
         self.cluster
             .deployments
             .iter()
+            .filter(|(name, _)| {
+                let cluster = name.split('/').next().unwrap_or_default();
+                !self.cluster.given_up.contains(cluster)
+            })
             .flat_map(|(name, deployment)| {
                 let held = deployment.held(self, &spec.token, side);
                 held.into_iter().map(move |it| (format!("a pod of {name}"), it))

@@ -31,7 +31,8 @@ impl State {
         let Some((_, data)) = copy.data.last() else {
             return Progress::UnderWay("it has no Secret".into());
         };
-        if intended.get(&copy.parameter) != Some(&Digest::of(data)) {
+        let intended = copy.parameter.as_ref().and_then(|parameter| intended.get(parameter));
+        if intended != Some(&Digest::of(data)) {
             return Progress::UnderWay("its Secret holds something else".into());
         }
         self.secret_revision(name)
@@ -91,6 +92,7 @@ impl State {
             Some(_) => {}
         }
         if let Some(copy) = copy_of(workload)
+            && workload.written_key().is_none()
             && !self.cluster.copies.contains_key(&copy)
         {
             findings.push(finding(Severity::Missing, &copy, "it does not exist"));

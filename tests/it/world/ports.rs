@@ -3,7 +3,7 @@
 //! A call takes some time: it is carried out at one moment in the middle of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,13 +11,13 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
-    record::KeyDigest,
+    record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Finding, Holding, KeyEntry, Loaded, Progress, Publications,
-        RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs, Stamp, SyncedBefore,
-        WriteError, Written,
+        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Progress,
+        Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs, Stamp,
+        Subject, SyncedBefore, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -144,20 +144,28 @@ impl Ports {
         done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
     }
 
+    /// Fails where the API server of a workload's cluster does not answer.
+    fn reach(&self, workload: &Workload) -> Result<(), Error> {
+        let is_lost = self.state().cluster.lost.contains(&workload.cluster);
+        if is_lost { Err(unreachable("api server", &workload.to_string())) } else { Ok(()) }
+    }
+
     /// Looks until it is so, at most `within`.
     async fn watch<T>(
         &self,
+        workload: &Workload,
         within: Duration,
         look: impl Fn(&State) -> Progress<T>,
-    ) -> Progress<T> {
+    ) -> Result<Progress<T>, Error> {
         let until = self.state().clock() + within;
         loop {
+            self.reach(workload)?;
             let (progress, now, next) = {
                 let state = self.state();
                 (look(&state), state.clock(), state.next_event())
             };
             if !matches!(progress, Progress::UnderWay(_)) || now >= until {
-                return progress;
+                return Ok(progress);
             }
             // Others may act meanwhile, so that something happens earlier than is known now.
             let next = next.unwrap_or(until).min(until).min(now + Duration::from_secs(1));
@@ -168,7 +176,7 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 13] = [
+const LOOKS: [&str; 15] = [
     "spec",
     "specs",
     "load",
@@ -177,7 +185,9 @@ const LOOKS: [&str; 13] = [
     "seal",
     "open",
     "read",
+    "key",
     "inspect",
+    "examine",
     "synced",
     "secret_revision",
     "rolled_out",
@@ -308,6 +318,10 @@ impl Publications for Ports {
         self.plain("read", place, move |it| it.holding(&from, side)).await
     }
 
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error> {
+        self.plain("key", place, |_| None).await
+    }
+
     async fn write(
         &self,
         publication: &Publication,
@@ -382,8 +396,31 @@ impl Clusters for Ports {
         workload: &Workload,
         _parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error> {
+        self.reach(workload)?;
         let object = workload.clone();
         self.plain("inspect", workload, move |it| it.findings(&object)).await
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        _published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        let mut examination = Examination::default();
+        for subject in subjects {
+            let object = subject.workload.clone();
+            let found = self.plain("examine", &object, {
+                let object = object.clone();
+                move |it| it.findings(&object)
+            });
+            match found.await {
+                Ok(findings) => examination.findings.extend(findings),
+                Err(error) => {
+                    examination.findings.push(Finding::failed(object.to_string(), error));
+                }
+            }
+        }
+        examination
     }
 
     async fn force_sync(
@@ -391,6 +428,7 @@ impl Clusters for Ports {
         workload: &Workload,
         force: &str,
     ) -> Result<Option<SyncedBefore>, Error> {
+        self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
         let force = force.to_owned();
         let before = self.plain("force_sync", name.clone(), move |it| it.force(&name, &force));
@@ -406,18 +444,43 @@ impl Clusters for Ports {
         let waits = told.iter().map(async |(workload, before)| {
             self.plain("synced", *workload, |_| ()).await?;
             let name = copy_of(workload).unwrap_or_default();
-            Ok(self.watch(within, |it| it.copy_progress(&name, before, intended)).await)
+            self.watch(workload, within, |it| it.copy_progress(&name, before, intended)).await
         });
         join_all(waits).await
     }
 
-    async fn secret_revision(&self, workload: &Workload) -> Result<Option<SecretRevision>, Error> {
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        self.reach(workload)?;
+        let name = copy_of(workload).unwrap_or_default();
+        let on = format!("{name} as revision {}", stamp.revision);
+        let (stamp, value) = (stamp.clone(), value.clone());
+        self.plain("write_secret", on, move |it| {
+            match it.write_copy(&name, &stamp, value.expose()) {
+                true => Progress::Done(it.secret_revision(&name).expect("it was written")),
+                false => Progress::Stuck(Held::new(&name, "it holds a newer view", "see why")),
+            }
+        })
+        .await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        _parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
         let on = name.clone();
         self.plain("secret_revision", on, move |it| it.secret_revision(&name)).await
     }
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+        self.reach(workload)?;
         let name = super::cluster::deployment_of(workload);
         let Stamp { side, token, revision } = stamp.clone();
         let on = format!("{workload} as {side} revision {revision}");
@@ -433,12 +496,13 @@ impl Clusters for Ports {
         let waits = workloads.iter().map(async |workload| {
             self.plain("rolled_out", *workload, |_| ()).await?;
             let name = super::cluster::deployment_of(workload);
-            Ok(self.watch(within, |it| it.roll_progress(&name, stamp)).await)
+            self.watch(workload, within, |it| it.roll_progress(&name, stamp)).await
         });
         join_all(waits).await
     }
 
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        self.reach(workload)?;
         self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
     }
 }

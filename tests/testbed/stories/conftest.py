@@ -2,6 +2,7 @@
 
 import pytest
 
+from testbed import homelab
 from testbed.testbed import Testbed
 
 
@@ -19,3 +20,10 @@ def tell(capsys):
             print(f"\n    {line}", end="", flush=True)
 
     return say
+
+
+@pytest.fixture(scope="session")
+def another_cluster(testbed):
+    """A cluster that is no EKS cluster; only stories that ask for it pay for it."""
+    with homelab.started(testbed) as cluster:
+        yield cluster

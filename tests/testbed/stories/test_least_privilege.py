@@ -14,8 +14,8 @@ import uuid
 import botocore.exceptions
 import pytest
 
-from testbed import grants, platform, runtime_interface
-from testbed.deployment import PROJECT
+from testbed import grants, platform, runtime_interface, tokens
+from testbed.deployment import CLUSTER_ROLE, PROJECT
 from testbed.dynamic_service import DynamicService
 from testbed.runtime_interface import Function
 from testbed.testbed import FunctionFailed
@@ -26,6 +26,7 @@ NOT_ASKED_FOR = {
     "WriteTheLog": "Lambda writes the log",
     "UseTheEncryptedTable": "DynamoDB encrypts the table of records",
     "EncryptPublications": "Parameter Store encrypts parameters",
+    "ReadTokensOfClusters": "Parameter Store decrypts the tokens that clusters know the function by",
     "EncryptPublicationsUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
 }
 
@@ -131,6 +132,22 @@ class FollowingAWorkload(PublishingFirst):
         return spec
 
 
+class FollowingAWorkloadThroughARole(FollowingAWorkload):
+    """The same, where the cluster is reached through a role."""
+
+    def prepare(self) -> None:
+        description = {"eks": {"name": self.testbed.cluster, "role": CLUSTER_ROLE}}
+        name = f"{self.testbed.clusters}/{self.service.name}"
+        self.testbed.boto3("ssm").put_parameter(Name=name, Type="String", Value=json.dumps(description))
+        tokens.create_cluster_role(self.testbed)
+        super().prepare()
+
+    def spec(self) -> dict:
+        spec = super().spec()
+        spec["presenters"]["workloads"][0]["cluster"] = self.service.name
+        return spec
+
+
 class Sweeping(Rotating):
     """What is owed is found."""
 
@@ -164,6 +181,7 @@ NEEDED_FOR = {
     ("ListSpecs", "ssm:GetParametersByPath"): TellingOfAll,
     ("ReadClusters", "ssm:GetParameter"): FollowingAWorkload,
     ("FindTheCluster", "eks:DescribeCluster"): FollowingAWorkload,
+    ("ReachClustersThroughRoles", "sts:AssumeRole"): FollowingAWorkloadThroughARole,
     ("PublishToParameters", "ssm:GetParameter"): Rotating,
     ("PublishToParameters", "ssm:PutParameter"): Rotating,
     ("PublishToParameters", "ssm:LabelParameterVersion"): Rotating,
@@ -315,6 +333,9 @@ FORBIDDEN = {
     ),
     "delete the sealing key": ("kms", "schedule_key_deletion", lambda at: {"KeyId": at["sealing key"]}),
     "describe another cluster": ("eks", "describe_cluster", lambda at: {"name": "another"}),
+    "assume another role": (
+        "sts", "assume_role", lambda at: {"RoleArn": f"{at['role']}-of-another", "RoleSessionName": "story"}
+    ),
     "list clusters": ("eks", "list_clusters", lambda at: {}),
     "give itself rights": (
         "iam", "put_role_policy", lambda at: {"RoleName": at["role name"], "PolicyName": "more", "PolicyDocument": "{}"}

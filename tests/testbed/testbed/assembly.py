@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from testbed import aws as emulator
-from testbed import cache, deployment, external_secrets, node
+from testbed import cache, deployment, external_secrets, node, policy
 from testbed.cache import Binaries
 from testbed.deployment import Deployment
 from testbed.plane import Plane
@@ -86,7 +86,7 @@ def _start(
         return deployed
 
     def cluster() -> None:
-        plane.start_api_server(webhook.url)
+        plane.start_api_server(plane.token_webhook(webhook.url))
         controllers = executor.submit(plane.start_controllers)
         external_secrets.install_definitions(binaries, plane)
         external_secrets.start_operator(processes, binaries, plane, aws)
@@ -97,6 +97,7 @@ def _start(
     clusters.result()
     deployed = accounts.result()
     external_secrets.create_store(plane, aws)
+    policy.put_in_force(plane)
 
     description = {
         "directory": str(directory),

@@ -18,6 +18,8 @@ from testbed.processes import Processes, free_port
 ACCOUNT = "000000000000"
 REGION = "eu-west-1"
 CLUSTER = "demo"
+# The region in which EKS knows the same API server once more, for who looks for a cluster there.
+OTHER_REGION = "us-east-2"
 
 # A waiting rotation holds its invocation for up to Lambda's 15 minutes; an SDK that gave up earlier would invoke again.
 PATIENT = Config(read_timeout=920, retries={"total_max_attempts": 1})
@@ -104,7 +106,6 @@ def _clusters(api_server: str, certificate_authority: Path) -> dict[str, Any]:
     """The emulator's saved state of EKS. Created through its API, a cluster would be a container of the emulator's own."""
     cluster = {
         "name": CLUSTER,
-        "arn": f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{CLUSTER}",
         "createdAt": 0,
         "version": "1.36",
         "endpoint": api_server,
@@ -116,5 +117,9 @@ def _clusters(api_server: str, certificate_authority: Path) -> dict[str, Any]:
         "_docker_id": None,
         "_port": None,
     }
-    scoped = {"__account_region_scoped__": True, "data": {f"{ACCOUNT}\0{REGION}\0'{CLUSTER}'": cluster}}
+    clusters = {
+        f"{ACCOUNT}\0{region}\0'{CLUSTER}'": {**cluster, "arn": f"arn:aws:eks:{region}:{ACCOUNT}:cluster/{CLUSTER}"}
+        for region in (REGION, OTHER_REGION)
+    }
+    scoped = {"__account_region_scoped__": True, "data": clusters}
     return {"__ministack_format__": 3, "payload": {"clusters": scoped}}

@@ -15,6 +15,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
+# What a story may create to reach a cluster through; the function may assume it.
+CLUSTER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/changeover-clusters"
 # Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
 LEASE = "5s"
 LATE_WRITE = "10s"
@@ -87,6 +89,7 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     parameters = {
         "Architecture": "x86_64",
         "ClusterName": CLUSTER,
+        "ClusterRoles": CLUSTER_ROLE,
         "PublicationPath": PUBLICATION_PATH,
         "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
         "EndpointUrl": aws.endpoint,

@@ -10,7 +10,6 @@ from testbed.processes import Processes, free_port, listening
 
 NAMESPACE = "external-secrets"
 STORE = "parameter-store"
-USER = "external-secrets"
 
 
 def install_definitions(binaries: Binaries, plane: Plane) -> None:
@@ -44,10 +43,10 @@ def start_operator(processes: Processes, binaries: Binaries, plane: Plane, aws: 
     processes.wait_until("External Secrets is running", lambda: listening(metrics), "external-secrets")
 
 
-def create_store(plane: Plane, aws: Aws) -> None:
+def create_store(plane: Plane, aws: Aws, user: str = "external-secrets") -> None:
     """Creates the ClusterSecretStore `parameter-store`, whose user may read parameters and decrypt them, nothing else."""
     identities = aws.client("iam")
-    identities.create_user(UserName=USER)
+    identities.create_user(UserName=user)
     policy = {
         "Version": "2012-10-17",
         "Statement": [
@@ -59,8 +58,8 @@ def create_store(plane: Plane, aws: Aws) -> None:
             {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"},
         ],
     }
-    identities.put_user_policy(UserName=USER, PolicyName="read", PolicyDocument=json.dumps(policy))
-    credentials = identities.create_access_key(UserName=USER)["AccessKey"]
+    identities.put_user_policy(UserName=user, PolicyName="read", PolicyDocument=json.dumps(policy))
+    credentials = identities.create_access_key(UserName=user)["AccessKey"]
 
     def reference(key: str) -> dict[str, str]:
         return {"name": STORE, "namespace": NAMESPACE, "key": key}

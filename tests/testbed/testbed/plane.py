@@ -32,6 +32,7 @@ class Plane:
 
     def __init__(self, processes: Processes, binaries: Binaries, directory: Path) -> None:
         self._processes = processes
+        self._api_server_command: list[str | Path] = []
         self._binaries = binaries
         self._directory = directory
         self._authority = Authority(directory / "certificates")
@@ -52,8 +53,8 @@ class Plane:
         _write_kubeconfig(path, self.api_server, self.certificate_authority, user)
         return path
 
-    def start_api_server(self, token_webhook: str) -> None:
-        """Starts etcd and the API server, which asks the webhook about tokens, and returns when it is ready."""
+    def start_api_server(self, authentication: list[str]) -> None:
+        """Starts etcd and the API server, with these flags on who knows whose token, and returns when it is ready."""
         etcd_client, etcd_peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self._processes.start(
             "etcd",
@@ -75,40 +76,59 @@ class Plane:
 
         audit_policy = self._directory / "audit-policy.json"
         audit_policy.write_text(json.dumps(AUDIT_POLICY))
-        webhook = self._directory / "token-webhook.kubeconfig"
-        _write_kubeconfig(webhook, token_webhook, self.certificate_authority, {})
         service_accounts = self._authority.service_accounts
         certificate, key = self.serving
-        self._processes.start(
-            "kube-apiserver",
-            [
-                self._binaries.kube_apiserver,
-                f"--etcd-servers={etcd_client}",
-                "--bind-address=127.0.0.1",
-                f"--secure-port={self._port}",
-                f"--tls-cert-file={certificate}",
-                f"--tls-private-key-file={key}",
-                f"--client-ca-file={self.certificate_authority}",
-                f"--authentication-token-webhook-config-file={webhook}",
-                "--authentication-token-webhook-version=v1",
-                "--authentication-token-webhook-cache-ttl=10s",
-                "--authorization-mode=RBAC",
-                f"--service-account-key-file={service_accounts}",
-                f"--service-account-signing-key-file={service_accounts}",
-                "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-                "--service-cluster-ip-range=10.96.0.0/16",
-                # It would publish 127.0.0.1 as the address of a Service, which Kubernetes refuses.
-                "--endpoint-reconciler-type=none",
-                # Pods of the process node use no service account.
-                "--disable-admission-plugins=ServiceAccount",
-                f"--audit-policy-file={audit_policy}",
-                f"--audit-log-path={self.audit_log}",
-            ],
-        )
+        self._api_server_command = [
+            self._binaries.kube_apiserver,
+            f"--etcd-servers={etcd_client}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            f"--tls-cert-file={certificate}",
+            f"--tls-private-key-file={key}",
+            f"--client-ca-file={self.certificate_authority}",
+            *authentication,
+            "--authorization-mode=RBAC",
+            f"--service-account-key-file={service_accounts}",
+            f"--service-account-signing-key-file={service_accounts}",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            # It would publish 127.0.0.1 as the address of a Service, which Kubernetes refuses.
+            "--endpoint-reconciler-type=none",
+            # Pods of the process node use no service account.
+            "--disable-admission-plugins=ServiceAccount",
+            f"--audit-policy-file={audit_policy}",
+            f"--audit-log-path={self.audit_log}",
+        ]
+        self.start_api_server_again()
+
+    def start_api_server_again(self) -> None:
+        """Starts an API server that was killed: at the same place, on the same etcd. Returns when it is ready."""
+        self._processes.start("kube-apiserver", self._api_server_command)
         ready = f"{self.api_server}/readyz"
         self._processes.wait_until(
             "the API server is ready", lambda: _healthy(ready, self.certificate_authority), "kube-apiserver"
         )
+
+    def kill_api_server(self) -> None:
+        """Ends it without a word to anybody. Controllers and operators wait for it to come back."""
+        self._processes.kill("kube-apiserver")
+
+    def token_webhook(self, url: str) -> list[str]:
+        """Flags by which the API server asks this webhook about tokens, as EKS's asks its authenticator."""
+        webhook = self._directory / "token-webhook.kubeconfig"
+        _write_kubeconfig(webhook, url, self.certificate_authority, {})
+        return [
+            f"--authentication-token-webhook-config-file={webhook}",
+            "--authentication-token-webhook-version=v1",
+            "--authentication-token-webhook-cache-ttl=10s",
+        ]
+
+    def token_file(self, token: str, user: str, *groups: str) -> list[str]:
+        """Flags by which the API server knows this bearer token as the user's."""
+        path = self._directory / "tokens.csv"
+        path.touch(mode=0o600)
+        path.write_text(f'{token},{user},{user},"{",".join(groups)}"\n')
+        return [f"--token-auth-file={path}"]
 
     def start_controllers(self) -> None:
         """Starts controller manager and scheduler, and returns when both are healthy."""

@@ -78,6 +78,14 @@ class Processes:
                 raise StartFailed(f"{what}: not so after {seconds:.0f} s; {name} said:\n{self._tail(name)}")
             time.sleep(0.03)
 
+    def kill(self, name: str) -> None:
+        """Kills the process of that name at once, and returns when it is gone. Another may then be started so named."""
+        with self._lock:
+            index = next(index for index, (known, _) in enumerate(self._running) if known == name)
+            _, process = self._running.pop(index)
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
     def stop(self) -> None:
         """Ends all processes and what they started, and returns when nothing is left."""
         with self._lock:

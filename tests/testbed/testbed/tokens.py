@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
-from testbed.aws import CLUSTER, Aws
+from testbed.aws import ACCOUNT, CLUSTER, Aws
 from testbed.cache import Binaries
+from testbed.deployment import CLUSTER_ROLE
 from testbed.plane import Plane
 from testbed.processes import Processes, free_port, listening
+from testbed.testbed import Testbed
 
 # The group that `infra/eks-rbac.yaml` gives its rights to.
 GROUP = "changeover"
@@ -42,6 +44,25 @@ class TokenWebhook:
     def admit(self, role: str) -> None:
         """Gives the function's role an access entry."""
         admit(self.entries, role, "changeover:{{SessionName}}", GROUP)
+
+
+def create_cluster_role(testbed: Testbed) -> None:
+    """Creates, once, the role that template.yaml lets the function assume: it finds the cluster, and is known to it."""
+    identities = testbed.boto3("iam")
+    name = CLUSTER_ROLE.rpartition("/")[2]
+
+    def policy(**statement: object) -> str:
+        return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
+
+    trust = policy(Principal={"AWS": testbed.role}, Action="sts:AssumeRole")
+    try:
+        identities.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
+    except identities.exceptions.EntityAlreadyExistsException:
+        return
+    clusters = f"arn:aws:eks:*:{ACCOUNT}:cluster/{CLUSTER}"
+    describe = policy(Action="eks:DescribeCluster", Resource=clusters)
+    identities.put_role_policy(RoleName=name, PolicyName="describe", PolicyDocument=describe)
+    admit(testbed.access_entries, CLUSTER_ROLE, "changeover:{{SessionName}}", GROUP)
 
 
 def admit(entries: Path, role: str, username: str, *groups: str) -> None:

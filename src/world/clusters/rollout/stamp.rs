@@ -72,7 +72,8 @@ pub(super) async fn stamp<K: Rolled>(
             // Its status changes all the time while another rollout of it goes on.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
-                sleep(spread(pause, &workload.to_string())).await;
+                // Tokens that stamp one workload at once part by it.
+                sleep(spread(pause, &format!("{workload} {annotation}"))).await;
             }
             applied => return found(applied).map(|applied| applied.map(|_| ())),
         }
@@ -86,14 +87,14 @@ pub(super) async fn stamp<K: Rolled>(
     .on(workload))
 }
 
-/// The annotation of the pod template that carries this stamp.
-pub(super) fn annotation(stamp: &Stamp) -> String {
+/// The annotation of the pod template, or of a Secret that is written, that carries this stamp.
+pub(in super::super) fn annotation(stamp: &Stamp) -> String {
     format!("{}.{ANNOTATIONS}{}", singular(stamp.side), stamp.token)
 }
 
 /// The field manager that owns it: one per side and token, because what a manager owned and leaves
 /// out of its next apply is removed.
-fn manager(stamp: &Stamp) -> String {
+pub(in super::super) fn manager(stamp: &Stamp) -> String {
     format!("{MANAGER}-{}-{}", singular(stamp.side), stamp.token)
 }
 

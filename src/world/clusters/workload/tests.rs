@@ -341,6 +341,15 @@ fn trouble_of_another_template_is_no_trouble_where_its_pods_are_ended_anyway() {
 }
 
 #[test]
+fn what_may_go_by_is_told_before_it_is_known_whose_a_replica_set_is() {
+    let starting = container(json!({"state": {"running": {}}}));
+    let replica = Replica::of(pod("Deployment", "a", "7", starting), STAMP).unwrap();
+    let rollout = Rollout { object: "a", annotation: STAMP, revision: 7 };
+    let verdict = rollout.judge(&under_way_of("Deployment"), None, &[&replica]);
+    under_way(&verdict, "container main: it runs and is not ready");
+}
+
+#[test]
 fn a_pod_of_another_template_that_is_not_ready_holds_a_stateful_set() {
     let mut crashing = waiting("CrashLoopBackOff", 40);
     crashing["metadata"] = json!({"labels": {"controller-revision-hash": "old"}});

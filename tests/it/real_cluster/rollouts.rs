@@ -1,0 +1,364 @@
+//! Rollouts of every kind, and what befalls them.
+
+use std::time::Instant;
+
+use changeover::error::Error;
+
+use super::*;
+
+const KINDS: [(WorkloadKind, &str); 3] = [
+    (WorkloadKind::Deployment, "Deployment"),
+    (WorkloadKind::StatefulSet, "StatefulSet"),
+    (WorkloadKind::DaemonSet, "DaemonSet"),
+];
+
+const SLEEPS: &str = "sleep 3600";
+
+impl Testbed {
+    async fn all_rolled_out(
+        &self,
+        workloads: &[Workload],
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Vec<Result<Progress<()>, Error>> {
+        let workloads: Vec<&Workload> = workloads.iter().collect();
+        self.clusters.rolled_out(&workloads, stamp, within).await
+    }
+
+    fn patch(&self, kind: &str, name: &str, patch: &Value) {
+        let patch = patch.to_string();
+        self.in_namespace(&["patch", kind, name, "--type=merge", "--patch", &patch]);
+    }
+
+    /// What the function asked of the API server in this namespace so far, by verb and resource:
+    /// how many requests.
+    fn asked(&self) -> BTreeMap<(String, String), usize> {
+        let log = std::fs::read_to_string(text(&self.description["audit_log"])).expect("the log");
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ours = lines.filter(|entry| {
+            let user = entry["user"]["username"].as_str().unwrap_or_default();
+            user.starts_with("changeover:")
+                && entry["objectRef"]["namespace"] == json!(self.namespace)
+        });
+        // A watch is told of when it begins and when it ends.
+        let requests: BTreeSet<(String, String, String)> = ours
+            .map(|entry| {
+                let id = text(&entry["auditID"]).to_owned();
+                let resource = text(&entry["objectRef"]["resource"]).to_owned();
+                (text(&entry["verb"]).to_owned(), resource, id)
+            })
+            .collect();
+        let mut asked = BTreeMap::new();
+        for (verb, resource, _) in requests {
+            *asked.entry((verb, resource)).or_default() += 1;
+        }
+        asked
+    }
+}
+
+#[tokio::test]
+async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_price_of_a_few_calls()
+{
+    let Some(testbed) = Testbed::with_namespace("kinds").await else { return };
+    // Two of a kind, so that what they share shows.
+    let mut workloads = Vec::new();
+    for (kind, object) in KINDS {
+        for number in 1..=2 {
+            let name = format!("{kind}-{number}");
+            testbed.deploy_as(object, &name, DRAINS, json!({}));
+            workloads.push(testbed.workload_of(kind, &name));
+        }
+    }
+    // Nothing is evicted: a budget that allows no disruption is not asked.
+    testbed.create(json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "none"},
+        "spec": {"maxUnavailable": 0, "selector": {}},
+    }));
+    let stamp_5 = stamp(Side::Presenters, "a", 5);
+    let older: Vec<_> = workloads.iter().map(|it| testbed.stamps(&it.name, PRESENTED)).collect();
+    for workload in &workloads {
+        testbed.stamp(workload, &stamp_5).await;
+    }
+    for progress in testbed.all_rolled_out(&workloads, &stamp_5, LONG).await {
+        assert_eq!(progress, Ok(Progress::Done(())));
+    }
+    for (workload, older) in workloads.iter().zip(older) {
+        let stamps = testbed.stamps(&workload.name, PRESENTED);
+        assert!(!older.is_empty() && stamps.len() == older.len(), "{workload}: {stamps:?}");
+        assert!(stamps.values().all(|stamp| stamp.as_deref() == Some("5")), "{stamps:?}");
+    }
+
+    let asked = testbed.asked();
+    let requests = |verb: &str, resource: &str| {
+        asked.get(&(verb.to_owned(), resource.to_owned())).copied().unwrap_or_default()
+    };
+    for resource in ["deployments", "statefulsets", "daemonsets"] {
+        assert_eq!(requests("patch", resource), 2, "{asked:?}");
+        assert_eq!(requests("list", resource), 1, "{asked:?}");
+        assert_eq!(requests("watch", resource), 1, "{asked:?}");
+        // One that changed between reading and writing is read again.
+        assert!(requests("get", resource) >= 2, "{asked:?}");
+    }
+    assert_eq!(requests("watch", "pods"), 1, "{asked:?}");
+    // The first, and one a batch of those that are rolled out.
+    assert!((2..=1 + workloads.len()).contains(&requests("list", "pods")), "{asked:?}");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_stateful_set_that_was_repaired_is_held_until_its_broken_pod_is_deleted() {
+    let Some(testbed) = Testbed::with_namespace("ordered").await else { return };
+    testbed.deploy_as("StatefulSet", "database", SLEEPS, json!({}));
+    let workload = testbed.workload_of(WorkloadKind::StatefulSet, "database");
+    let reads = |secret: Value| {
+        json!({"spec": {"template": {"spec": {"containers": [{
+            "name": "main", "image": "local/process", "command": ["/bin/sh", "-c", SLEEPS],
+            "env": secret,
+        }]}}}})
+    };
+    let absent = json!([{
+        "name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "token"}},
+    }]);
+    let stamp = stamp(Side::Presenters, "a", 5);
+    testbed.patch("statefulset", "database", &reads(absent));
+    testbed.stamp(&workload, &stamp).await;
+    let reason = stuck(testbed.rolled_out(&workload, &stamp).await);
+    assert!(
+        reason
+            .contains("pod database-1 on node process-node, container main: CreateContainerConfig"),
+        "{reason}"
+    );
+
+    testbed.patch("statefulset", "database", &reads(json!([])));
+    let progress = testbed.rolled_out(&workload, &stamp).await;
+    assert!(
+        matches!(&progress, Progress::Stuck(held) if held.fix.starts_with("delete that pod")),
+        "{progress:?}"
+    );
+    testbed.in_namespace(&["delete", "pod", "database-1"]);
+    assert_eq!(testbed.rolled_out(&workload, &stamp).await, Progress::Done(()));
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn pods_that_admission_refuses_are_held_with_its_words_for_every_kind() {
+    let Some(testbed) = Testbed::with_namespace("refuses").await else { return };
+    for (kind, object) in KINDS {
+        testbed.deploy_as(object, &kind.to_string(), SLEEPS, json!({}));
+    }
+    let policy = format!("no-stamps-in-{}", testbed.namespace);
+    let stamped = format!("!('{PRESENTED}' in object.metadata.?annotations.orValue({{}}))");
+    testbed.kubectl(
+        &["create", "--filename=-"],
+        &json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": policy},
+            "spec": {
+                "matchConstraints": {"resourceRules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                    "resources": ["pods"],
+                }]},
+                "validations": [{"expression": stamped, "message": "no stamps here"}],
+            },
+        })
+        .to_string(),
+    );
+    testbed.kubectl(
+        &["create", "--filename=-"],
+        &json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": policy},
+            "spec": {
+                "policyName": policy,
+                "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {"matchLabels": {
+                    "kubernetes.io/metadata.name": testbed.namespace,
+                }}},
+            },
+        })
+        .to_string(),
+    );
+    testbed.wait_until_refused(PRESENTED);
+
+    let stamp = stamp(Side::Presenters, "a", 5);
+    let told = KINDS.iter().map(async |(kind, _)| {
+        let workload = testbed.workload_of(*kind, &kind.to_string());
+        testbed.stamp(&workload, &stamp).await;
+        stuck(testbed.rolled_out(&workload, &stamp).await)
+    });
+    for reason in futures::future::join_all(told).await {
+        assert!(reason.contains("no stamps here"), "{reason}");
+    }
+    let delete = |kind: &str| testbed.kubectl(&["delete", kind, &policy], "");
+    delete("validatingadmissionpolicybinding");
+    delete("validatingadmissionpolicy");
+    testbed.tidied();
+}
+
+impl Testbed {
+    /// A policy is not in force as soon as it is created.
+    fn wait_until_refused(&self, annotation: &str) {
+        let began = Instant::now();
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "x", "namespace": self.namespace, "annotations": {annotation: "1"}},
+            "spec": {"containers": [{"name": "main", "image": "local/process"}]},
+        });
+        loop {
+            let created =
+                self.try_kubectl(&["create", "--dry-run=server", "--filename=-"], &pod.to_string());
+            if !created {
+                return;
+            }
+            assert!(began.elapsed() < LONG, "it is never refused");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_befalls_a_rollout_midway_is_told_with_its_reason() {
+    let Some(testbed) = Testbed::with_namespace("midway").await else { return };
+    let stamp_5 = stamp(Side::Presenters, "a", 5);
+    let unready = json!({"spec": {"template": {"spec": {"containers": [{
+        "name": "main", "image": "local/process", "command": ["/bin/sh", "-c", SLEEPS],
+        "ports": [{"containerPort": 80}],
+        "readinessProbe": {"httpGet": {"port": 80}, "periodSeconds": 1},
+    }]}}}});
+    let too_large = json!({"spec": {"template": {"spec": {"containers": [{
+        "name": "main", "image": "local/process", "command": ["/bin/sh", "-c", SLEEPS],
+        "resources": {"requests": {"cpu": "1000"}},
+    }]}}}});
+    let drained = json!({"spec": {"replicas": 0}});
+    let strategy = |strategy: Value| json!({"spec": {"updateStrategy": strategy}});
+    let by_hand = strategy(json!({"type": "OnDelete", "rollingUpdate": null}));
+    let partition = strategy(json!({"rollingUpdate": {"partition": 1}}));
+    // What is done to it before the stamp, what after it, and what is answered then.
+    type Case<'a> = (&'a str, WorkloadKind, &'a Value, &'a Value, &'a str);
+    let nothing = json!({});
+    let cases: Vec<Case<'_>> = vec![
+        ("unready", WorkloadKind::Deployment, &unready, &nothing, "it runs and is not ready"),
+        ("too-large", WorkloadKind::Deployment, &too_large, &nothing, "Insufficient cpu"),
+        ("to-zero", WorkloadKind::StatefulSet, &nothing, &drained, "Done"),
+        ("by-hand", WorkloadKind::StatefulSet, &nothing, &by_hand, "OnDelete replaces no pod"),
+        ("in-part", WorkloadKind::StatefulSet, &nothing, &partition, "partition is 1"),
+        ("by-hand-too", WorkloadKind::DaemonSet, &nothing, &by_hand, "OnDelete replaces no pod"),
+    ];
+    let cases = cases.into_iter().map(async |(name, kind, before, after, words)| {
+        testbed.deploy_as(&kind_of_object(kind), name, DRAINS, json!({}));
+        let workload = testbed.workload_of(kind, name);
+        testbed.patch(&kind.to_string(), name, before);
+        // Midway in any case, for the stamp does nothing to a pod that drains for seconds.
+        testbed.stamp(&workload, &stamp_5).await;
+        testbed.patch(&kind.to_string(), name, after);
+        let within = if words == "Done" { LONG } else { Duration::from_secs(8) };
+        let progress = testbed.all_rolled_out(&[workload], &stamp_5, within).await.remove(0);
+        let told = format!("{progress:?}");
+        assert!(told.contains(words), "{name}: {told}");
+    });
+    futures::future::join_all(cases).await;
+
+    let workload = testbed.workload_of(WorkloadKind::StatefulSet, "to-zero");
+    let newer = stamp(Side::Presenters, "a", 6);
+    testbed.stamp(&workload, &newer).await;
+    testbed.in_namespace(&["rollout", "undo", "statefulset/to-zero"]);
+    let reason = stuck(testbed.rolled_out(&workload, &newer).await);
+    assert!(reason.contains("lost its stamp"), "{reason}");
+    testbed.in_namespace(&["delete", "statefulset", "to-zero"]);
+    let reason = stuck(testbed.rolled_out(&workload, &newer).await);
+    assert!(reason.contains("deleted"), "{reason}");
+    testbed.tidied();
+}
+
+fn kind_of_object(kind: WorkloadKind) -> String {
+    let (_, object) = KINDS.iter().find(|(of, _)| *of == kind).expect("a kind");
+    (*object).to_owned()
+}
+
+#[tokio::test]
+async fn a_stateful_set_is_rolled_out_when_its_min_ready_seconds_are_over() {
+    let Some(testbed) = Testbed::with_namespace("minready").await else { return };
+    let parallel = json!({"podManagementPolicy": "Parallel", "minReadySeconds": 4, "replicas": 1});
+    testbed.deploy_as("StatefulSet", "database", SLEEPS, parallel);
+    let workload = testbed.workload_of(WorkloadKind::StatefulSet, "database");
+    let stamp = stamp(Side::Presenters, "a", 5);
+    testbed.stamp(&workload, &stamp).await;
+    assert_eq!(testbed.rolled_out(&workload, &stamp).await, Progress::Done(()));
+    let database = testbed.object("statefulset", "database");
+    assert_eq!(database["status"]["availableReplicas"], 1, "{database}");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn without_a_verb_on_a_kind_it_is_told_which() {
+    let Some(testbed) = Testbed::with_namespace("verbs").await else { return };
+    for (kind, object) in &KINDS[1..] {
+        testbed.deploy_as(object, "backend", SLEEPS, json!({}));
+        for (revision, verb) in (5..).zip(["get", "list", "watch", "patch"]) {
+            let resource = format!("{kind}s");
+            testbed.give_all_but(verb, &resource);
+            let workload = testbed.workload_of(*kind, "backend");
+            let stamp = stamp(Side::Presenters, "a", revision);
+            let stamped = testbed.clusters.stamp(&workload, &stamp).await;
+            let error = match stamped {
+                Ok(_) => testbed.clusters.rolled_out(&[&workload], &stamp, LONG).await.remove(0),
+                Err(error) => Err(error),
+            };
+            let error = error.expect_err("forbidden");
+            assert_eq!(error.kind, Kind::AccessDenied, "{error}");
+            assert!(
+                error.because.contains(&format!("cannot {verb} resource \"{resource}\"")),
+                "{error}"
+            );
+        }
+    }
+    testbed.tidied();
+}
+
+impl Testbed {
+    /// Takes a verb away from the function, and gives it every other that the manifest does.
+    fn give_all_but(&self, verb: &str, resource: &str) {
+        let manifest = include_str!("../../../infra/eks-rbac.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
+        for mut role in objects.into_iter().filter(|object| object["kind"] == "Role") {
+            role["metadata"]["namespace"] = json!(self.namespace);
+            let mut rules = Vec::new();
+            for rule in role["rules"].as_array().expect("rules") {
+                for of in rule["resources"].as_array().expect("resources") {
+                    let mut rule = rule.clone();
+                    rule["resources"] = json!([of]);
+                    if of == resource {
+                        let verbs = rule["verbs"].as_array_mut().expect("verbs");
+                        verbs.retain(|granted| granted != verb);
+                    }
+                    rules.push(rule);
+                }
+            }
+            role["rules"] = json!(rules);
+            self.kubectl(&["apply", "--filename=-"], &role.to_string());
+        }
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": "changeover:tests",
+                "groups": ["changeover"],
+                "resourceAttributes": {
+                    "namespace": self.namespace, "group": "apps", "resource": resource, "verb": verb,
+                },
+            },
+        });
+        let began = Instant::now();
+        let is_allowed = || {
+            let output = "--output=jsonpath={.status.allowed}";
+            self.kubectl(&["create", output, "--filename=-"], &review.to_string())
+        };
+        while is_allowed() == "true" {
+            assert!(began.elapsed() < LONG, "it stays allowed");
+        }
+    }
+}

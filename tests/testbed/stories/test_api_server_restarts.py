@@ -1,0 +1,34 @@
+"""A cluster's API server is killed in the middle of a rollout's wait, and comes back: the rotation completes, once."""
+
+import threading
+
+from testbed import platform
+from testbed.small_platform import SmallPlatform
+
+
+def a_rotation_outlives_the_api_server(another_cluster, tell):
+    with SmallPlatform(another_cluster, "outlives") as small:
+        # The datastore takes so long to drain that the wait outlasts the API server's absence.
+        small.create(spec=small.spec(rollout_timeout="3m"), DRAIN_SECONDS="6")
+        asked: dict = {}
+        rotating = threading.Thread(target=lambda: asked.update(answer=small.rotate("once", seconds=180)))
+        rotating.start()
+        platform.wait_until(lambda: small.status()["step"] == "roll_out", 60, "the verifiers are rolled", every=0.1)
+        platform.wait_until(lambda: _starting(small), 30, "a new verifier starts")
+        another_cluster.plane.kill_api_server()
+        another_cluster.plane.start_api_server_again()
+        rotating.join(240)
+
+        answer = asked["answer"]
+        assert (answer["outcome"], answer["version"]) in (("rotated", 2), ("unchanged", 2)), answer
+        standing = small.sweep_until_nothing_is_owed(120)
+        assert [(each["version"], each["stage"]) for each in standing["versions"]] == [(2, "current")]
+        small.wait_under_load()
+        tell(small.load.summary())
+        assert small.load.failed == [], small.load.failures()
+        assert list(small.load.by_version()) == [1, 2]
+
+
+def _starting(small: SmallPlatform) -> bool:
+    """Whether a third pod is there: the first of the new ones."""
+    return len(small.pods("datastore")) > 2
