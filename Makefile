@@ -38,10 +38,11 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
 		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation, how soon a rollout is told, and how rotations by hand fare beside it.
+# Size, start and calls of a rotation, how soon a rollout is told, and how rotations by hand fare beside it. The function is
+# measured as it is deployed.
 bench:
-	cargo bench --locked --bench startup
-	tests/testbed/run with -- cargo bench --locked --bench rollouts
+	cargo bench --locked --no-default-features --bench startup
+	tests/testbed/run with -- cargo bench --locked --no-default-features --bench rollouts
 	tests/testbed/run compare
 
 # The function as it is deployed: release, for the architecture that template.yaml names.

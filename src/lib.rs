@@ -38,3 +38,7 @@ pub mod report;
 pub mod time;
 pub mod error;
 pub mod world;
+
+/// The other binary's: what a person or a deploy step has at hand. Nothing above knows of it.
+#[cfg(feature = "command")]
+pub mod command;

@@ -18,6 +18,7 @@ pub mod aws;
 pub mod clock;
 pub mod clusters;
 mod finding;
+pub mod host;
 pub mod jobs;
 pub mod publications;
 pub mod record_store;

@@ -4,19 +4,18 @@ use std::{panic, process::ExitCode, sync::Arc};
 
 use changeover::{
     config::Config,
-    error::{Error, Kind},
+    error::Error,
     event::Event,
     invoke::{self, Invocation},
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, jobs::CodePipelineJobs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, host, jobs::CodePipelineJobs,
         publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
-use rand::{TryRng, rngs::SysRng};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tracing::{Instrument, Level, error, info_span};
@@ -117,42 +116,28 @@ impl Edge {
         let config = &self.config;
         let Connections { aws, clusters } =
             self.connections.get_or_try_init(|| connect(config)).await?;
-        let clock = Clock::starting_at(now());
+        let clock = Clock::starting_at(host::now());
         Ok(World {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
-            records: Arc::new(DynamoDbRecords::new(Arc::clone(aws), config, clock, Arc::new(fill))),
+            records: Arc::new(DynamoDbRecords::new(
+                Arc::clone(aws),
+                config,
+                clock,
+                Arc::new(host::fill),
+            )),
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             clock,
-            fill: Arc::new(fill),
+            fill: Arc::new(host::fill),
         })
     }
 }
 
 async fn connect(config: &Config) -> Result<Connections, Error> {
     let aws = Arc::new(Aws::load().await?);
-    let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), config, Arc::new(now)));
+    let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), config, Arc::new(host::now)));
     Ok(Connections { aws, clusters })
-}
-
-/// The one place where time enters.
-#[expect(clippy::disallowed_methods, reason = "everything else is told the time by this")]
-fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-/// The one place where randomness enters.
-fn fill(bytes: &mut [u8]) -> Result<(), Error> {
-    SysRng.try_fill_bytes(bytes).map_err(|cause| {
-        Error::new(
-            Kind::Internal,
-            "draw random bytes",
-            "the operating system has none",
-            "invoke it again",
-        )
-        .caused_by(&cause)
-    })
 }
 
 /// An error as the runtime reports it: the contract's `errorType` and `errorMessage`.

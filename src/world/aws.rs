@@ -4,9 +4,10 @@
 use std::{fmt, sync::OnceLock, time::Duration};
 
 use aws_config::{
-    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
-    identity::IdentityCache, meta::region::RegionProviderChain, profile::ProfileFileRegionProvider,
-    retry::RetryConfig, timeout::TimeoutConfig,
+    BehaviorVersion, ConfigLoader, Region, SdkConfig,
+    environment::EnvironmentVariableRegionProvider, identity::IdentityCache,
+    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
+    timeout::TimeoutConfig,
 };
 use aws_credential_types::{
     Credentials,
@@ -16,7 +17,7 @@ use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERROR
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
-    client::{orchestrator::HttpResponse, result::SdkError},
+    client::{http::SharedHttpClient, orchestrator::HttpResponse, result::SdkError},
     http::StatusCode,
 };
 
@@ -54,24 +55,7 @@ impl Aws {
     pub async fn load() -> Result<Self, Error> {
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new());
-        let http_client = aws_smithy_http_client::Builder::new()
-            .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
-        let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http_client)
-            .region(region)
-            .load()
-            .await;
-        if config.region().is_none() {
-            return Err(Error::new(
-                Kind::Unreachable,
-                "find AWS",
-                "no region is set",
-                "set AWS_REGION",
-            ));
-        }
-        Ok(Self::new(config))
+        checked(loader().region(region).load().await).map(Self::new)
     }
 
     /// Clients of this configuration, with changeover's time-outs and retries.
@@ -141,6 +125,37 @@ impl Aws {
     pub fn sts(&self) -> &aws_sdk_sts::Client {
         self.sts.get_or_init(|| aws_sdk_sts::Client::new(&self.config))
     }
+}
+
+/// What every configuration begins with.
+pub(crate) fn loader() -> ConfigLoader {
+    aws_config::defaults(behavior_version()).http_client(http_client())
+}
+
+/// How the SDKs behave where they left it open.
+pub(crate) fn behavior_version() -> BehaviorVersion {
+    BehaviorVersion::v2026_01_12()
+}
+
+/// The one HTTP client: rustls on ring.
+pub(crate) fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}
+
+/// A configuration that names a region.
+pub(crate) fn checked(config: SdkConfig) -> Result<SdkConfig, Error> {
+    if config.region().is_none() {
+        return Err(Error::new(
+            Kind::Unreachable,
+            "find AWS",
+            "no region is set",
+            "set AWS_REGION",
+        ));
+    }
+    Ok(config)
 }
 
 /// The time-outs of a call that may take this long, its retries included.

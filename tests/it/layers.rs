@@ -8,6 +8,13 @@ const PURE: [&str; 8] = ["config", "error", "event", "plan", "record", "spec", "
 /// Modules that carry decisions out through the ports.
 const SHELL: [&str; 8] =
     ["begin", "compare", "invoke", "pipeline", "preflight", "rotate", "steps", "turn"];
+/// The other binary's modules, below `command`, which nothing else knows of.
+const COMMAND: &str = "command";
+/// What reads answers, judges and shows them: it asks nobody.
+const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
+/// The command's own crates.
+const COMMANDS_CRATES: [&str; 5] =
+    ["clap", "comfy_table", "console", "indicatif", "aws_sdk_lambda"];
 /// What AWS's and Kubernetes' crates are called.
 const SDKS: [&str; 5] = ["aws_", "k8s_openapi", "kube::", "lambda_runtime", "hyper"];
 
@@ -46,13 +53,45 @@ fn adapters_know_nothing_of_rotations() {
 }
 
 #[test]
+fn the_function_does_not_know_the_command() {
+    for source in sources::under("src").iter().filter(|source| !is_of_the_command(source)) {
+        assert_knows_nothing_of(source, &[COMMAND]);
+        for name in COMMANDS_CRATES {
+            let named = source.code.lines().find(|line| names(line, &format!("{name}::")));
+            assert!(named.is_none(), "{} names {name}: {}", source.path, named.unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn the_command_knows_the_function_by_its_answers_only() {
+    for source in sources::under("src").into_iter().filter(is_of_the_command) {
+        assert_knows_nothing_of(&source, &SHELL);
+        assert_knows_nothing_of(&source, &["config", "event", "plan", "record", "report"]);
+    }
+}
+
+#[test]
+fn what_shows_an_answer_asks_nobody() {
+    for source in sources::under("src/command") {
+        let path = source.path.trim_start_matches("src/command/");
+        if SHOWING.iter().any(|module| path.starts_with(module)) {
+            for word in ["async ", ".await", "tokio::", "io::"] {
+                assert!(!source.code.contains(word), "{} has `{word}`", source.path);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_module_is_in_one_layer() {
     for source in sources::under("src") {
         let module = module(&source);
         let is_placed = PURE.contains(&module)
             || SHELL.contains(&module)
-            || ["report", "world"].contains(&module)
-            || ["src/lib.rs", "src/bin/rotator.rs"].contains(&source.path.as_str());
+            || ["report", "world", COMMAND].contains(&module)
+            || source.path == "src/lib.rs"
+            || source.path.starts_with("src/bin/");
         assert!(is_placed, "{} is in no layer: put its module into one above", source.path);
     }
 }
@@ -60,7 +99,12 @@ fn every_module_is_in_one_layer() {
 /// Adapters and binaries, where SDKs are named; the ports and the clock are not among them.
 fn is_at_the_edge(source: &Source) -> bool {
     source.path.starts_with("src/bin/")
+        || source.path == "src/command/function.rs"
         || (source.path.starts_with("src/world/") && source.path != "src/world/clock.rs")
+}
+
+fn is_of_the_command(source: &Source) -> bool {
+    module(source) == COMMAND || source.path == "src/bin/changeover.rs"
 }
 
 /// The module below the crate's root that a file belongs to: `spec` of `src/spec/place.rs`.

@@ -199,6 +199,16 @@ fn the_rule_of_a_schedule_sends_the_example_event() {
 }
 
 #[test]
+fn what_goes_to_lambda_leaves_the_command_out() {
+    let manifest = include_str!("../../Cargo.toml");
+    let section = manifest.split("[package.metadata.lambda.build]\n").nth(1).unwrap();
+    let section = section.split("\n[").next().unwrap();
+    assert!(section.contains("no_default_features = true"), "{section}");
+    let features = manifest.split("[features]\n").nth(1).unwrap();
+    assert!(features.starts_with("default = [\"command\"]\n"), "{features}");
+}
+
+#[test]
 fn an_invocation_lasts_as_long_as_lambda_lets_it() {
     // https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
     let longest = Duration::from_secs(15 * 60).as_secs();

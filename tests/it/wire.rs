@@ -3,6 +3,8 @@
 
 mod damaged;
 mod error_codes;
+#[cfg(feature = "command")]
+mod function;
 mod items;
 mod jobs;
 mod parameters;
@@ -36,7 +38,7 @@ use serde_json::{Value, json};
 /// One request, as it went over the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    /// `PutParameter`.
+    /// `PutParameter`; of a service without such names the request's path.
     pub(crate) operation: String,
     /// The body.
     pub(crate) body: Value,
@@ -47,6 +49,8 @@ pub(crate) struct Call {
 pub(crate) enum Answer {
     /// Answers it.
     With(u16, Value),
+    /// Answers that the function failed, and with what.
+    FunctionError(Value),
     /// Answers what is no JSON.
     Garbled(String),
     /// Breaks the connection.
@@ -97,7 +101,12 @@ impl Wire {
 
     /// AWS as this service.
     pub(crate) fn aws(&self) -> Arc<Aws> {
-        Arc::new(Aws::new(sdk_config().into_builder().http_client(self.clone()).build()))
+        Arc::new(Aws::new(self.config()))
+    }
+
+    /// A configuration whose client is this service.
+    pub(crate) fn config(&self) -> SdkConfig {
+        sdk_config().into_builder().http_client(self.clone()).build()
     }
 
     /// What it was asked, in order.
@@ -143,21 +152,27 @@ pub(crate) fn config() -> Config {
 
 impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let operation = match request.headers().get("x-amz-target") {
+            Some(target) => target.rsplit('.').next().unwrap_or_default().to_owned(),
+            None => request.uri().split_once("amazonaws.com").unwrap_or_default().1.to_owned(),
+        };
         let body = request.body().bytes().unwrap_or_default();
         let call = Call { operation, body: serde_json::from_slice(body).unwrap_or_default() };
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner)(&call);
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
-        let respond = |status: u16, body: String| {
+        let respond = |status: u16, body: String, function_error: Option<&'static str>| {
             let status = StatusCode::try_from(status).expect("a status");
             let mut response = HttpResponse::new(status, SdkBody::from(body));
             response.headers_mut().insert("x-amzn-requestid", "request-1");
+            if let Some(function_error) = function_error {
+                response.headers_mut().insert("x-amz-function-error", function_error);
+            }
             HttpConnectorFuture::ready(Ok(response))
         };
         match answer {
-            Answer::With(status, body) => respond(status, body.to_string()),
-            Answer::Garbled(body) => respond(200, body),
+            Answer::With(status, body) => respond(status, body.to_string(), None),
+            Answer::FunctionError(body) => respond(200, body.to_string(), Some("Unhandled")),
+            Answer::Garbled(body) => respond(200, body, None),
             Answer::Lost => HttpConnectorFuture::ready(Err(ConnectorError::io(
                 "connection closed before message completed".into(),
             ))),

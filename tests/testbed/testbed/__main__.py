@@ -44,7 +44,7 @@ def up(arguments: argparse.Namespace) -> int:
     """Stays until it is interrupted."""
     from testbed.assembly import started
 
-    with started(arguments.rotator) as testbed:
+    with started(arguments.rotator, arguments.binary) as testbed:
         print(look_around(testbed), flush=True)
         try:
             while True:
@@ -59,7 +59,7 @@ def run_with(arguments: argparse.Namespace) -> int:
 
     if not arguments.words:
         sys.exit("testbed: run with -- COMMAND: the command is missing")
-    with started(arguments.rotator) as testbed:
+    with started(arguments.rotator, arguments.binary) as testbed:
         command = subprocess.Popen(
             arguments.words, env={**os.environ, DESCRIPTION: str(testbed.directory / "testbed.json")}
         )
@@ -85,7 +85,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from testbed import demo
     from testbed.assembly import started
 
-    with started(arguments.rotator) as testbed:
+    with started(arguments.rotator, arguments.binary) as testbed:
         code = demo.main(testbed, arguments.keep)
         if code != 0:
             raise SystemExit(code)
@@ -97,7 +97,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from testbed import comparison
     from testbed.assembly import started
 
-    with started(arguments.rotator) as testbed:
+    with started(arguments.rotator, arguments.binary) as testbed:
         code = comparison.main(testbed)
         if code != 0:
             raise SystemExit(code)
@@ -136,6 +136,10 @@ def _arguments() -> argparse.Namespace:
     ]
     for added in running:
         added.add_argument("--rotator", type=Path, help="binary of the function to deploy, in place of building it")
+        added.add_argument(
+            "--command", dest="binary", type=Path, metavar="COMMAND",
+            help="binary of the command `changeover`, in place of the one beside the function's",
+        )
     running[1].add_argument("words", nargs="*", metavar="-- COMMAND ARGUMENT", help="what to run")
     running[2].add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     return parser.parse_args()

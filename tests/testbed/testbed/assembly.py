@@ -26,8 +26,10 @@ CLUSTERS = "/changeover/clusters"
 
 
 @contextmanager
-def started(rotator: Path | None = None) -> Iterator[Testbed]:
+def started(rotator: Path | None = None, command: Path | None = None) -> Iterator[Testbed]:
     """A running testbed, which ends with the block; the function is the given binary, or built.
+
+    The command `changeover` is the given binary, or the one beside the function's, where a test needs it.
 
     Builds what is missing first. When the block ends with an exception, the directory with all logs stays, and is named.
     """
@@ -41,7 +43,8 @@ def started(rotator: Path | None = None) -> Iterator[Testbed]:
     process_node = None
     keep = True
     try:
-        testbed = _start(executor, processes, binaries, rotator, directory)
+        command = command or rotator.with_name("changeover")
+        testbed = _start(executor, processes, binaries, rotator, command, directory)
         process_node = node.start(testbed)
         print(f"testbed: ready after {time.monotonic() - began:.1f} s", flush=True)
         yield testbed
@@ -62,7 +65,12 @@ def started(rotator: Path | None = None) -> Iterator[Testbed]:
 
 
 def _start(
-    executor: ThreadPoolExecutor, processes: Processes, binaries: Binaries, rotator: Path, directory: Path
+    executor: ThreadPoolExecutor,
+    processes: Processes,
+    binaries: Binaries,
+    rotator: Path,
+    command: Path,
+    directory: Path,
 ) -> Testbed:
     plane = Plane(processes, binaries, directory)
     aws = emulator.emulated()
@@ -108,6 +116,7 @@ def _start(
         "access_entries": str(webhook.entries),
         "function_log": str(function_log),
         "rotator": str(rotator),
+        "command": str(command),
         "node": node.NAME,
     }
     path = directory / "testbed.json"

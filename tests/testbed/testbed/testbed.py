@@ -48,6 +48,7 @@ class Testbed:
         self.access_entries = Path(description["access_entries"])
         self.function_log = Path(description["function_log"])
         self.rotator = Path(description["rotator"])
+        self.command = Path(description["command"])
         self.node: str = description["node"]
 
     @classmethod

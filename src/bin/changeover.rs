@@ -1,0 +1,41 @@
+//! The command `changeover`: reads its arguments and hands them on.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use changeover::{
+    command::{self, Surroundings, arguments::Arguments, progress::Progress},
+    world::{Clock, host},
+};
+use clap::Parser;
+use console::Term;
+
+/// What shells and getopt end with for it, and the contract's code.
+const USAGE: u8 = 2;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Help and version are told the same way, and are no mistake.
+            let is_mistake = told.use_stderr();
+            return match told.print() {
+                Ok(()) if !is_mistake => ExitCode::SUCCESS,
+                _ => ExitCode::from(USAGE),
+            };
+        }
+    };
+    let (mut out, mut log) = (io::stdout(), io::stderr());
+    let here = Surroundings {
+        progress: Progress::new(log.is_terminal(), &mut log),
+        out: &mut out,
+        width: Term::stdout().size_checked().map(|(_, columns)| columns),
+        clock: Clock::starting_at(host::now()),
+        fill: Arc::new(host::fill),
+    };
+    command::run(&arguments, here).await.into()
+}

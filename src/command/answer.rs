@@ -1,0 +1,132 @@
+//! The function's answer as the command reads it. What later versions add is passed over, and what a
+//! part of them leaves out is absent.
+
+use serde::{Deserialize, Deserializer};
+
+use super::function::Reply;
+
+/// An answer about one token, or with one result a token.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answer {
+    /// How it ended; empty in results that have no outcome of their own.
+    pub(crate) outcome: String,
+    pub(crate) token: String,
+    pub(crate) version: Option<u64>,
+    pub(crate) rotation: Option<String>,
+    pub(crate) leg: Option<String>,
+    pub(crate) step: Option<String>,
+    pub(crate) selectors: Vec<String>,
+    pub(crate) previous_valid_until: Option<String>,
+    pub(crate) not_before: Option<String>,
+    #[serde(deserialize_with = "readable")]
+    pub(crate) timeline: Vec<Done>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) held: Option<Reason>,
+    /// Of one token among several: why it failed.
+    pub(crate) error: Option<String>,
+    pub(crate) message: Option<String>,
+    /// One entry a token, of sweep, status and preflight.
+    pub(crate) results: Vec<Answer>,
+    // Of status.
+    pub(crate) versions: Vec<Version>,
+    pub(crate) due_at: Option<String>,
+    pub(crate) unanswered_until: Option<String>,
+    pub(crate) publications: Vec<Publication>,
+    pub(crate) drift: Vec<String>,
+    // Of preflight.
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) checked: Vec<Checked>,
+}
+
+/// A step that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) leg: String,
+    pub(crate) step: String,
+    pub(crate) at: String,
+    pub(crate) took_ms: u64,
+}
+
+/// Why it waits for help.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Reason {
+    pub(crate) object: String,
+    pub(crate) reason: String,
+    pub(crate) fix: String,
+}
+
+/// A live version.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Version {
+    pub(crate) version: u64,
+    pub(crate) stage: String,
+    pub(crate) created_at: Option<String>,
+    pub(crate) not_after: Option<String>,
+}
+
+/// A place that a view is published to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Publication {
+    pub(crate) side: String,
+    pub(crate) place: String,
+    pub(crate) revision: Option<u64>,
+    pub(crate) store_version: Option<u64>,
+    pub(crate) answered_at: Option<String>,
+}
+
+/// What a preflight found.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Finding {
+    pub(crate) severity: String,
+    pub(crate) object: String,
+    pub(crate) reason: String,
+    pub(crate) fix: String,
+}
+
+/// What a preflight found right about one object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Checked {
+    pub(crate) object: String,
+    pub(crate) what: Vec<String>,
+}
+
+/// An error of the function. Lambda's own, of a function that timed out say, may lack the type.
+#[derive(Debug, Deserialize)]
+struct FunctionError {
+    #[serde(rename = "errorType")]
+    kind: Option<String>,
+    #[serde(rename = "errorMessage")]
+    message: String,
+}
+
+impl Answer {
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// What to tell, where it is an error of the function, or no answer of changeover's.
+    pub(crate) fn read(reply: &Reply) -> Result<Self, String> {
+        if reply.is_error {
+            return Err(match serde_json::from_str(&reply.text) {
+                Ok(FunctionError { kind: Some(kind), message }) => format!("{kind}: {message}"),
+                Ok(FunctionError { kind: None, message }) => message,
+                Err(_) => "the function failed and does not say why; read its log".to_owned(),
+            });
+        }
+        match serde_json::from_str::<Self>(&reply.text) {
+            Ok(answer) if !answer.outcome.is_empty() => Ok(answer),
+            _ => Err("the reply is no answer of changeover's rotator; check --function".to_owned()),
+        }
+    }
+}
+
+/// The entries that can be read: one that cannot is no reason to show none.
+fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Done>, D::Error> {
+    let entries = Vec::<serde_json::Value>::deserialize(from)?;
+    Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
+}
