@@ -30,7 +30,7 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
 	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
-	$(TOOLS)/bin/cfn-lint template.yaml
+	$(TOOLS)/bin/cfn-lint template.yaml infra/pipeline.yaml
 	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
 	$(TOOLS)/bin/shellcheck .ci/run
 	@# The database of advisories is on a git host, which not every network reaches.

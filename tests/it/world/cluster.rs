@@ -214,6 +214,20 @@ impl State {
         true
     }
 
+    /// What a Secret holds.
+    pub(super) fn secret(&self, name: &str) -> String {
+        let copy = self.cluster.copies.get(name).expect("a Secret of a spec");
+        copy.data.last().map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(super) fn edit_secret(&mut self, name: &str, value: &str) {
+        let now = self.now;
+        let copy = self.cluster.copies.get_mut(name).expect("a Secret of a spec");
+        copy.data.push((now, value.to_owned()));
+        self.happened(&format!("somebody edits the Secret {name}"));
+    }
+
     fn create_copy(&mut self, name: ObjectName, side: Side, parameter: ParameterName) {
         let interval = *self.dice.pick(&[20, 60, 3_600]);
         let mut copy = Copy::new(side);
