@@ -334,6 +334,9 @@ impl Testbed {
                     if of == resource {
                         let verbs = rule["verbs"].as_array_mut().expect("verbs");
                         verbs.retain(|granted| granted != verb);
+                        if verbs.is_empty() {
+                            continue;
+                        }
                     }
                     rules.push(rule);
                 }
