@@ -200,6 +200,7 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         publications: publications.collect(),
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
+        without: record.map(|record| record.without().clone()).unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! How it went: the answer to whoever asked. Never a token's value.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -221,6 +223,9 @@ pub struct Standing {
     pub held: Option<Reason>,
     /// Places that hold a value that is none of this token's.
     pub drift: Vec<String>,
+    /// Clusters that the last rotation was told to go without, and so does what it owes.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
 }
 
 /// A live version.
