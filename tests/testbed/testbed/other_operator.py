@@ -28,7 +28,7 @@ class OtherOperator:
     def __init__(self, testbed: Testbed, namespace: str) -> None:
         self._testbed, self._namespace = testbed, namespace
         metrics, live = free_port(), free_port()
-        flags = [f"--metrics-addr=127.0.0.1:{metrics}", f"--live-addr=127.0.0.1:{live}", "--concurrent=1"]
+        flags = [f"--metrics-addr=127.0.0.1:{metrics}", f"--live-addr=127.0.0.1:{live}", "--concurrent=1", "--client-qps=200"]
         flags += ["--enable-leader-election=false", f"--controller-class={namespace}", f"--namespace={namespace}"]
         flags += [f"--enable-{each}-reconciler=false" for each in CLUSTER_WIDE]
         with (testbed.logs / f"external-secrets-{namespace}.log").open("ab") as log:
