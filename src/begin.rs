@@ -10,10 +10,10 @@ use futures::future::join_all;
 use crate::{
     error::{Error, Kind},
     record::{Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId},
-    spec::{self, Place, Publication, Side, Spec, Workload},
+    spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
     token::{LARGEST_VALUE, Secret, VersionNumber},
     turn::{Stop, Turn},
-    world::{Finding, Holding, Severity, World},
+    world::{Finding, Holding, Severity, Subject, World},
 };
 
 impl Turn<'_> {
@@ -161,53 +161,20 @@ pub(crate) async fn look(
     without: &BTreeSet<String>,
 ) -> Result<Look, Error> {
     let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
-    let publications: Vec<_> = sides
-        .iter()
-        .flat_map(|side| spec.side(*side).publications.iter().map(|it| (*side, it)))
-        .collect();
+    let publications = publications(spec, sides);
     let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
-    let workloads = Side::BOTH.iter().flat_map(|side| {
-        let audience = spec.side(*side);
-        let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
-        let workloads = audience.workloads.iter().filter(|it| !without.contains(&it.cluster));
-        workloads.map(move |it| (it, parameters.clone()))
-    });
-    let inspections = workloads.map(|(workload, parameters): (&Workload, Vec<_>)| async move {
+    let mut subjects = subjects(spec);
+    subjects.retain(|subject| !without.contains(&subject.workload.cluster));
+    let inspections = subjects.into_iter().map(|Subject { workload, parameters }| async move {
         (workload, world.clusters.inspect(workload, &parameters).await)
     });
     let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
 
-    let mut look = Look {
-        found: BTreeMap::new(),
-        has_current: record.is_some(),
-        adopted: None,
-        highest_revision: 0,
-        findings: Vec::new(),
-    };
-    let mut values: Vec<(&Place, Secret)> = Vec::new();
+    let mut holdings = Vec::new();
     for ((side, publication), holding) in publications.into_iter().zip(reads) {
-        let Some(holding) = holding? else { continue };
-        let place = &publication.place;
-        if place.is_fenced() {
-            look.highest_revision = look.highest_revision.max(holding.store_version);
-        }
-        if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
-            look.findings.push(Finding {
-                severity: Severity::Refusal,
-                object: place.to_string(),
-                reason: format!("it belongs to the token {owner}"),
-                fix: "publish to a place of its own".to_owned(),
-            });
-        }
-        if side == Side::Presenters {
-            values.push((place, holding.value.clone()));
-            look.found.insert(place.clone(), holding);
-        }
+        holdings.extend(holding?.map(|holding| (side, &publication.place, holding)));
     }
-    match record {
-        Some(record) => look.findings.extend(drift(record, &values)),
-        None => look.adopt(values),
-    }
+    let mut look = Look::at(spec, record, holdings);
     for (workload, findings) in inspections {
         let findings = findings.or_else(|error| {
             let Held { object, reason, fix, .. } = away(workload, error)?;
@@ -244,6 +211,25 @@ pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
     Ok(Held::new(object, error.because, fix))
 }
 
+/// The publications of these sides.
+pub(crate) fn publications<'a>(spec: &'a Spec, sides: &[Side]) -> Vec<(Side, &'a Publication)> {
+    let of = |side: Side| spec.side(side).publications.iter().map(move |it| (side, it));
+    sides.iter().copied().flat_map(of).collect()
+}
+
+/// The workloads of both sides.
+pub(crate) fn subjects(spec: &Spec) -> Vec<Subject<'_>> {
+    let of = |side| {
+        let audience = spec.side(side);
+        let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
+        audience
+            .workloads
+            .iter()
+            .map(move |workload| Subject { workload, parameters: parameters.clone() })
+    };
+    Side::BOTH.into_iter().flat_map(of).collect()
+}
+
 /// Places whose value is none of this token's live versions: somebody's hand.
 fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
     let strange = values.iter().filter(|(_, value)| {
@@ -251,11 +237,12 @@ fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
         !record.versions().iter().any(|version| version.sha256 == digest)
     });
     strange
-        .map(|(place, _)| Finding {
-            severity: Severity::Refusal,
-            object: place.to_string(),
-            reason: "drift: it holds a value that is not a live version of this token".to_owned(),
-            fix: "find out who wrote it; put the current value back, or remove it".to_owned(),
+        .map(|(place, _)| {
+            Finding::refusal(
+                place.to_string(),
+                "drift: it holds a value that is not a live version of this token",
+                "find out who wrote it; put the current value back, or remove it",
+            )
         })
         .collect()
 }
@@ -266,21 +253,61 @@ fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
 /// # Errors
 /// What could not be read; a conflict is not an error of this function, but its result.
 pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
-    let others = world.specs.all().await?;
-    let mut specs: Vec<_> = others
-        .iter()
-        .filter(|(name, _)| *name != spec.token)
-        // What is wrong with somebody else's spec is theirs to be told.
-        .filter_map(|(name, text)| {
-            let text = text.as_ref().ok()?;
-            Spec::parse(name, text.version, &text.json).ok()
-        })
-        .collect();
+    let mut specs = others(world, spec).await?;
     specs.push(spec.clone());
     Ok(spec::conflicts(&specs).remove(&spec.token))
 }
 
+/// The specs of all other tokens. What is wrong with one is theirs to be told.
+pub(crate) async fn others(world: &World, spec: &Spec) -> Result<Vec<Spec>, Error> {
+    let all = world.specs.all().await?.into_iter();
+    let others = all.filter(|(name, _)| *name != spec.token);
+    Ok(others
+        .filter_map(|(name, text)| {
+            let text = text.ok()?;
+            Spec::parse(&name, text.version, &text.json).ok()
+        })
+        .collect())
+}
+
 impl Look {
+    /// What these places hold, and what is to be said of it.
+    pub(crate) fn at(
+        spec: &Spec,
+        record: Option<&Record>,
+        holdings: Vec<(Side, &Place, Holding)>,
+    ) -> Self {
+        let mut look = Look {
+            found: BTreeMap::new(),
+            has_current: record.is_some(),
+            adopted: None,
+            highest_revision: 0,
+            findings: Vec::new(),
+        };
+        let mut values: Vec<(&Place, Secret)> = Vec::new();
+        for (side, place, holding) in holdings {
+            if place.is_fenced() {
+                look.highest_revision = look.highest_revision.max(holding.store_version);
+            }
+            if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
+                look.findings.push(Finding::refusal(
+                    place.to_string(),
+                    format!("it belongs to the token {owner}"),
+                    "publish to a place of its own",
+                ));
+            }
+            if side == Side::Presenters {
+                values.push((place, holding.value.clone()));
+                look.found.insert(place.clone(), holding);
+            }
+        }
+        match record {
+            Some(record) => look.findings.extend(drift(record, &values)),
+            None => look.adopt(values),
+        }
+        look
+    }
+
     /// Where the presented publications hold one value, it becomes the token's first version. A
     /// place that holds nothing does not disagree.
     fn adopt(&mut self, values: Vec<(&Place, Secret)>) {
@@ -289,19 +316,12 @@ impl Look {
         };
         let other = values.iter().find(|(_, other)| other.digest() != value.digest());
         let finding = match (other, Secret::adopt(value.expose().to_owned())) {
-            (Some((other, _)), _) => Finding {
-                severity: Severity::Refusal,
-                object: first.to_string(),
-                reason: format!("it holds another value than {other}"),
-                fix: "make the presented publications agree, or empty all but the right one"
-                    .to_owned(),
-            },
-            (None, Err(error)) => Finding {
-                severity: Severity::Refusal,
-                object: first.to_string(),
-                reason: error.because,
-                fix: error.fix,
-            },
+            (Some((other, _)), _) => Finding::refusal(
+                first.to_string(),
+                format!("it holds another value than {other}"),
+                "make the presented publications agree, or empty all but the right one",
+            ),
+            (None, Err(error)) => Finding::failed(first.to_string(), error),
             (None, Ok(value)) => {
                 self.has_current = true;
                 self.adopted = Some(value);
@@ -318,7 +338,8 @@ fn held_at(found: &BTreeMap<Place, Holding>) -> BTreeMap<String, u64> {
     parameters.map(|(place, holding)| (place.to_string(), holding.store_version)).collect()
 }
 
-fn parameter(publication: &Publication) -> Option<crate::spec::ParameterName> {
+/// The parameter that a publication is, where it is one.
+pub(crate) fn parameter(publication: &Publication) -> Option<ParameterName> {
     match &publication.place {
         Place::Parameter(name) => Some(name.clone()),
         Place::Item { .. } => None,

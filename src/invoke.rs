@@ -1,4 +1,4 @@
-//! One invocation, from a request to its answer.
+//! One invocation, from its event to its answer.
 
 use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
@@ -7,18 +7,17 @@ use jiff::Timestamp;
 use tracing::info;
 
 use crate::{
-    begin,
     error::{Error, Kind},
-    event::Request,
+    event::{Event, Request},
+    pipeline,
     plan::Ask,
+    preflight,
     record::Record,
-    report::{
-        Answer, Each, Inspection, LiveVersion, Outcome, Published, Report, Results, Standing,
-    },
+    report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
     rotate::{self, Asking, Settings},
     spec::{Side, Spec},
     token::TokenName,
-    world::{Finding, Severity, World},
+    world::World,
 };
 
 /// What the runtime keeps of an invocation's time for saving and answering.
@@ -37,11 +36,27 @@ pub struct Invocation {
     pub deadline: Timestamp,
 }
 
-/// Does what a request asks.
+/// Does what an event asks.
 ///
 /// # Errors
 /// One of the contract's. A crash anywhere leaves what was saved, and the sweep carries it on.
 pub async fn handle(
+    world: &World,
+    settings: &Settings,
+    event: Event,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    match event {
+        Event::Request(request) => carry_out(world, settings, request, invocation).await,
+        Event::Job(job) => pipeline::run(world, settings, &job, invocation).await,
+    }
+}
+
+/// Does what a request asks.
+///
+/// # Errors
+/// As above.
+pub(crate) async fn carry_out(
     world: &World,
     settings: &Settings,
     request: Request,
@@ -73,7 +88,9 @@ pub async fn handle(
             Request::Drop { token } => one(Ask::Drop, token).await,
             Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
             Request::Status { token } => status(world, settings, token.as_ref()).await,
-            Request::Preflight { token } => preflight(world, settings, token).await,
+            Request::Preflight { token } => {
+                preflight::run(world, settings, token).await.map(Answer::Preflight)
+            }
         }
     };
     caught(answered).await
@@ -185,29 +202,6 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
         without: record.map(|record| record.without().clone()).unwrap_or_default(),
     }
-}
-
-/// Tells what would stop a rotation, without rotating.
-async fn preflight(world: &World, settings: &Settings, token: &TokenName) -> Result<Answer, Error> {
-    let spec = rotate::spec(world, settings, token).await?;
-    let record = world.records.load(token, None).await?.record;
-    let mut findings = begin::look(world, &spec, record.as_ref(), &BTreeSet::new()).await?.findings;
-    if let Some(conflict) = begin::conflict(world, &spec).await? {
-        findings.push(Finding {
-            severity: Severity::Refusal,
-            object: format!("the spec of {token}"),
-            reason: conflict.because,
-            fix: conflict.fix,
-        });
-    }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    let outcome = match findings.first().map(|finding| finding.severity) {
-        None => Outcome::Passed,
-        Some(Severity::Warning) => Outcome::Warned,
-        Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
-    };
-    let results = vec![Inspection { token: token.clone(), findings }];
-    Ok(Answer::Preflight(Results { outcome, results }))
 }
 
 impl Report {

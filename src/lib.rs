@@ -22,7 +22,9 @@
 
 pub mod config;
 pub mod event;
+pub mod pipeline;
 pub mod invoke;
+mod preflight;
 pub mod spec;
 pub mod plan;
 pub mod rotate;

@@ -10,7 +10,7 @@ use crate::{
     record::{Entry, Held, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
-    world::Finding,
+    world::{Finding, Verdict},
 };
 
 /// What an invocation answers.
@@ -25,11 +25,12 @@ pub enum Answer {
     Status(Results<Each<Standing>>),
     /// Of a preflight: what would stop a rotation.
     Preflight(Results<Inspection>),
+    /// To a CodePipeline job: what the job was told.
+    Job(Verdict),
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Presenters are on the new version.
     Rotated,
@@ -59,6 +60,34 @@ pub enum Outcome {
     Warned,
     /// Something stands in the way.
     Refused,
+}
+
+impl Outcome {
+    /// The contract's name of it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Rotated => "rotated",
+            Outcome::InProgress => "in_progress",
+            Outcome::Held => "held",
+            Outcome::Deferred => "deferred",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Completed => "completed",
+            Outcome::Published => "published",
+            Outcome::Dropped => "dropped",
+            Outcome::NothingOwed => "nothing_owed",
+            Outcome::Swept => "swept",
+            Outcome::Reported => "reported",
+            Outcome::Passed => "passed",
+            Outcome::Warned => "warned",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
 }
 
 /// What became of one token.
@@ -230,13 +259,34 @@ pub struct Published {
     pub answered_at: Option<Timestamp>,
 }
 
-/// What would stop a rotation of a token.
+/// What would stop a rotation of a token, as `results[]` of a preflight tells it:
+///
+/// ```json
+/// {"token": "datastore-token",
+///  "findings": [{"severity": "refusal", "object": "prod/backend/deployment/datastore",
+///                "reason": "it is paused: ...", "fix": "kubectl rollout resume it"}],
+///  "checked": [{"object": "prod/backend/externalsecret/datastore-token", "what": ["it exists"]}]}
+/// ```
+///
+/// `severity` is `warning`, `missing` (stops a rotation, not a first publication) or `refusal`.
+/// Clients may rely on these fields; others may be added.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The token.
     pub token: TokenName,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
+    /// What was looked at and found right: what a pass stands on. In order of the objects' names.
+    pub checked: Vec<Checked>,
+}
+
+/// What was found right about one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// The object.
+    pub object: String,
+    /// Each a short sentence.
+    pub what: Vec<String>,
 }
 
 fn time<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {

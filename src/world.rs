@@ -10,17 +10,25 @@
 //! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
+//! Pipeline      who else waits for it      CodePipeline
 //! ```
 
 mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+mod finding;
+pub mod jobs;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
+mod verdict;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -34,6 +42,8 @@ use crate::{
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
+pub use finding::{Examination, Finding, Severity, Subject};
+pub use verdict::{Failure, Verdict};
 // What crosses the ports.
 pub use crate::{
     record::{Audit, SecretRevision},
@@ -51,6 +61,8 @@ pub struct World {
     pub publications: Arc<dyn Publications>,
     /// The clusters that run the readers.
     pub clusters: Arc<dyn Clusters>,
+    /// The pipelines that wait for an answer.
+    pub pipeline: Arc<dyn Pipeline>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -246,6 +258,10 @@ pub trait Publications: Send + Sync {
     /// holds nothing. Has no effect.
     async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
 
+    /// The KMS key that encrypts what a place holds, by the name that its last write gave; `None`
+    /// where there is no such key, or nothing. Has no effect.
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error>;
+
     /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
     /// [`WriteError::overtaken`] where the place carries a higher revision of this view.
     ///
@@ -405,6 +421,16 @@ pub trait Clusters: Send + Sync {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error>;
 
+    /// Looks at everything in the clusters that a rotation which these workloads follow depends on:
+    /// what [`Clusters::inspect`] looks at, and beyond it rights, stores and neighbours. `published`
+    /// are the parameters of all tokens. What could not be asked is a finding too. Some twenty reads
+    /// a workload, a few at a time; no effect.
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination;
+
     /// Tells the External Secret of this workload, or the ClusterExternalSecret that keeps it, to
     /// refresh, by setting its `force-sync` annotation to a new value that begins with `force`, and
     /// says which version was synced before. `None` where what the spec names does not exist. A crash
@@ -499,27 +525,11 @@ pub struct Stamp {
     pub revision: u64,
 }
 
-/// Something that a look before the mint found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// On what.
-    pub object: String,
-    /// What is the matter.
-    pub reason: String,
-    /// What to do.
-    pub fix: String,
-}
-
-/// Whether a finding stops a rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It is told.
-    Warning,
-    /// The object is not there. Stops a rotation, not a first publication.
-    Missing,
-    /// It would never finish: nothing is minted.
-    Refusal,
+/// Whoever waits for a job to be answered.
+#[async_trait]
+pub trait Pipeline: Send + Sync {
+    /// Answers a job. One that was answered already, or is not waited for any more, counts as
+    /// answered. A crash before it: the job waits, until the next try of the same invocation or its
+    /// time-out. A crash after it: it is answered.
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
 }

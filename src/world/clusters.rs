@@ -29,7 +29,7 @@ mod watch;
 mod workload;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -46,7 +46,10 @@ use crate::{
     error::Error,
     spec::{ParameterName, Workload},
     token::{Digest, Secret},
-    world::{Clusters, Finding, Progress, SecretRevision, Stamp, SyncedBefore, aws::Aws},
+    world::{
+        Clusters, Examination, Finding, Progress, SecretRevision, Stamp, Subject, SyncedBefore,
+        aws::Aws,
+    },
 };
 
 /// How a cluster is reached.
@@ -125,6 +128,14 @@ impl Clusters for KubernetesClusters {
         parameters: &[ParameterName],
     ) -> Result<Vec<Finding>, Error> {
         inspect::inspect(self, workload, parameters).await
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        inspect::examine(self, subjects, published).await
     }
 
     async fn force_sync(

@@ -43,6 +43,13 @@ impl Publications for AwsPublications {
         }
     }
 
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error> {
+        match place {
+            Place::Parameter(name) => self.parameters.key(name).await,
+            Place::Item { .. } => Ok(None),
+        }
+    }
+
     async fn write(
         &self,
         publication: &Publication,

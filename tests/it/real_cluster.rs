@@ -2,6 +2,7 @@
 //! names the description of a testbed: with a presigned token, and no more rights than the manifest
 //! gives.
 
+mod copies;
 mod rollouts;
 
 use std::{
@@ -22,7 +23,8 @@ use changeover::{
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
-        Clusters, Progress, SecretRevision, Severity, Stamp, aws::Aws, clusters::KubernetesClusters,
+        Clusters, Examination, Progress, SecretRevision, Severity, Stamp, Subject, aws::Aws,
+        clusters::KubernetesClusters,
     },
 };
 use jiff::Timestamp;
@@ -492,6 +494,101 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
     let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
     assert!(severities.contains(&Severity::Refusal), "{findings:?}");
     assert!(severities.contains(&Severity::Warning), "{findings:?}");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn what_a_look_before_a_rotation_finds_is_so() {
+    let Some(testbed) = Testbed::with_namespace("looks").await else { return };
+    let parameter = ParameterName::parse(&format!("/{}/token", testbed.namespace)).expect("a name");
+    testbed.put_parameter(&parameter, "one").await;
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": "token"},
+        "spec": {
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
+            "target": {"name": "copy"},
+            "data": [{"secretKey": "token", "remoteRef": {"key": parameter.as_str()}}],
+        },
+    }));
+    let key = json!({"secretKeyRef": {"name": "copy", "key": "token"}});
+    let container = json!({
+        "name": "main",
+        "image": "local/process",
+        "command": ["/bin/sh", "-c", "sleep 3600"],
+        "env": [{"name": "TOKEN", "valueFrom": key}],
+    });
+    let pods = |name: &str| {
+        let metadata = json!({"labels": {"app": name}});
+        json!({"metadata": metadata, "spec": {"containers": [container]}})
+    };
+    testbed.deploy("backend", "", json!({"template": pods("backend")}));
+    let copy = SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key: None };
+    let workload = Workload { copy: Some(copy), ..testbed.workload("backend") };
+    let published = BTreeSet::from([parameter.clone()]);
+    let examined = async |workload: &Workload| {
+        let subject = Subject { workload, parameters: vec![parameter.clone()] };
+        testbed.clusters.examine(&[subject], &published).await
+    };
+    let told = |examination: &Examination| -> Vec<(Severity, String)> {
+        let findings = examination.findings.iter();
+        findings.map(|it| (it.severity, format!("{}: {}", it.object, it.reason))).collect()
+    };
+
+    let passed = examined(&workload).await;
+    assert_eq!(told(&passed), []);
+    let namespace = format!("{}/{}", workload.cluster, workload.namespace);
+    let about = |object: &str| passed.checked[object].join("; ");
+    assert!(about(&namespace).contains("may get, list, patch, watch deployments.apps"));
+    assert!(about(&namespace).contains("nobody beside the spec's workloads uses Secret copy"));
+    assert!(about(&workload.to_string()).contains("container main has it as variable TOKEN"));
+    let store = format!("{}/clustersecretstore/parameter-store", workload.cluster);
+    assert_eq!(about(&store), "it is ready");
+
+    // Somebody else's pods use the Secret, and somebody else restarts ours.
+    let mut spec = pods("nightly")["spec"].clone();
+    spec["restartPolicy"] = json!("Never");
+    testbed.create(json!({
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "nightly"},
+        "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": {"spec": spec}}}},
+    }));
+    let reloaded = "reloader.stakater.com/auto=true";
+    testbed.in_namespace(&["annotate", "deployment", "backend", reloaded]);
+    let stamp_5 = stamp(Side::Presenters, "a", 5);
+    testbed.stamp(&workload, &stamp_5).await;
+    assert_eq!(testbed.rolled_out(&workload, &stamp_5).await, Progress::Done(()));
+    let warned = told(&examined(&workload).await);
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    assert!(warned[0].1.contains("Stakater Reloader"), "{warned:?}");
+    assert!(warned[1].1.contains("cronjob/nightly"), "{warned:?}");
+    assert!(warned.iter().all(|(severity, _)| *severity == Severity::Warning));
+
+    // Whoever copies the live object, stamps and all, into a manifest owns the stamp.
+    testbed.in_namespace(&[
+        "patch",
+        "deployment",
+        "backend",
+        "--field-manager=argocd-controller",
+        r#"--patch={"spec": {"template": {"metadata": {"annotations": {"presenter.changeover.dev/a": "3"}}}}}"#,
+    ]);
+    let owned = told(&examined(&workload).await);
+    assert!(owned.iter().any(|(_, it)| it.contains("argocd-controller sets")), "{owned:?}");
+
+    // What it is told to wait for never comes.
+    let within = Workload { picks_up: PicksUp::Within(LONG), ..workload.clone() };
+    let refused = told(&examined(&within).await);
+    let never = refused.iter().find(|(severity, _)| *severity == Severity::Refusal);
+    assert!(never.is_some_and(|(_, it)| it.contains("that never changes")), "{refused:?}");
+    let elsewhere = Workload { namespace: "kube-system".to_owned(), ..workload };
+    let refused = told(&examined(&elsewhere).await);
+    for right in ["get deployments.apps backend", "patch deployments.apps", "watch pods"] {
+        let right = format!("changeover may not {right}");
+        assert!(refused.iter().any(|(_, it)| it.contains(&right)), "{right}: {refused:?}");
+    }
     testbed.tidied();
 }
 

@@ -190,7 +190,7 @@ pub(crate) const CLUSTER: &str = "prod";
 
 /// The name under which the world knows a workload of these specs.
 pub(crate) fn deployed(name: &str) -> String {
-    format!("{CLUSTER}/backend/{name}")
+    format!("{CLUSTER}/backend/deployment/{name}")
 }
 
 /// The token that the tests are about.

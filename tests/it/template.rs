@@ -13,6 +13,7 @@ use crate::sources;
 
 const TEMPLATE: &str = include_str!("../../template.yaml");
 const CLUSTER_RIGHTS: &str = include_str!("../../infra/eks-rbac.yaml");
+const CLUSTER_POLICY: &str = include_str!("../../infra/eks-policy.yaml");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
 
 #[test]
@@ -215,29 +216,112 @@ fn parameters_and_outputs_are_described() {
 }
 
 #[test]
-fn rights_in_a_cluster_end_at_the_namespace_and_name_what_they_cover() {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(CLUSTER_RIGHTS).unwrap();
-    let kinds: Vec<_> = documents.iter().map(|document| document["kind"].clone()).collect();
-    assert_eq!(kinds, ["Role", "RoleBinding"]);
-    for rule in documents[0]["rules"].as_array().unwrap() {
+fn rights_in_a_cluster_end_at_the_namespace_or_at_a_name_and_say_what_they_cover() {
+    for role in documents_of_kind(CLUSTER_RIGHTS, "Role") {
+        assert!(role["metadata"]["labels"]["changeover.dev/feature"].is_string(), "{role}");
+    }
+    assert_eq!(documents_of_kind(CLUSTER_RIGHTS, "ClusterRole"), Vec::<Value>::new());
+    for rule in rules(CLUSTER_POLICY, "ClusterRole") {
+        assert!(!strings(&rule["resourceNames"]).is_empty(), "{rule}");
+    }
+    let everywhere = rules(CLUSTER_POLICY, "ClusterRole");
+    for rule in rules(CLUSTER_RIGHTS, "Role").iter().chain(&everywhere) {
         for covered in ["apiGroups", "resources", "verbs"] {
             let covered = strings(&rule[covered]);
             assert!(!covered.is_empty(), "{rule}");
             assert!(covered.iter().all(|one| !one.contains('*')), "{rule}");
+        }
+        let changes_anything = ["update", "delete", "deletecollection", "escalate", "bind"];
+        let verbs = strings(&rule["verbs"]);
+        assert!(verbs.iter().all(|verb| !changes_anything.contains(&verb.as_str())), "{rule}");
+    }
+}
+
+#[test]
+fn every_role_is_bound_to_the_group_alone() {
+    for (manifest, role, binding) in [
+        (CLUSTER_RIGHTS, "Role", "RoleBinding"),
+        (CLUSTER_POLICY, "ClusterRole", "ClusterRoleBinding"),
+    ] {
+        let names = |kind: &str, pointer: &str| -> Vec<Value> {
+            let documents = documents_of_kind(manifest, kind);
+            documents.iter().map(|it| it.pointer(pointer).cloned().unwrap_or_default()).collect()
+        };
+        assert_eq!(names(role, "/metadata/name"), names(binding, "/roleRef/name"));
+        for binding in documents_of_kind(manifest, binding) {
+            let group = serde_json::json!([{
+                "kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "changeover",
+            }]);
+            assert_eq!(binding["subjects"], group);
+        }
+    }
+}
+
+#[test]
+fn whatever_the_group_may_change_in_a_cluster_a_policy_limits() {
+    let policies = documents_of_kind(CLUSTER_POLICY, "ValidatingAdmissionPolicy");
+    let bound: Vec<_> = documents_of_kind(CLUSTER_POLICY, "ValidatingAdmissionPolicyBinding")
+        .iter()
+        .map(|binding| {
+            assert_eq!(strings(&binding["spec"]["validationActions"]), ["Deny"]);
+            binding["spec"]["policyName"].clone()
+        })
+        .collect();
+    let names: Vec<_> = policies.iter().map(|policy| policy["metadata"]["name"].clone()).collect();
+    assert_eq!(bound, names);
+    let limited: Vec<(String, String)> = policies
+        .iter()
+        .inspect(|policy| assert_eq!(policy["spec"]["failurePolicy"], "Fail"))
+        .flat_map(|policy| policy["spec"]["matchConstraints"]["resourceRules"].as_array().cloned())
+        .flatten()
+        .flat_map(|rule| each_resource(&rule))
+        .collect();
+    let everywhere = rules(CLUSTER_POLICY, "ClusterRole");
+    for rule in rules(CLUSTER_RIGHTS, "Role").iter().chain(&everywhere) {
+        let verbs = strings(&rule["verbs"]);
+        if verbs.iter().any(|verb| !["get", "list", "watch"].contains(&verb.as_str())) {
+            for (group, resource) in each_resource(rule) {
+                let is_limited = limited.contains(&(group.clone(), resource))
+                    || limited.contains(&(group, "*".to_owned()));
+                assert!(is_limited, "{rule}");
+            }
         }
     }
 }
 
 #[test]
 fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(CLUSTER_RIGHTS).unwrap();
-    let granted: BTreeSet<String> = documents[0]["rules"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|rule| strings(&rule["resources"]))
+    let granted: BTreeSet<String> =
+        rules(CLUSTER_RIGHTS, "Role").iter().flat_map(|rule| strings(&rule["resources"])).collect();
+    // Everybody may ask for their own rights, stores are asked for under one name, and what no namespace
+    // holds is granted by a ClusterRole.
+    let asked: BTreeSet<String> = kubernetes_resources()
+        .into_iter()
+        .filter(|it| it != "selfsubjectaccessreviews" && it != "storeobjects")
+        .filter(|it| it != "clusterexternalsecrets")
+        .chain(["secretstores".to_owned()])
+        .chain(["deployments", "statefulsets", "daemonsets", "cronjobs", "jobs"].map(str::to_owned))
         .collect();
-    assert_eq!(granted, kubernetes_resources());
+    assert_eq!(granted, asked);
+}
+
+/// The objects of one kind in a manifest.
+fn documents_of_kind(manifest: &str, kind: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).unwrap();
+    documents.into_iter().filter(|document| document["kind"] == kind).collect()
+}
+
+/// The rules of all roles of this kind.
+fn rules(manifest: &str, kind: &str) -> Vec<Value> {
+    let roles = documents_of_kind(manifest, kind);
+    roles.iter().flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default()).collect()
+}
+
+/// API group and resource, each with each.
+fn each_resource(rule: &Value) -> Vec<(String, String)> {
+    let resources = strings(&rule["resources"]);
+    let groups = strings(&rule["apiGroups"]).into_iter();
+    groups.flat_map(|group| resources.iter().map(move |it| (group.clone(), it.clone()))).collect()
 }
 
 #[test]
@@ -312,7 +396,7 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["dynamodb", "eks", "kms", "ssm", "sts"] {
+        for service in ["codepipeline", "dynamodb", "eks", "kms", "ssm", "sts"] {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {

@@ -3,6 +3,7 @@
 mod api_server;
 mod copies;
 mod damaged;
+mod examining;
 mod keeping;
 mod together;
 mod watching;
@@ -909,8 +910,7 @@ mod looking {
     #[tokio::test(start_paused = true)]
     async fn a_workload_that_can_roll_has_no_findings_and_costs_two_reads() {
         let server = ApiServer::new();
-        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "replicas": 2, "template": {}}}));
-        syncing::external_secret(&server);
+        examining::connected(&server);
         let clusters = clusters(&server);
         let parameters = [ParameterName::parse("/backend/token").unwrap()];
         for reads in [3, 5] {
@@ -959,8 +959,7 @@ mod looking {
     #[tokio::test(start_paused = true)]
     async fn a_sync_that_fails_already_is_a_warning() {
         let server = ApiServer::new();
-        server.put(DEPLOYMENT, json!({"spec": {"selector": {}, "template": {}}}));
-        syncing::external_secret(&server);
+        examining::connected(&server);
         server.put(EXTERNAL_SECRET, json!({"status": {"conditions": [{
             "type": "Ready", "status": "False", "reason": "SecretSyncedError", "message": "no store",
         }]}}));

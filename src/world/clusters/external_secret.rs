@@ -143,7 +143,16 @@ pub(super) fn obstacles(
     }
     for copy in copies {
         let key = copy.secret_key;
-        let entry = spec.data.iter().find(|entry| entry.secret_key == key);
+        let mut entries = spec.data.iter().filter(|entry| entry.secret_key == key);
+        let entry = entries.next();
+        if entries.next().is_some() {
+            refuse(
+                format!(
+                    "several entries of its data write the Secret's key {key}, and the last wins"
+                ),
+                "give each entry a secretKey of its own",
+            );
+        }
         if let Some(change) = entry.and_then(Entry::change) {
             refuse(
                 format!("its data entry {key} {change}"),
@@ -177,8 +186,26 @@ pub(super) struct Spec {
     data: Vec<Entry>,
 }
 
+impl Spec {
+    /// Whether any entry reads this parameter.
+    pub(super) fn reads(&self, parameter: &ParameterName) -> bool {
+        self.data.iter().any(|entry| entry.reads(parameter))
+    }
+
+    /// The stores that its entries read.
+    pub(super) fn stores(&self) -> impl Iterator<Item = &StoreReference> {
+        let of_entries = self.data.iter().map(|entry| &entry.source_ref.store_ref);
+        of_entries.chain([&self.secret_store_ref]).filter(|store| !store.name.is_empty())
+    }
+
+    /// Whether keys of the Secret are made out of others.
+    pub(super) fn is_templated(&self) -> bool {
+        self.target.template.is_some()
+    }
+}
+
 /// Where an ExternalSecret reads.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoreReference {
     pub(super) name: String,
@@ -219,6 +246,14 @@ impl Template {
 struct Entry {
     secret_key: String,
     remote_ref: RemoteReference,
+    source_ref: SourceReference,
+}
+
+/// The store of one entry, where it is not that of all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SourceReference {
+    store_ref: StoreReference,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -350,6 +385,13 @@ mod tests {
             (json!({"target": {"immutable": true}}), "immutable"),
             (json!({"target": {"creationPolicy": "None"}}), "creationPolicy None"),
             (json!({"data": []}), "no entry of its data"),
+            (
+                json!({"data": [
+                    {"secretKey": "token", "remoteRef": {"key": "/backend/token"}},
+                    {"secretKey": "token", "remoteRef": {"key": "/backend/other"}},
+                ]}),
+                "several entries",
+            ),
             (entry(json!({"version": "3"})), "pinned to version 3"),
             (entry(json!({"property": "password"})), "property password"),
             (entry(json!({"decodingStrategy": "Base64"})), "decoded (Base64)"),
@@ -409,7 +451,7 @@ mod tests {
     fn an_entry_reads_a_parameter_by_its_name_or_its_arn() {
         let reads = |key: &str, name: &str| {
             let reference = RemoteReference { key: key.to_owned(), ..RemoteReference::default() };
-            Entry { secret_key: String::new(), remote_ref: reference }.reads(&parameter(name))
+            Entry { remote_ref: reference, ..Entry::default() }.reads(&parameter(name))
         };
         let arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/backend/token";
         assert!(reads("/backend/token", "/backend/token"));

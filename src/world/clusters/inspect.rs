@@ -1,18 +1,39 @@
 //! What would keep a workload from ever taking a view up, found before anything is minted.
+//!
+//! ```text
+//! replacing    whether a workload can replace its pods    (pure)
+//! chain        whether its containers see the Secret      (pure)
+//! neighbours   who else acts on it                        (pure)
+//! copy         what stands behind an ExternalSecret
+//! rights       what the function may do
+//! discovery    who else uses the Secret
+//! ```
 
-use k8s_openapi::api::apps::v1::Deployment;
+mod chain;
+mod copy;
+mod discovery;
+mod neighbours;
+mod replacing;
+mod rights;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+
+use self::{chain::Source, copy::Store, discovery::Neighbourhood};
 use super::{
     KubernetesClusters,
-    cluster_external_secret::{ClusterExternalSecret, child, why_absent},
-    external_secret::obstacles,
+    call::{Target, call},
+    cluster_external_secret::{child, why_absent},
+    external_secret::{ExternalSecret, copies, obstacles, secret_name},
     rollout, sync,
-    workload::deployment::condition,
+    workload::Live,
 };
 use crate::{
     error::{Error, Kind},
-    spec::{ParameterName, PicksUp, SecretCopy, Workload},
-    world::{Finding, Severity},
+    spec::{ParameterName, PicksUp, SecretCopy, Workload, WorkloadKind},
+    world::{Examination, Finding, Severity, Subject},
 };
 
 /// See [`crate::world::Clusters::inspect`].
@@ -21,157 +42,289 @@ pub(super) async fn inspect(
     workload: &Workload,
     parameters: &[ParameterName],
 ) -> Result<Vec<Finding>, Error> {
-    let object = workload.to_string();
-    let mut findings = Vec::new();
-    match readable(&object, rollout::read(kubernetes, workload).await)? {
-        Read::Refused(finding) => findings.push(finding),
-        Read::Missing => findings.push(missing(&object)),
-        Read::Found(deployment) => findings.extend(of_deployment(&object, workload, &deployment)),
+    Ok(look(kubernetes, workload, parameters).await?.came_to.findings)
+}
+
+/// See [`crate::world::Clusters::examine`].
+pub(super) async fn examine(
+    kubernetes: &KubernetesClusters,
+    subjects: &[Subject<'_>],
+    published: &BTreeSet<ParameterName>,
+) -> Examination {
+    let mut examination = Examination::default();
+    let mut reached = BTreeSet::new();
+    let clusters: BTreeSet<_> = subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
+    let reaches = clusters.iter().map(|cluster| reach(kubernetes, cluster)).collect();
+    for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
+        let object = format!("cluster {cluster}");
+        match answer {
+            Ok(()) => {
+                reached.insert(*cluster);
+                examination.right(object, "it answers, and knows the function");
+            }
+            Err(error) => examination.findings.push(Finding::failed(object, error)),
+        }
     }
+
+    let mut reachable = subjects.to_vec();
+    reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
+    let looks = reachable.iter().map(|it| look(kubernetes, it.workload, &it.parameters)).collect();
+    let mut needed = BTreeSet::new();
+    let mut stores = BTreeSet::new();
+    let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
+    for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
+        let workload = subject.workload;
+        let mut looked = looked.unwrap_or_else(|error| {
+            let mut looked = Looked::default();
+            looked.came_to.findings.push(Finding::failed(workload.to_string(), error));
+            looked
+        });
+        if let Some((name, external_secret)) = &looked.external_secret {
+            let object = sync::object(workload, name);
+            looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
+            let is_used = external_secret.status.as_ref().is_some_and(|it| it.ready().is_some());
+            for reference in external_secret.spec.stores() {
+                stores.insert(Store { workload, reference: reference.clone(), is_used });
+            }
+        }
+        let place = (workload.cluster.as_str(), workload.namespace.as_str());
+        let neighbourhood = neighbourhoods.entry(place).or_default();
+        neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
+        neighbourhood.secrets.extend(looked.secret.clone());
+        // Several are listed and watched together; one is by its name, which a Role may give.
+        let of_its_kind = reachable.iter().filter(|it| {
+            let other = it.workload;
+            (&other.cluster, &other.namespace, other.kind)
+                == (&workload.cluster, &workload.namespace, workload.kind)
+                && other.picks_up == PicksUp::Restart
+        });
+        let is_alone = of_its_kind.count() == 1;
+        needed.extend(rights::needed(workload, is_alone, looked.secret.as_deref()));
+        examination.add(looked.came_to);
+    }
+    neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
+
+    let (rights, stores, neighbours) = tokio::join!(
+        rights::examine(kubernetes, &needed),
+        copy::examine(kubernetes, &stores),
+        discovery::examine(kubernetes, &neighbourhoods),
+    );
+    for part in [rights, stores, neighbours] {
+        examination.add(part);
+    }
+    examination
+}
+
+/// Whether the API server answers and takes our identity; what it says does not matter.
+async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Error> {
+    let resource = "its version";
+    let target = Target { cluster, namespace: "", verb: "get", resource, name: "" };
+    let answer = call(&*kubernetes.access, target, |connection| async move {
+        let request = http::Request::get("/version").body(Vec::new());
+        connection.client.request_text(request.map_err(kube::Error::HttpError)?).await
+    });
+    match answer.await {
+        Err(failed) if failed.code != 403 => Err(failed.error),
+        _ => Ok(()),
+    }
+}
+
+/// What the two reads of a workload and of what is copied for it show.
+#[derive(Default)]
+struct Looked {
+    came_to: Examination,
+    /// The ExternalSecret, with its name.
+    external_secret: Option<(String, ExternalSecret)>,
+    /// The Secret that holds the copy.
+    secret: Option<String>,
+}
+
+async fn look(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    parameters: &[ParameterName],
+) -> Result<Looked, Error> {
+    let object = workload.to_string();
+    let mut looked = Looked::default();
+    let came_to = &mut looked.came_to;
+    let live = match readable(&object, read(kubernetes, workload).await)? {
+        Ok(live) => {
+            came_to.right(&object, "it exists");
+            Some(live)
+        }
+        Err(finding) => {
+            came_to.findings.push(finding);
+            None
+        }
+    };
+    let restarts = workload.picks_up == PicksUp::Restart;
+    if let Some(live) = live.as_ref().filter(|_| restarts) {
+        let findings = replacing::judge(&object, live);
+        if findings.is_empty() {
+            came_to.right(&object, "it can replace its pods");
+        }
+        came_to.findings.extend(findings);
+        came_to.rollouts.insert(object.clone(), replacing::takes(live));
+    }
+
+    let mut secret_key = None;
     match &workload.copy {
         None => {}
-        Some(SecretCopy::ExternalSecret { name, secret_key }) => {
-            let copying = Copying { name, keeper: None, secret_key: secret_key.as_deref() };
-            findings.extend(copying.inspected(kubernetes, workload, parameters).await?);
+        Some(SecretCopy::ExternalSecret { name, secret_key: named }) => {
+            secret_key = named.as_deref();
+            let copying = Copying { name, keeper: None, secret_key };
+            let absent = || Finding::missing(sync::object(workload, name));
+            copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
         }
-        Some(SecretCopy::ClusterExternalSecret { name, secret_key }) => {
+        Some(SecretCopy::ClusterExternalSecret { name, secret_key: named }) => {
+            secret_key = named.as_deref();
             let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
             match readable(&object, sync::read_keeper(kubernetes, workload).await)? {
-                Read::Refused(finding) => findings.push(finding),
-                Read::Missing => findings.push(missing(&object)),
-                Read::Found(keeper) => {
-                    let (name, secret_key) = (child(&keeper), secret_key.as_deref());
-                    let copying = Copying { name, keeper: Some(&keeper), secret_key };
-                    findings.extend(copying.inspected(kubernetes, workload, parameters).await?);
+                Err(finding) => looked.came_to.findings.push(finding),
+                Ok(keeper) => {
+                    let copying = Copying { name: child(&keeper), keeper: Some(name), secret_key };
+                    let absent = || {
+                        let (reason, fix) = why_absent(&keeper, &workload.namespace);
+                        Finding { severity: Severity::Missing, object, reason, fix }
+                    };
+                    copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
                 }
             }
         }
-        Some(SecretCopy::Secret { .. }) => {
+        Some(SecretCopy::Secret { name, .. }) => {
+            looked.secret = Some(name.clone());
             let found = sync::in_the_way(kubernetes, workload).await.map(Some);
             match readable(&object, found)? {
-                Read::Refused(finding) => findings.push(finding),
-                Read::Missing => {}
-                Read::Found(found) => findings.extend(found),
+                Err(finding) => looked.came_to.findings.push(finding),
+                Ok(found) => looked.came_to.findings.extend(found),
             }
         }
     }
-    Ok(findings)
+
+    let Some(live) = live else { return Ok(looked) };
+    let Some(template) = live.template() else { return Ok(looked) };
+    looked.came_to.findings.extend(neighbours::judge(
+        &object,
+        live.metadata(),
+        template.metadata.as_ref(),
+        looked.secret.as_deref(),
+    ));
+    let copied;
+    let (keys, is_templated) = match (&workload.copy, &looked.external_secret) {
+        (Some(SecretCopy::Secret { key, .. }), _) => (vec![key.as_str()], false),
+        (_, Some((_, external_secret))) => {
+            let spec = &external_secret.spec;
+            copied = copies(spec, secret_key, parameters.iter());
+            (copied.iter().map(|copy| copy.secret_key).collect(), spec.is_templated())
+        }
+        _ => (Vec::new(), false),
+    };
+    // Which keys hold the view is not known where the ExternalSecret copies none of its parameters:
+    // that was refused above.
+    if let (Some(secret), Some(pod), false) = (&looked.secret, &template.spec, keys.is_empty()) {
+        let source = Source { secret, keys: &keys, is_templated };
+        match chain::judge(&object, pod, source, workload.picks_up) {
+            Ok(uses) => uses.into_iter().for_each(|it| looked.came_to.right(&object, it)),
+            Err(finding) => looked.came_to.findings.push(finding),
+        }
+    }
+    Ok(looked)
 }
 
 /// An ExternalSecret that is to copy a view.
 struct Copying<'a> {
     name: &'a str,
-    keeper: Option<&'a ClusterExternalSecret>,
+    /// The ClusterExternalSecret that keeps it.
+    keeper: Option<&'a str>,
     secret_key: Option<&'a str>,
 }
 
 impl Copying<'_> {
-    async fn inspected(
+    async fn look(
         &self,
         kubernetes: &KubernetesClusters,
         workload: &Workload,
         parameters: &[ParameterName],
-    ) -> Result<Vec<Finding>, Error> {
+        absent: impl FnOnce() -> Finding,
+        looked: &mut Looked,
+    ) -> Result<(), Error> {
         let Self { name, keeper, secret_key } = *self;
         let object = sync::object(workload, name);
-        let found = match readable(&object, sync::get(kubernetes, workload, name).await)? {
-            Read::Refused(finding) => return Ok(vec![finding]),
-            Read::Missing => {
-                return Ok(vec![match keeper {
-                    None => missing(&object),
-                    Some(keeper) => {
-                        let (reason, fix) = why_absent(keeper, &workload.namespace);
-                        Finding { severity: Severity::Missing, object, reason, fix }
-                    }
-                }]);
+        let came_to = &mut looked.came_to;
+        let external_secret = match sync::get(kubernetes, workload, name).await {
+            Ok(None) => {
+                came_to.findings.push(absent());
+                return Ok(());
             }
-            Read::Found(found) => found,
+            found => match readable(&object, found)? {
+                Ok(external_secret) => external_secret,
+                Err(finding) => {
+                    came_to.findings.push(finding);
+                    return Ok(());
+                }
+            },
         };
-        let keeper = keeper.and_then(|keeper| keeper.metadata.name.as_deref());
-        let mut findings = obstacles(&object, &found, secret_key, keeper, parameters);
-        let status = found.status.unwrap_or_default();
-        if let Some(ready) = status.ready().filter(|ready| ready.status == "False") {
-            let why = sync::failure(kubernetes, workload, name, &ready.message).await;
-            findings.push(Finding {
-                severity: Severity::Warning,
-                object,
-                reason: format!("its last sync failed: {why}"),
-                fix: "repair it or its SecretStore: a rotation will wait for its sync".to_owned(),
-            });
+        let found = obstacles(&object, &external_secret, secret_key, keeper, parameters);
+        if found.is_empty() {
+            came_to.right(&object, "it copies what is published as it is");
         }
-        Ok(findings)
+        came_to.findings.extend(found);
+        let status = external_secret.status.clone().unwrap_or_default();
+        match status.ready().map(|ready| (ready.status.as_str(), &ready.message)) {
+            Some(("False", message)) => {
+                let why = sync::failure(kubernetes, workload, name, message).await;
+                came_to.findings.push(Finding::warning(
+                    &object,
+                    format!("its last sync failed: {why}"),
+                    "repair it or its SecretStore: a rotation will wait for its sync",
+                ));
+            }
+            Some(_) => came_to.right(&object, "its last sync succeeded"),
+            None => {}
+        }
+        looked.secret = Some(secret_name(&external_secret).to_owned());
+        looked.external_secret = Some((name.to_owned(), external_secret));
+        Ok(())
     }
 }
 
-fn of_deployment(object: &str, workload: &Workload, deployment: &Deployment) -> Vec<Finding> {
-    let spec = deployment.spec.as_ref();
-    let finding = |severity, reason: String, fix: &str| Finding {
-        severity,
-        object: object.to_owned(),
-        reason,
-        fix: fix.to_owned(),
-    };
-    let mut findings = Vec::new();
-    if workload.picks_up != PicksUp::Restart {
-        return findings;
-    }
-    if spec.and_then(|spec| spec.paused) == Some(true) {
-        findings.push(finding(
-            Severity::Refusal,
-            "it is paused: its pods would never be replaced".to_owned(),
-            "kubectl rollout resume it",
-        ));
-    }
-    if spec.and_then(|spec| spec.replicas) == Some(0) {
-        findings.push(finding(
-            Severity::Warning,
-            "it has no replicas: that its pods start on a new view is not proven".to_owned(),
-            "nothing, if that is meant: what starts later reads the Secret of then",
-        ));
-    }
-    let failed = condition(deployment, "Progressing").filter(|it| it.status == "False");
-    if let Some(failed) = failed {
-        let why = failed.message.as_deref().or(failed.reason.as_deref()).unwrap_or_default();
-        findings.push(finding(
-            Severity::Warning,
-            format!("its last rollout failed: {why}"),
-            "repair it: a rotation rolls it again, and is held where that fails",
-        ));
-    }
-    findings
-}
-
-fn missing(object: &str) -> Finding {
-    Finding {
-        severity: Severity::Missing,
-        object: object.to_owned(),
-        reason: "it does not exist".to_owned(),
-        fix: "create it, or correct the spec".to_owned(),
-    }
-}
-
-enum Read<T> {
-    Found(T),
-    Missing,
-    Refused(Finding),
+/// The workload's object, of the kind that it says it is; `None` where there is none.
+async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Option<Live>, Error> {
+    Ok(match workload.kind {
+        WorkloadKind::Deployment => {
+            rollout::read::<Deployment>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::StatefulSet => {
+            rollout::read::<StatefulSet>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::DaemonSet => {
+            rollout::read::<DaemonSet>(kubernetes, workload).await?.map(Live::from)
+        }
+    })
 }
 
 /// What may not be read, or cannot be there, stops a rotation like any other finding; what could not
 /// be asked for is an error.
-fn readable<T>(object: &str, answer: Result<Option<T>, Error>) -> Result<Read<T>, Error> {
+fn readable<T>(
+    object: &str,
+    answer: Result<Option<T>, Error>,
+) -> Result<Result<T, Finding>, Error> {
     match answer {
-        Ok(Some(found)) => Ok(Read::Found(found)),
-        Ok(None) => Ok(Read::Missing),
+        Ok(Some(found)) => Ok(Ok(found)),
+        Ok(None) => Ok(Err(Finding::missing(object))),
         Err(error)
             if matches!(error.kind, Kind::AccessDenied | Kind::PreflightFailed | Kind::BadSpec) =>
         {
-            Ok(Read::Refused(Finding {
-                severity: Severity::Refusal,
-                object: object.to_owned(),
-                reason: error.because,
-                fix: error.fix,
-            }))
+            Ok(Err(Finding::failed(object, error)))
         }
         Err(error) => Err(error),
     }
 }
+
+/// The answers to these, in order; a few are asked for at once.
+async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
+    stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+/// How many objects of one sort are looked at at once.
+const AT_ONCE: usize = 8;

@@ -12,7 +12,7 @@
 //! `status.syncedResourceVersion` moved after the annotation was set, and that the Secret's data has
 //! the digest of what was published (external-secrets `externalsecret_controller.go`, `markAsDone`).
 
-mod api;
+pub(super) mod api;
 mod force;
 mod secret;
 mod wait;

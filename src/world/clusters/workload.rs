@@ -65,7 +65,7 @@ impl Live {
         }
     }
 
-    fn template(&self) -> Option<&PodTemplateSpec> {
+    pub(super) fn template(&self) -> Option<&PodTemplateSpec> {
         match self {
             Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.template),
             Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.template),

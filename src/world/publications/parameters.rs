@@ -53,6 +53,11 @@ impl Parameters {
         Ok(Some(Holding { value, store_version, token: None }))
     }
 
+    /// The KMS key that a parameter is encrypted with, by the name that its last put gave.
+    pub(super) async fn key(&self, name: &ParameterName) -> Result<Option<String>, Error> {
+        Ok(self.describe(name).await?.and_then(|found| found.key_id))
+    }
+
     /// Puts a new version, encrypted with the key that the spec names; else with the one that the
     /// last write used; else with the one that the parameter has; else with the configured one. A
     /// put without a key would encrypt with the account's default, and cut off whoever can use the

@@ -2,7 +2,7 @@
 //! resourceVersions, and answers wrongly when told to.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -45,6 +45,8 @@ struct State {
     faults: VecDeque<Fault>,
     connections: u64,
     discarded: u64,
+    /// Verbs on resources that the caller does not have.
+    denied: BTreeSet<(&'static str, &'static str)>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
     hidden: u32,
@@ -121,6 +123,11 @@ impl ApiServer {
 
     pub(crate) fn object(&self, path: &str) -> Value {
         self.state().objects[path].clone()
+    }
+
+    /// Takes a right away from the caller, as far as it asks or lists.
+    pub(crate) fn deny(&self, verb: &'static str, resource: &'static str) {
+        self.state().denied.insert((verb, resource));
     }
 
     /// Answers the next requests like this.
@@ -278,6 +285,21 @@ impl ApiServer {
         if request.path == "/apis/external-secrets.io" {
             let version = json!({"groupVersion": "external-secrets.io/v1", "version": "v1"});
             return answer(&json!({"name": "external-secrets.io", "versions": [version]}));
+        }
+        if request.path == "/version" {
+            return answer(&json!({"major": "1", "minor": "36"}));
+        }
+        let is_denied = |verb: &str, resource: &str| {
+            self.state().denied.iter().any(|denied| *denied == (verb, resource))
+        };
+        if request.path.ends_with("/selfsubjectaccessreviews") {
+            let asked = &request.body["spec"]["resourceAttributes"];
+            let (verb, resource) = (asked["verb"].as_str(), asked["resource"].as_str());
+            let denied = is_denied(verb.unwrap_or_default(), resource.unwrap_or_default());
+            return answer(&json!({"spec": {}, "status": {"allowed": !denied}}));
+        }
+        if is_denied("list", request.path.rsplit('/').next().unwrap_or_default()) {
+            return status(403, "forbidden");
         }
         let is_watch = parameter("watch").as_deref() == Some("true");
         let selects = |path: &str, object: &Value| {
@@ -451,7 +473,7 @@ fn unescaped(query: &str) -> String {
     escapes.iter().fold(query.to_owned(), |query, (from, to)| query.replace(from, to))
 }
 
-const PLURALS: [&str; 7] = [
+const PLURALS: [&str; 9] = [
     "/pods",
     "/deployments",
     "/statefulsets",
@@ -459,6 +481,8 @@ const PLURALS: [&str; 7] = [
     "/replicasets",
     "/externalsecrets",
     "/events",
+    "/cronjobs",
+    "/jobs",
 ];
 
 /// Reaches one server under the name of every cluster, on one connection until it is discarded.

@@ -7,7 +7,7 @@ use changeover::{
     error::Error,
     spec::ParameterName,
     token::{Digest, Secret},
-    world::{Clusters, Progress, SyncedBefore},
+    world::{Clusters, Progress, Subject, SyncedBefore},
 };
 use proptest::{prelude::*, sample::select, test_runner::Config};
 use tokio::time::Instant;
@@ -66,6 +66,11 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     let intended = BTreeMap::from([(parameters[0].clone(), Digest::of("new"))]);
     let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
 
+    let subject = Subject { workload: &workload, parameters: parameters.to_vec() };
+    let published = parameters.iter().cloned().collect();
+    for finding in clusters.examine(&[subject], &published).await.findings {
+        assert!(finding.reason.len() < 2_000 && !finding.fix.is_empty(), "{finding:?}");
+    }
     clear(clusters.inspect(&workload, &parameters).await.map(drop));
     clear(clusters.force_sync(&workload, "force").await.map(drop));
     clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));

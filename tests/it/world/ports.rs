@@ -3,7 +3,7 @@
 //! A call takes some time: it is carried out at one moment in the middle of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,9 +15,9 @@ use changeover::{
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Finding, Holding, KeyEntry, Loaded, Progress, Publications,
-        RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs, Stamp, SyncedBefore,
-        WriteError, Written,
+        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Pipeline,
+        Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs,
+        Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -28,7 +28,7 @@ use super::{
     faults::{Actor, Fault},
     place::Refused,
     records::{OwnedSave, open, sealed},
-    state::State,
+    state::{Job, State},
 };
 
 /// All ports of one invocation.
@@ -176,7 +176,7 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 13] = [
+const LOOKS: [&str; 15] = [
     "spec",
     "specs",
     "load",
@@ -185,7 +185,9 @@ const LOOKS: [&str; 13] = [
     "seal",
     "open",
     "read",
+    "key",
     "inspect",
+    "examine",
     "synced",
     "secret_revision",
     "rolled_out",
@@ -316,6 +318,10 @@ impl Publications for Ports {
         self.plain("read", place, move |it| it.holding(&from, side)).await
     }
 
+    async fn key(&self, place: &Place) -> Result<Option<String>, Error> {
+        self.plain("key", place, |_| None).await
+    }
+
     async fn write(
         &self,
         publication: &Publication,
@@ -393,6 +399,28 @@ impl Clusters for Ports {
         self.reach(workload)?;
         let object = workload.clone();
         self.plain("inspect", workload, move |it| it.findings(&object)).await
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        _published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        let mut examination = Examination::default();
+        for subject in subjects {
+            let object = subject.workload.clone();
+            let found = self.plain("examine", &object, {
+                let object = object.clone();
+                move |it| it.findings(&object)
+            });
+            match found.await {
+                Ok(findings) => examination.findings.extend(findings),
+                Err(error) => {
+                    examination.findings.push(Finding::failed(object.to_string(), error));
+                }
+            }
+        }
+        examination
     }
 
     async fn force_sync(
@@ -476,5 +504,19 @@ impl Clusters for Ports {
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
         self.reach(workload)?;
         self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
+    }
+}
+
+#[async_trait]
+impl Pipeline for Ports {
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error> {
+        let (job, verdict) = (job.to_owned(), verdict.clone());
+        self.plain("answer", job.clone(), move |it| {
+            // A second answer changes nothing.
+            if let Some(waiting @ Job::Waiting) = it.jobs.get_mut(&job) {
+                *waiting = Job::Answered(verdict.clone());
+            }
+        })
+        .await
     }
 }

@@ -1,7 +1,7 @@
 """The rights of infra/eks-rbac.yaml are what the function needs in a cluster, and all that it has.
 
 Each case of the first part has a namespace of its own, in which the function lacks one verb on one resource, and gets it
-back. The second part tries what the manifest does not grant.
+back. The second part tries what the manifest does not grant, and the third what it does, and infra/eks-policy.yaml forbids.
 """
 
 import concurrent.futures
@@ -18,12 +18,12 @@ from testbed.testbed import FunctionFailed
 ROTATION = "AccessDenied"
 PREFLIGHT = "PreflightFailed"
 
+KINDS = {"deployments": "Deployment", "statefulsets": "StatefulSet", "daemonsets": "DaemonSet"}
+
 # What refuses a rotation without the right. What can be found before anything is minted is found then.
 NEEDED_FOR_ROTATING = {
-    ("apps", "deployments", "get"): PREFLIGHT,
-    ("apps", "deployments", "list"): ROTATION,
-    ("apps", "deployments", "watch"): ROTATION,
-    ("apps", "deployments", "patch"): ROTATION,
+    **{("apps", kind, "get"): PREFLIGHT for kind in KINDS},
+    **{("apps", kind, verb): ROTATION for kind in KINDS for verb in ("list", "watch", "patch")},
     ("apps", "replicasets", "list"): ROTATION,
     ("", "pods", "list"): ROTATION,
     ("", "pods", "watch"): ROTATION,
@@ -39,20 +39,40 @@ NEEDED_FOR_OTHER_KINDS = {
 }
 # Without it a failure is told in fewer words.
 NEEDED_FOR_REASONS = ("", "events", "list")
+# Without these preflight says what it did not look at.
+NEEDED_FOR_PREFLIGHT = [
+    ("batch", "cronjobs", "list"),
+    ("batch", "jobs", "list"),
+    ("external-secrets.io", "secretstores", "get"),
+]
+# Of the Secret that it writes itself, in the example of the manifest.
+NEEDED_FOR_WRITING = {("", "secrets/datastore-token", verb) for verb in ("get", "create", "patch")}
+# What it has in every namespace, and in none: infra/eks-policy.yaml.
+OF_THE_CLUSTER = {
+    ("external-secrets.io", "clusterexternalsecrets/datastore-token", "get"),
+    ("external-secrets.io", "clusterexternalsecrets/datastore-token", "patch"),
+    ("external-secrets.io", "clustersecretstores/parameter-store", "get"),
+}
+GRANTED = {
+    *NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS, *NEEDED_FOR_PREFLIGHT, *NEEDED_FOR_WRITING
+}
 
 
 class Restricted(Follower):
-    """A token that one Deployment follows, where rights can be taken from the function."""
+    """A token that one workload follows, where rights can be taken from the function."""
 
     def take(self, right: tuple[str, str, str]) -> None:
         """Takes the right away from the function; returns when the API server knows."""
         group, resource, verb = right
-        role, binding = self.rights()
-        for rule in role["rules"]:
-            if group in rule["apiGroups"] and resource in rule["resources"]:
-                rule["verbs"].remove(verb)
-        role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
-        self.apply(role, binding)
+        rights = self.rights()
+        for role in (each for each in rights if each["kind"] == "Role"):
+            for rule in list(role["rules"]):
+                if group in rule["apiGroups"] and resource in rule["resources"] and "resourceNames" not in rule:
+                    rule["resources"].remove(resource)
+                    left = [each for each in rule["verbs"] if each != verb]
+                    role["rules"].append({"apiGroups": [group], "resources": [resource], "verbs": left})
+            role["rules"] = [rule for rule in role["rules"] if rule["verbs"] and rule["resources"]]
+        self.apply(*rights)
         self._wait_until_allowed(right, False)
 
     def give_back(self, right: tuple[str, str, str]) -> None:
@@ -83,8 +103,8 @@ def attempts(testbed):
 
 
 def every_right_of_the_manifest_is_tried(testbed):
-    role, _ = Follower(testbed, "any").rights()
-    assert _expanded(role["rules"]) == {*NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS}
+    roles = [each for each in Follower(testbed, "any").rights() if each["kind"] == "Role"]
+    assert _expanded([rule for role in roles for rule in role["rules"]]) == GRANTED
 
 
 @pytest.mark.parametrize("right", NEEDED_FOR_ROTATING, ids=lambda right: f"{right[2]} {right[1]}")
@@ -100,10 +120,13 @@ def without_this_right_a_rotation_is_refused_and_with_it_goes_on(attempts, right
 def _attempt(testbed, right: tuple[str, str, str]):
     """What a rotation came to without the right, a refusal hopefully, and what once it was given back."""
     _, resource, verb = right
-    with Restricted(testbed, f"without-{verb}-{resource}") as follower:
+    kind = KINDS.get(resource, "Deployment")
+    with Restricted(testbed, f"without-{verb}-{resource}", kind) as follower:
         follower.create()
         follower.invoke("publish")
-        follower.wait_available("follower")
+        testbed.kubectl(
+            "rollout", "status", f"{kind.lower()}/follower", f"--namespace={follower.name}", "--timeout=60s", seconds=70
+        )
         follower.take(right)
         try:
             without = follower.invoke("rotate", key="rights")
@@ -130,7 +153,46 @@ def _failed_sync(follower: Restricted) -> str | None:
     return next((each["reason"] for each in inspection["findings"] if "last sync failed" in each["reason"]), None)
 
 
-# What the function may not do there.
+def without_these_rights_preflight_says_what_it_did_not_look_at(testbed):
+    with Restricted(testbed, "without-looking-around") as follower:
+        follower.create()
+        store = {"kind": "SecretStore", "name": "of-the-team"}
+        provider = {"fake": {"data": [{"key": "/anything", "value": "anything"}]}}
+        metadata = {"name": store["name"], "namespace": follower.name}
+        follower.apply(
+            {
+                "apiVersion": "external-secrets.io/v1",
+                "kind": "SecretStore",
+                "metadata": metadata,
+                "spec": {"provider": provider},
+            }
+        )
+        follower.testbed.kubectl(
+            "patch", "externalsecret", "token", f"--namespace={follower.name}", "--type=merge",
+            f"--patch={json.dumps({'spec': {'secretStoreRef': store}})}",
+        )
+        assert _not_looked_at(follower) == set()
+        for group, resource, verb in NEEDED_FOR_PREFLIGHT:
+            follower.take((group, resource, verb))
+            assert _not_looked_at(follower) == {f"grant the verb {verb} on {resource}.{group}"}
+            follower.give_back((group, resource, verb))
+
+
+def _not_looked_at(follower: Restricted) -> set[str]:
+    (inspection,) = follower.invoke("preflight")["results"]
+    warned = [each for each in inspection["findings"] if each["severity"] == "warning" and "grant" in each["fix"]]
+    return {each["fix"].partition(" in namespace")[0] for each in warned}
+
+
+def the_rights_of_the_cluster_let_preflight_look_at_the_store(testbed):
+    with Restricted(testbed, "with-a-store") as follower:
+        follower.create()
+        (inspection,) = follower.invoke("preflight")["results"]
+        store = f"{testbed.cluster}/clustersecretstore/parameter-store"
+        assert {"object": store, "what": ["it is ready"]} in inspection["checked"]
+
+
+# What the function may not do there, for want of rights.
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +204,8 @@ def namespaces(testbed) -> tuple[str, str]:
         follower.create()
         follower.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": follower.name}})
         names.append(follower.name)
-    testbed.kubectl("delete", "rolebinding", "changeover", f"--namespace={names[1]}")
+    ours = "--selector=app.kubernetes.io/name=changeover"
+    testbed.kubectl("delete", "rolebinding", ours, f"--namespace={names[1]}")
     return names[0], names[1]
 
 
@@ -199,7 +262,11 @@ FORBIDDEN = {
     ),
     "delete an ExternalSecret": ("DELETE", f"{SECRETS}/{{here}}/externalsecrets/token"),
     "read where secrets come from": ("GET", "/apis/external-secrets.io/v1/clustersecretstores"),
-    "give itself rights": ("PATCH", f"{RBAC}/{{here}}/roles/changeover", {"rules": []}, MERGE),
+    "read another cluster-wide store": ("GET", "/apis/external-secrets.io/v1/clustersecretstores/another"),
+    "create another Secret by applying": (
+        "PATCH", f"{CORE}/{{here}}/secrets/another?fieldManager=changeover-presenter-a", {"metadata": {"name": "another"}}, APPLY
+    ),
+    "give itself rights": ("PATCH", f"{RBAC}/{{here}}/roles/changeover-rollouts", {"rules": []}, MERGE),
     "bind itself to more": ("POST", f"{RBAC}/{{here}}/rolebindings", {"metadata": {"name": "new"}}),
     "list namespaces": ("GET", "/api/v1/namespaces"),
 }
@@ -218,15 +285,16 @@ def the_same_token_may_do_what_is_granted(testbed, token, namespaces):
     here, _ = namespaces
     for path in (f"{CORE}/{here}/secrets/mine", f"{CORE}/{here}/pods", f"{APPS}/{here}/deployments/follower"):
         assert bearer.asked(testbed, token, "GET", path)[0] == 200
-    stamped = {"metadata": {"annotations": {"verifier.changeover.dev/mine": "1"}}}
+    stamped = _pod_template(metadata={"annotations": {"verifier.changeover.dev/mine": "1"}})
     assert bearer.asked(testbed, token, "PATCH", f"{APPS}/{here}/deployments/follower", stamped, MERGE)[0] == 200
 
 
 def the_functions_group_has_the_rights_of_the_manifest_and_no_others(testbed, token, namespaces):
     here, elsewhere = (_expanded(_rules(testbed, token, namespace)) for namespace in namespaces)
     # What everybody has who is somebody, such as asking for one's own rights.
-    assert {group for group, _, _ in elsewhere} <= {"authorization.k8s.io", "authentication.k8s.io"}
-    assert here - elsewhere == {*NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS}
+    everybodys = {right for right in elsewhere if right[0] in ("authorization.k8s.io", "authentication.k8s.io")}
+    assert elsewhere - everybodys == OF_THE_CLUSTER
+    assert here - elsewhere == GRANTED
 
 
 def _rules(testbed, token: bearer.Bearer, namespace: str) -> list[dict]:
@@ -250,3 +318,159 @@ def _expanded(rules: list[dict]) -> set[tuple[str, str, str]]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+# What RBAC grants, and the policies of infra/eks-policy.yaml forbid.
+
+STRATEGIC = "application/strategic-merge-patch+json"
+DEPLOYMENT = f"{APPS}/{{here}}/deployments/follower"
+EXTERNAL_SECRET = f"{SECRETS}/{{here}}/externalsecrets/token"
+SECRET = f"{CORE}/{{here}}/secrets/datastore-token"
+STAMP = {"presenter.changeover.dev/mine": "7"}
+
+
+def _pod_template(**fields) -> dict:
+    return {"spec": {"template": fields}}
+
+
+def _container(**fields) -> dict:
+    return _pod_template(spec={"containers": [{"name": "main", **fields}]})
+
+
+FORBIDDEN_BY_POLICY = {
+    "run another image": (DEPLOYMENT, _container(image="evil/image"), STRATEGIC),
+    "run another command": (DEPLOYMENT, _container(command=["/bin/sh", "-c", "env"]), STRATEGIC),
+    "run another container": (
+        DEPLOYMENT, _pod_template(spec={"containers": [{"name": "more", "image": "evil/image"}]}), STRATEGIC
+    ),
+    "give a container another variable": (DEPLOYMENT, _container(env=[{"name": "X", "value": "y"}]), STRATEGIC),
+    "mount another Secret": (
+        DEPLOYMENT, _pod_template(spec={"volumes": [{"name": "x", "secret": {"secretName": "mine"}}]}), STRATEGIC
+    ),
+    "change whose account pods use": (DEPLOYMENT, _pod_template(spec={"serviceAccountName": "admin"}), MERGE),
+    "change the number of replicas": (DEPLOYMENT, {"spec": {"replicas": 7}}, MERGE),
+    "pause a Deployment": (DEPLOYMENT, {"spec": {"paused": True}}, MERGE),
+    "label a Deployment": (DEPLOYMENT, {"metadata": {"labels": {"x": "y"}}}, MERGE),
+    "annotate a Deployment": (DEPLOYMENT, {"metadata": {"annotations": {"x": "y"}}}, MERGE),
+    "label pods": (DEPLOYMENT, _pod_template(metadata={"labels": {"x": "y"}}), MERGE),
+    "annotate pods with another's annotation": (
+        DEPLOYMENT, _pod_template(metadata={"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}), MERGE
+    ),
+    "take another's annotation away": (DEPLOYMENT, _pod_template(metadata={"annotations": {"team": None}}), MERGE),
+    "stamp and change": (
+        DEPLOYMENT, {"spec": {"replicas": 7, "template": {"metadata": {"annotations": STAMP}}}}, MERGE
+    ),
+    "label an ExternalSecret": (EXTERNAL_SECRET, {"metadata": {"labels": {"x": "y"}}}, MERGE),
+    "annotate an ExternalSecret otherwise": (EXTERNAL_SECRET, {"metadata": {"annotations": {"x": "y"}}}, MERGE),
+    "copy another parameter": (
+        EXTERNAL_SECRET, {"spec": {"data": [{"secretKey": "token", "remoteRef": {"key": "/another"}}]}}, MERGE
+    ),
+    "copy into another Secret": (EXTERNAL_SECRET, {"spec": {"target": {"name": "another"}}}, MERGE),
+    "take an ExternalSecret over": (
+        EXTERNAL_SECRET,
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "mine", "uid": "1"}]}},
+        MERGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("attempt", FORBIDDEN_BY_POLICY)
+def the_policy_does_not_let_the_function(testbed, token, namespaces, attempt):
+    path, body, kind = FORBIDDEN_BY_POLICY[attempt]
+    _assert_refused_by_policy(*_patched(testbed, token, namespaces, path, body, kind))
+
+
+def _patched(testbed, token, namespaces, path: str, body: dict, kind: str = MERGE) -> tuple[int, dict]:
+    return bearer.asked(testbed, token, "PATCH", path.format(here=namespaces[0]), body, kind)
+
+
+def _assert_refused_by_policy(status: int, answer: dict) -> None:
+    assert (status, answer["reason"]) == (422, "Invalid"), answer["message"]
+    assert "ValidatingAdmissionPolicy 'changeover-" in answer["message"]
+
+
+def the_policy_lets_it_stamp_and_force_a_refresh(testbed, token, namespaces):
+    for revision in ("7", "8"):
+        stamp = _pod_template(metadata={"annotations": {"presenter.changeover.dev/mine": revision}})
+        for path, body in (
+            (DEPLOYMENT, stamp),
+            (EXTERNAL_SECRET, {"metadata": {"annotations": {"force-sync": revision}}}),
+        ):
+            status, answer = _patched(testbed, token, namespaces, path, body)
+            assert status == 200, answer
+        apply = {"apiVersion": "apps/v1", "kind": "Deployment", **stamp}
+        manager = "?fieldManager=changeover-presenter-mine&force=true"
+        status, answer = _patched(testbed, token, namespaces, DEPLOYMENT + manager, apply, APPLY)
+        assert status == 200, answer
+
+
+def others_are_not_held_to_the_policy(testbed, namespaces):
+    scaled = json.dumps({"spec": {"replicas": 2}, "metadata": {"labels": {"x": "y"}}})
+    testbed.kubectl("patch", "deployment", "follower", f"--namespace={namespaces[0]}", f"--patch={scaled}")
+
+
+def it_writes_one_key_of_a_secret_that_it_may_write_and_nothing_else_of_it(testbed, token, namespaces):
+    def applied(data: dict, side: str = "presenter", **fields) -> tuple[int, dict]:
+        stamped = {"name": "datastore-token", "annotations": {f"{side}.changeover.dev/mine": "7"}}
+        metadata = stamped | fields.pop("metadata", {})
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data} | fields
+        manager = f"?fieldManager=changeover-{side}-mine&force=true"
+        return _patched(testbed, token, namespaces, SECRET + manager, body, APPLY)
+
+    def merged(change: dict) -> tuple[int, dict]:
+        return _patched(testbed, token, namespaces, SECRET, change)
+
+    of_an_account = {
+        "type": "kubernetes.io/service-account-token",
+        "metadata": {"annotations": {"kubernetes.io/service-account.name": "default", **STAMP}},
+    }
+    for refused in (
+        applied({"token": "b25l"}, **of_an_account),
+        applied({"token": "b25l"}, type="example.com/other"),
+        applied({"token": "b25l"}, metadata={"annotations": {}}),
+        applied({"token": "b25l"}, metadata={"labels": {"x": "y"}}),
+        applied({"token": "b25l"}, metadata={"finalizers": ["x.example/y"]}),
+        applied({"token": "b25l"}, immutable=True),
+        applied({"token": "b25l", "more": "b25l"}),
+    ):
+        _assert_refused_by_policy(*refused)
+
+    status, created = applied({"token": "b25l"})
+    assert status == 201, created
+    theirs = json.dumps({"metadata": {"labels": {"team": "a"}}, "stringData": {"theirs": "x"}})
+    testbed.kubectl("patch", "secret", "datastore-token", f"--namespace={namespaces[0]}", f"--patch={theirs}")
+    for refused in (
+        merged({"data": {"theirs": None}}),
+        merged({"data": {"token": "dHdv", "theirs": "dHdv"}}),
+        merged({"metadata": {"labels": None}}),
+        merged({"metadata": {"annotations": None}}),
+        merged({"metadata": {"annotations": {"x": "y"}}}),
+        merged({"immutable": True}),
+    ):
+        _assert_refused_by_policy(*refused)
+    assert applied({"token": "dHdv"})[0] == 200
+    assert applied({"accepted": "b25l"}, side="verifier")[0] == 200
+    # The spec names another key: the one before goes, and nobody else's.
+    status, renamed = applied({"renamed": "dHdv"})
+    assert (status, sorted(renamed["data"])) == (200, ["accepted", "renamed", "theirs"])
+    assert bearer.asked(testbed, token, "GET", SECRET.format(here=namespaces[0]))[0] == 200
+
+
+def of_a_cluster_external_secret_it_may_force_a_refresh_and_nothing_else(testbed, token):
+    testbed.kubectl(
+        "apply", "--filename=-",
+        stdin=json.dumps(
+            {
+                "apiVersion": "external-secrets.io/v1",
+                "kind": "ClusterExternalSecret",
+                "metadata": {"name": "datastore-token"},
+                "spec": {"namespaces": ["nowhere"], "externalSecretSpec": {"refreshInterval": "1h"}},
+            }
+        ),
+    )
+    path = "/apis/external-secrets.io/v1/clusterexternalsecrets/datastore-token"
+    forced = {"metadata": {"annotations": {"external-secrets.io/force-sync": "1"}}}
+    assert bearer.asked(testbed, token, "PATCH", path, forced, MERGE)[0] == 200
+    for change in ({"spec": {"namespaces": ["kube-system"]}}, {"metadata": {"labels": {"x": "y"}}}):
+        _assert_refused_by_policy(*bearer.asked(testbed, token, "PATCH", path, change, MERGE))
+    assert bearer.asked(testbed, token, "GET", path)[0] == 200

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from testbed import aws as emulator
-from testbed import cache, deployment, external_secrets, node
+from testbed import cache, deployment, external_secrets, node, policy
 from testbed.cache import Binaries
 from testbed.deployment import Deployment
 from testbed.plane import Plane
@@ -89,6 +89,7 @@ def _start(
     clusters.result()
     deployed = accounts.result()
     external_secrets.create_store(plane, aws)
+    policy.put_in_force(plane)
 
     description = {
         "directory": str(directory),

@@ -45,7 +45,7 @@ class Platform:
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}, *self.rights())
 
     def rights(self) -> list[dict]:
-        """The Role and the RoleBinding of infra/eks-rbac.yaml, for this namespace."""
+        """The Roles and the RoleBindings of infra/eks-rbac.yaml, for this namespace."""
         manifest = PROJECT / "infra" / "eks-rbac.yaml"
         rights = documents(self.testbed.kubectl("create", "--dry-run=client", "--output=json", f"--filename={manifest}"))
         for right in rights:

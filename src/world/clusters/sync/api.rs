@@ -59,7 +59,7 @@ where
 
 /// The version of External Secrets' API to speak with the workload's cluster: the stable one where
 /// it is served. Asked once per process and cluster.
-pub(super) async fn version(
+pub(in crate::world::clusters) async fn version(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<&'static str, Error> {

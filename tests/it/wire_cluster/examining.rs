@@ -1,0 +1,215 @@
+//! What a look before a rotation asks of an API server, and what it makes of the answers.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use changeover::{
+    spec::{ParameterName, PicksUp, Workload},
+    world::{Clusters, Examination, Severity, Subject},
+};
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    DEPLOYMENT, EXTERNAL_SECRET, MINUTE,
+    api_server::{ApiServer, Fault},
+    clusters, syncing, workload,
+};
+
+const STORE: &str = "/apis/external-secrets.io/v1/clustersecretstores/parameter-store";
+const APPS: &str = "/apis/apps/v1/namespaces/web";
+const BATCH: &str = "/apis/batch/v1/namespaces/web";
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// A Deployment of two available pods that have the Secret's key `token` as a variable, the
+/// ExternalSecret that copies it, and its store.
+pub(super) fn connected(server: &ApiServer) {
+    let spec = json!({"selector": {}, "replicas": 2, "template": template()});
+    server.put(DEPLOYMENT, json!({"spec": spec, "status": {"availableReplicas": 2}}));
+    syncing::external_secret(server);
+    let store = json!({"kind": "ClusterSecretStore", "name": "parameter-store"});
+    server.put(EXTERNAL_SECRET, json!({"spec": {"secretStoreRef": store}}));
+    server.put(STORE, json!({"spec": {}, "status": {}}));
+}
+
+fn template() -> Value {
+    let key = json!({"secretKeyRef": {"name": "datastore-token", "key": "token"}});
+    let container = json!({"name": "main", "env": [{"name": "TOKEN", "valueFrom": key}]});
+    json!({"spec": {"containers": [container]}})
+}
+
+fn parameter() -> ParameterName {
+    ParameterName::parse("/backend/token").unwrap()
+}
+
+async fn examined(server: &Arc<ApiServer>, workloads: &[Workload]) -> Examination {
+    let subjects: Vec<_> = workloads
+        .iter()
+        .map(|workload| Subject { workload, parameters: vec![parameter()] })
+        .collect();
+    clusters(server).examine(&subjects, &BTreeSet::from([parameter()])).await
+}
+
+fn told(examination: &Examination) -> Vec<(Severity, String)> {
+    let findings = examination.findings.iter();
+    findings.map(|it| (it.severity, format!("{}: {}; {}", it.object, it.reason, it.fix))).collect()
+}
+
+fn assert_one(examination: &Examination, severity: Severity, words: &[&str]) {
+    let told = told(examination);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, severity, "{told:?}");
+    for word in words {
+        assert!(told[0].1.contains(word), "{word}: {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
+    let server = ApiServer::new();
+    connected(&server);
+    let examination = examined(&server, &[workload()]).await;
+    assert_eq!(examination.findings, []);
+    let checked = json!(examination.checked);
+    let expected = json!({
+        "cluster prod": ["it answers, and knows the function"],
+        "prod/clustersecretstore/parameter-store": ["it is ready"],
+        "prod/web": [
+            "changeover may list, watch pods",
+            "changeover may get secrets",
+            "changeover may get, list, patch, watch deployments.apps",
+            "changeover may get, list, patch, watch externalsecrets.external-secrets.io",
+            "changeover may list replicasets.apps",
+            "nobody beside the spec's workloads uses Secret datastore-token",
+        ],
+        "prod/web/deployment/backend": [
+            "it exists",
+            "it can replace its pods",
+            "container main has it as variable TOKEN",
+        ],
+        "prod/web/externalsecret/datastore-token": ["it copies what is published as it is"],
+    });
+    for (object, what) in expected.as_object().unwrap() {
+        let sorted = |what: &Value| -> BTreeSet<String> {
+            what.as_array()
+                .into_iter()
+                .flatten()
+                .map(|it| it.as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(sorted(&checked[object]), sorted(what), "{object}");
+    }
+    assert_eq!(checked.as_object().unwrap().len(), expected.as_object().unwrap().len());
+    for request in server.requests() {
+        let only_asks = request.method == Method::GET || request.path == REVIEWS;
+        assert!(only_asks, "{request:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_right_that_is_missing_is_a_refusal_by_its_name() {
+    let cases = [
+        ("patch", "deployments", "deployments.apps"),
+        ("watch", "deployments", "deployments.apps"),
+        ("watch", "pods", "pods"),
+        ("get", "secrets", "secrets"),
+        ("patch", "externalsecrets", "externalsecrets.external-secrets.io"),
+    ];
+    for (verb, resource, named) in cases {
+        let server = ApiServer::new();
+        connected(&server);
+        server.deny(verb, resource);
+        let examination = examined(&server, &[workload()]).await;
+        let fix = format!("grant the verb {verb} on {named} in namespace web");
+        assert_one(&examination, Severity::Refusal, &[&fix, "infra/eks-rbac.yaml"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_right_is_asked_about_once_whoever_needs_it() {
+    let server = ApiServer::new();
+    connected(&server);
+    let within = Workload { picks_up: PicksUp::Within(MINUTE * 2), ..workload() };
+    examined(&server, &[workload(), workload(), within]).await;
+    let asked = server.requests().into_iter().filter(|it| it.path == REVIEWS);
+    let asked: Vec<_> = asked.map(|it| it.body["spec"]["resourceAttributes"].to_string()).collect();
+    let different: BTreeSet<_> = asked.iter().collect();
+    assert_eq!(different.len(), asked.len(), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_uses_the_secret_and_is_not_in_the_spec_is_told() {
+    let server = ApiServer::new();
+    connected(&server);
+    let pods = json!({"spec": {"selector": {}, "serviceName": "", "template": template()}});
+    server.put(&format!("{APPS}/deployments/forgotten"), pods.clone());
+    server.put(&format!("{APPS}/statefulsets/store"), pods.clone());
+    server.put(&format!("{BATCH}/jobs/migration"), pods);
+    let job = json!({"jobTemplate": {"spec": {"template": template()}}, "schedule": "@daily"});
+    server.put(&format!("{BATCH}/cronjobs/nightly"), json!({"spec": job}));
+    let other = json!({"selector": {}, "template": {"spec": {"containers": [{"name": "main"}]}}});
+    server.put(&format!("{APPS}/deployments/other"), json!({"spec": other}));
+    let examination = examined(&server, &[workload()]).await;
+    let mut objects: Vec<_> = examination.findings.iter().map(|it| it.object.as_str()).collect();
+    objects.sort_unstable();
+    assert_eq!(
+        objects,
+        [
+            "prod/web/cronjob/nightly",
+            "prod/web/deployment/forgotten",
+            "prod/web/job/migration",
+            "prod/web/statefulset/store",
+        ]
+    );
+    assert!(examination.findings.iter().all(|it| it.severity == Severity::Warning));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_looked_for_is_one_warning_with_the_verbs() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.deny("list", "cronjobs");
+    server.deny("list", "jobs");
+    let examination = examined(&server, &[workload()]).await;
+    let fix = "grant the verb list on cronjobs.batch, jobs.batch in namespace web";
+    assert_one(&examination, Severity::Warning, &["Secret datastore-token", fix]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_ready_is_refused_and_one_that_may_not_be_read_is_not() {
+    let server = ApiServer::new();
+    connected(&server);
+    let ready = json!({"type": "Ready", "status": "False", "reason": "Bad", "message": "no role"});
+    server.put(STORE, json!({"status": {"conditions": [ready]}}));
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "no role"]);
+
+    let server = ApiServer::new();
+    connected(&server);
+    server.delete(STORE);
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "exist"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_cannot_be_reached_is_one_refusal_that_asks_nothing_more() {
+    for (fault, words) in [(Fault::Silence, "did not answer"), (Fault::Status(401), "(401)")] {
+        let server = ApiServer::new();
+        connected(&server);
+        server.fail(vec![fault; 8]);
+        let examination = examined(&server, &[workload(), workload()]).await;
+        assert_one(&examination, Severity::Refusal, &["cluster prod", words]);
+        assert!(server.requests().iter().all(|it| it.path == "/version"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_minted() {
+    let server = ApiServer::new();
+    connected(&server);
+    let nothing = json!({"spec": {"containers": [{"name": "main"}]}});
+    server.put(DEPLOYMENT, json!({"spec": {"template": nothing}}));
+    let findings = clusters(&server).inspect(&workload(), &[parameter()]).await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].severity, Severity::Refusal);
+    assert!(findings[0].reason.contains("no container of it uses Secret datastore-token"));
+}
