@@ -33,10 +33,6 @@ NEEDED_FOR_ROTATING = {
     ("external-secrets.io", "externalsecrets", "watch"): ROTATION,
     ("external-secrets.io", "externalsecrets", "patch"): ROTATION,
 }
-# The same of the other kinds, without which rolling one out is refused: tests/it/real_cluster/rollouts.rs tries each.
-NEEDED_FOR_OTHER_KINDS = {
-    ("apps", kind, verb) for kind in ("statefulsets", "daemonsets") for verb in ("get", "list", "watch", "patch")
-}
 # Without it a failure is told in fewer words.
 NEEDED_FOR_REASONS = ("", "events", "list")
 # Without these preflight says what it did not look at.
@@ -53,9 +49,7 @@ OF_THE_CLUSTER = {
     ("external-secrets.io", "clusterexternalsecrets/datastore-token", "patch"),
     ("external-secrets.io", "clustersecretstores/parameter-store", "get"),
 }
-GRANTED = {
-    *NEEDED_FOR_ROTATING, *NEEDED_FOR_OTHER_KINDS, NEEDED_FOR_REASONS, *NEEDED_FOR_PREFLIGHT, *NEEDED_FOR_WRITING
-}
+GRANTED = {*NEEDED_FOR_ROTATING, NEEDED_FOR_REASONS, *NEEDED_FOR_PREFLIGHT, *NEEDED_FOR_WRITING}
 
 
 class Restricted(Follower):
