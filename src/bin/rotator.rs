@@ -5,13 +5,13 @@ use std::{panic, process::ExitCode, sync::Arc};
 use changeover::{
     config::Config,
     error::{Error, Kind},
-    event::Request,
+    event::Event,
     invoke::{self, Invocation},
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, publications::AwsPublications,
-        record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, jobs::CodePipelineJobs,
+        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -103,8 +103,8 @@ impl Edge {
             reserved: self.config.reserved(),
         };
         let answered = async {
-            let request = Request::parse(&event.payload)?;
-            invoke::handle(&self.world().await?, &settings, request, &invocation).await
+            let event = Event::parse(&event.payload)?;
+            invoke::handle(&self.world().await?, &settings, event, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -123,6 +123,7 @@ impl Edge {
             records: Arc::new(DynamoDbRecords::new(Arc::clone(aws), config, clock, Arc::new(fill))),
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
+            pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             clock,
             fill: Arc::new(fill),
         })

@@ -6,7 +6,8 @@ use crate::sources::{self, Source};
 /// Modules that decide: values in, values out.
 const PURE: [&str; 8] = ["config", "error", "event", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 7] = ["begin", "compare", "invoke", "preflight", "rotate", "steps", "turn"];
+const SHELL: [&str; 8] =
+    ["begin", "compare", "invoke", "pipeline", "preflight", "rotate", "steps", "turn"];
 /// What AWS's and Kubernetes' crates are called.
 const SDKS: [&str; 5] = ["aws_", "k8s_openapi", "kube::", "lambda_runtime", "hyper"];
 

@@ -4,6 +4,7 @@
 mod damaged;
 mod error_codes;
 mod items;
+mod jobs;
 mod parameters;
 mod records;
 mod specs;
