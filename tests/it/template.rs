@@ -301,15 +301,17 @@ fn whatever_the_group_may_change_in_a_cluster_a_policy_limits() {
 
 #[test]
 fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
-    let granted: BTreeSet<String> =
-        rules(CLUSTER_RIGHTS, "Role").iter().flat_map(|rule| strings(&rule["resources"])).collect();
-    // Everybody may ask for their own rights, stores are asked for under one name, and what no namespace
-    // holds is granted by a ClusterRole.
+    let everywhere = rules(CLUSTER_POLICY, "ClusterRole");
+    let granted: BTreeSet<String> = rules(CLUSTER_RIGHTS, "Role")
+        .iter()
+        .chain(&everywhere)
+        .flat_map(|rule| strings(&rule["resources"]))
+        .collect();
+    // Everybody may ask for their own rights, and stores of both kinds are asked for as one type.
     let asked: BTreeSet<String> = kubernetes_resources()
         .into_iter()
         .filter(|it| it != "selfsubjectaccessreviews" && it != "storeobjects")
-        .filter(|it| it != "clusterexternalsecrets")
-        .chain(["secretstores".to_owned()])
+        .chain(["secretstores", "clustersecretstores"].map(str::to_owned))
         .chain(["deployments", "statefulsets", "daemonsets", "cronjobs", "jobs"].map(str::to_owned))
         .collect();
     assert_eq!(granted, asked);

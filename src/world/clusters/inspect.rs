@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
-use self::{chain::Source, copy::Store, discovery::Neighbourhood};
+use self::{chain::Source, copy::Store, discovery::Neighbourhood, rights::Alone};
 use super::{
     KubernetesClusters,
     call::{Target, call},
@@ -91,15 +91,19 @@ pub(super) async fn examine(
         let neighbourhood = neighbourhoods.entry(place).or_default();
         neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
         neighbourhood.secrets.extend(looked.secret.clone());
-        // Several are listed and watched together; one is by its name, which a Role may give.
-        let of_its_kind = reachable.iter().filter(|it| {
-            let other = it.workload;
-            (&other.cluster, &other.namespace, other.kind)
-                == (&workload.cluster, &workload.namespace, workload.kind)
-                && other.picks_up == PicksUp::Restart
+        let beside = reachable.iter().map(|it| it.workload).filter(|other| {
+            (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
         });
-        let is_alone = of_its_kind.count() == 1;
-        needed.extend(rights::needed(workload, is_alone, looked.secret.as_deref()));
+        let rolled = beside
+            .clone()
+            .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
+        let synced = beside.filter(
+            |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
+        );
+        let alone = Alone { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
+        let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
+        let secret = looked.secret.as_deref();
+        needed.extend(rights::needed(workload, alone, external_secret, secret));
         examination.add(looked.came_to);
     }
     neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());

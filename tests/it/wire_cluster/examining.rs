@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use changeover::{
-    spec::{ParameterName, PicksUp, Workload},
+    spec::{ParameterName, PicksUp, SecretCopy, Workload},
     world::{Clusters, Examination, Severity, Subject},
 };
 use http::Method;
@@ -212,4 +212,32 @@ async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_m
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].severity, Severity::Refusal);
     assert!(findings[0].reason.contains("no container of it uses Secret datastore-token"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_workload_needs_is_asked_about_for_the_way_in_which_it_gets_its_view() {
+    let secret = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
+    let kept =
+        SecretCopy::ClusterExternalSecret { name: "datastore-token".to_owned(), secret_key: None };
+    let (secrets, keepers) = ("secrets", "clusterexternalsecrets");
+    let cases = [
+        (secret.clone(), "create", secrets, true),
+        (secret.clone(), "patch", secrets, true),
+        (secret, "patch", "externalsecrets", false),
+        (kept.clone(), "patch", keepers, true),
+        (kept.clone(), "watch", "externalsecrets", true),
+        (kept, "patch", "externalsecrets", false),
+    ];
+    for (copy, verb, resource, is_needed) in cases {
+        let server = ApiServer::new();
+        connected(&server);
+        let keeper = "/apis/external-secrets.io/v1/clusterexternalsecrets/datastore-token";
+        server.put(keeper, json!({"spec": {}}));
+        server.deny(verb, resource);
+        let workload = Workload { copy: Some(copy.clone()), ..workload() };
+        let examination = examined(&server, &[workload]).await;
+        let named = format!("changeover may not {verb} {resource}");
+        let is_told = told(&examination).iter().any(|(_, it)| it.contains(&named));
+        assert_eq!(is_told, is_needed, "{copy} {verb} {resource}: {:?}", told(&examination));
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     super::{
         KubernetesClusters,
         call::{Target, call},
-        external_secret, rollout,
+        cluster_external_secret, external_secret, rollout,
     },
     a_few,
 };
@@ -33,11 +33,26 @@ pub(super) struct Right {
     name: String,
 }
 
-/// The rights that this workload's rotation makes use of; `is_alone` says whether no other of its
-/// kind and namespace is waited for.
+/// Whether no other workload of the namespace is waited for at the same time: one object is listed and
+/// watched by its name, which a Role may give; several are all listed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alone {
+    /// No other of its kind is restarted.
+    pub(super) in_rolling: bool,
+    /// No other has an ExternalSecret.
+    pub(super) in_syncing: bool,
+}
+
+/// The rights that this workload's rotation makes use of. `kept` is the ExternalSecret that a
+/// ClusterExternalSecret keeps for it, where that is how it gets its view.
 ///
 /// To list events is not among them: without it, why a sync fails is told in fewer words.
-pub(super) fn needed(workload: &Workload, is_alone: bool, secret: Option<&str>) -> Vec<Right> {
+pub(super) fn needed(
+    workload: &Workload,
+    alone: Alone,
+    kept: Option<&str>,
+    secret: Option<&str>,
+) -> Vec<Right> {
     let Workload { cluster, namespace, .. } = workload;
     let right = |resource: &'static str, name: &str, verbs: &[&'static str]| {
         let right = |verb: &&'static str| Right {
@@ -59,22 +74,38 @@ pub(super) fn needed(workload: &Workload, is_alone: bool, secret: Option<&str>) 
     rights.extend(right(resource, name, &["get"]));
     if workload.picks_up == PicksUp::Restart {
         rights.extend(right(resource, name, &["patch"]));
-        rights.extend(right(resource, if is_alone { name } else { "" }, &["list", "watch"]));
+        rights.extend(right(
+            resource,
+            if alone.in_rolling { name } else { "" },
+            &["list", "watch"],
+        ));
         rights.extend(right("pods", "", &["list", "watch"]));
         if workload.kind == WorkloadKind::Deployment {
             rights.extend(right("replicasets.apps", "", &["list"]));
         }
     }
+    let of_secret: &[&str] = match &workload.copy {
+        Some(SecretCopy::Secret { .. }) => &["get", "create", "patch"],
+        _ => &["get"],
+    };
+    rights.extend(secret.into_iter().flat_map(|it| right("secrets", it, of_secret)));
+    // Those that a ClusterExternalSecret keeps are not told themselves.
     match &workload.copy {
         Some(SecretCopy::ExternalSecret { name, .. }) => {
-            let verbs = &["get", "list", "watch", "patch"];
-            rights.extend(right(external_secret::RESOURCE, name, verbs));
-            rights.extend(secret.into_iter().flat_map(|it| right("secrets", it, &["get"])));
+            rights.extend(right(external_secret::RESOURCE, name, &["get", "patch"]));
+            let watched = if alone.in_syncing { name } else { "" };
+            rights.extend(right(external_secret::RESOURCE, watched, &["list", "watch"]));
         }
-        Some(SecretCopy::Secret { name, .. }) => {
-            rights.extend(right("secrets", name, &["get", "create", "patch"]));
+        Some(SecretCopy::ClusterExternalSecret { name, .. }) => {
+            let of_cluster = right(cluster_external_secret::RESOURCE, name, &["get", "patch"]);
+            let anywhere = |right: Right| Right { namespace: String::new(), ..right };
+            rights.extend(of_cluster.into_iter().map(anywhere));
+            let child = kept.unwrap_or_default();
+            rights.extend(right(external_secret::RESOURCE, child, &["get"]));
+            let watched = if alone.in_syncing { child } else { "" };
+            rights.extend(right(external_secret::RESOURCE, watched, &["list", "watch"]));
         }
-        Some(SecretCopy::ClusterExternalSecret { .. }) | None => {}
+        Some(SecretCopy::Secret { .. }) | None => {}
     }
     rights
 }
@@ -90,7 +121,11 @@ pub(super) async fn examine(
     let mut granted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for (right, answer) in answers {
         let Right { cluster, namespace, resource, verb, name } = right;
-        let object = format!("{cluster}/{namespace}");
+        let (object, place) = match namespace.is_empty() {
+            true => (format!("cluster {cluster}"), String::new()),
+            false => (format!("{cluster}/{namespace}"), format!(" in namespace {namespace}")),
+        };
+        let manifest = if namespace.is_empty() { "eks-policy" } else { "eks-rbac" };
         let finding = match answer {
             Ok(Granted::Yes) => {
                 granted.entry((object, *resource)).or_default().insert(*verb);
@@ -100,10 +135,10 @@ pub(super) async fn examine(
                 let of = if name.is_empty() { String::new() } else { format!(" {name}") };
                 Finding::refusal(
                     object,
-                    format!("changeover may not {verb} {resource}{of} in namespace {namespace}"),
+                    format!("changeover may not {verb} {resource}{of}{place}"),
                     format!(
-                        "grant the verb {verb} on {resource} in namespace {namespace} to the \
-                         function's Kubernetes group (infra/eks-rbac.yaml)"
+                        "grant the verb {verb} on {resource}{place} to the function's Kubernetes \
+                         group (infra/{manifest}.yaml)"
                     ),
                 )
             }
@@ -137,7 +172,7 @@ impl Right {
     async fn is_granted(&self, kubernetes: &KubernetesClusters) -> Result<Granted, Error> {
         let (resource, group) = self.resource.split_once('.').unwrap_or((self.resource, ""));
         let attributes = ResourceAttributes {
-            namespace: Some(self.namespace.clone()),
+            namespace: Some(self.namespace.clone()).filter(|it| !it.is_empty()),
             group: Some(group.to_owned()),
             resource: Some(resource.to_owned()),
             verb: Some(self.verb.to_owned()),
