@@ -39,7 +39,7 @@ async fn run(wire: &Wire, words: &str) -> Ran {
     let here = Surroundings {
         out: &mut out,
         progress: Progress::new(false, &mut log),
-        width: None,
+        width: 160,
         clock: Clock::starting_at(at(0)),
         fill: Arc::new(|bytes| {
             bytes.fill(7);
