@@ -30,7 +30,7 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
 	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
-	$(TOOLS)/bin/cfn-lint template.yaml
+	$(TOOLS)/bin/cfn-lint template.yaml infra/pipeline.yaml
 	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
 	$(TOOLS)/bin/shellcheck .ci/run
 	@# The database of advisories is on a git host, which not every network reaches.
@@ -38,9 +38,11 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
 		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation, and how rotations by hand fare beside it. The function is measured as it is deployed.
+# Size, start and calls of a rotation, how soon a rollout is told, and how rotations by hand fare beside it. The function is
+# measured as it is deployed.
 bench:
-	cargo bench --locked --no-default-features
+	cargo bench --locked --no-default-features --bench startup
+	tests/testbed/run with -- cargo bench --locked --no-default-features --bench rollouts
 	tests/testbed/run compare
 
 # The function as it is deployed: release, for the architecture that template.yaml names.

@@ -9,6 +9,88 @@ use crate::error::{Error, Kind, quoted, shown};
 use crate::spec;
 use crate::token::TokenName;
 
+/// What invokes the function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request.
+    Request(Request),
+    /// A job of a CodePipeline action that carries one.
+    Job(Job),
+}
+
+impl Event {
+    /// Reads the payload of an invocation.
+    ///
+    /// # Errors
+    /// See [`Request::parse`]. What a job carries is not read yet: whoever sent it learns of its
+    /// faults from the answer to the job.
+    pub fn parse(event: &Value) -> Result<Self, Error> {
+        match event.get("CodePipeline.job") {
+            Some(job) => Job::parse(job).map(Event::Job),
+            None => Request::parse(event).map(Event::Request),
+        }
+    }
+}
+
+impl From<Request> for Event {
+    fn from(request: Request) -> Self {
+        Event::Request(request)
+    }
+}
+
+/// A job of a CodePipeline action, as far as it matters. The rest, artifacts and the credentials for
+/// them, is not read: it need not be there (AWS CodePipeline user guide, "JSON event example").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// What the answer to it names.
+    pub id: String,
+    /// `UserParameters` of the action: a request's body as text.
+    parameters: Option<String>,
+    /// What an earlier job of the same action was answered to go on with.
+    continuation: Option<String>,
+}
+
+impl Job {
+    fn parse(job: &Value) -> Result<Self, Error> {
+        let text = |pointer| job.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let Some(id) = text("/id") else {
+            return Err(bad_event(
+                "it is a CodePipeline job without an `id`, which nobody can answer",
+                "send what CodePipeline sends",
+            ));
+        };
+        Ok(Self {
+            id,
+            parameters: text("/data/actionConfiguration/configuration/UserParameters"),
+            continuation: text("/data/continuationToken"),
+        })
+    }
+
+    /// The request that it carries.
+    ///
+    /// # Errors
+    /// `BadEvent` that names the field. It repeats nothing of what it could not read.
+    pub fn request(&self) -> Result<Request, Error> {
+        let because = match self.parameters.as_deref().map(serde_json::from_str) {
+            Some(Ok(body)) => return Request::parse(&body),
+            Some(Err(fault)) => format!(
+                "the action's UserParameters are not JSON, at line {} column {}",
+                fault.line(),
+                fault.column()
+            ),
+            None => "the action has no UserParameters".to_owned(),
+        };
+        let fix = "write {\"action\": \"rotate\", \"token\": \"<name>\"} into the action's UserParameters";
+        Err(bad_event(because, fix))
+    }
+
+    /// The idempotency key of everything that the action does: the first job's id, which later ones
+    /// bring as what they continue.
+    pub fn key(&self) -> &str {
+        self.continuation.as_deref().unwrap_or(&self.id)
+    }
+}
+
 /// What an invocation asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -60,9 +142,6 @@ impl Request {
                 "send an object such as {\"action\": \"sweep\"}",
             ));
         };
-        if body.contains_key("CodePipeline.job") {
-            return Err(unavailable("a CodePipeline job"));
-        }
         if body.contains_key("detail-type") {
             return Err(bad_event(
                 "it is the event of an EventBridge rule, and not a request made from it",
@@ -363,7 +442,6 @@ mod tests {
         for (event, feature) in [
             (json!({"action": "revoke", "token": "a", "version": 6}), "\"revoke\""),
             (json!({"action": "forget", "token": "a"}), "\"forget\""),
-            (json!({"CodePipeline.job": {"id": "1"}}), "CodePipeline"),
             (json!({"action": "rotate", "token": "a", "fresh": true}), "`fresh`"),
             (json!({"action": "publish", "token": "a", "adopt": true}), "`adopt`"),
         ] {

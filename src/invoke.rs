@@ -1,4 +1,4 @@
-//! One invocation, from a request to its answer.
+//! One invocation, from its event to its answer.
 
 use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
@@ -8,7 +8,8 @@ use tracing::info;
 
 use crate::{
     error::{Error, Kind},
-    event::Request,
+    event::{Event, Request},
+    pipeline,
     plan::Ask,
     preflight,
     record::Record,
@@ -35,11 +36,27 @@ pub struct Invocation {
     pub deadline: Timestamp,
 }
 
-/// Does what a request asks.
+/// Does what an event asks.
 ///
 /// # Errors
 /// One of the contract's. A crash anywhere leaves what was saved, and the sweep carries it on.
 pub async fn handle(
+    world: &World,
+    settings: &Settings,
+    event: Event,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    match event {
+        Event::Request(request) => carry_out(world, settings, request, invocation).await,
+        Event::Job(job) => pipeline::run(world, settings, &job, invocation).await,
+    }
+}
+
+/// Does what a request asks.
+///
+/// # Errors
+/// As above.
+pub(crate) async fn carry_out(
     world: &World,
     settings: &Settings,
     request: Request,
@@ -183,6 +200,7 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         publications: publications.collect(),
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
+        without: record.map(|record| record.without().clone()).unwrap_or_default(),
     }
 }
 

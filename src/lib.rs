@@ -22,6 +22,7 @@
 
 pub mod config;
 pub mod event;
+pub mod pipeline;
 pub mod invoke;
 mod preflight;
 pub mod spec;

@@ -1,5 +1,7 @@
 //! How it went: the answer to whoever asked. Never a token's value.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -8,7 +10,7 @@ use crate::{
     record::{Entry, Held, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
-    world::Finding,
+    world::{Finding, Verdict},
 };
 
 /// What an invocation answers.
@@ -23,11 +25,12 @@ pub enum Answer {
     Status(Results<Each<Standing>>),
     /// Of a preflight: what would stop a rotation.
     Preflight(Results<Inspection>),
+    /// To a CodePipeline job: what the job was told.
+    Job(Verdict),
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Presenters are on the new version.
     Rotated,
@@ -57,6 +60,34 @@ pub enum Outcome {
     Warned,
     /// Something stands in the way.
     Refused,
+}
+
+impl Outcome {
+    /// The contract's name of it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Rotated => "rotated",
+            Outcome::InProgress => "in_progress",
+            Outcome::Held => "held",
+            Outcome::Deferred => "deferred",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Completed => "completed",
+            Outcome::Published => "published",
+            Outcome::Dropped => "dropped",
+            Outcome::NothingOwed => "nothing_owed",
+            Outcome::Swept => "swept",
+            Outcome::Reported => "reported",
+            Outcome::Passed => "passed",
+            Outcome::Warned => "warned",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
 }
 
 /// What became of one token.
@@ -192,6 +223,9 @@ pub struct Standing {
     pub held: Option<Reason>,
     /// Places that hold a value that is none of this token's.
     pub drift: Vec<String>,
+    /// Clusters that the last rotation was told to go without, and so does what it owes.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
 }
 
 /// A live version.

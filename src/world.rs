@@ -10,6 +10,7 @@
 //! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
+//! Pipeline      who else waits for it      CodePipeline
 //! ```
 
 mod attributes;
@@ -18,9 +19,11 @@ pub mod clock;
 pub mod clusters;
 mod finding;
 pub mod host;
+pub mod jobs;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
+mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +44,7 @@ use crate::{
 };
 pub use clock::Clock;
 pub use finding::{Examination, Finding, Severity, Subject};
+pub use verdict::{Failure, Verdict};
 // What crosses the ports.
 pub use crate::{
     record::{Audit, SecretRevision},
@@ -58,6 +62,8 @@ pub struct World {
     pub publications: Arc<dyn Publications>,
     /// The clusters that run the readers.
     pub clusters: Arc<dyn Clusters>,
+    /// The pipelines that wait for an answer.
+    pub pipeline: Arc<dyn Pipeline>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -518,4 +524,13 @@ pub struct Stamp {
     pub token: TokenName,
     /// The record revision at which that side's view last changed: it only grows.
     pub revision: u64,
+}
+
+/// Whoever waits for a job to be answered.
+#[async_trait]
+pub trait Pipeline: Send + Sync {
+    /// Answers a job. One that was answered already, or is not waited for any more, counts as
+    /// answered. A crash before it: the job waits, until the next try of the same invocation or its
+    /// time-out. A crash after it: it is answered.
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
 }

@@ -5,13 +5,13 @@ use std::{panic, process::ExitCode, sync::Arc};
 use changeover::{
     config::Config,
     error::Error,
-    event::Request,
+    event::Event,
     invoke::{self, Invocation},
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, host, publications::AwsPublications,
-        record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, host, jobs::CodePipelineJobs,
+        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -102,8 +102,8 @@ impl Edge {
             reserved: self.config.reserved(),
         };
         let answered = async {
-            let request = Request::parse(&event.payload)?;
-            invoke::handle(&self.world().await?, &settings, request, &invocation).await
+            let event = Event::parse(&event.payload)?;
+            invoke::handle(&self.world().await?, &settings, event, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -127,6 +127,7 @@ impl Edge {
             )),
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
+            pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             clock,
             fill: Arc::new(host::fill),
         })

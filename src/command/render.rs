@@ -90,6 +90,7 @@ impl Page {
         facts.extend(unanswered.map(|time| ("write may land until", self.when(time))));
         reason(&mut facts, standing.held.as_ref());
         facts.extend(standing.drift.iter().map(|place| ("drift", place.clone())));
+        facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
 
         let mut publications =
             self.table(["side", "place", "revision", "store version", "written"]);

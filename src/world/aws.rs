@@ -37,6 +37,7 @@ const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// The clients of AWS's services, each made when it is first needed.
 pub struct Aws {
     config: SdkConfig,
+    codepipeline: OnceLock<aws_sdk_codepipeline::Client>,
     dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
     eks: OnceLock<aws_sdk_eks::Client>,
     kms: OnceLock<aws_sdk_kms::Client>,
@@ -71,6 +72,7 @@ impl Aws {
             .build();
         Self {
             config,
+            codepipeline: OnceLock::new(),
             dynamodb: OnceLock::new(),
             eks: OnceLock::new(),
             kms: OnceLock::new(),
@@ -92,6 +94,11 @@ impl Aws {
     /// Region, credentials and endpoints, for what signs by itself.
     pub fn config(&self) -> &SdkConfig {
         &self.config
+    }
+
+    /// The client of CodePipeline.
+    pub fn codepipeline(&self) -> &aws_sdk_codepipeline::Client {
+        self.codepipeline.get_or_init(|| aws_sdk_codepipeline::Client::new(&self.config))
     }
 
     /// The client of DynamoDB.

@@ -4,6 +4,7 @@
 mod emulator;
 mod publications;
 mod records;
+pub(crate) mod secrets;
 
 use std::sync::Arc;
 

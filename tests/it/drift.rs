@@ -87,6 +87,27 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_before_the_next() {
+    for (broken, secret) in [("mesh", "mesh#accepted"), ("backend", "datastore#token")] {
+        for seed in 0..8 {
+            let world = in_service(seed, &written_secrets()).await;
+            world.replayed_by(format!("{secret} is reverted, seed {seed}"));
+            let secret = deployed(secret);
+            let old = world.secret(&secret);
+            world.break_workload(&deployed(broken), "CrashLoopBackOff");
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+            assert_ne!(world.secret(&secret), old);
+            world.edit_secret(&secret, &old);
+            world.fix_workload(&deployed(broken));
+            // Pods that start then start on the old view.
+            world.restart_some_pod();
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
     for (mut spec, reverted) in
         [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]

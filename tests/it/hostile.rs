@@ -187,7 +187,7 @@ impl MemoryWorld {
     /// One invocation on a computer whose clock is off by so many hours.
     async fn run_with_clock(&self, id: &str, request: Request, hours: i64) -> crate::world::Run {
         let off = jiff::SignedDuration::from_hours(hours);
-        self.run_as(id, request, Duration::from_secs(900), Faults::none(), off, off).await
+        self.run_as(id, request.into(), Duration::from_secs(900), Faults::none(), off, off).await
     }
 
     /// One invocation whose deadline is said to be then.
@@ -199,6 +199,6 @@ impl MemoryWorld {
     ) -> crate::world::Run {
         let time = Duration::from_secs(900);
         let off = deadline.duration_since(self.now() + time);
-        self.run_as(id, request, time, Faults::none(), jiff::SignedDuration::ZERO, off).await
+        self.run_as(id, request.into(), time, Faults::none(), jiff::SignedDuration::ZERO, off).await
     }
 }

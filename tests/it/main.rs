@@ -12,6 +12,7 @@ mod layers;
 mod model;
 mod moves;
 mod parse;
+mod pipeline;
 mod planted;
 mod race;
 mod readme;

@@ -2,6 +2,7 @@
 //! names the description of a testbed: with a presigned token, and no more rights than the manifest
 //! gives.
 
+mod copies;
 mod rollouts;
 
 use std::{

@@ -178,16 +178,19 @@ pub(crate) fn item(id: &str) -> Value {
 /// A Deployment that restarts, with an External Secret.
 pub(crate) fn workload(name: &str, external_secret: &str) -> Value {
     json!({
-        "cluster": "prod",
+        "cluster": CLUSTER,
         "namespace": "backend",
         "deployment": name,
         "external_secret": external_secret,
     })
 }
 
+/// The cluster of these specs.
+pub(crate) const CLUSTER: &str = "prod";
+
 /// The name under which the world knows a workload of these specs.
 pub(crate) fn deployed(name: &str) -> String {
-    format!("prod/backend/{name}")
+    format!("{CLUSTER}/backend/deployment/{name}")
 }
 
 /// The token that the tests are about.

@@ -145,11 +145,14 @@ async fn live(schedule: &Schedule) {
                     world.fix_workload(&name);
                 }
             }
+            Happening::ClusterGoesAway => world.lose_cluster(CLUSTER),
+            Happening::ClusterIsBack => world.find_cluster(CLUSTER),
             Happening::Invocations(planned) => {
                 join_all(planned.iter().map(|planned| disturbed(&world, planned))).await;
             }
         }
     }
+    world.find_cluster(CLUSTER);
     if let Some(name) = broken {
         world.fix_workload(&name);
     }

@@ -106,6 +106,22 @@ fn the_function_uses_the_sealing_key_under_its_scope_only() {
 }
 
 #[test]
+fn tokens_of_clusters_are_decrypted_for_parameter_store_and_below_the_clusters_only() {
+    let decrypts = statements("RotatorPolicy", "PolicyDocument");
+    let decrypts = decrypts.iter().find(|it| it["Sid"] == "ReadTokensOfClusters").unwrap();
+    assert_eq!(decrypts["Action"], "kms:Decrypt");
+    assert_eq!(decrypts["Resource"], "PublicationKey.Arn");
+    assert_eq!(
+        decrypts["Condition"],
+        json!({
+            "StringEquals": {"kms:ViaService": "ssm.${AWS::Region}.amazonaws.com"},
+            "StringLike": {"kms:EncryptionContext:PARAMETER_ARN":
+                "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${Clusters}/*"},
+        })
+    );
+}
+
+#[test]
 fn records_outlive_the_stack_and_can_be_restored() {
     let table = resource("Table");
     assert_eq!(table["DeletionPolicy"], "Retain");
@@ -390,7 +406,7 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["dynamodb", "eks", "kms", "ssm", "sts"] {
+        for service in ["codepipeline", "dynamodb", "eks", "kms", "ssm", "sts"] {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {

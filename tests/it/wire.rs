@@ -6,6 +6,7 @@ mod error_codes;
 #[cfg(feature = "command")]
 mod function;
 mod items;
+mod jobs;
 mod parameters;
 mod records;
 mod specs;

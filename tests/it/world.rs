@@ -26,13 +26,13 @@ use std::{
 
 use changeover::{
     error::Error,
-    event::Request,
+    event::Event,
     invoke::{self, Invocation},
     record::Record,
     rotate::Settings,
     spec::{Place, Reserved, Side, Spec},
     token::TokenName,
-    world::{Audit, Clock, SpecText, World},
+    world::{Audit, Clock, SpecText, Verdict, World},
 };
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -43,7 +43,7 @@ pub(crate) use rest::Rest;
 
 use faults::{Actor, Signal};
 use ports::Ports;
-use state::State;
+use state::{Job, State};
 
 /// A world of its own.
 #[derive(Clone)]
@@ -120,6 +120,19 @@ impl MemoryWorld {
         self.state().bad_specs.insert(token.clone(), text);
     }
 
+    /// A pipeline waits for an answer to this job.
+    pub(crate) fn start_job(&self, id: &str) {
+        self.state().jobs.insert(id.to_owned(), Job::Waiting);
+    }
+
+    /// What this job was told; `None` while it waits.
+    pub(crate) fn told(&self, job: &str) -> Option<Verdict> {
+        match self.state().jobs.get(job) {
+            Some(Job::Answered(verdict)) => Some(verdict.clone()),
+            _ => None,
+        }
+    }
+
     /// The spec of a token.
     pub(crate) fn spec(&self, token: &TokenName) -> Spec {
         self.state().specs[token].1.clone()
@@ -133,6 +146,16 @@ impl MemoryWorld {
     /// Somebody writes a value by hand.
     pub(crate) fn edit(&self, place: &Place, side: Side, value: &str) {
         self.state().edit(place, side, value);
+    }
+
+    /// What a Secret holds.
+    pub(crate) fn secret(&self, name: &str) -> String {
+        self.state().secret(name)
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(crate) fn edit_secret(&self, name: &str, value: &str) {
+        self.state().edit_secret(name, value);
     }
 
     /// Somebody copies what a side reads at one place to another.
@@ -279,26 +302,27 @@ impl MemoryWorld {
     }
 
     /// One invocation that nothing befalls, with a quarter of an hour.
-    pub(crate) async fn invoke(&self, id: &str, request: Request) -> Ending {
-        self.run(id, request, LONG, Faults::none()).await.ending
+    pub(crate) async fn invoke(&self, id: &str, event: impl Into<Event>) -> Ending {
+        self.run(id, event, LONG, Faults::none()).await.ending
     }
 
     /// One invocation, and what befalls it. It is killed at its deadline.
     pub(crate) async fn run(
         &self,
         id: &str,
-        request: Request,
+        event: impl Into<Event>,
         time: Duration,
         faults: Faults,
     ) -> Run {
-        self.run_as(id, request, time, faults, SignedDuration::ZERO, SignedDuration::ZERO).await
+        self.run_as(id, event.into(), time, faults, SignedDuration::ZERO, SignedDuration::ZERO)
+            .await
     }
 
     /// The same, where its clock and the deadline that it is told are off by so much.
     pub(crate) async fn run_as(
         &self,
         id: &str,
-        request: Request,
+        event: Event,
         time: Duration,
         faults: Faults,
         clock_off: SignedDuration,
@@ -320,7 +344,7 @@ impl MemoryWorld {
         let invocation =
             Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
         let ending = {
-            let mut handled = pin!(invoke::handle(&world, &settings, request, &invocation));
+            let mut handled = pin!(invoke::handle(&world, &settings, event, &invocation));
             let mut deadline = pin!(tokio::time::sleep(time));
             loop {
                 tokio::select! {
@@ -359,7 +383,8 @@ impl MemoryWorld {
             specs: ports.clone(),
             records: ports.clone(),
             publications: ports.clone(),
-            clusters: ports,
+            clusters: ports.clone(),
+            pipeline: ports,
             clock: Clock::starting_at(self.now()),
             fill: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -35,6 +35,8 @@ pub(super) enum Happening {
     PodRestarts,
     WorkloadBreaks(Index),
     WorkloadIsFixed,
+    ClusterGoesAway,
+    ClusterIsBack,
     SpecIsSavedAgain,
     /// Mostly one, sometimes a few at once.
     Invocations(Vec<Planned>),
@@ -72,6 +74,8 @@ fn happenings() -> impl Strategy<Value = Happening> {
         2 => Just(Happening::PodRestarts),
         2 => any::<Index>().prop_map(Happening::WorkloadBreaks),
         2 => Just(Happening::WorkloadIsFixed),
+        1 => Just(Happening::ClusterGoesAway),
+        1 => Just(Happening::ClusterIsBack),
         1 => Just(Happening::SpecIsSavedAgain),
         7 => vec(invocations(), 1..2).prop_map(Happening::Invocations),
         3 => vec(invocations(), 2..5).prop_map(Happening::Invocations),

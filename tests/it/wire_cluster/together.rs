@@ -351,3 +351,51 @@ async fn pods_that_are_not_made_are_held_with_the_reason_of_the_event() {
         assert_eq!(began.elapsed().as_secs(), 30, "it is looked at every 15 s");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stateful_set_is_not_rolled_out_where_kubectl_stops_short() {
+    let server = ApiServer::new();
+    let kind = WorkloadKind::StatefulSet;
+    let labels = json!({"app": "backend"});
+    begun(&server, kind, "backend", &labels);
+    replaced(&server, kind, "backend", &labels);
+    server.put(&path(kind, "backend"), json!({"status": {"availableReplicas": 0}}));
+    let workload = [named(kind, "backend")];
+    let progress = rolled_out(&server, &workload).await;
+    let words = "0 of 1 pods are available";
+    assert!(matches!(&progress[0], Ok(Progress::UnderWay(left)) if left == words), "{progress:?}");
+
+    let partition = json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}});
+    server.put(&path(kind, "backend"), partition);
+    let progress = rolled_out(&server, &workload).await;
+    assert!(
+        matches!(&progress[0], Ok(Progress::Stuck(held))
+            if held.object == "prod/web/statefulset/backend"
+                && held.reason.contains("partition is 1") && held.fix.contains("partition to 0")),
+        "{progress:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_container_wrote_when_it_ended_is_not_repeated() {
+    let server = ApiServer::new();
+    let kind = WorkloadKind::DaemonSet;
+    let labels = json!({"app": "backend"});
+    begun(&server, kind, "backend", &labels);
+    pod(&server, kind, "backend", "new", &labels);
+    let ended = json!({"reason": "Error", "exitCode": 1, "message": "the token is hush-hush"});
+    server.put(
+        &format!("{PODS}/backend-new"),
+        json!({"status": {
+            "conditions": [{"type": "Ready", "status": "False"}],
+            "containerStatuses": [{
+                "name": "main", "ready": false, "restartCount": 2,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": ended},
+            }],
+        }}),
+    );
+    let told = format!("{:?}", rolled_out(&server, &[named(kind, "backend")]).await);
+    assert!(told.contains("it last ended with Error, exit code 1 (2 restarts)"), "{told}");
+    assert!(!told.contains("hush"), "{told}");
+}

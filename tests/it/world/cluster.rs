@@ -32,7 +32,7 @@ pub(crate) type ObjectName = String;
 
 /// The name of a workload's object.
 pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
-    format!("{}/{}/{}", workload.cluster, workload.namespace, workload.name)
+    workload.to_string()
 }
 
 /// The name of the External Secret of a workload, or of the key that is written for it.
@@ -212,6 +212,20 @@ impl State {
         let deployments: Vec<_> = self.cluster.deployments.keys().cloned().collect();
         deployments.iter().for_each(|deployment| self.progress(deployment));
         true
+    }
+
+    /// What a Secret holds.
+    pub(super) fn secret(&self, name: &str) -> String {
+        let copy = self.cluster.copies.get(name).expect("a Secret of a spec");
+        copy.data.last().map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// Somebody writes a value into a Secret by hand.
+    pub(super) fn edit_secret(&mut self, name: &str, value: &str) {
+        let now = self.now;
+        let copy = self.cluster.copies.get_mut(name).expect("a Secret of a spec");
+        copy.data.push((now, value.to_owned()));
+        self.happened(&format!("somebody edits the Secret {name}"));
     }
 
     fn create_copy(&mut self, name: ObjectName, side: Side, parameter: ParameterName) {

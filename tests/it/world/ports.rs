@@ -15,9 +15,9 @@ use changeover::{
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Progress,
-        Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs, Stamp,
-        Subject, SyncedBefore, WriteError, Written,
+        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Pipeline,
+        Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs,
+        Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -28,7 +28,7 @@ use super::{
     faults::{Actor, Fault},
     place::Refused,
     records::{OwnedSave, open, sealed},
-    state::State,
+    state::{Job, State},
 };
 
 /// All ports of one invocation.
@@ -504,5 +504,19 @@ impl Clusters for Ports {
     async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
         self.reach(workload)?;
         self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
+    }
+}
+
+#[async_trait]
+impl Pipeline for Ports {
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error> {
+        let (job, verdict) = (job.to_owned(), verdict.clone());
+        self.plain("answer", job.clone(), move |it| {
+            // A second answer changes nothing.
+            if let Some(waiting @ Job::Waiting) = it.jobs.get_mut(&job) {
+                *waiting = Job::Answered(verdict.clone());
+            }
+        })
+        .await
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use changeover::{
     spec::{Place, Spec},
     token::TokenName,
-    world::SpecText,
+    world::{SpecText, Verdict},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(super) records: Records,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
+    /// Jobs of pipelines.
+    pub(super) jobs: BTreeMap<String, Job>,
     /// Tokens that verifiers without any view accept: they were there before changeover.
     pub(super) legacy: BTreeSet<String>,
     /// Places of verifiers that are not in service before their first view.
@@ -49,6 +51,14 @@ pub(crate) struct State {
     scheduled: u64,
 }
 
+/// A job of a pipeline.
+pub(super) enum Job {
+    /// Nobody has answered it.
+    Waiting,
+    /// It was told this, and takes no second answer.
+    Answered(Verdict),
+}
+
 struct Event {
     what: String,
     run: Box<dyn FnOnce(&mut State) + Send>,
@@ -61,6 +71,7 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             records: Records::default(),
             places: BTreeMap::new(),
             cluster: Cluster::default(),

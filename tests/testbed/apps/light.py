@@ -3,11 +3,14 @@
     light.py verifier    like datastore.py with ACCEPTED: GET /data answers 200 with the version of an accepted token, or 401
     light.py presenter   like backend.py with TOKEN: asks a verifier RATE times a second, one line to REQUESTS for each answer
 
+Of several tokens there are several variables, whose names begin so: all are accepted, and presented in turn.
+
 Of the other applications' settings it knows START_SECONDS, DRAIN_SECONDS, PORT, ENDPOINTS, NAMESPACE and POD; and VERIFIER, the
 label `app` of the pods that a presenter asks.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -37,8 +40,12 @@ def is_over() -> bool:
     return draining_at is not None and time.monotonic() > draining_at + float(os.environ.get("DRAIN_SECONDS", "0"))
 
 
+def variables(name: str) -> list[str]:
+    return [value for variable, value in os.environ.items() if variable.startswith(name)]
+
+
 def verify() -> None:
-    entries = json.loads(os.environ["ACCEPTED"])["accepted"]
+    entries = [entry for document in variables("ACCEPTED") for entry in json.loads(document)["accepted"]]
     with socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=128) as server:
         server.settimeout(0.1)
         while not is_over():
@@ -88,8 +95,9 @@ def present() -> None:
     # At a first deployment both sides start at once.
     while ready_verifier() is None and not is_over():
         time.sleep(0.1)
+    tokens = itertools.cycle(variables("TOKEN"))
     while not is_over():
-        line = {"at": round(time.time(), 3), "presenter": os.environ.get("POD"), "status": 0} | ask(os.environ["TOKEN"])
+        line = {"at": round(time.time(), 3), "presenter": os.environ.get("POD"), "status": 0} | ask(next(tokens))
         os.write(requests, json.dumps(line).encode() + b"\n")
         time.sleep(interval * random.uniform(0.8, 1.2))
 

@@ -1,0 +1,400 @@
+//! Every way into a Secret, and every state of it that External Secrets knows.
+
+use changeover::token::Secret;
+
+use super::*;
+
+/// A time in which External Secrets does whatever it is going to do.
+const SOON: Duration = Duration::from_secs(6);
+
+impl Testbed {
+    fn parameter(&self) -> ParameterName {
+        ParameterName::parse(&format!("/{}/token", self.namespace)).expect("a name")
+    }
+
+    /// `spec` of an ExternalSecret that copies the parameter into key `token` of Secret `copy`, with
+    /// these changes.
+    fn copying(&self, changes: &Value) -> Value {
+        let mut spec = json!({
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
+            "target": {"name": "copy"},
+            "data": [{"secretKey": "token", "remoteRef": {"key": self.parameter().as_str()}}],
+        });
+        for (field, value) in changes.as_object().expect("an object") {
+            spec[field] = value.clone();
+        }
+        spec
+    }
+
+    fn create_external_secret(&self, changes: &Value) {
+        self.create(json!({
+            "apiVersion": "external-secrets.io/v1",
+            "kind": "ExternalSecret",
+            "metadata": {"name": "token"},
+            "spec": self.copying(changes),
+        }));
+    }
+
+    fn create_secret(&self, data: Value) {
+        let metadata = json!({"name": "copy"});
+        self.create(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}),
+        );
+    }
+
+    fn copied_by(&self, copy: SecretCopy) -> Workload {
+        Workload { copy: Some(copy), ..self.workload("backend") }
+    }
+
+    fn copied(&self, secret_key: Option<&str>) -> Workload {
+        let secret_key = secret_key.map(str::to_owned);
+        self.copied_by(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
+    }
+
+    /// Forced, and waited for.
+    async fn synced(
+        &self,
+        workload: &Workload,
+        value: &str,
+        within: Duration,
+    ) -> Progress<SecretRevision> {
+        let before = self.clusters.force_sync(workload, "me").await.expect("an answer");
+        let told = [(workload, before.expect("it is there"))];
+        let intended = BTreeMap::from([(self.parameter(), Digest::of(value))]);
+        let progress = self.clusters.synced(&told, &intended, within).await.remove(0);
+        progress.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn write(&self, token: &str, key: &str, revision: u64) -> Progress<SecretRevision> {
+        let copy = SecretCopy::Secret { name: "copy".to_owned(), key: key.to_owned() };
+        let value = Secret::verbatim(format!("{token} {revision}"));
+        let stamp = stamp(Side::Presenters, token, revision);
+        let written = self.clusters.write_secret(&self.copied_by(copy), &stamp, &value).await;
+        written.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What a key of the Secret holds.
+    fn held(&self, key: &str) -> String {
+        let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        self.in_namespace(&["get", "secret", "copy", "--output", &template])
+    }
+
+    /// Lets the function's group do this in the namespace, or beyond it.
+    fn grant(&self, scope: &str, rule: Value) {
+        let name = format!("{}-{}", self.namespace, scope.to_lowercase());
+        let api = "rbac.authorization.k8s.io";
+        let group = json!({"kind": "Group", "apiGroup": api, "name": "changeover"});
+        let metadata = json!({"name": name, "namespace": self.namespace});
+        let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": format!("{api}/v1"), "kind": scope, "metadata": metadata, "rules": [rule]},
+            {
+                "apiVersion": format!("{api}/v1"),
+                "kind": format!("{scope}Binding"),
+                "metadata": metadata,
+                "roleRef": {"apiGroup": api, "kind": scope, "name": name},
+                "subjects": [group],
+            },
+        ]});
+        self.kubectl(&["create", "--filename=-"], &objects.to_string());
+    }
+
+    fn grant_secret(&self) {
+        let verbs = ["get", "create", "patch"];
+        let rule = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["copy"], "verbs": verbs});
+        self.grant("Role", rule);
+    }
+}
+
+fn under_way(progress: Progress<SecretRevision>) -> String {
+    match progress {
+        Progress::UnderWay(words) => words,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn done(progress: Progress<SecretRevision>) -> SecretRevision {
+    match progress {
+        Progress::Done(revision) => revision,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
+    let Some(testbed) = Testbed::with_namespace("kept").await else { return };
+    let name = testbed.namespace.clone();
+    let rule = json!({
+        "apiGroups": ["external-secrets.io"], "resources": ["clusterexternalsecrets"],
+        "resourceNames": [name], "verbs": ["get", "patch"],
+    });
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    let keeper = json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ClusterExternalSecret",
+        "metadata": {"name": name},
+        "spec": {
+            "externalSecretName": "token",
+            "namespaceSelectors": [{"matchLabels": {"has-token": name}}],
+            "externalSecretSpec": testbed.copying(&json!({})),
+        },
+    });
+    testbed.kubectl(&["create", "--filename=-"], &keeper.to_string());
+    let copy = SecretCopy::ClusterExternalSecret { name: name.clone(), secret_key: None };
+    let workload = testbed.copied_by(copy);
+    let error = testbed.clusters.force_sync(&workload, "me").await.expect_err("no right to it");
+    let fix = "grant the verb get on clusterexternalsecrets.external-secrets.io in a ClusterRole";
+    assert!(error.fix.contains(fix), "{error}");
+    testbed.grant("ClusterRole", rule);
+
+    // A namespace that is not selected.
+    let reason = stuck(testbed.synced(&workload, "one", LONG).await);
+    assert!(reason.contains(&format!("does not select the namespace {name}")), "{reason}");
+    testbed.kubectl(&["label", "namespace", &name, &format!("has-token={name}")], "");
+    let first = done(testbed.synced(&workload, "one", LONG).await);
+
+    testbed.put_parameter(&testbed.parameter(), "two").await;
+    let second = done(testbed.synced(&workload, "two", LONG).await);
+    assert_ne!(first, second);
+    let parameters = [testbed.parameter()];
+    assert_eq!(testbed.clusters.secret_revision(&workload, &parameters).await, Ok(Some(second)));
+    assert_eq!(testbed.clusters.force_sync(&testbed.copied(None), "me").await.map(|_| ()), Ok(()));
+    let findings = testbed.clusters.inspect(&testbed.copied(None), &parameters).await;
+    let findings = findings.expect("an answer");
+    assert!(findings.iter().any(|it| it.fix.contains("cluster_external_secret")), "{findings:?}");
+
+    let rights = format!("{name}-clusterrole");
+    for (kind, object) in [
+        ("clusterexternalsecret", &name),
+        ("clusterrole", &rights),
+        ("clusterrolebinding", &rights),
+    ] {
+        testbed.kubectl(&["delete", kind, object, "--wait=false"], "");
+    }
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_sync_by_its_own_interval_between_write_and_force_is_no_loss() {
+    let Some(testbed) = Testbed::with_namespace("interval").await else { return };
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    testbed.create_external_secret(&json!({"refreshInterval": "1s"}));
+    let workload = testbed.copied(None);
+    done(testbed.synced(&workload, "one", LONG).await);
+    testbed.put_parameter(&testbed.parameter(), "two").await;
+    let synced = async {
+        while testbed.held("token") != "two" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(LONG, synced).await.expect("its own interval syncs");
+    done(testbed.synced(&workload, "two", LONG).await);
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn what_a_broken_store_says_is_told() {
+    let Some(testbed) = Testbed::with_namespace("broken").await else { return };
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    testbed.create_external_secret(&json!({}));
+    let workload = testbed.copied(None);
+    done(testbed.synced(&workload, "one", LONG).await);
+    let nowhere = r#"{"spec": {"secretStoreRef": {"name": "nowhere"}}}"#;
+    testbed.in_namespace(&["patch", "externalsecret", "token", "--type=merge", "--patch", nowhere]);
+    // Ready=True is that of the sync before, until it fails.
+    let words = under_way(testbed.synced(&workload, "one", SOON).await);
+    assert!(words.contains("fails to sync") && words.contains("\"nowhere\" not found"), "{words}");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn ready_without_a_secret_is_not_done() {
+    let Some(testbed) = Testbed::with_namespace("missing").await else { return };
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    let target = json!({"name": "copy", "creationPolicy": "Merge", "deletionPolicy": "Retain"});
+    testbed.create_external_secret(&json!({"target": target}));
+    let has_said = "--for=jsonpath={.status.conditions[0].reason}=SecretMissing";
+    testbed.in_namespace(&["wait", "externalsecret/token", has_said, "--timeout=30s"]);
+    let ready = testbed.object("externalsecret", "token");
+    assert_eq!(ready["status"]["conditions"][0]["status"], "True");
+    let workload = testbed.copied(None);
+    let words = under_way(testbed.synced(&workload, "one", Duration::from_secs(2)).await);
+    assert!(
+        words.contains("Secret copy does not exist") || words.contains("has not synced"),
+        "{words}"
+    );
+    testbed.create_secret(json!({"other": "kept"}));
+    done(testbed.synced(&workload, "one", LONG).await);
+    assert_eq!(testbed.held("other"), "kept");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn ready_on_a_retained_secret_is_not_done() {
+    let Some(testbed) = Testbed::with_namespace("retained").await else { return };
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    testbed.create_external_secret(&json!({}));
+    // One that has nothing to give, for a policy that keeps what there is.
+    let nothing = json!({
+        "refreshInterval": "1h",
+        "secretStoreRef": {"kind": "SecretStore", "name": "empty"},
+        "target": {"name": "copy", "creationPolicy": "Merge", "deletionPolicy": "Retain"},
+        "dataFrom": [{"find": {"name": {"regexp": "nothing"}}}],
+        "data": null,
+    });
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "SecretStore",
+        "metadata": {"name": "empty"},
+        "spec": {"provider": {"fake": {"data": [{"key": "other", "value": "other"}]}}},
+    }));
+    done(testbed.synced(&testbed.copied(None), "one", LONG).await);
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": "retaining"},
+        "spec": nothing,
+    }));
+    let copy = SecretCopy::ExternalSecret {
+        name: "retaining".to_owned(),
+        secret_key: Some("token".to_owned()),
+    };
+    let workload = testbed.copied_by(copy);
+    let words = under_way(testbed.synced(&workload, "two", Duration::from_secs(2)).await);
+    let ready = &testbed.object("externalsecret", "retaining")["status"]["conditions"][0];
+    assert_eq!(ready["status"], "True");
+    assert!(text(&ready["message"]).contains("retained"), "{ready}");
+    assert!(
+        words.contains("does not hold what was published") || words.contains("has not synced"),
+        "{words}"
+    );
+    assert_eq!(testbed.held("token"), "one");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn neighbours_that_push_the_same_secret_are_not_touched() {
+    let Some(testbed) = Testbed::with_namespace("pushed").await else { return };
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    testbed.create_external_secret(&json!({}));
+    let workload = testbed.copied(None);
+    done(testbed.synced(&workload, "one", LONG).await);
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "SecretStore",
+        "metadata": {"name": "elsewhere"},
+        "spec": {"provider": {"fake": {"data": []}}},
+    }));
+    let matched = json!({"secretKey": "token", "remoteRef": {"remoteKey": "token"}});
+    testbed.create(json!({
+        "apiVersion": "external-secrets.io/v1alpha1",
+        "kind": "PushSecret",
+        "metadata": {"name": "pushes"},
+        "spec": {
+            "refreshInterval": "1h",
+            "secretStoreRefs": [{"name": "elsewhere", "kind": "SecretStore"}],
+            "selector": {"secret": {"name": "copy"}},
+            "data": [{"match": matched}],
+        },
+    }));
+    testbed.in_namespace(&["wait", "pushsecret/pushes", "--for=condition=Ready", "--timeout=30s"]);
+    let before = testbed.object("pushsecret", "pushes");
+    for value in ["two", "three"] {
+        testbed.put_parameter(&testbed.parameter(), value).await;
+        done(testbed.synced(&workload, value, LONG).await);
+    }
+    // Its status too: nothing was pushed since.
+    assert_eq!(testbed.object("pushsecret", "pushes"), before);
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
+    let Some(testbed) = Testbed::with_namespace("written").await else { return };
+    // Limited to its name, the making of it included.
+    testbed.grant_secret();
+    let first = done(testbed.write("a", "a", 3).await);
+    assert_eq!(testbed.object("secret", "copy")["type"], "Opaque");
+    let at_once = ["b", "c", "d", "e"].map(|token| testbed.write(token, token, 7));
+    futures::future::join_all(at_once).await.into_iter().for_each(|it| drop(done(it)));
+    assert_eq!(done(testbed.write("a", "a", 3).await), first, "others' keys are no change");
+    testbed.in_namespace(&[
+        "patch",
+        "secret",
+        "copy",
+        "--patch",
+        r#"{"stringData": {"x": "theirs"}}"#,
+    ]);
+
+    // By hand: found, and taken back.
+    let by_hand = r#"{"stringData": {"a": "by hand"}}"#;
+    testbed.in_namespace(&[
+        "patch",
+        "secret",
+        "copy",
+        "--field-manager=somebody",
+        "--patch",
+        by_hand,
+    ]);
+    let copy = SecretCopy::Secret { name: "copy".to_owned(), key: "a".to_owned() };
+    let workload = testbed.copied_by(copy);
+    assert_ne!(testbed.clusters.secret_revision(&workload, &[]).await, Ok(Some(first.clone())));
+    let editors = testbed.clusters.editors(&workload).await.expect("an answer");
+    assert!(editors.iter().any(|it| it == "somebody"), "{editors:?}");
+    assert_eq!(done(testbed.write("a", "a", 3).await), first);
+    assert_ne!(done(testbed.write("a", "a", 4).await), first);
+    assert!(stuck(testbed.write("a", "a", 3).await).contains("revision 4"));
+
+    let held = ["a", "b", "c", "d", "e", "x"].map(|key| testbed.held(key));
+    assert_eq!(held, ["a 4", "b 7", "c 7", "d 7", "e 7", "theirs"]);
+    // A key of another name takes the place of the one before.
+    done(testbed.write("a", "renamed", 5).await);
+    let secret = testbed.object("secret", "copy");
+    assert_eq!((testbed.held("renamed").as_str(), &secret["data"]["a"]), ("a 5", &Value::Null));
+    assert!(stuck(testbed.write("f", "b", 1).await).contains("changeover-presenter-b"));
+
+    // It is gone, and comes back with what is written next.
+    testbed.in_namespace(&["delete", "secret", "copy"]);
+    done(testbed.write("a", "renamed", 5).await);
+    assert_eq!(testbed.held("renamed"), "a 5");
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_key_of_a_secret_keeps_its_newest_view() {
+    let Some(testbed) = Testbed::with_namespace("newest").await else { return };
+    testbed.grant_secret();
+    let written = |key: &str| {
+        testbed.copied_by(SecretCopy::Secret { name: "copy".to_owned(), key: key.to_owned() })
+    };
+    crate::contract::secrets::a_key_of_a_secret_keeps_its_newest_view(&testbed.clusters, written)
+        .await;
+    testbed.tidied();
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_ours_to_write_is_left_alone() {
+    let Some(testbed) = Testbed::with_namespace("theirs").await else { return };
+    testbed.grant_secret();
+    testbed.put_parameter(&testbed.parameter(), "one").await;
+    testbed.create_external_secret(&json!({}));
+    done(testbed.synced(&testbed.copied(None), "one", LONG).await);
+    assert!(stuck(testbed.write("a", "token", 1).await).contains("External Secrets"));
+    assert!(stuck(testbed.write("a", "own", 1).await).contains("External Secrets"));
+    testbed.in_namespace(&["delete", "externalsecret", "token"]);
+
+    for (fields, words) in [
+        (json!({"immutable": true}), "immutable"),
+        (json!({"type": "kubernetes.io/basic-auth", "stringData": {"username": "u"}}), "type"),
+    ] {
+        testbed.in_namespace(&["delete", "secret", "copy", "--ignore-not-found"]);
+        let mut secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "copy"}});
+        for (field, value) in fields.as_object().expect("an object") {
+            secret[field] = value.clone();
+        }
+        testbed.create(secret);
+        assert!(stuck(testbed.write("a", "token", 1).await).contains(words));
+    }
+    testbed.tidied();
+}

@@ -1,0 +1,88 @@
+"""A deployment pipeline rotates: deploy, rotate, smoke test. A rollout that fails fails the stage."""
+
+import json
+
+import pytest
+
+from testbed import runtime_interface
+from testbed.code_pipeline import CodePipeline, Hangs
+from testbed.small_platform import SmallPlatform
+
+
+@pytest.fixture
+def pipeline(testbed):
+    """A pipeline beside the function, as a process whose CodePipeline this is."""
+    with CodePipeline(lambda event: function.invoke(event)) as pipeline:
+        variables = runtime_interface.environment(testbed, AWS_ENDPOINT_URL_CODEPIPELINE=pipeline.endpoint)
+        with runtime_interface.Function(testbed.rotator, variables, testbed.logs / "code-pipeline.log") as function:
+            yield pipeline
+
+
+def a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it(testbed, tell, pipeline):
+    with SmallPlatform(testbed, "pipeline") as platform:
+        switch = testbed.directory / "pipeline-broken"
+        platform.create()
+        # The next deployment crashes where the switch is set.
+        platform.apply(platform.backend(CRASH_IF_EXISTS=str(switch)))
+        platform.wait_available("backend")
+
+        execution = pipeline.execute(_parameters(platform, wait="2s"))
+        assert execution.failure is None
+        variables = execution.variables
+        # "unchanged" where the sweep was the one that ended it.
+        assert variables["outcome"] in ("rotated", "unchanged")
+        assert (variables["token"], variables["version"]) == (platform.token, "2")
+        assert len(execution.jobs) > 1, "it was over before it could go on"
+        parameter = testbed.boto3("ssm").get_parameter(Name=variables["selectors"], WithDecryption=True)["Parameter"]
+        assert set(platform.verdicts(parameter["Value"]).values()) == {200}
+        assert parameter["Value"] not in json.dumps(variables)
+        tell(f"{len(execution.jobs)} jobs for one rotation: {variables}")
+
+        switch.touch()
+        failed = pipeline.execute(_parameters(platform))
+        assert failed.failure["type"] == "JobFailed"
+        assert "backend" in failed.failure["message"] and "CrashLoopBackOff" in failed.failure["message"]
+        tell(f"the stage fails: {failed.failure['message']}")
+
+        switch.unlink()
+        platform.wait_available("backend", seconds=120)
+        retried = pipeline.execute(_parameters(platform))
+        assert (retried.failure, retried.variables["version"]) == (None, "3")
+
+        # Delivered twice, it is done once and answered once.
+        twice = pipeline.execute(_parameters(platform), deliveries=2)
+        assert (twice.failure, twice.variables["version"]) == (None, "4")
+        assert pipeline.answers(twice.jobs[0]) == 2
+        assert platform.current_version() == 4
+        platform.wait_under_load()
+        tell(platform.load.summary())
+        assert platform.load.failed == [], platform.load.failures()
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (None, "no UserParameters"),
+        ("rotate the token", "not JSON"),
+        ('{"action": "rotate"}', "`token`"),
+        ('{"action": "rotate", "token": "nobody-knows-it"}', "nobody-knows-it"),
+    ],
+)
+def what_a_stage_asks_for_wrongly_fails_it_and_is_named(pipeline, written, told):
+    execution = pipeline.execute(written)
+    assert execution.failure["type"] == "ConfigurationError"
+    assert told in execution.failure["message"]
+
+
+def a_missing_right_to_answer_is_loud_and_not_tried_again(testbed, pipeline):
+    pipeline.is_forbidden = True
+    with pytest.raises(Hangs):
+        pipeline.execute('{"action": "sweep"}')
+    log = (testbed.logs / "code-pipeline.log").read_text()
+    told = [json.loads(line) for line in log.splitlines() if "the job hangs unanswered" in line]
+    assert len(told) == 1
+    assert told[0]["level"] == "ERROR" and "codepipeline:PutJobSuccessResult" in told[0]["error"]
+
+
+def _parameters(platform: SmallPlatform, **fields: str) -> str:
+    return json.dumps({"action": "rotate", "token": platform.token} | fields)
