@@ -41,8 +41,8 @@ pub struct Surroundings<'a> {
     pub out: &'a mut dyn io::Write,
     /// Where everything else goes.
     pub progress: Progress<'a>,
-    /// How wide what reads `out` is, if it is a terminal: text is wrapped there.
-    pub width: Option<u16>,
+    /// How many columns what reads `out` has: text is wrapped there.
+    pub width: u16,
     /// What time it is.
     pub clock: Clock,
     /// The source of randomness.

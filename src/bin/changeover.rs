@@ -16,6 +16,9 @@ use console::Term;
 /// What shells and getopt end with for it, and the contract's code.
 const USAGE: u8 = 2;
 
+/// Columns of what is no terminal: a file, or the log of a deploy step.
+const WIDTH_OF_A_LOG: u16 = 160;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -33,7 +36,7 @@ async fn main() -> ExitCode {
     let here = Surroundings {
         progress: Progress::new(log.is_terminal(), &mut log),
         out: &mut out,
-        width: Term::stdout().size_checked().map(|(_, columns)| columns),
+        width: Term::stdout().size_checked().map_or(WIDTH_OF_A_LOG, |(_, columns)| columns),
         clock: Clock::starting_at(host::now()),
         fill: Arc::new(host::fill),
     };

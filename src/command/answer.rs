@@ -34,6 +34,7 @@ pub(crate) struct Answer {
     pub(crate) unanswered_until: Option<String>,
     pub(crate) publications: Vec<Publication>,
     pub(crate) drift: Vec<String>,
+    pub(crate) without: Vec<String>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
     pub(crate) checked: Vec<Checked>,

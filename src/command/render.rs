@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::answer::{Answer, Done, Publication, Reason, Version};
 
-/// An answer as text, each line with its end. `width` is the terminal's; without one nothing is wrapped.
-pub(super) fn text(answer: &Answer, now: Timestamp, width: Option<u16>) -> String {
+/// An answer as text, each line with its end, and wrapped where a line has this many columns.
+pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
     let page = Page { now, width };
     let text = match answer.outcome.as_str() {
         "passed" | "warned" | "refused" => page.inspections(answer),
@@ -42,7 +42,7 @@ pub(super) fn standing(answer: &Answer) -> String {
 
 struct Page {
     now: Timestamp,
-    width: Option<u16>,
+    width: u16,
 }
 
 impl Page {
@@ -90,6 +90,7 @@ impl Page {
         facts.extend(unanswered.map(|time| ("write may land until", self.when(time))));
         reason(&mut facts, standing.held.as_ref());
         facts.extend(standing.drift.iter().map(|place| ("drift", place.clone())));
+        facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
 
         let mut publications =
             self.table(["side", "place", "revision", "store version", "written"]);
@@ -157,11 +158,9 @@ impl Page {
 
     fn bare_table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        if let Some(width) = self.width {
-            // Narrower than this nothing is legible.
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(40) - 1);
-        }
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        // Narrower than this nothing is legible.
+        table.set_width(self.width.max(40) - 1);
         table
     }
 
@@ -229,7 +228,10 @@ mod tests {
     use super::*;
     use crate::command::function::Reply;
 
-    fn shown(answer: Value, width: Option<u16>) -> String {
+    /// Nothing is wrapped.
+    const WIDE: u16 = 500;
+
+    fn shown(answer: Value, width: u16) -> String {
         let reply = Reply { text: answer.to_string(), is_error: false };
         let answer = Answer::read(&reply).expect("an answer");
         text(&answer, "2026-11-22T12:00:00Z".parse().expect("a time"), width)
@@ -244,7 +246,7 @@ mod tests {
             "warnings": ["no verifier restarts"], "held": null, "of_a_later_version": {"a": [1]},
         });
         assert_eq!(
-            shown(rotated, None),
+            shown(rotated, WIDE),
             "datastore-token: rotated, version 7\n  \
              presented       /backend/datastore-token:12\n  \
              previous until  2026-11-22T12:14:59.123Z (in 14m 59s)\n  \
@@ -260,7 +262,7 @@ mod tests {
             "container datastore is in CrashLoopBackOff", "fix": "mend it"},
         });
         assert_eq!(
-            shown(held, Some(45)),
+            shown(held, 45),
             "datastore-token: held, version 7\n  \
              stands at  expand roll out\n  \
              held       deployment backend/datastore\n  \
@@ -288,7 +290,7 @@ mod tests {
             "held": null, "drift": ["ssm:/b"],
         });
         let failed = json!({"token": "other-token", "error": "BadSpec", "message": "mend it"});
-        let text = shown(json!({"outcome": "reported", "results": [standing, failed]}), None);
+        let text = shown(json!({"outcome": "reported", "results": [standing, failed]}), WIDE);
         let squeezed: Vec<String> = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -326,11 +328,11 @@ mod tests {
             json!({"outcome": "refused", "results": [result]})
         };
         for width in [40, 80, 120] {
-            let text = shown(refused(json!([finding])), Some(width));
+            let text = shown(refused(json!([finding])), width);
             let widest = text.lines().map(|line| line.chars().count()).max();
-            assert!(widest <= Some(width.into()), "{width}:\n{text}");
+            assert!(widest <= Some(usize::from(width)), "{width}:\n{text}");
         }
-        let wide = shown(refused(json!([finding])), None);
+        let wide = shown(refused(json!([finding])), WIDE);
         let row = wide.lines().find(|line| line.contains("refusal")).expect("its row");
         assert!(row.contains("it is paused, and would never finish to roll out"), "{wide}");
         let row = wide.lines().find(|line| line.contains("deployment/backend ")).expect("its row");
@@ -343,7 +345,7 @@ mod tests {
             "outcome": "held", "token": "a", "warnings": ["\u{1b}[2Jgone\u{7}\u{9b}"],
             "held": {"object": "o", "reason": "\r\u{1b}]0;title\u{7}", "fix": "f"},
         });
-        for width in [None, Some(60)] {
+        for width in [WIDE, 60] {
             let text = shown(held.clone(), width);
             assert!(text.chars().all(|it| it == '\n' || !it.is_control()), "{text:?}");
             assert!(text.contains("\\u{1b}[2Jgone"), "{text}");
@@ -352,9 +354,9 @@ mod tests {
 
     #[test]
     fn nothing_to_show_is_said() {
-        assert_eq!(shown(json!({"outcome": "swept", "results": []}), None), "nothing was due\n");
+        assert_eq!(shown(json!({"outcome": "swept", "results": []}), WIDE), "nothing was due\n");
         let none = json!({"outcome": "reported", "results": []});
-        assert_eq!(shown(none, None), "no token has a spec\n");
+        assert_eq!(shown(none, WIDE), "no token has a spec\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The command over Lambda's API: what it sends, how often, what it shows, and how it ends.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use changeover::{
     command::{
@@ -39,7 +39,7 @@ async fn run(wire: &Wire, words: &str) -> Ran {
     let here = Surroundings {
         out: &mut out,
         progress: Progress::new(false, &mut log),
-        width: None,
+        width: 160,
         clock: Clock::starting_at(at(0)),
         fill: Arc::new(|bytes| {
             bytes.fill(7);
@@ -323,6 +323,7 @@ async fn what_the_function_writes_is_what_is_shown() {
         publications: vec![published],
         held: Some(reason()),
         drift: vec!["ssm:/b".to_owned()],
+        without: BTreeSet::from(["far-away".to_owned()]),
     };
     let failed =
         Each::Failed { token: token(), error: "BadSpec", message: "could not read it".to_owned() };
@@ -371,6 +372,7 @@ async fn what_the_function_writes_is_what_is_shown() {
                 "(3s ago)",
                 "it crashes",
                 "ssm:/b",
+                "far-away",
                 "BadSpec",
                 "could not read it",
             ]

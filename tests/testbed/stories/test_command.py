@@ -22,7 +22,7 @@ def a_deploy_step_follows_a_rotation_to_its_end(testbed, changeover, tell):
     with SmallPlatform(testbed, "command") as platform:
         platform.create()
         looked = changeover("preflight", platform.token)
-        assert (looked.code, f"{platform.token}: passed" in looked.out) == (0, True), looked
+        assert looked.code == 0 and looked.out.startswith((f"{platform.token}: passed", f"{platform.token}: warned")), looked
 
         # A log: one line a step, in order, and what came of it.
         ran = changeover("rotate", platform.token, "--follow", "--key", "release-1")
