@@ -92,7 +92,7 @@ async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_be
         for seed in 0..8 {
             let world = in_service(seed, &written_secrets()).await;
             world.replayed_by(format!("{secret} is reverted, seed {seed}"));
-            let secret = deployed(secret);
+            let secret = format!("{CLUSTER}/backend/{secret}");
             let old = world.secret(&secret);
             world.break_workload(&deployed(broken), "CrashLoopBackOff");
             world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
