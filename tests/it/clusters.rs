@@ -181,7 +181,7 @@ async fn a_repair_goes_without_what_the_rotation_before_it_went_without() {
 async fn who_leaves_a_cluster_out_takes_over_from_who_waits_for_it() {
     let world = in_service(7, &in_two_clusters("presenters")).await;
     // Pods of it never become ready: whoever does not leave it out waits for them.
-    world.break_workload("homelab/backend/away", "");
+    world.break_workload("homelab/backend/deployment/away", "");
     let waiting = world.invoke("a", rotate("a"));
     let impatient = async {
         loop {
