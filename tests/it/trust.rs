@@ -60,7 +60,7 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     world.clusters.stamp(&presenters[0], &stamp).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    hand.assert_noticed("a pod of prod/backend/datastore");
+    hand.assert_noticed(&format!("a pod of {}", deployed("datastore")));
 }
 
 #[tokio::test(start_paused = true)]
