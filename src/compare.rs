@@ -3,22 +3,25 @@
 //! Done daily, and after a write whose reply was lost may have landed. A value of the token's own,
 //! an older view or none, is repaired: the rotation's slot is taken, and both sides are published,
 //! synced and rolled, since a pod may have started on what was found. A strange value is
-//! somebody's hand: it is told, and never overwritten.
+//! somebody's hand: it is told, and never overwritten. A Secret that changeover writes is a copy, which
+//! nobody else keeps: whatever it holds instead is repaired.
 
 use futures::future::join_all;
 use serde::Deserialize;
 
 use crate::{
+    begin::away,
     record::{Change, Purpose, Record, Stage},
     report::{Outcome, Report},
-    spec::Side,
-    token::VersionNumber,
+    spec::{AcceptedForm, Side},
+    token::{Digest, VersionNumber},
     turn::{Stop, Turn},
-    world::Holding,
+    world::{Holding, Progress},
 };
 
 impl Turn<'_> {
-    /// Compares every publication with the record, and repairs or tells what differs.
+    /// Compares every publication, and every Secret that is written, with the record, and repairs or
+    /// tells what differs.
     pub(crate) async fn compare(&mut self) -> Result<Report, Stop> {
         let mut drift = Vec::new();
         let mut repaired = Vec::new();
@@ -52,6 +55,12 @@ impl Turn<'_> {
                     drift.push(publication.place.to_string());
                 }
             }
+
+            let form = publications[0].form;
+            let intended = content.as_ref().map(|it| it.bytes(form).digest()).or(presented);
+            if self.rewrite_what_differs(side, form, intended).await? {
+                repaired.push(side);
+            }
         }
         repaired.dedup();
         let repairs = drift.is_empty() && !repaired.is_empty();
@@ -66,6 +75,39 @@ impl Turn<'_> {
         };
         self.release(due_at.min(self.record.compare_at())).await?;
         Ok(self.report(Outcome::Completed))
+    }
+
+    /// Compares the Secrets that are written for this side, and writes those anew that differ: at once,
+    /// before the repair rolls anything, since every pod that starts reads them. Whether there were any.
+    async fn rewrite_what_differs(
+        &mut self,
+        side: Side,
+        form: AcceptedForm,
+        intended: Option<Digest>,
+    ) -> Result<bool, Stop> {
+        let written = self.workloads(side).into_iter().filter(|it| it.written_key().is_some());
+        let written: Vec<_> = written.collect();
+        let reads = written.iter().map(|it| self.world.clusters.written_secret(it));
+        let mut differ = false;
+        for (workload, held) in written.iter().zip(join_all(reads).await) {
+            let rewritten = match held {
+                Ok(held) if held == intended => continue,
+                Ok(_) => {
+                    differ = true;
+                    let value = self.content(side).await?.bytes(form);
+                    self.world.clusters.write_secret(workload, &self.stamp(side), &value).await
+                }
+                Err(error) => Err(error),
+            };
+            // What is in the way holds the repair; a cluster that is away is looked at the next time.
+            let held = match rewritten {
+                Ok(Progress::Stuck(held)) => held,
+                Ok(_) => continue,
+                Err(error) => away(workload, error)?,
+            };
+            self.warnings.push(format!("{}: {}", held.object, held.reason));
+        }
+        Ok(differ)
     }
 }
 

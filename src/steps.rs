@@ -528,7 +528,7 @@ impl Turn<'_> {
     }
 
     /// The revision of a side's view, as workloads and Secrets bear it.
-    fn stamp(&self, side: Side) -> Stamp {
+    pub(crate) fn stamp(&self, side: Side) -> Stamp {
         let revision = self.record.view(side);
         Stamp { side, token: self.record.token().clone(), revision }
     }

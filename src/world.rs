@@ -477,6 +477,10 @@ pub trait Clusters: Send + Sync {
         parameters: &[ParameterName],
     ) -> Result<Option<SecretRevision>, Error>;
 
+    /// The digest of what the key of a Secret that changeover writes holds; `None` where there is no
+    /// such key, or the workload names none. No effect.
+    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error>;
+
     /// Stamps the pod template of a workload, so that its pods are replaced; stamping it with a
     /// stamp that it has, or with an older one, changes nothing. `None` where the workload does
     /// not exist. A crash after it: the rollout goes on by itself.

@@ -172,6 +172,10 @@ impl Clusters for KubernetesClusters {
         sync::secret_revision(self, workload, parameters).await
     }
 
+    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error> {
+        sync::written_secret(self, workload).await
+    }
+
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
         rollout::stamp(self, workload, stamp).await
     }

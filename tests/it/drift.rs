@@ -108,6 +108,23 @@ async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_be
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() {
+    for secret in ["mesh#accepted", "mesh#token", "datastore#token"] {
+        let secret = format!("{CLUSTER}/backend/{secret}");
+        let world = in_service(1, &written_secrets()).await;
+        world.replayed_by(format!("{secret} is edited"));
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        world.sweep_until_rest(&subject()).await;
+        let written = world.secret(&secret);
+        world.edit_secret(&secret, "somebody's own");
+        world.pass(Duration::from_secs(24 * 60 * 60)).await;
+        world.sweep_until_rest(&subject()).await;
+        assert_eq!(world.secret(&secret), written);
+        world.assert_settled_on(2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
     for (mut spec, reverted) in
         [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]

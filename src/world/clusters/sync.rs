@@ -27,7 +27,7 @@ use kube::{Api, api::ListParams, core::ObjectMeta};
 pub(super) use self::{
     force::force_sync,
     wait::synced,
-    write::{in_the_way, write_secret},
+    write::{in_the_way, write_secret, written_secret},
 };
 use super::{
     KubernetesClusters, MANAGER,

@@ -2,7 +2,7 @@
 
 use changeover::{
     spec::{PicksUp, SecretCopy, Side, Workload, WorkloadKind},
-    token::Secret,
+    token::{Digest, Secret},
     world::{Clusters, Progress, SecretRevision, Stamp},
 };
 
@@ -30,6 +30,7 @@ pub(crate) async fn a_key_of_a_secret_keeps_its_newest_view(
 ) {
     let (ours, other) = (written("ours"), written("other"));
     let standing = async || clusters.secret_revision(&ours, &[]).await.expect("an answer");
+    let holds = async || clusters.written_secret(&ours).await.expect("an answer");
     let write = async |workload: &Workload, token: &str, revision, value: &str| {
         let stamp = Stamp { side: Side::Verifiers, token: named(token), revision };
         let value = Secret::verbatim(value.to_owned());
@@ -39,7 +40,7 @@ pub(crate) async fn a_key_of_a_secret_keeps_its_newest_view(
         Progress::Done(revision) => Some(revision),
         other => panic!("{other:?}"),
     };
-    assert_eq!(standing().await, None);
+    assert_eq!((standing().await, holds().await), (None, None));
     let first = done(write(&ours, "a", 5, "five").await);
     assert_eq!(standing().await, first);
     assert_eq!(done(write(&ours, "a", 5, "five").await), first);
@@ -52,5 +53,5 @@ pub(crate) async fn a_key_of_a_secret_keeps_its_newest_view(
 
     // Somebody else's key in the same Secret.
     done(write(&other, "b", 1, "one").await);
-    assert_eq!(standing().await, second);
+    assert_eq!((standing().await, holds().await), (second, Some(Digest::of("six"))));
 }

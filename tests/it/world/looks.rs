@@ -45,6 +45,12 @@ impl State {
         (writes > 0).then(|| SecretRevision(format!("{name}@{writes}")))
     }
 
+    /// The digest of what a Secret holds.
+    pub(super) fn written_secret(&self, name: &ObjectName) -> Option<Digest> {
+        let (_, value) = self.cluster.copies.get(name)?.data.last()?;
+        Some(Digest::of(value))
+    }
+
     /// How far a rollout has come.
     pub(super) fn roll_progress(&self, name: &ObjectName, stamp: &Stamp) -> Progress<()> {
         let Some(deployment) = self.cluster.deployments.get(name) else {

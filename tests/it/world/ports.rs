@@ -479,6 +479,15 @@ impl Clusters for Ports {
         self.plain("secret_revision", on, move |it| it.secret_revision(&name)).await
     }
 
+    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error> {
+        self.reach(workload)?;
+        let Some(name) = copy_of(workload).filter(|_| workload.written_key().is_some()) else {
+            return Ok(None);
+        };
+        let on = name.clone();
+        self.plain("written_secret", on, move |it| it.written_secret(&name)).await
+    }
+
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
         self.reach(workload)?;
         let name = super::cluster::deployment_of(workload);

@@ -108,6 +108,16 @@ pub(in super::super) async fn write_secret(
     .on(object))
 }
 
+/// See [`crate::world::Clusters::written_secret`].
+pub(in super::super) async fn written_secret(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<token::Digest>, Error> {
+    let Some(SecretCopy::Secret { name, key }) = &workload.copy else { return Ok(None) };
+    let found = secret::read(kubernetes, workload, name).await?;
+    Ok(found.and_then(|found| found.digests.get(key).copied()))
+}
+
 /// What would keep this workload's Secret from being written, though it is there.
 pub(in super::super) async fn in_the_way(
     kubernetes: &KubernetesClusters,
