@@ -41,8 +41,8 @@ async fn one_that_is_not_there_is_made_first_and_then_written_like_any_other() {
     let Progress::Done(written_as) = write(&server, 7, "new").await else { panic!("not written") };
     let [made, applied] = server.patches().try_into().unwrap();
     assert_eq!(made.path, SECRET);
-    // Not forced, and not by the manager who owns what is applied: it takes nothing away.
-    assert_eq!(made.query, "fieldManager=changeover");
+    // Not forced, and by a manager who owns nothing else: it takes nothing away.
+    assert_eq!(made.query, "fieldManager=changeover-create-presenter-datastore");
     assert_eq!(made.content_type, "application/apply-patch+yaml");
     let metadata =
         json!({"name": "datastore-token", "namespace": "web", "annotations": {STAMP: "0"}});

@@ -10,7 +10,7 @@ import subprocess
 from typing import Self
 
 from testbed import cache, external_secrets, small_platform
-from testbed.platform import Platform, wait_until
+from testbed.platform import Platform, from_secret, wait_until
 from testbed.processes import MARK, free_port, listening
 from testbed.testbed import Testbed
 
@@ -117,7 +117,8 @@ class CopiedPlatform(Platform):
 
     def backend(self) -> dict:
         """It has no pods: this is about the copy."""
-        container = {"name": "backend", "image": "local/process", "command": ["sleep", "3600"]}
+        environment = [from_secret("TOKEN", "token", "token")]
+        container = {"name": "backend", "image": "local/process", "command": ["sleep", "3600"], "env": environment}
         template = {"metadata": {"labels": {"app": "backend"}}, "spec": {"containers": [container]}}
         spec = {"replicas": 0, "selector": {"matchLabels": {"app": "backend"}}, "template": template}
         metadata = {"name": "backend", "namespace": self.name}

@@ -52,7 +52,7 @@ pub(in super::super) async fn write_secret(
     let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
     for attempt in 1..=ATTEMPTS {
         let written = match secret::read(kubernetes, workload, name).await? {
-            None => match write.make().await {
+            None => match write.make(&manager).await {
                 // Now it can be told from one that is made after it.
                 Ok(_) => continue,
                 Err(Failed { code: 404, .. }) => {
@@ -202,12 +202,16 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// Makes the Secret, without a key yet: an apply can be conditional only on what there is. One that
-    /// arrives late finds it made, and is a conflict with whoever owns its annotation by then. By apply,
+    /// Makes the Secret, without a key yet: an apply can be conditional only on what there is. By apply,
     /// since the right to it can be limited to a name, and the right to a POST cannot.
-    async fn make(&self) -> Result<ObjectMeta, Failed> {
+    ///
+    /// The field manager is of this side and token, and is not the one that writes: an apply takes away
+    /// what its manager owned and omits, be it another token's annotation or the key. One that arrives
+    /// late finds the Secret made, and is a conflict with whoever owns the annotation by then.
+    async fn make(&self, manager: &str) -> Result<ObjectMeta, Failed> {
+        let maker = manager.replacen(MANAGER, &format!("{MANAGER}-create"), 1);
         let metadata = json!({"annotations": {self.annotation: "0"}});
-        self.call("create", &format!("fieldManager={MANAGER}"), metadata, None).await
+        self.call("create", &format!("fieldManager={maker}"), metadata, None).await
     }
 
     /// Applies the key to the Secret that was found.
