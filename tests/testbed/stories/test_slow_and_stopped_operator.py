@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from testbed import platform as platforms
 from testbed.other_operator import CopiedPlatform, OtherOperator
 
 QUEUED = 300
@@ -30,6 +31,9 @@ def a_rotation_waits_for_an_operator_that_is_busy_and_for_one_that_is_down(testb
             (sync,) = (each for each in answer["timeline"] if (each["leg"], each["step"]) == ("migrate", "sync"))
             tell(f"behind {QUEUED} others, {platform.unsynced()} of them left, the sync took {sync['took_ms'] / 1000:.1f} s")
 
+            # Those that came after ours are not to be waited for once more.
+            platforms.wait_until(lambda: platform.unsynced() == 0, 120, "the operator has nothing left to do")
+
             # Down: under way until its time is up, then held, and told what does not come. Ready=True stands there all along.
             operator.pause()
             platform.put_spec(platform.spec("6s"))
@@ -40,8 +44,13 @@ def a_rotation_waits_for_an_operator_that_is_busy_and_for_one_that_is_down(testb
             assert "ExternalSecret token has not synced since it was told to" in held["reason"]
             assert platform.copy()["status"] == before and before["conditions"][0]["status"] == "True"
 
-            # Back: the next run finds it so, and it is the same version that goes on.
+            # Back: once it has caught up the next run finds it so, and it is the same version that goes on.
             operator.resume()
-            answer = platform.rotate("down")
+
+            def gone_on() -> dict | None:
+                answer = platform.rotate("down")
+                return answer if answer["outcome"] != "held" else None
+
+            answer = platforms.wait_until(gone_on, 120, "the rotation goes on", every=1)
             assert (answer["outcome"], answer["version"]) in (("rotated", 3), ("unchanged", 3))
             assert platform.current_version() == 3
