@@ -208,9 +208,67 @@ impl Testbed {
         put.r#type(ParameterType::SecureString).send().await.expect("put");
     }
 
+    fn parameter(&self) -> ParameterName {
+        ParameterName::parse(&format!("/{}/token", self.namespace)).expect("a name")
+    }
+
+    /// `spec` of an ExternalSecret that copies the parameter into key `token` of Secret `copy`, with
+    /// these changes.
+    fn copying(&self, changes: &Value) -> Value {
+        let mut spec = json!({
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
+            "target": {"name": "copy"},
+            "data": [{"secretKey": "token", "remoteRef": {"key": self.parameter().as_str()}}],
+        });
+        for (field, value) in changes.as_object().expect("an object") {
+            spec[field] = value.clone();
+        }
+        spec
+    }
+
+    fn create_external_secret(&self, changes: &Value) {
+        self.create(json!({
+            "apiVersion": "external-secrets.io/v1",
+            "kind": "ExternalSecret",
+            "metadata": {"name": "token"},
+            "spec": self.copying(changes),
+        }));
+    }
+
+    fn copied_by(&self, copy: SecretCopy) -> Workload {
+        Workload { copy: Some(copy), ..self.workload("backend") }
+    }
+
+    fn copied(&self, secret_key: Option<&str>) -> Workload {
+        let secret_key = secret_key.map(str::to_owned);
+        self.copied_by(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
+    }
+
+    /// Forced, and waited for.
+    async fn synced(
+        &self,
+        workload: &Workload,
+        value: &str,
+        within: Duration,
+    ) -> Progress<SecretRevision> {
+        let before = self.clusters.force_sync(workload, "me").await.expect("an answer");
+        let told = [(workload, before.expect("it is there"))];
+        let intended = BTreeMap::from([(self.parameter(), Digest::of(value))]);
+        let progress = self.clusters.synced(&told, &intended, within).await.remove(0);
+        progress.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Ends the processes of the namespace's pods; nobody waits for them.
     fn tidied(self) {
         self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
+    }
+}
+
+fn done(progress: Progress<SecretRevision>) -> SecretRevision {
+    match progress {
+        Progress::Done(revision) => revision,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -410,38 +468,13 @@ async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
 #[tokio::test]
 async fn a_sync_is_proved_by_what_the_secret_holds() {
     let Some(testbed) = Testbed::with_namespace("syncs").await else { return };
-    let parameter = ParameterName::parse(&format!("/{}/token", testbed.namespace)).expect("a name");
+    let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
-    testbed.create(json!({
-        "apiVersion": "external-secrets.io/v1",
-        "kind": "ExternalSecret",
-        "metadata": {"name": "token"},
-        "spec": {
-            "refreshInterval": "1h",
-            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
-            "target": {"name": "copy"},
-            "data": [{"secretKey": "token", "remoteRef": {"key": parameter.as_str()}}],
-        },
-    }));
-    let copy = |secret_key: Option<&str>| {
-        let secret_key = secret_key.map(str::to_owned);
-        Some(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
-    };
-    let workload = Workload { copy: copy(None), ..testbed.workload("backend") };
-    let published = |value: &str| BTreeMap::from([(parameter.clone(), Digest::of(value))]);
+    testbed.create_external_secret(&json!({}));
+    let workload = testbed.copied(None);
     let clusters = &testbed.clusters;
     // By the same invocation, again and again.
-    let synced = async |value: &str, within| {
-        let before = clusters.force_sync(&workload, "me").await.expect("an answer");
-        let before = before.expect("an ExternalSecret");
-        let told = [(&workload, before)];
-        let progress = clusters.synced(&told, &published(value), within).await.remove(0);
-        progress.unwrap_or_else(|error| panic!("{error}"))
-    };
-    let done = |progress: Progress<SecretRevision>| match progress {
-        Progress::Done(revision) => revision,
-        other => panic!("{other:?}"),
-    };
+    let synced = async |value: &str, within| testbed.synced(&workload, value, within).await;
     let first = done(synced("one", LONG).await);
     assert_eq!(done(synced("one", LONG).await), first, "a refresh alone is no change");
     testbed.put_parameter(&parameter, "two").await;
@@ -482,12 +515,10 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         "--patch",
         elsewhere,
     ]);
-    let named = Workload { copy: copy(Some("token")), ..workload.clone() };
-    let before = clusters.force_sync(&named, "me").await.expect("an answer").expect("there");
     let within = Duration::from_secs(10);
-    let progress = clusters.synced(&[(&named, before)], &published("two"), within).await.remove(0);
+    let progress = testbed.synced(&testbed.copied(Some("token")), "two", within).await;
     assert!(
-        matches!(&progress, Ok(Progress::UnderWay(words)) if words.contains("fails to sync")),
+        matches!(&progress, Progress::UnderWay(words) if words.contains("fails to sync")),
         "{progress:?}"
     );
     let findings = clusters.inspect(&workload, &[parameter]).await.expect("an answer");
@@ -500,19 +531,9 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
 #[tokio::test]
 async fn what_a_look_before_a_rotation_finds_is_so() {
     let Some(testbed) = Testbed::with_namespace("looks").await else { return };
-    let parameter = ParameterName::parse(&format!("/{}/token", testbed.namespace)).expect("a name");
+    let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
-    testbed.create(json!({
-        "apiVersion": "external-secrets.io/v1",
-        "kind": "ExternalSecret",
-        "metadata": {"name": "token"},
-        "spec": {
-            "refreshInterval": "1h",
-            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
-            "target": {"name": "copy"},
-            "data": [{"secretKey": "token", "remoteRef": {"key": parameter.as_str()}}],
-        },
-    }));
+    testbed.create_external_secret(&json!({}));
     let key = json!({"secretKeyRef": {"name": "copy", "key": "token"}});
     let container = json!({
         "name": "main",
@@ -525,8 +546,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
         json!({"metadata": metadata, "spec": {"containers": [container]}})
     };
     testbed.deploy("backend", "", json!({"template": pods("backend")}));
-    let copy = SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key: None };
-    let workload = Workload { copy: Some(copy), ..testbed.workload("backend") };
+    let workload = testbed.copied(None);
     let published = BTreeSet::from([parameter.clone()]);
     let examined = async |workload: &Workload| {
         let subject = Subject { workload, parameters: vec![parameter.clone()] };

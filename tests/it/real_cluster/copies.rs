@@ -8,62 +8,11 @@ use super::*;
 const SOON: Duration = Duration::from_secs(6);
 
 impl Testbed {
-    fn parameter(&self) -> ParameterName {
-        ParameterName::parse(&format!("/{}/token", self.namespace)).expect("a name")
-    }
-
-    /// `spec` of an ExternalSecret that copies the parameter into key `token` of Secret `copy`, with
-    /// these changes.
-    fn copying(&self, changes: &Value) -> Value {
-        let mut spec = json!({
-            "refreshInterval": "1h",
-            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "parameter-store"},
-            "target": {"name": "copy"},
-            "data": [{"secretKey": "token", "remoteRef": {"key": self.parameter().as_str()}}],
-        });
-        for (field, value) in changes.as_object().expect("an object") {
-            spec[field] = value.clone();
-        }
-        spec
-    }
-
-    fn create_external_secret(&self, changes: &Value) {
-        self.create(json!({
-            "apiVersion": "external-secrets.io/v1",
-            "kind": "ExternalSecret",
-            "metadata": {"name": "token"},
-            "spec": self.copying(changes),
-        }));
-    }
-
     fn create_secret(&self, data: Value) {
         let metadata = json!({"name": "copy"});
         self.create(
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}),
         );
-    }
-
-    fn copied_by(&self, copy: SecretCopy) -> Workload {
-        Workload { copy: Some(copy), ..self.workload("backend") }
-    }
-
-    fn copied(&self, secret_key: Option<&str>) -> Workload {
-        let secret_key = secret_key.map(str::to_owned);
-        self.copied_by(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
-    }
-
-    /// Forced, and waited for.
-    async fn synced(
-        &self,
-        workload: &Workload,
-        value: &str,
-        within: Duration,
-    ) -> Progress<SecretRevision> {
-        let before = self.clusters.force_sync(workload, "me").await.expect("an answer");
-        let told = [(workload, before.expect("it is there"))];
-        let intended = BTreeMap::from([(self.parameter(), Digest::of(value))]);
-        let progress = self.clusters.synced(&told, &intended, within).await.remove(0);
-        progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
     async fn write(&self, token: &str, key: &str, revision: u64) -> Progress<SecretRevision> {
@@ -109,13 +58,6 @@ impl Testbed {
 fn under_way(progress: Progress<SecretRevision>) -> String {
     match progress {
         Progress::UnderWay(words) => words,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn done(progress: Progress<SecretRevision>) -> SecretRevision {
-    match progress {
-        Progress::Done(revision) => revision,
         other => panic!("{other:?}"),
     }
 }
