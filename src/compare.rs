@@ -56,10 +56,10 @@ impl Turn<'_> {
                 }
             }
 
-            let form = publications[0].form;
-            let intended = content.as_ref().map(|it| it.bytes(form).digest()).or(presented);
-            if self.rewrite_what_differs(side, form, intended).await? {
-                repaired.push(side);
+            if let Some(form) = self.spec.side(side).written_form() {
+                let intended = content.as_ref().map(|it| it.bytes(form).digest()).or(presented);
+                let differs = self.rewrite_what_differs(side, form, intended).await?;
+                repaired.extend(differs.then_some(side));
             }
         }
         repaired.dedup();

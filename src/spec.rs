@@ -168,6 +168,12 @@ pub struct Audience {
 }
 
 impl Audience {
+    /// The form of the view in Secrets that changeover writes: that of the first publication. `None`
+    /// where the spec leaves the side out.
+    pub fn written_form(&self) -> Option<AcceptedForm> {
+        self.publications.first().map(|publication| publication.form)
+    }
+
     /// Whether the spec leaves this side out.
     pub fn is_empty(&self) -> bool {
         self.publications.is_empty()
@@ -274,6 +280,14 @@ impl fmt::Display for WrittenKey<'_> {
 }
 
 impl Workload {
+    /// What brings the view into its Secret, as reports name it.
+    pub fn copy_told(&self) -> String {
+        match &self.copy {
+            Some(copy) => format!("{copy} of {self}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The key of a Secret that is written for this workload; `None` where somebody else writes what
     /// its pods read.
     pub fn written_key(&self) -> Option<WrittenKey<'_>> {

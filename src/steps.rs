@@ -83,8 +83,7 @@ impl Turn<'_> {
                     }
                     Some(Progress::Stuck(held)) => stuck.push(held),
                     None => {
-                        let copy = workload.copy.iter().map(ToString::to_string);
-                        let object = format!("{} of {workload}", copy.collect::<String>());
+                        let object = workload.copy_told();
                         if self.passes_over_absent(owed) {
                             self.warnings.push(format!("{object} does not exist yet"));
                         } else {
@@ -517,10 +516,9 @@ impl Turn<'_> {
     /// What copies of a side's view are to hold.
     async fn copied_view(&mut self, side: Side) -> Result<CopiedView, Error> {
         let audience = self.spec.side(side);
-        let form = audience.publications.first().map(|publication| publication.form);
         // Values are opened for a Secret that is written, and for nothing else.
         let is_written = audience.workloads.iter().any(|it| it.written_key().is_some());
-        let value = match form.filter(|_| is_written) {
+        let value = match audience.written_form().filter(|_| is_written) {
             Some(form) => Some(self.content(side).await?.bytes(form)),
             None => None,
         };

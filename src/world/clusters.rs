@@ -6,6 +6,7 @@
 //! token_parameter   the token that any other API server knows us by
 //! client            a client made of the two
 //! call, watch       one call, one watch: time-outs, retries, and what a failure means
+//! events            what controllers say nowhere else
 //! external_secret   what an ExternalSecret says, judged            (pure)
 //! cluster_external_secret  which ExternalSecret is kept where    (pure)
 //! sync              a Secret written or told to refresh, and confirmed by digest
@@ -19,6 +20,7 @@ mod call;
 mod client;
 mod cluster_external_secret;
 mod eks;
+mod events;
 mod external_secret;
 mod inspect;
 mod named;

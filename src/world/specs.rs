@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_ssm::{
-    error::ProvideErrorMetadata,
-    types::{Parameter, ParameterType},
-};
+use aws_sdk_ssm::{error::ProvideErrorMetadata, types::Parameter};
 
 use super::{
     SpecText, Specs,
-    aws::{Aws, failed, incomplete},
+    aws::{Aws, check_is_plain, failed, incomplete},
 };
 use crate::{
     config::Config,
@@ -90,20 +87,10 @@ impl Specs for SsmSpecs {
     }
 }
 
-/// A spec in plain; anything that is not a String is refused, so that nobody thinks it hidden.
+/// A spec in plain, so that nobody thinks it hidden.
 fn text_in(name: &str, parameter: Parameter) -> Result<SpecText, Error> {
-    match parameter.r#type() {
-        None | Some(ParameterType::String) => {
-            Ok(SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() })
-        }
-        Some(other) => Err(Error::new(
-            Kind::BadSpec,
-            READ,
-            format!("it is a {}, and a spec is a String", other.as_str()),
-            "delete it and create it again with the type String: its type cannot be changed",
-        )
-        .on(name)),
-    }
+    check_is_plain(READ, name, "a spec", &parameter)?;
+    Ok(SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() })
 }
 
 const READ: &str = "read the spec";

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_sdk_ssm::{error::ProvideErrorMetadata, types::ParameterType};
+use aws_sdk_ssm::error::ProvideErrorMetadata;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     error::{Error, Kind},
     spec::ClusterDescription,
-    world::aws::{Aws, failed, incomplete},
+    world::aws::{Aws, check_is_plain, failed, incomplete},
 };
 
 /// Clusters as the parameters below `CHANGEOVER_CLUSTERS` describe them.
@@ -58,18 +58,7 @@ impl NamedClusters {
         };
         let lacking = || incomplete("ssm:GetParameter", attempted, &name, "parameter");
         let parameter = answer.parameter.ok_or_else(lacking)?;
-        match parameter.r#type() {
-            None | Some(ParameterType::String) => {}
-            Some(other) => {
-                return Err(Error::new(
-                    Kind::BadSpec,
-                    attempted,
-                    format!("it is a {}, and a description is a String", other.as_str()),
-                    "delete it and create it again with the type String: its type cannot be changed",
-                )
-                .on(&name));
-            }
-        }
+        check_is_plain(attempted, &name, "a description", &parameter)?;
         let json = parameter.value.unwrap_or_default();
         ClusterDescription::parse(&self.path, cluster, &json)
     }

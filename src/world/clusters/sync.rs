@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
-use kube::{Api, api::ListParams, core::ObjectMeta};
+use kube::{Api, core::ObjectMeta};
 
 pub(super) use self::{
     force::force_sync,
@@ -33,6 +33,7 @@ use super::{
     KubernetesClusters, MANAGER,
     call::{Failed, Target, call},
     cluster_external_secret::{self, ClusterExternalSecret},
+    events,
     external_secret::{self, ExternalSecret, copies, secret_name},
 };
 use crate::{
@@ -94,20 +95,9 @@ pub(super) async fn failure(
     name: &str,
     message: &str,
 ) -> String {
-    let target = Target::beside(workload, "list", "events", "");
-    let selected = ListParams::default().fields(&format!(
-        "involvedObject.kind=ExternalSecret,involvedObject.name={name},type=Warning"
-    ));
-    let selected = &selected;
-    let events = call(&*kubernetes.access, target, |connection| async move {
-        let events: Api<v1::Event> = Api::namespaced(connection.client, &workload.namespace);
-        events.list(selected).await
-    });
-    let events = events.await.map(|events| events.items).unwrap_or_default();
-    let last = events.into_iter().max_by_key(|event| {
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        last.or(event.event_time.as_ref().map(|time| time.0))
-    });
+    let fields =
+        format!("involvedObject.kind=ExternalSecret,involvedObject.name={name},type=Warning");
+    let last = events::newest(kubernetes, workload, &fields).await;
     let text = last.and_then(|event| event.message);
     text.as_deref().unwrap_or(message).chars().take(LONGEST_EVENT).collect()
 }

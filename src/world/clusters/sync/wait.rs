@@ -157,8 +157,8 @@ impl<'a> Waits<'a> {
                 Ok(Some(source)) => source,
                 Ok(None) => {
                     self.ended[index] = Some(match &workload.copy {
-                        Some(copy) => Ok(stuck(
-                            format!("{copy} of {workload}"),
+                        Some(_) => Ok(stuck(
+                            workload.copy_told(),
                             "it does not exist",
                             "create it, or correct the spec",
                         )),
@@ -263,8 +263,7 @@ impl<'a> Waits<'a> {
                             Some(keeper) => why_absent(&keeper, &workload.namespace),
                             None => ("it was deleted".to_owned(), "create it again".to_owned()),
                         };
-                        let copy = workload.copy.iter().map(ToString::to_string);
-                        let object = format!("{} of {workload}", copy.collect::<String>());
+                        let object = workload.copy_told();
                         self.ends_with(index, &Ok(stuck(object, reason, fix)));
                     }
                 }
