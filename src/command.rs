@@ -142,6 +142,9 @@ fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Durati
     if let Some(wait) = wait {
         event["wait"] = humantime::format_duration(wait).to_string().into();
     }
+    if rotation.fresh {
+        event["fresh"] = true.into();
+    }
     if !rotation.without.is_empty() {
         event["without"] = rotation.without.clone().into();
     }
@@ -151,7 +154,10 @@ fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Durati
 /// What is sent for any other action.
 fn event(action: &Action) -> Value {
     match action {
-        Action::Publish { name } => json!({"action": "publish", "token": name.as_str()}),
+        Action::Publish { name, adopt: true } => {
+            json!({"action": "publish", "token": name.as_str(), "adopt": true})
+        }
+        Action::Publish { name, .. } => json!({"action": "publish", "token": name.as_str()}),
         Action::Drop { name } => json!({"action": "drop", "token": name.as_str()}),
         Action::Preflight { name } => json!({"action": "preflight", "token": name.as_str()}),
         Action::Status { name: Some(name) } => json!({"action": "status", "token": name.as_str()}),

@@ -67,6 +67,9 @@ pub enum Action {
     Publish {
         /// Name of the token
         name: TokenName,
+        /// Take over a value that somebody else put in the place of the token's
+        #[arg(long)]
+        adopt: bool,
     },
     /// Give up a pending version that nobody can present yet
     Drop {
@@ -109,6 +112,9 @@ pub struct Rotation {
     /// [default: a random one, which is shown]
     #[arg(long, value_parser = key)]
     pub key: Option<String>,
+    /// Bring a version of its own, after the rotation in progress if there is one, not with it
+    #[arg(long)]
+    pub fresh: bool,
     /// After how long one invocation begins no further step
     /// [default: when the function's time is up; with --follow, 10s]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
@@ -186,7 +192,9 @@ mod tests {
             "changeover rotate datastore-token",
             "changeover rotate datastore-token --follow --key k --wait 5s --timeout 10m",
             "changeover rotate datastore-token --without prod --without staging",
+            "changeover rotate datastore-token --fresh",
             "changeover publish datastore-token --json",
+            "changeover publish datastore-token --adopt",
             "changeover --json --function f --region eu-west-1 --profile p drop datastore-token",
             "changeover status",
             "changeover status datastore-token",

@@ -111,6 +111,19 @@ async fn each_action_is_its_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn flags_are_fields_of_the_event() {
+    for (words, field) in [
+        ("rotate datastore-token --fresh", "fresh"),
+        ("rotate datastore-token --follow --fresh", "fresh"),
+        ("publish datastore-token --adopt", "adopt"),
+    ] {
+        let wire = Wire::script([answer("published", json!({}))]);
+        run(&wire, words).await;
+        assert_eq!(wire.only_call().body[field], json!(true), "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_answer_has_its_exit_code_and_is_shown() {
     let held = json!({"held": {"object": "deployment backend/datastore", "reason": "it crashes", "fix": "mend it"}});
     for (answer, code, shown) in [
@@ -242,6 +255,47 @@ async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
         assert_eq!((&call.body["key"], &call.body["wait"]), (&json!("k"), &json!("10s")));
     }
     assert!(ran.out.contains("rotated"), "{}", ran.out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn following_rides_out_what_passes_by_itself() {
+    let body = super::error_body("TooManyRequestsException", "Rate Exceeded.");
+    for trouble in [
+        failed("Throttled"),
+        failed("Unreachable"),
+        Answer::With(429, body),
+        Answer::With(503, super::error_body("ServiceException", "Internal")),
+        Answer::Lost,
+    ] {
+        // Longer than the SDK's own retries of one call.
+        let wire = Wire::script(
+            std::iter::repeat_n(trouble.clone(), 20)
+                .chain([answer("rotated", json!({"timeline": [done("expand", "sync")]}))]),
+        );
+        let ran = run(&wire, "rotate datastore-token --follow").await;
+        assert_eq!(ran.verdict, Verdict::Done, "{trouble:?}: {}", ran.log);
+        assert!(ran.log.contains("; asking again"), "{}", ran.log);
+        assert!(wire.calls().iter().all(|call| call.body["key"] == OWN_KEY), "the same key");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit() {
+    for (trouble, told) in [
+        (failed("Throttled"), "Throttled: could not do it"),
+        (Answer::Lost, "could not invoke the function changeover-rotator"),
+    ] {
+        let wire = Wire::script([trouble]);
+        let began = tokio::time::Instant::now();
+        let ran = run(&wire, "rotate datastore-token --follow --timeout 10m").await;
+        let seconds = began.elapsed().as_secs();
+        assert_eq!(ran.verdict, Verdict::Failed);
+        assert!((9 * 60..10 * 60 + 5).contains(&seconds), "{seconds} s");
+        assert!(ran.log.lines().last().is_some_and(|line| line.contains(told)), "{}", ran.log);
+        // The pauses grow: nobody is asked for ever at the same rate.
+        let asked = ran.log.matches("; asking again").count();
+        assert!((5..30).contains(&asked), "{asked} times");
+    }
 }
 
 #[tokio::test(start_paused = true)]
