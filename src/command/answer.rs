@@ -37,6 +37,7 @@ pub(crate) struct Answer {
     pub(crate) publications: Vec<Publication>,
     pub(crate) drift: Vec<String>,
     pub(crate) without: Vec<String>,
+    pub(crate) newest: Option<Newest>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
     pub(crate) checked: Vec<Checked>,
@@ -68,6 +69,28 @@ pub(crate) struct Version {
     pub(crate) stage: String,
     pub(crate) created_at: Option<String>,
     pub(crate) not_after: Option<String>,
+}
+
+/// How the newest version came to everybody.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Newest {
+    pub(crate) version: u64,
+    pub(crate) created_at: Option<String>,
+    pub(crate) rotated_at: Option<String>,
+    pub(crate) owed_since: Option<String>,
+    #[serde(deserialize_with = "readable")]
+    pub(crate) timeline: Vec<Done>,
+    pub(crate) replaced: Option<Replaced>,
+}
+
+/// The version before the newest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Replaced {
+    pub(crate) version: u64,
+    pub(crate) not_after: Option<String>,
+    pub(crate) ended_at: Option<String>,
 }
 
 /// A place that a view is published to.

@@ -81,6 +81,18 @@ pub enum Action {
         /// Name of the token [default: all of them]
         name: Option<TokenName>,
     },
+    /// Draw the newest rotation of a token, as SVG
+    Timeline {
+        /// Name of the token
+        name: TokenName,
+        /// File to write the picture to, or - for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// File of requests that were sent meanwhile, to be drawn below it: a JSON list of
+        /// {"at": TIME, "version": NUMBER, "accepted": NUMBER, "failed": NUMBER}
+        #[arg(long, value_name = "FILE")]
+        requests: Option<PathBuf>,
+    },
     /// Find everything that would stop a rotation, without rotating
     Preflight {
         /// Name of the token
@@ -199,6 +211,8 @@ mod tests {
             "changeover status",
             "changeover status datastore-token",
             "changeover preflight datastore-token",
+            "changeover timeline datastore-token -o picture.svg",
+            "changeover timeline datastore-token --output - --requests requests.json",
             "changeover sweep",
             "changeover completions zsh",
             "changeover man",
@@ -221,6 +235,7 @@ mod tests {
             "changeover rotate datastore-token other-token",
             "changeover status --follow",
             "changeover preflight",
+            "changeover timeline datastore-token",
             "changeover --function  sweep",
         ] {
             assert_eq!(read(words).expect_err(words).exit_code(), 2, "{words}");

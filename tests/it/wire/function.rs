@@ -378,6 +378,7 @@ async fn what_the_function_writes_is_what_is_shown() {
         held: Some(reason()),
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
+        newest: None,
     };
     let failed =
         Each::Failed { token: token(), error: "BadSpec", message: "could not read it".to_owned() };
@@ -461,6 +462,37 @@ async fn what_the_function_writes_is_what_is_shown() {
         }
         let step = "2026-10-31T23:59:59.000Z  migrate  sync      2s";
         assert_eq!(ran.log.contains(step), words.contains("--follow"), "{}", ran.log);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeline_is_drawn_where_it_is_asked_for() {
+    let newest = json!({
+        "version": 7, "created_at": "2026-11-01T00:00:00.000Z", "timeline": [done("expand", "sync")],
+    });
+    let standing = json!({"token": "datastore-token", "newest": newest});
+    let reported = |standing: &Value| ok(json!({"outcome": "reported", "results": [standing]}));
+
+    let wire = Wire::script([reported(&standing)]);
+    let ran = run(&wire, "timeline datastore-token -o -").await;
+    assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
+    assert!(ran.out.starts_with("<svg ") && ran.out.ends_with("</svg>\n"), "{}", ran.out);
+    assert_eq!(wire.only_call().body, json!({"action": "status", "token": "datastore-token"}));
+
+    let nowhere = run(&wire, "timeline datastore-token -o /nowhere/picture.svg").await;
+    assert_eq!((nowhere.verdict, nowhere.out.as_str()), (Verdict::Failed, ""));
+    assert!(nowhere.log.contains("could not write the picture to /nowhere"), "{}", nowhere.log);
+    let ran = run(&wire, "timeline datastore-token -o - --requests Cargo.toml").await;
+    assert_eq!(ran.verdict, Verdict::Failed);
+    assert!(ran.log.contains("could not read the requests in Cargo.toml"), "{}", ran.log);
+
+    for (answer, told) in [
+        (reported(&json!({"token": "datastore-token"})), "never rotated"),
+        (failed("UnknownToken"), "UnknownToken: could not do it"),
+    ] {
+        let ran = run(&Wire::script([answer]), "timeline datastore-token -o -").await;
+        assert_eq!((ran.verdict, ran.out.as_str()), (Verdict::Failed, ""), "{}", ran.log);
+        assert!(ran.log.contains(told), "{}", ran.log);
     }
 }
 
