@@ -31,9 +31,14 @@ struct Ran {
     log: String,
 }
 
-/// Runs `changeover` with these arguments against the service.
+/// Runs `changeover` with these arguments against the service. One with spaces in it is in quotes.
 async fn run(wire: &Wire, words: &str) -> Ran {
-    let words = ["changeover"].into_iter().chain(words.split(' '));
+    let quoted = words.split('"').enumerate();
+    let words = quoted.flat_map(|(number, part)| match number % 2 {
+        0 => part.split(' ').filter(|word| !word.is_empty()).collect(),
+        _ => vec![part],
+    });
+    let words = ["changeover"].into_iter().chain(words);
     let arguments = Arguments::try_parse_from(words).expect("they are right");
     let (mut out, mut log) = (Vec::new(), Vec::new());
     let here = Surroundings {
@@ -108,6 +113,32 @@ async fn each_action_is_its_event() {
         let read = changeover::event::Request::parse(&call.body);
         assert!(read.is_ok(), "the function reads it: {read:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_file_of_events_is_the_command_that_the_readme_names() {
+    let readme = include_str!("../../../README.md");
+    let rows = readme.lines().filter_map(|row| {
+        let (file, rest) = row.strip_prefix("| `")?.split_once(".json` | `changeover ")?;
+        Some((file, rest.split('`').next()?))
+    });
+    let mut files = BTreeSet::from(["codepipeline".to_owned()]);
+    for (file, words) in rows {
+        let wire = Wire::script([answer("nothing_owed", json!({}))]);
+        run(&wire, words).await;
+        let mut sent = wire.only_call().body;
+        if sent["key"] == OWN_KEY {
+            sent.as_object_mut().expect("an object").remove("key");
+        }
+        let event = std::fs::read_to_string(format!("events/{file}.json")).expect("the file");
+        assert_eq!(sent, serde_json::from_str::<Value>(&event).expect("JSON"), "{file}");
+        files.insert(file.to_owned());
+    }
+    let all = std::fs::read_dir("events").expect("the directory").map(|entry| {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        name.trim_end_matches(".json").to_owned()
+    });
+    assert_eq!(files, all.collect(), "the README names each file");
 }
 
 #[tokio::test(start_paused = true)]
