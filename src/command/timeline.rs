@@ -329,10 +329,14 @@ fn after(
         is,
     };
     let mut stretches = Vec::new();
-    if let Some(told) =
-        told.filter(|told| *told > rotated_at && ended_at.is_none_or(|end| *told < end))
-    {
+    let of_overlap =
+        told.filter(|told| *told > rotated_at && ended_at.is_none_or(|end| *told < end));
+    if let Some(told) = of_overlap {
         stretches.push(step("overlap", "publish", rotated_at, told, Is::Done));
+        // Retiring is owed from when the verifiers' copies and pods were on it.
+        let retires = standing.leg.as_deref() == Some("contract");
+        let since = time(&newest.owed_since).filter(|since| retires && *since > told);
+        stretches.extend(since.map(|since| step("overlap", "copies, pods", told, since, Is::Done)));
     }
     if let Some(not_after) = time(&replaced.not_after).filter(|end| *end > rotated_at) {
         stretches.push(step("overlap", "until the end", rotated_at, not_after, Is::Wait));

@@ -175,6 +175,26 @@ fn a_long_overlap_leaves_room_for_the_steps() {
 }
 
 #[test]
+fn during_the_overlap_it_shows_how_the_verifiers_were_told() {
+    let mut standing = rotated(900.0);
+    standing["leg"] = json!("contract");
+    standing["step"] = json!("retire");
+    standing["publications"][0]["answered_at"] = json!(at(29.2));
+    standing["newest"]["owed_since"] = json!(at(40.0));
+    standing["newest"]["replaced"]["ended_at"] = Value::Null;
+    let text = drawn(&standing, &[]);
+    check_bounds(&text);
+    let picture = Document::parse(&text).expect("well-formed XML");
+    let bars = bars(&picture);
+    let told: Vec<_> = bars.iter().map(|(told, ..)| *told).collect();
+    assert_eq!(
+        told[6..9],
+        ["overlap publish: 200ms", "overlap until the end: 15m", "overlap copies, pods: 10.8s"]
+    );
+    assert!(!told.iter().any(|told| told.starts_with("contract")), "{told:?}");
+}
+
+#[test]
 fn what_is_under_way_or_held_is_shown_as_far_as_it_came() {
     let mut standing = rotated(10.0);
     standing["leg"] = json!("migrate");

@@ -501,7 +501,7 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
     let newest = json!({
         "version": 7, "created_at": "2026-11-01T00:00:00.000Z", "timeline": [done("expand", "sync")],
     });
-    let standing = json!({"token": "datastore-token", "newest": newest});
+    let standing = json!({"token": "datastore-token", "newest": newest.clone()});
     let reported = |standing: &Value| ok(json!({"outcome": "reported", "results": [standing]}));
 
     let wire = Wire::script([reported(&standing)]);
@@ -509,6 +509,16 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
     assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
     assert!(ran.out.starts_with("<svg ") && ran.out.ends_with("</svg>\n"), "{}", ran.out);
     assert_eq!(wire.only_call().body, json!({"action": "status", "token": "datastore-token"}));
+
+    // What others wrote stays text.
+    let hostile = "\"/><script>alert(1)</script>&\u{1b}";
+    let held = json!({"object": hostile, "reason": hostile, "fix": hostile});
+    let mut others = newest;
+    others["timeline"][0]["step"] = json!(hostile);
+    let standing = json!({"token": hostile, "newest": others, "held": held});
+    let ran = run(&Wire::script([reported(&standing)]), "timeline datastore-token -o -").await;
+    let picture = roxmltree::Document::parse(&ran.out).expect("well-formed XML");
+    assert!(!picture.descendants().any(|it| it.has_tag_name("script")), "{}", ran.out);
 
     let nowhere = run(&wire, "timeline datastore-token -o /nowhere/picture.svg").await;
     assert_eq!((nowhere.verdict, nowhere.out.as_str()), (Verdict::Failed, ""));
