@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
@@ -150,7 +150,11 @@ async fn status(
             let spec = rotate::spec(world, settings, token).await?;
             let record = world.records.load(token, None).await?.record;
             let newest = match &record {
-                Some(record) => newest(world, record).await?,
+                Some(record) => newest(world, record).await.unwrap_or_else(|error| {
+                    // How the token stands matters more than how that came.
+                    warn!(%token, %error, "not told how the newest version came");
+                    None
+                }),
                 None => None,
             };
             let standing = Standing { newest, ..standing(&spec, record.as_ref()) };

@@ -36,7 +36,7 @@ pub(super) fn draw(
     let sent = requests.map(requests::read).transpose()?.unwrap_or_default();
     let Some(story) = Story::of(standing, now) else {
         return Err(format!(
-            "{} was never rotated, so there is nothing to draw; rotate it first",
+            "nothing is known of how {} came to where it is; rotate it first, or read the function's log",
             standing.token
         ));
     };

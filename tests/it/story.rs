@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Ending, MemoryWorld, place, token},
+    world::{Ending, Fault, Faults, LONG, MemoryWorld, place, token},
 };
 
 #[tokio::test(start_paused = true)]
@@ -407,4 +407,19 @@ async fn a_status_of_one_token_tells_how_its_newest_version_came() {
         assert_eq!(over["replaced"]["not_after"], came["replaced"]["not_after"], "{kind}");
         assert!(over["replaced"]["ended_at"].is_string(), "{kind}: {over}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_told_though_nobody_knows_how_the_newest_version_came() {
+    let world = in_service(5, &items()).await;
+    let request = Request::Status { token: Some(subject()) };
+    let counted = world.run("status", request.clone(), LONG, Faults::none()).await;
+    let last = counted.calls;
+    let ran = world.run("status", request, LONG, Faults::at(last, Fault::FailBefore)).await;
+    world.assert_outcome(&ran.ending, "reported");
+    let standing = &ran.ending.answer()["results"][0];
+    assert_eq!(
+        (&standing["newest"], &standing["versions"][0]["version"]),
+        (&json!(null), &json!(1))
+    );
 }

@@ -240,7 +240,7 @@ fn requests_are_columns_and_failures_are_seen() {
 fn a_token_that_was_never_published_has_no_picture() {
     let standing = Answer { token: "datastore-token".to_owned(), ..Answer::default() };
     let told = draw(&standing, None, NOW.parse().expect("a time")).expect_err("nothing to draw");
-    assert!(told.contains("datastore-token was never rotated"), "{told}");
+    assert!(told.contains("nothing is known of how datastore-token came"), "{told}");
 }
 
 /// Mostly moments of one afternoon, and now and then what is none.

@@ -528,7 +528,10 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
     assert!(ran.log.contains("could not read the requests in Cargo.toml"), "{}", ran.log);
 
     for (answer, told) in [
-        (reported(&json!({"token": "datastore-token"})), "never rotated"),
+        (
+            reported(&json!({"token": "datastore-token"})),
+            "nothing is known of how datastore-token came",
+        ),
         (failed("UnknownToken"), "UnknownToken: could not do it"),
     ] {
         let ran = run(&Wire::script([answer]), "timeline datastore-token -o -").await;

@@ -161,3 +161,16 @@ def nothing_is_put_into_a_script_and_others_actions_are_pinned():
             assert not EXPRESSION.search(step.get("run", "")), step
             uses = step.get("uses", "./")
             assert uses.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses), uses
+
+
+def the_readme_tells_of_each_input_and_output():
+    section = (PROJECT / "README.md").read_text().split("\n## From GitHub Actions\n")[1].split("\n## ")[0]
+    action = yaml.safe_load((ACTION / "action.yml").read_text())
+    for name in [*action["inputs"], *action["outputs"]]:
+        assert f"`{name}`" in section, name
+    # What it shows is what the example is.
+    example = (ACTION / "example-workflow.yml").read_text()
+    shown = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
+    steps = {step.get("id"): step for step in yaml.safe_load(example)["jobs"]["deploy"]["steps"]}
+    assert shown["steps"][1]["uses"] == steps["rotate"]["uses"]
+    assert shown["steps"][1]["with"].items() <= steps["rotate"]["with"].items()
