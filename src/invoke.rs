@@ -17,7 +17,7 @@ use crate::{
         Answer, Each, LiveVersion, Newest, Outcome, Published, Replaced, Report, Results, Standing,
     },
     rotate::{self, Asking, Settings},
-    spec::{Side, Spec},
+    spec::{ParameterName, Side, Spec},
     token::{TokenName, VersionNumber},
     world::World,
 };
@@ -85,8 +85,12 @@ pub(crate) async fn carry_out(
     };
     let answered = async {
         match &request {
-            Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
-            Request::Publish { token } => one(Ask::Publish, token).await,
+            Request::Rotate { token, fresh, .. } => one(Ask::Rotate { fresh: *fresh }, token).await,
+            Request::Import { parameter } => {
+                let token = importer(world, parameter).await?;
+                one(Ask::Rotate { fresh: false }, &token).await
+            }
+            Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
             Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
             Request::Status { token } => status(world, settings, token.as_ref()).await,
@@ -96,6 +100,26 @@ pub(crate) async fn carry_out(
         }
     };
     caught(answered).await
+}
+
+/// The token whose spec names this inbox.
+async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
+    let specs = world.specs.all().await?.into_iter();
+    let mut importers = specs.filter_map(|(token, text)| {
+        let text = text.ok()?;
+        let spec = Spec::parse(&token, text.version, &text.json).ok()?;
+        (spec.inbox() == Some(inbox)).then_some(token)
+    });
+    importers.next().ok_or_else(|| {
+        Error::new(
+            Kind::UnknownToken,
+            "find the token that imports from",
+            "no spec that can be read names it as its `source`",
+            "write {\"parameter\": \"<the inbox>\"} as the `source` of the token's spec, or send changes \
+             of inboxes only",
+        )
+        .on(inbox)
+    })
 }
 
 /// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
@@ -255,6 +279,8 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
         without: record.map(|record| record.without().clone()).unwrap_or_default(),
+        queued: record.and_then(Record::queued).cloned(),
+        imported: record.and_then(Record::imported).cloned(),
         newest: None,
     }
 }

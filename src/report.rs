@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     error::Error,
-    record::{Entry, Held, Leg, RotationId, Stage, Step},
+    record::{Entry, Held, Imported, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
     world::{Finding, Verdict},
@@ -226,6 +226,13 @@ pub struct Standing {
     /// Clusters that the last rotation was told to go without, and so does what it owes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
+    /// The rotation that begins by itself once the one in progress is through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<RotationId>,
+    /// What was taken from its inbox last: parameter, version, when it was written, and why it did not
+    /// become a version where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
     /// How the newest version came to everybody. Only of a token that was asked for by its name, and
     /// that has one.
     #[serde(skip_serializing_if = "Option::is_none")]

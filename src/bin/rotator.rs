@@ -10,8 +10,9 @@ use changeover::{
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, host, jobs::CodePipelineJobs,
-        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, host, inboxes::SsmInboxes,
+        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -116,6 +117,7 @@ impl Edge {
         let clock = Clock::starting_at(host::now());
         Ok(World {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
+            inboxes: Arc::new(SsmInboxes::new(Arc::clone(aws))),
             records: Arc::new(DynamoDbRecords::new(
                 Arc::clone(aws),
                 config,

@@ -10,9 +10,9 @@ use std::{
 };
 
 use changeover::{
-    spec::{Place, Spec},
+    spec::{ParameterName, Place, Spec},
     token::TokenName,
-    world::{SpecText, Verdict},
+    world::{Arrival, SpecText, Verdict},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -30,6 +30,10 @@ pub(crate) struct State {
     pub(super) records: Records,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
+    /// What arrived in inboxes.
+    pub(super) inboxes: BTreeMap<ParameterName, Arrival>,
+    /// Digests of what somebody wrote to presented places by hand: nobody accepts it yet.
+    pub(super) by_hand: BTreeSet<String>,
     /// Jobs of pipelines.
     pub(super) jobs: BTreeMap<String, Job>,
     /// Tokens that verifiers without any view accept: they were there before changeover.
@@ -71,6 +75,8 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            by_hand: BTreeSet::new(),
             jobs: BTreeMap::new(),
             records: Records::default(),
             places: BTreeMap::new(),
