@@ -46,6 +46,7 @@ fn every_other_action_is_read_as_itself() {
         (example!("publish"), "publish", Some("datastore-token")),
         (example!("drop"), "drop", Some("datastore-token")),
         (example!("sweep"), "sweep", None),
+        (example!("sweep-one"), "sweep", Some("datastore-token")),
         (example!("status"), "status", Some("datastore-token")),
         (example!("status-all"), "status", None),
         (example!("preflight"), "preflight", Some("datastore-token")),
@@ -57,7 +58,7 @@ fn every_other_action_is_read_as_itself() {
 
 #[test]
 fn an_event_names_a_token_and_not_where_it_is_written() {
-    for action in ["rotate", "publish", "drop", "status", "preflight"] {
+    for action in ["rotate", "publish", "drop", "sweep", "status", "preflight"] {
         for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
             let mut event = json!({"action": action, "token": "datastore-token"});
             event[field] = json!({"ssm": "/somewhere/else"});

@@ -122,6 +122,17 @@ fn tokens_of_clusters_are_decrypted_for_parameter_store_and_below_the_clusters_o
 }
 
 #[test]
+fn the_function_invokes_itself_and_no_other() {
+    let invokes = statements("RotatorPolicy", "PolicyDocument");
+    let invokes = invokes.iter().find(|it| it["Sid"] == "HandOnSweeps").unwrap();
+    let name = resource("Rotator")["Properties"]["FunctionName"].as_str().unwrap().to_owned();
+    let function = format!(
+        "arn:${{AWS::Partition}}:lambda:${{AWS::Region}}:${{AWS::AccountId}}:function:{name}"
+    );
+    assert_eq!(invokes["Resource"], json!([function, format!("{function}:*")]));
+}
+
+#[test]
 fn records_outlive_the_stack_and_can_be_restored() {
     let table = resource("Table");
     assert_eq!(table["DeletionPolicy"], "Retain");
@@ -408,15 +419,19 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["codepipeline", "dynamodb", "eks", "kms", "ssm", "sts"] {
+        for service in ["codepipeline", "dynamodb", "eks", "kms", "lambda", "ssm", "sts"] {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {
                     panic!("{}: call the client of {service} where it is taken", source.path)
                 });
-                if !call.starts_with("transact_") {
-                    operations.insert(format!("{service}:{}", in_camel_case(call)));
-                }
+                match call {
+                    transaction if transaction.starts_with("transact_") => false,
+                    // The one call that is authorized under another name.
+                    // https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
+                    "invoke" => operations.insert(format!("{service}:InvokeFunction")),
+                    _ => operations.insert(format!("{service}:{}", in_camel_case(call))),
+                };
             }
         }
         // A transaction is authorized by what it is made of.
