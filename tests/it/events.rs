@@ -30,10 +30,14 @@ fn a_schedule_brings_its_key() {
     for (request, expected) in [
         (
             example!("eventbridge-rule"),
-            "arn:aws:events:eu-west-1:123456789012:rule/changeover-Schedule-1A2B3C4D \
+            "arn:aws:events:eu-west-1:123456789012:rule/changeover-RotationRule-1A2B3C4D \
              2026-12-01T04:00:00Z",
         ),
-        (example!("scheduler"), "2026-12-01T04:00:00Z"),
+        (
+            example!("scheduler"),
+            "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/\
+             changeover-RotationSchedule-1A2B3C4D 2026-12-01T04:00:00Z",
+        ),
     ] {
         assert_eq!(request.action(), "rotate");
         assert_eq!(request.key_or("the invocation's"), expected);
