@@ -11,8 +11,8 @@ use changeover::{
     rotate::Settings,
     world::{
         Clock, World, aws::Aws, clusters::KubernetesClusters, host, inboxes::SsmInboxes,
-        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
-        specs::SsmSpecs,
+        invocations::LambdaInvocations, jobs::CodePipelineJobs, publications::AwsPublications,
+        record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -96,6 +96,7 @@ impl Edge {
                 .ok()
                 .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
                 .unwrap_or(Timestamp::MAX),
+            function: context.invoked_function_arn,
         };
         let settings = Settings {
             lease: self.config.lease,
@@ -130,6 +131,7 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
             clock,
             fill: Arc::new(host::fill),
         })
