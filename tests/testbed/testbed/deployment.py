@@ -44,8 +44,9 @@ class Deployment:
 
 
 def build_rotator() -> Path:
-    """Builds the function with the development profile and returns the binary's path."""
-    command = ["cargo", "build", "--locked", "--bin", "rotator", "--message-format=json-render-diagnostics"]
+    """Builds the function with the development profile, and the command beside it; returns the function's path."""
+    binaries = ["--bin", "rotator", "--bin", "changeover"]
+    command = ["cargo", "build", "--locked", *binaries, "--message-format=json-render-diagnostics"]
     built = subprocess.run(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
     if built.returncode != 0:
         raise DeploymentFailed(f"{' '.join(command)} in {PROJECT} ended with {built.returncode}; its messages are above")
