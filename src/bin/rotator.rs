@@ -11,8 +11,8 @@ use changeover::{
     rotate::Settings,
     world::{
         Clock, World, aws::Aws, clusters::KubernetesClusters, host, inboxes::SsmInboxes,
-        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
-        specs::SsmSpecs,
+        invocations::LambdaInvocations, jobs::CodePipelineJobs, publications::AwsPublications,
+        record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -93,6 +93,7 @@ impl Edge {
         let invocation = Invocation {
             id: context.request_id,
             deadline: deadline(context.deadline, host::now()),
+            function: context.invoked_function_arn,
         };
         let settings = Settings {
             lease: self.config.lease,
@@ -127,6 +128,7 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
             clock,
             fill: Arc::new(host::fill),
         })

@@ -25,6 +25,7 @@ mod scene;
 mod simulation;
 mod sources;
 mod story;
+mod sweep;
 mod template;
 mod trust;
 mod wire;

@@ -111,6 +111,7 @@ async fn each_action_is_its_event() {
         ("status", json!({"action": "status"})),
         ("preflight datastore-token", json!({"action": "preflight", "token": "datastore-token"})),
         ("sweep", json!({"action": "sweep"})),
+        ("sweep datastore-token", json!({"action": "sweep", "token": "datastore-token"})),
     ] {
         let wire = Wire::script([answer("nothing_owed", json!({}))]);
         let ran = run(&wire, words).await;

@@ -1,4 +1,4 @@
-//! The four ports onto the world in memory, as one invocation has them.
+//! All ports onto the world in memory, as one invocation has them.
 //!
 //! A call takes some time: it is carried out at one moment in the middle of it.
 
@@ -11,19 +11,23 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
+    event::Request,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, KeyEntry,
-        Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision,
-        SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
+        Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
+        KeyEntry, Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
+        SecretRevision, SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError,
+        Written,
     },
 };
 use futures::future::join_all;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
+    FUNCTION,
     cluster::copy_of,
     faults::{Actor, Fault},
     place::Refused,
@@ -180,7 +184,7 @@ const LOOKS: [&str; 17] = [
     "spec",
     "specs",
     "inbox",
-    "ended",
+    "version_of",
     "load",
     "due",
     "audit",
@@ -298,13 +302,13 @@ impl RecordStore for Ports {
         self.plain("audit", token, move |it| it.records.audit.get(&item).cloned()).await
     }
 
-    async fn ended(
+    async fn version_of(
         &self,
         token: &TokenName,
         sha256: &Digest,
     ) -> Result<Option<VersionNumber>, Error> {
         let (name, digest) = (token.clone(), *sha256);
-        self.plain("ended", token, move |it| it.records.ended(&name, &digest)).await
+        self.plain("version_of", token, move |it| it.records.audited(&name, &digest)).await
     }
 
     async fn seal(
@@ -545,5 +549,29 @@ impl Pipeline for Ports {
             }
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Invocations for Ports {
+    async fn start(&self, function: &str, event: &Value) -> Result<(), Error> {
+        assert_eq!(function, FUNCTION, "an invocation starts others of what it came in on itself");
+        let request = Request::parse(event)?;
+        let actor = self.actor.clone();
+        self.plain("start", event, move |it| {
+            if request.token().is_some_and(|token| it.refused.contains(token)) {
+                return Err(Error::new(
+                    Kind::Throttled,
+                    "start",
+                    "the world says so",
+                    "do it later",
+                ));
+            }
+            it.started.push((it.now, request.clone()));
+            it.to_run.push(request.clone());
+            actor.starts_others();
+            Ok(())
+        })
+        .await?
     }
 }
