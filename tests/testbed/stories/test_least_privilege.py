@@ -8,6 +8,7 @@ granted.
 import concurrent.futures
 import json
 import re
+import secrets
 import threading
 import uuid
 
@@ -107,6 +108,18 @@ class PublishingFirst(Rotating):
         return function.invoke({"action": "publish", "token": self.service.token})
 
 
+class Adopting(PublishingFirst):
+    """A value that somebody wrote by hand becomes a version, unless it was one before."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.service.invoke("publish")
+        self.service.write_by_hand(secrets.token_hex(32))
+
+    def ask(self, function: Function) -> dict:
+        return function.invoke({"action": "publish", "token": self.service.token, "adopt": True})
+
+
 class PublishingElsewhereLater(PublishingFirst):
     """The current token is published to a parameter that was added to the spec."""
 
@@ -203,6 +216,7 @@ NEEDED_FOR = {
     ("KeepRecords", "dynamodb:PutItem"): Rotating,
     ("KeepRecords", "dynamodb:UpdateItem"): GivingSignsOfLife,
     ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
+    ("FindEndedVersions", "dynamodb:Query"): Adopting,
     ("HandOnSweeps", "lambda:InvokeFunction"): HandingOn,
     ("Seal", "kms:Encrypt"): Rotating,
     ("Seal", "kms:Decrypt"): PublishingElsewhereLater,
