@@ -103,6 +103,7 @@ impl Edge {
         };
         let answered = async {
             let event = Event::parse(&event.payload)?;
+            event.allowed_through(&context.invoked_function_arn)?;
             invoke::handle(&self.world().await?, &settings, event, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
