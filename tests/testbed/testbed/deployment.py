@@ -15,6 +15,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
+INBOX_PATH = "/inbox"
 # What a story may create to reach a cluster through; the function may assume it.
 CLUSTER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/changeover-clusters"
 # Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
@@ -81,17 +82,23 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
     storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
 
-    # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
     template = (PROJECT / "template.yaml").read_text()
-    local = "      CodeUri: .\n"
-    if template.count(local) != 1:
-        raise DeploymentFailed(f"template.yaml should say {local.strip()!r} once, of its only function")
+    for written, replaced in (
+        # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
+        ("      CodeUri: .\n", f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
+        # The emulator has no CodeDeploy, and translates a template before it looks at the parameter that says so.
+        ("        Enabled: !Ref AutomaticRollback\n", "        Enabled: false\n"),
+    ):
+        if template.count(written) != 1:
+            raise DeploymentFailed(f"template.yaml should say {written.strip()!r} once, of its only function")
+        template = template.replace(written, replaced)
     parameters = {
         "Architecture": "x86_64",
         "ClusterName": CLUSTER,
         "ClusterRoles": CLUSTER_ROLE,
         "PublicationPath": PUBLICATION_PATH,
         "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
+        "InboxPath": INBOX_PATH,
         "EndpointUrl": aws.endpoint,
         "Lease": LEASE,
         "LateWrite": LATE_WRITE,
@@ -100,7 +107,7 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     stacks = aws.client("cloudformation")
     stacks.create_stack(
         StackName=STACK,
-        TemplateBody=template.replace(local, f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
+        TemplateBody=template,
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
     )
