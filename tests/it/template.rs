@@ -97,24 +97,31 @@ fn in_a_vpc_lambda_makes_the_interfaces_and_the_function_may_not() {
 #[test]
 fn in_shared_tables_the_function_is_held_to_what_it_writes() {
     let policy = statements("RotatorPolicy", "PolicyDocument");
-    let published = policy.iter().find(|statement| statement["Sid"] == "PublishToTables").unwrap();
-    let condition = &published["Condition"];
-    // `!If`: what it is when the condition holds comes second.
-    assert_eq!(
-        condition["ForAllValues:StringLike"][1],
-        json!({"dynamodb:LeadingKeys": "PublishedItems"})
-    );
-    // `!Split [",", !Join [",", [...]]]`, whose last element joins the keys' names.
-    let attributes = &condition["ForAllValues:StringEquals"][1]["dynamodb:Attributes"][1][1];
-    let mut attributes = attributes.as_array().unwrap().clone();
-    assert_eq!(attributes.pop(), Some(json!([",", "PublishedKeyAttributes"])));
-    let attributes: BTreeSet<_> = attributes.iter().filter_map(Value::as_str).collect();
-    assert_eq!(attributes, BTreeSet::from(WRITTEN_ATTRIBUTES));
     // A read names what it wants, and a write answers nothing.
-    assert_eq!(
-        condition["StringEqualsIfExists"],
-        json!({"dynamodb:Select": "SPECIFIC_ATTRIBUTES", "dynamodb:ReturnValues": "NONE"})
-    );
+    for (sid, action, answered) in [
+        (
+            "ReadPublishedItems",
+            "dynamodb:GetItem",
+            json!({"dynamodb:Select": "SPECIFIC_ATTRIBUTES"}),
+        ),
+        ("PublishToTables", "dynamodb:UpdateItem", json!({"dynamodb:ReturnValues": "NONE"})),
+    ] {
+        let published = policy.iter().find(|statement| statement["Sid"] == sid).unwrap();
+        assert_eq!(published["Action"], action);
+        let condition = &published["Condition"];
+        assert_eq!(condition["StringEqualsIfExists"], answered);
+        // `!If`: what it is when the condition holds comes second.
+        assert_eq!(
+            condition["ForAllValues:StringLike"][1],
+            json!({"dynamodb:LeadingKeys": "PublishedItems"})
+        );
+        // `!Split [",", !Join [",", [...]]]`, whose last element joins the keys' names.
+        let attributes = &condition["ForAllValues:StringEquals"][1]["dynamodb:Attributes"][1][1];
+        let mut attributes = attributes.as_array().unwrap().clone();
+        assert_eq!(attributes.pop(), Some(json!([",", "PublishedKeyAttributes"])));
+        let attributes: BTreeSet<_> = attributes.iter().filter_map(Value::as_str).collect();
+        assert_eq!(attributes, BTreeSet::from(WRITTEN_ATTRIBUTES));
+    }
 }
 
 #[test]

@@ -193,7 +193,7 @@ NEEDED_FOR = {
     ("PublishToParameters", "ssm:PutParameter"): Rotating,
     ("PublishToParameters", "ssm:LabelParameterVersion"): Rotating,
     ("FindThePublicationsKey", "ssm:DescribeParameters"): PublishingFirst,
-    ("PublishToTables", "dynamodb:GetItem"): Rotating,
+    ("ReadPublishedItems", "dynamodb:GetItem"): Rotating,
     ("PublishToTables", "dynamodb:UpdateItem"): Rotating,
 }
 
@@ -320,6 +320,11 @@ FORBIDDEN = {
     "read another table": ("dynamodb", "get_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
     "write to another table": ("dynamodb", "put_item", lambda at: {"TableName": ANOTHER_TABLE, "Item": ITEM}),
     "update another table": ("dynamodb", "update_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
+    "read the rest of a published item": (
+        "dynamodb", "get_item",
+        lambda at: {"TableName": at["published"], "Key": ITEM, "ProjectionExpression": "billing_address"},
+    ),
+    "read a whole published item": ("dynamodb", "get_item", lambda at: {"TableName": at["published"], "Key": ITEM}),
     "read all that is published": ("dynamodb", "scan", lambda at: {"TableName": at["published"]}),
     "replace a published item": ("dynamodb", "put_item", lambda at: {"TableName": at["published"], "Item": ITEM}),
     "delete a published item": ("dynamodb", "delete_item", lambda at: {"TableName": at["published"], "Key": ITEM}),
@@ -364,7 +369,8 @@ def the_role_may_not(client, reach, attempt):
 def the_same_session_may_do_what_is_granted(client, reach):
     """Or the refusals would say nothing."""
     assert client("ssm").get_parameter(Name=reach["parameter"])["Parameter"]["Version"]
-    assert "Item" not in client("dynamodb").get_item(TableName=reach["published"], Key=ITEM)
+    own = {"ProjectionExpression": "#token", "ExpressionAttributeNames": {"#token": "token"}}
+    assert "Item" not in client("dynamodb").get_item(TableName=reach["published"], Key=ITEM, **own)
     assert "Item" not in client("dynamodb").get_item(TableName=reach["records"], Key=RECORD)
     assert client("kms").decrypt(CiphertextBlob=reach["sealed"])["Plaintext"] == b"x"
 

@@ -81,49 +81,7 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     storage = aws.client("s3")
     storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
     storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
-
-    template = (PROJECT / "template.yaml").read_text()
-    for written, replaced in (
-        # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
-        ("      CodeUri: .\n", f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
-        # The emulator has no CodeDeploy, and translates a template before it looks at the parameter that says so.
-        ("        Enabled: !Ref AutomaticRollback\n", "        Enabled: false\n"),
-    ):
-        if template.count(written) != 1:
-            raise DeploymentFailed(f"template.yaml should say {written.strip()!r} once, of its only function")
-        template = template.replace(written, replaced)
-    parameters = {
-        "Architecture": "x86_64",
-        "ClusterName": CLUSTER,
-        "ClusterRoles": CLUSTER_ROLE,
-        "PublicationPath": PUBLICATION_PATH,
-        "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
-        "InboxPath": INBOX_PATH,
-        "EndpointUrl": aws.endpoint,
-        "Lease": LEASE,
-        "LateWrite": LATE_WRITE,
-        "Log": "info,changeover=debug",
-    }
-    stacks = aws.client("cloudformation")
-    stacks.create_stack(
-        StackName=STACK,
-        TemplateBody=template,
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
-    deadline = time.monotonic() + 60
-    while (stack := stacks.describe_stacks(StackName=STACK)["Stacks"][0])["StackStatus"].endswith("_IN_PROGRESS"):
-        if time.monotonic() > deadline:
-            raise DeploymentFailed(f"stack {STACK} is still {stack['StackStatus']} after 60 s")
-        time.sleep(0.1)
-    if stack["StackStatus"] != "CREATE_COMPLETE":
-        failures = [
-            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
-            for event in stacks.describe_stack_events(StackName=STACK)["StackEvents"]
-            if event["ResourceStatus"].endswith("_FAILED")
-        ]
-        raise DeploymentFailed(f"stack {STACK} is {stack['StackStatus']}: {'; '.join(failures)}")
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    outputs = create(aws, STACK, template(), parameters(aws))
     _grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
     return Deployment(
         stack=STACK,
@@ -134,6 +92,62 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         publication_key=outputs["PublicationKeyArn"],
         log_group=outputs["LogGroupName"],
     )
+
+
+def template() -> str:
+    """`template.yaml` as the emulator takes it."""
+    text = (PROJECT / "template.yaml").read_text()
+    for written, replaced in (
+        # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
+        ("      CodeUri: .\n", f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
+        # The emulator has no CodeDeploy, and translates a template before it looks at the parameter that says so.
+        ("        Enabled: !Ref AutomaticRollback\n", "        Enabled: false\n"),
+    ):
+        if text.count(written) != 1:
+            raise DeploymentFailed(f"template.yaml should say {written.strip()!r} once, of its only function")
+        text = text.replace(written, replaced)
+    return text
+
+
+def parameters(aws: Aws) -> dict[str, str]:
+    """What `template.yaml` is deployed with."""
+    return {
+        "Architecture": "x86_64",
+        "ClusterName": CLUSTER,
+        "ClusterRoles": CLUSTER_ROLE,
+        "PublicationPath": PUBLICATION_PATH,
+        "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
+        "PublishedKeyAttributes": "id",
+        "InboxPath": INBOX_PATH,
+        "EndpointUrl": aws.endpoint,
+        "Lease": LEASE,
+        "LateWrite": LATE_WRITE,
+        "Log": "info,changeover=debug",
+    }
+
+
+def create(aws: Aws, stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Creates a stack, and returns its outputs when it is complete."""
+    stacks = aws.client("cloudformation")
+    stacks.create_stack(
+        StackName=stack,
+        TemplateBody=template,
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    deadline = time.monotonic() + 60
+    while (created := stacks.describe_stacks(StackName=stack)["Stacks"][0])["StackStatus"].endswith("_IN_PROGRESS"):
+        if time.monotonic() > deadline:
+            raise DeploymentFailed(f"stack {stack} is still {created['StackStatus']} after 60 s")
+        time.sleep(0.1)
+    if created["StackStatus"] != "CREATE_COMPLETE":
+        failures = [
+            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
+            for event in stacks.describe_stack_events(StackName=stack)["StackEvents"]
+            if event["ResourceStatus"].endswith("_FAILED")
+        ]
+        raise DeploymentFailed(f"stack {stack} is {created['StackStatus']}: {'; '.join(failures)}")
+    return {output["OutputKey"]: output["OutputValue"] for output in created.get("Outputs", [])}
 
 
 def _grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:
