@@ -24,6 +24,7 @@ mod simulation;
 mod sources;
 mod story;
 mod template;
+mod terraform;
 mod trust;
 mod wire;
 mod wire_cluster;

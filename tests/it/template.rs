@@ -569,7 +569,7 @@ fn actions_are_pinned_by_their_whole_hash() {
 }
 
 /// The template. Tags are dropped: `!Ref Table` is read as `"Table"`, `!If [a, b, c]` as a list.
-fn template() -> Value {
+pub(crate) fn template() -> Value {
     serde_saphyr::from_str(TEMPLATE).unwrap()
 }
 
@@ -580,7 +580,7 @@ fn resource(name: &str) -> Value {
 }
 
 /// The statements of a policy, those that depend on a condition included.
-fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
+pub(crate) fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
     let statements = resource(resource_name)["Properties"][policy]["Statement"].take();
     let Value::Array(statements) = statements else { panic!("{resource_name} has no statements") };
     statements
@@ -606,7 +606,7 @@ fn seals() -> Vec<Value> {
 }
 
 /// The function's variables as a deployment with the template's defaults has them.
-fn environment() -> BTreeMap<String, String> {
+pub(crate) fn environment() -> BTreeMap<String, String> {
     let template = template();
     let variables = &resource("Rotator")["Properties"]["Environment"]["Variables"];
     variables
@@ -693,7 +693,7 @@ fn in_camel_case(name: &str) -> String {
 }
 
 /// One string, or a list of them.
-fn strings(value: &Value) -> Vec<String> {
+pub(crate) fn strings(value: &Value) -> Vec<String> {
     match value {
         Value::String(one) => vec![one.clone()],
         Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
