@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, quoted, shown};
 use crate::spec;
@@ -143,6 +143,11 @@ pub enum Request {
     },
     /// Carry on everything that owes a step, end what is due, reconcile.
     Sweep,
+    /// The same for one token alone, if it owes anything: what a sweep hands on.
+    SweepOne {
+        /// The token.
+        token: TokenName,
+    },
     /// Tell how tokens stand.
     Status {
         /// Only this token; all of them where absent.
@@ -200,8 +205,11 @@ impl Request {
                 Ok(Request::Drop { token })
             }
             Some("sweep") => {
-                body.check("sweep", &[], &[])?;
-                Ok(Request::Sweep)
+                body.check("sweep", &["token"], &[])?;
+                match body.0.contains_key("token") {
+                    true => Ok(Request::SweepOne { token: body.token()? }),
+                    false => Ok(Request::Sweep),
+                }
             }
             Some("status") => {
                 body.check("status", &["token"], &[])?;
@@ -220,6 +228,12 @@ impl Request {
         }
     }
 
+    /// The body that asks for one token's sweep: what [`Request::parse`] reads as
+    /// [`Request::SweepOne`].
+    pub fn sweep_of(token: &TokenName) -> Value {
+        json!({"action": "sweep", "token": token})
+    }
+
     /// The idempotency key of a rotation: the caller's, else the Lambda request id, which Lambda's own
     /// retries of an asynchronous invocation keep. The same key never mints twice.
     pub fn key_or<'a>(&'a self, request_id: &'a str) -> &'a str {
@@ -235,6 +249,7 @@ impl Request {
             Request::Rotate { token, .. }
             | Request::Publish { token }
             | Request::Drop { token }
+            | Request::SweepOne { token }
             | Request::Preflight { token } => Some(token),
             Request::Status { token } => token.as_ref(),
             Request::Sweep => None,
@@ -247,7 +262,7 @@ impl Request {
             Request::Rotate { .. } => "rotate",
             Request::Publish { .. } => "publish",
             Request::Drop { .. } => "drop",
-            Request::Sweep => "sweep",
+            Request::Sweep | Request::SweepOne { .. } => "sweep",
             Request::Status { .. } => "status",
             Request::Preflight { .. } => "preflight",
         }
@@ -435,6 +450,7 @@ mod tests {
                 Request::Drop { token: token.clone() },
             ),
             (json!({"action": "sweep"}), Request::Sweep),
+            (Request::sweep_of(&token), Request::SweepOne { token: token.clone() }),
             (json!({"action": "status"}), Request::Status { token: None }),
             (
                 json!({"action": "status", "token": "datastore-token"}),
@@ -465,7 +481,8 @@ mod tests {
             (json!({"action": "rotat"}), "\"rotat\""),
             (json!({"action": "rotate"}), "`token`"),
             (json!({"action": "status", "token": null}), "`token`"),
-            (json!({"action": "sweep", "token": "a"}), "\"token\""),
+            (json!({"action": "sweep", "token": null}), "`token`"),
+            (json!({"action": "sweep", "tokens": ["a"]}), "\"tokens\""),
             (json!({"action": "publish", "token": "a", "key": "k"}), "\"key\""),
             (rotate("tokn", json!("a")), "\"tokn\""),
             (rotate("key", json!(null)), "`key`"),

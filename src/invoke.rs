@@ -16,15 +16,14 @@ use crate::{
     report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
     rotate::{self, Asking, Settings},
     spec::{Side, Spec},
+    sweep,
     token::TokenName,
     world::World,
 };
 
 /// What the runtime keeps of an invocation's time for saving and answering.
 const RESERVE: Duration = Duration::from_secs(10);
-/// How many tokens a sweep takes on at most; the next one, a minute later, goes on.
-const SWEEP_LIMIT: usize = 100;
-/// How many tokens are seen to at once.
+/// How many tokens are looked at at once.
 const AT_ONCE: usize = 8;
 
 /// What Lambda says of an invocation.
@@ -34,6 +33,8 @@ pub struct Invocation {
     pub id: String,
     /// When the function is killed.
     pub deadline: Timestamp,
+    /// The ARN that it came in on, with the alias.
+    pub function: String,
 }
 
 /// Does what an event asks.
@@ -86,7 +87,10 @@ pub(crate) async fn carry_out(
             Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
             Request::Publish { token } => one(Ask::Publish, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
-            Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
+            Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
+            Request::SweepOne { token } => {
+                Ok(sweep::one(world, settings, token, invocation, stop_at).await)
+            }
             Request::Status { token } => status(world, settings, token.as_ref()).await,
             Request::Preflight { token } => {
                 preflight::run(world, settings, token).await.map(Answer::Preflight)
@@ -98,7 +102,7 @@ pub(crate) async fn carry_out(
 
 /// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
 /// what was saved.
-async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         Err(Error::new(
             Kind::Internal,
@@ -107,30 +111,6 @@ async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
             "report it; what was saved is carried on by the sweep, and both tokens keep working",
         ))
     })
-}
-
-/// Carries on everything that owed a step when it looked, a few tokens at a time. One that fails
-/// does not stop the others.
-async fn sweep(
-    world: &World,
-    settings: &Settings,
-    key: &str,
-    stop_at: Timestamp,
-) -> Result<Answer, Error> {
-    let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
-    let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
-        .map(|(token, _)| async move {
-            let without = &BTreeSet::new();
-            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
-            let report = caught(rotate::run(world, settings, asking)).await;
-            (token.clone(), Each::of(token, report))
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    results.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let results = results.into_iter().map(|(_, each)| each).collect();
-    Ok(Answer::Sweep(Results { outcome: Outcome::Swept, results }))
 }
 
 /// Tells how one token stands, or all.

@@ -24,6 +24,7 @@ pub mod config;
 pub mod event;
 pub mod pipeline;
 pub mod invoke;
+mod sweep;
 mod preflight;
 pub mod spec;
 pub mod plan;

@@ -11,6 +11,7 @@
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! Pipeline      who else waits for it      CodePipeline
+//! Invocations   who else can do it         the function itself, by Lambda's API
 //! ```
 
 mod attributes;
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod clusters;
 mod finding;
 pub mod host;
+pub mod invocations;
 pub mod jobs;
 pub mod publications;
 pub mod record_store;
@@ -35,6 +37,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rand::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     error::Error,
@@ -64,6 +67,8 @@ pub struct World {
     pub clusters: Arc<dyn Clusters>,
     /// The pipelines that wait for an answer.
     pub pipeline: Arc<dyn Pipeline>,
+    /// Further invocations of this function.
+    pub invocations: Arc<dyn Invocations>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -537,4 +542,14 @@ pub trait Pipeline: Send + Sync {
     /// answered. A crash before it: the job waits, until the next try of the same invocation or its
     /// time-out. A crash after it: it is answered.
     async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+}
+
+/// Further invocations of this function, which nobody waits for.
+#[async_trait]
+pub trait Invocations: Send + Sync {
+    /// Starts one with this event. `function` is the ARN, with its alias, whose settings it runs
+    /// under: an invocation names the one that it came in on itself.
+    ///
+    /// A crash before it: none is started. A crash after it, or a lost reply: one is, or two are.
+    async fn start(&self, function: &str, event: &Value) -> Result<(), Error>;
 }

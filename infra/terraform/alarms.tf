@@ -50,6 +50,15 @@ locals {
       period      = 300
       missing     = "notBreaching"
     }
+    failed-events = {
+      description = "The function failed on an event for good: a rotation that was asked for did not begin."
+      namespace   = "AWS/SQS"
+      metric      = "ApproximateNumberOfMessagesVisible"
+      dimensions  = { QueueName = aws_sqs_queue.failed_events.name }
+      statistic   = "Maximum"
+      period      = 300
+      missing     = "notBreaching"
+    }
     sweep-errors = {
       description = "A sweep failed. The next one comes within a minute."
       namespace   = "AWS/Lambda"
@@ -63,6 +72,18 @@ locals {
       evaluations = 2
       missing     = "notBreaching"
     }
+  }
+  alarms_of_the_schedule = {
+    for name in ["schedule-undelivered"] : name => {
+      description = "The schedule could not invoke changeover for hours. The token was not rotated this time."
+      namespace   = "AWS/SQS"
+      metric      = "ApproximateNumberOfMessagesVisible"
+      dimensions  = { QueueName = aws_sqs_queue.undelivered_events[0].name }
+      statistic   = "Maximum"
+      period      = 300
+      missing     = "notBreaching"
+    }
+    if var.scheduled_token != ""
   }
   alarms_of_the_inbox = {
     for name in ["inbox-undelivered"] : name => {
@@ -79,7 +100,7 @@ locals {
 }
 
 resource "aws_cloudwatch_metric_alarm" "this" {
-  for_each = merge(local.alarms, local.alarms_of_the_inbox)
+  for_each = merge(local.alarms, local.alarms_of_the_schedule, local.alarms_of_the_inbox)
 
   alarm_name          = "${var.name}-${each.key}"
   alarm_description   = "${each.value.description} Runbook: infra/runbooks.md#${each.key}"

@@ -191,6 +191,20 @@ locals {
       # The actions know no resources.
       Resource = "*"
     },
+    # A sweep hands on tokens to invocations of their own. The function is made after its policy: it is named, not referred to.
+    {
+      Sid      = "HandOnSweeps"
+      Effect   = "Allow"
+      Action   = "lambda:InvokeFunction"
+      Resource = [local.function, "${local.function}:*"]
+    },
+    # Lambda does so in the function's name.
+    {
+      Sid      = "KeepFailedEvents"
+      Effect   = "Allow"
+      Action   = "sqs:SendMessage"
+      Resource = aws_sqs_queue.failed_events.arn
+    },
     # What the function may do inside the cluster is said by infra/eks-rbac.yaml.
     var.cluster_name == "" ? null : {
       Sid      = "FindTheCluster"

@@ -70,6 +70,16 @@ output "inbox_undelivered_url" {
   value       = one(aws_sqs_queue.inbox_undelivered[*].url)
 }
 
+output "failed_events_url" {
+  description = "URL of the queue of events that the function failed on for good, each with its error."
+  value       = aws_sqs_queue.failed_events.url
+}
+
+output "undelivered_events_url" {
+  description = "URL of the queue of scheduled events that never reached Lambda."
+  value       = one(aws_sqs_queue.undelivered_events[*].url)
+}
+
 output "dashboard_name" {
   description = "Name of the dashboard."
   value       = aws_cloudwatch_dashboard.this.dashboard_name

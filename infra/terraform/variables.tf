@@ -100,6 +100,24 @@ variable "schedule_expression" {
   default     = "cron(0 4 1 * ? *)"
 }
 
+variable "scheduled_by" {
+  description = "What rotates scheduled_token: scheduler, or rule, which knows UTC only."
+  type        = string
+  default     = "scheduler"
+}
+
+variable "schedule_timezone" {
+  description = "Time zone that schedule_expression is meant in, such as Europe/Berlin. For EventBridge Scheduler."
+  type        = string
+  default     = "UTC"
+}
+
+variable "schedule_window" {
+  description = "How many minutes later than scheduled a rotation may begin. For EventBridge Scheduler."
+  type        = number
+  default     = 0
+}
+
 variable "log" {
   description = "Filter of the function's log, in the form that tracing-subscriber's EnvFilter takes."
   type        = string

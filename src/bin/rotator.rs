@@ -10,8 +10,9 @@ use changeover::{
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, host, jobs::CodePipelineJobs,
-        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, host, invocations::LambdaInvocations,
+        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -95,6 +96,7 @@ impl Edge {
                 .ok()
                 .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
                 .unwrap_or(Timestamp::MAX),
+            function: context.invoked_function_arn,
         };
         let settings = Settings {
             lease: self.config.lease,
@@ -103,7 +105,7 @@ impl Edge {
         };
         let answered = async {
             let event = Event::parse(&event.payload)?;
-            event.allowed_through(&context.invoked_function_arn)?;
+            event.allowed_through(&invocation.function)?;
             invoke::handle(&self.world().await?, &settings, event, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
@@ -129,6 +131,7 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
             clock,
             fill: Arc::new(host::fill),
         })

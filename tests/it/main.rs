@@ -23,6 +23,7 @@ mod scene;
 mod simulation;
 mod sources;
 mod story;
+mod sweep;
 mod template;
 mod terraform;
 mod trust;

@@ -1,6 +1,8 @@
 //! What is deployed against what is built: variables that are set are read, operations that are
 //! called are granted, and nothing else is.
 
+mod schedules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -186,9 +188,11 @@ fn a_new_version_takes_over_bit_by_bit_and_is_taken_back_by_alarms() {
 
 #[test]
 fn whoever_asks_for_a_rotation_invokes_the_alias() {
-    for rule in ["Inbox", "Schedule"] {
+    for rule in ["Inbox", "RotationRule"] {
         assert_eq!(resource(rule)["Properties"]["Targets"][0]["Arn"], "Rotator.Alias", "{rule}");
     }
+    let schedule = &resource("RotationSchedule")["Properties"]["Target"]["Arn"];
+    assert_eq!(schedule, "Rotator.Alias");
     assert_eq!(template()["Outputs"]["AliasArn"]["Value"], "Rotator.Alias");
     let pipeline: Value = serde_saphyr::from_str(PIPELINE).unwrap();
     let invoked = pipeline["Parameters"]["Function"]["Default"].as_str().unwrap();
@@ -198,12 +202,16 @@ fn whoever_asks_for_a_rotation_invokes_the_alias() {
     assert!(target.ends_with(":function:${Function}:live"), "{target}");
 }
 
+/// As the example event has it.
+const SCHEDULE: &str = "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/changeover-RotationSchedule-1A2B3C4D";
+
 #[test]
 fn the_schedule_of_a_token_sends_the_example_event() {
     let token: Value = serde_saphyr::from_str(TOKEN).unwrap();
     let input = token["Resources"]["Schedule"]["Properties"]["Target"]["Input"].as_str().unwrap();
     let sent = input
         .replace("${Token}", "datastore-token")
+        .replace("<aws.scheduler.schedule-arn>", SCHEDULE)
         .replace("<aws.scheduler.scheduled-time>", "2026-12-01T04:00:00Z");
     let sent: Value = serde_json::from_str(&sent).unwrap();
     assert_eq!(sent, example(include_str!("../../events/scheduler.json")));
@@ -341,6 +349,17 @@ fn tokens_of_clusters_are_decrypted_for_parameter_store_and_below_the_clusters_o
 }
 
 #[test]
+fn the_function_invokes_itself_and_no_other() {
+    let invokes = statements("RotatorPolicy", "PolicyDocument");
+    let invokes = invokes.iter().find(|it| it["Sid"] == "HandOnSweeps").unwrap();
+    let name = resource("Rotator")["Properties"]["FunctionName"].as_str().unwrap().to_owned();
+    let function = format!(
+        "arn:${{AWS::Partition}}:lambda:${{AWS::Region}}:${{AWS::AccountId}}:function:{name}"
+    );
+    assert_eq!(invokes["Resource"], json!([function, format!("{function}:*")]));
+}
+
+#[test]
 fn records_outlive_the_stack_and_can_be_restored() {
     let table = resource("Table");
     assert_eq!(table["DeletionPolicy"], "Retain");
@@ -386,35 +405,6 @@ fn the_table_is_the_one_that_the_contract_describes() {
 fn the_log_is_kept_for_ninety_days() {
     assert_eq!(resource("Logs")["Properties"]["RetentionInDays"], 90);
     assert_eq!(resource("Rotator")["Properties"]["LoggingConfig"]["LogGroup"], "Logs");
-}
-
-#[test]
-fn a_sweep_that_fails_is_not_repeated() {
-    let invocations = &resource("SweepInvocations")["Properties"];
-    assert_eq!(invocations["Qualifier"], resource("SweepAlias")["Properties"]["Name"]);
-    assert_eq!(invocations["MaximumRetryAttempts"], 0);
-    assert_eq!(invocations["MaximumEventAgeInSeconds"], 60);
-    let sweep = &resource("Sweep")["Properties"];
-    assert_eq!(sweep["ScheduleExpression"], "rate(1 minute)");
-    let target = &sweep["Targets"][0];
-    assert_eq!(target["Arn"], "SweepAlias");
-    let input: Value = serde_json::from_str(target["Input"].as_str().unwrap()).unwrap();
-    assert_eq!(input, example(include_str!("../../events/sweep.json")));
-}
-
-#[test]
-fn the_rule_of_a_schedule_sends_the_example_event() {
-    let transformer = &resource("Schedule")["Properties"]["Targets"][0]["InputTransformer"];
-    assert_eq!(transformer["InputPathsMap"], json!({"time": "$.time"}));
-    let rule = "arn:aws:events:eu-west-1:123456789012:rule/changeover-Schedule-1A2B3C4D";
-    let sent = transformer["InputTemplate"]
-        .as_str()
-        .unwrap()
-        .replace("${ScheduledToken}", "datastore-token")
-        .replace("<aws.events.rule-arn>", rule)
-        .replace("<time>", "2026-12-01T04:00:00Z");
-    let sent: Value = serde_json::from_str(&sent).unwrap();
-    assert_eq!(sent, example(include_str!("../../events/eventbridge-rule.json")));
 }
 
 #[test]
@@ -594,7 +584,8 @@ pub(crate) fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
 
 /// Rights that Lambda uses in the function's name: the function itself calls none of it.
 fn done_by_lambda(statement: &Value) -> bool {
-    let statements = ["WriteTheLog", "SendTraces", "AttachToTheVpc", "LeaveTheVpcToLambda"];
+    let statements =
+        ["WriteTheLog", "KeepFailedEvents", "SendTraces", "AttachToTheVpc", "LeaveTheVpcToLambda"];
     statements.iter().any(|sid| statement["Sid"] == *sid)
 }
 
@@ -633,15 +624,19 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["codepipeline", "dynamodb", "eks", "kms", "ssm", "sts"] {
+        for service in ["codepipeline", "dynamodb", "eks", "kms", "lambda", "ssm", "sts"] {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {
                     panic!("{}: call the client of {service} where it is taken", source.path)
                 });
-                if !call.starts_with("transact_") {
-                    operations.insert(format!("{service}:{}", in_camel_case(call)));
-                }
+                match call {
+                    transaction if transaction.starts_with("transact_") => false,
+                    // The one call that is authorized under another name.
+                    // https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
+                    "invoke" => operations.insert(format!("{service}:InvokeFunction")),
+                    _ => operations.insert(format!("{service}:{}", in_camel_case(call))),
+                };
             }
         }
         // A transaction is authorized by what it is made of.

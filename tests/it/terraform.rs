@@ -71,6 +71,15 @@ fn the_same_is_granted_under_the_same_conditions() {
                 "PolicyDocument"
             }
             "AWS::KMS::Key" => "KeyPolicy",
+            "AWS::IAM::Role" => {
+                for policy in resource["Properties"]["Policies"].as_array().into_iter().flatten() {
+                    for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                        let sid = statement["Sid"].as_str().unwrap().to_owned();
+                        granted.insert(sid, statement.clone());
+                    }
+                }
+                continue;
+            }
             _ => continue,
         };
         for statement in template::statements(name, policy) {
@@ -212,6 +221,8 @@ fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
         ("AWS::Events::Rule", "aws_cloudwatch_event_rule"),
         ("AWS::Lambda::Permission", "aws_lambda_permission"),
         ("AWS::Lambda::EventInvokeConfig", "aws_lambda_function_event_invoke_config"),
+        ("AWS::Scheduler::Schedule", "aws_scheduler_schedule"),
+        ("AWS::IAM::Role", "aws_iam_role"),
         ("AWS::SQS::Queue", "aws_sqs_queue"),
         ("AWS::SQS::QueuePolicy", "aws_sqs_queue_policy"),
         ("AWS::KMS::Key", "aws_kms_key"),
@@ -229,7 +240,9 @@ fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
         assert!(module.contains(&format!("resource \"aws_lambda_alias\" \"{alias}\"")));
     }
     for rule in template["Resources"].as_object().unwrap().values() {
-        for target in rule["Properties"]["Targets"].as_array().into_iter().flatten() {
+        let properties = &rule["Properties"];
+        let targets = properties["Targets"].as_array().into_iter().flatten();
+        for target in targets.chain(properties.get("Target")) {
             let sent = target["Input"].as_str();
             let sent =
                 sent.or_else(|| target["InputTransformer"]["InputTemplate"].as_str()).unwrap();

@@ -26,7 +26,7 @@ use std::{
 
 use changeover::{
     error::Error,
-    event::Event,
+    event::{Event, Request},
     invoke::{self, Invocation},
     record::Record,
     rotate::Settings,
@@ -34,7 +34,7 @@ use changeover::{
     token::TokenName,
     world::{Audit, Clock, SpecText, Verdict, World},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -203,6 +203,16 @@ impl MemoryWorld {
         self.state().cluster.given_up.insert(name.to_owned());
     }
 
+    /// Nobody may start further invocations for these tokens, from now on.
+    pub(crate) fn refuse_invocations_for(&self, tokens: impl IntoIterator<Item = TokenName>) {
+        self.state().refused = tokens.into_iter().collect();
+    }
+
+    /// For which token each further invocation was started, when.
+    pub(crate) fn started(&self) -> Vec<(Timestamp, Request)> {
+        self.state().started.clone()
+    }
+
     /// Pauses a workload, so that a restart would never finish, or resumes it.
     pub(crate) fn pause_workload(&self, name: &str, is_paused: bool) {
         let mut state = self.state();
@@ -306,7 +316,8 @@ impl MemoryWorld {
         self.run(id, event, LONG, Faults::none()).await.ending
     }
 
-    /// One invocation, and what befalls it. It is killed at its deadline.
+    /// One invocation, and what befalls it. It is killed at its deadline. Those that it starts run
+    /// beside it, and have ended too when this returns.
     pub(crate) async fn run(
         &self,
         id: &str,
@@ -341,8 +352,12 @@ impl MemoryWorld {
             paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
         };
         let settings = Settings { lease: LEASE, late_write: LATE_WRITE, reserved };
-        let invocation =
-            Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
+        let invocation = Invocation {
+            id: id.to_owned(),
+            deadline: self.now() + time + deadline_off,
+            function: FUNCTION.to_owned(),
+        };
+        let mut others = FuturesUnordered::new();
         let ending = {
             let mut handled = pin!(invoke::handle(&world, &settings, event, &invocation));
             let mut deadline = pin!(tokio::time::sleep(time));
@@ -359,8 +374,10 @@ impl MemoryWorld {
                             Box::pin(self.run(&id, request, LONG, Faults::none())).await;
                             let _ = through.send(());
                         }
+                        Some(Signal::Start) => others.extend(self.run_started()),
                         Some(Signal::Cut) | None => break Ending::Cut,
                     },
+                    Some(_) = others.next() => {}
                     answered = &mut handled => break match answered {
                         Ok(answer) => Ending::Answered(
                             serde_json::to_value(&answer).expect("an answer serializes"),
@@ -372,8 +389,22 @@ impl MemoryWorld {
             }
         };
         self.state().happened(&format!("{id}: ends with {}", ending.outcome()));
+        // They live on whatever becomes of who started them.
+        others.extend(self.run_started());
+        while others.next().await.is_some() {}
         self.assert_sound();
         Run { ending, calls: actor.calls() }
+    }
+
+    /// The invocations that somebody started and nobody runs yet.
+    fn run_started(&self) -> Vec<LocalBoxFuture<'_, Ending>> {
+        let mut state = self.state();
+        let first = state.started.len() - state.to_run.len() + 1;
+        let to_run = std::mem::take(&mut state.to_run).into_iter().zip(first..);
+        let run = |(request, number)| async move {
+            self.invoke(&format!("started {number}"), request).await
+        };
+        to_run.map(|each| run(each).boxed_local()).collect()
     }
 
     fn world_of(&self, actor: Arc<Actor>) -> World {
@@ -384,7 +415,8 @@ impl MemoryWorld {
             records: ports.clone(),
             publications: ports.clone(),
             clusters: ports.clone(),
-            pipeline: ports,
+            pipeline: ports.clone(),
+            invocations: ports,
             clock: Clock::starting_at(self.now()),
             fill: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -401,6 +433,8 @@ impl MemoryWorld {
     }
 }
 
+/// What every invocation comes in on.
+const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:changeover-rotator:sweep";
 /// The defaults of the contract.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const LATE_WRITE: Duration = Duration::from_secs(5 * 60);

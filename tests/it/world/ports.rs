@@ -1,4 +1,4 @@
-//! The four ports onto the world in memory, as one invocation has them.
+//! All ports onto the world in memory, as one invocation has them.
 //!
 //! A call takes some time: it is carried out at one moment in the middle of it.
 
@@ -11,19 +11,22 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
+    event::Request,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Pipeline,
-        Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs,
-        Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
+        Audit, Clusters, Content, Examination, Finding, Holding, Invocations, KeyEntry, Loaded,
+        Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision,
+        SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
+    FUNCTION,
     cluster::copy_of,
     faults::{Actor, Fault},
     place::Refused,
@@ -527,5 +530,29 @@ impl Pipeline for Ports {
             }
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Invocations for Ports {
+    async fn start(&self, function: &str, event: &Value) -> Result<(), Error> {
+        assert_eq!(function, FUNCTION, "an invocation starts others of what it came in on itself");
+        let request = Request::parse(event)?;
+        let actor = self.actor.clone();
+        self.plain("start", event, move |it| {
+            if request.token().is_some_and(|token| it.refused.contains(token)) {
+                return Err(Error::new(
+                    Kind::Throttled,
+                    "start",
+                    "the world says so",
+                    "do it later",
+                ));
+            }
+            it.started.push((it.now, request.clone()));
+            it.to_run.push(request.clone());
+            actor.starts_others();
+            Ok(())
+        })
+        .await?
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use changeover::{
+    event::Request,
     spec::{Place, Spec},
     token::TokenName,
     world::{SpecText, Verdict},
@@ -32,6 +33,14 @@ pub(crate) struct State {
     pub(super) cluster: Cluster,
     /// Jobs of pipelines.
     pub(super) jobs: BTreeMap<String, Job>,
+    /// Further invocations that were started.
+    pub(super) started: Vec<(Timestamp, Request)>,
+    /// Those of them that nobody runs yet.
+    pub(super) to_run: Vec<Request>,
+    /// Tokens for which none may be started.
+    pub(super) refused: BTreeSet<TokenName>,
+    /// Which token is looked at next, where there is a crowd of them.
+    pub(super) looked_at: usize,
     /// Tokens that verifiers without any view accept: they were there before changeover.
     pub(super) legacy: BTreeSet<String>,
     /// Places of verifiers that are not in service before their first view.
@@ -72,6 +81,10 @@ impl State {
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            started: Vec::new(),
+            to_run: Vec::new(),
+            refused: BTreeSet::new(),
+            looked_at: 0,
             records: Records::default(),
             places: BTreeMap::new(),
             cluster: Cluster::default(),

@@ -16,6 +16,8 @@ STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
 INBOX_PATH = "/inbox"
+# Nobody specifies it.
+SCHEDULED_TOKEN = "monthly-token"
 # What a story may create to reach a cluster through; the function may assume it.
 CLUSTER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/changeover-clusters"
 # Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
@@ -116,6 +118,8 @@ def parameters(aws: Aws) -> dict[str, str]:
         "ClusterName": CLUSTER,
         "ClusterRoles": CLUSTER_ROLE,
         "PublicationPath": PUBLICATION_PATH,
+        # By a schedule that comes once a month: stories take its target for schedules of their own.
+        "ScheduledToken": SCHEDULED_TOKEN,
         "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
         "PublishedKeyAttributes": "id",
         "InboxPath": INBOX_PATH,
