@@ -1,6 +1,6 @@
 # Tools are built or installed once, outside the checkout, in a directory named by what they are made from.
 CACHE := $(abspath $(or $(CHANGEOVER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/changeover))
-TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt | git hash-object --stdin)
+TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt infra/actionlint/go.sum | git hash-object --stdin)
 # The lock names every package, so nothing is left to resolve.
 INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
@@ -38,7 +38,13 @@ lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
 		> $(CFN_GUARD)/tests.log || { cat $(CFN_GUARD)/tests.log; exit 1; }
 	$(CFN_GUARD)/bin/cfn-guard validate --rules infra/guard/changeover.guard $(TEMPLATES:%=--data %)
 	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
-	$(TOOLS)/bin/shellcheck .ci/run
+	$(TOOLS)/bin/shellcheck .ci/run infra/github-action/*.sh
+	PATH="$(TOOLS)/bin:$$PATH" actionlint
+	@# An example is checked as it will lie in a repository: beside a checkout of changeover, whose inputs it has to name.
+	rm -rf $(TOOLS)/example && mkdir -p $(TOOLS)/example/.git $(TOOLS)/example/.github/workflows
+	ln -s $(CURDIR) $(TOOLS)/example/changeover
+	cp infra/github-action/example-workflow.yml $(TOOLS)/example/.github/workflows/
+	cd $(TOOLS)/example && PATH="$(TOOLS)/bin:$$PATH" actionlint
 	@# The database of advisories is on a git host, which not every network reaches.
 	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
@@ -65,6 +71,8 @@ $(TOOLS)/complete:
 	rm -rf $(TOOLS)
 	python3 -m venv $(TOOLS)
 	$(INSTALL) --requirement infra/requirements.txt
+	cd infra/actionlint && PATH="$(TOOLS)/bin:$$PATH" GOTOOLCHAIN=local GOFLAGS=-mod=readonly \
+		go build -trimpath -o $(TOOLS)/bin/actionlint github.com/rhysd/actionlint/cmd/actionlint
 	touch $@
 
 # cargo-lambda and zig, which only a build needs.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
@@ -12,12 +12,14 @@ use crate::{
     pipeline,
     plan::Ask,
     preflight,
-    record::Record,
-    report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
+    record::{Purpose, Record, Stage},
+    report::{
+        Answer, Each, LiveVersion, Newest, Outcome, Published, Replaced, Report, Results, Standing,
+    },
     rotate::{self, Asking, Settings},
-    spec::{Side, Spec},
+    spec::{ParameterName, Side, Spec},
     sweep,
-    token::TokenName,
+    token::{TokenName, VersionNumber},
     world::World,
 };
 
@@ -84,8 +86,12 @@ pub(crate) async fn carry_out(
     };
     let answered = async {
         match &request {
-            Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
-            Request::Publish { token } => one(Ask::Publish, token).await,
+            Request::Rotate { token, fresh, .. } => one(Ask::Rotate { fresh: *fresh }, token).await,
+            Request::Import { parameter } => {
+                let token = importer(world, parameter).await?;
+                one(Ask::Rotate { fresh: false }, &token).await
+            }
+            Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
             Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
             Request::SweepOne { token } => {
@@ -98,6 +104,26 @@ pub(crate) async fn carry_out(
         }
     };
     caught(answered).await
+}
+
+/// The token whose spec names this inbox.
+async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
+    let specs = world.specs.all().await?.into_iter();
+    let mut importers = specs.filter_map(|(token, text)| {
+        let text = text.ok()?;
+        let spec = Spec::parse(&token, text.version, &text.json).ok()?;
+        (spec.inbox() == Some(inbox)).then_some(token)
+    });
+    importers.next().ok_or_else(|| {
+        Error::new(
+            Kind::UnknownToken,
+            "find the token that imports from",
+            "no spec that can be read names it as its `source`",
+            "write {\"parameter\": \"<the inbox>\"} as the `source` of the token's spec, or send changes \
+             of inboxes only",
+        )
+        .on(inbox)
+    })
 }
 
 /// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
@@ -126,7 +152,17 @@ async fn status(
     let results = match token {
         Some(token) => {
             let spec = rotate::spec(world, settings, token).await?;
-            vec![Each::Done(Box::new(standing_of(spec).await?))]
+            let record = world.records.load(token, None).await?.record;
+            let newest = match &record {
+                Some(record) => newest(world, record).await.unwrap_or_else(|error| {
+                    // How the token stands matters more than how that came.
+                    warn!(%token, %error, "not told how the newest version came");
+                    None
+                }),
+                None => None,
+            };
+            let standing = Standing { newest, ..standing(&spec, record.as_ref()) };
+            vec![Each::Done(Box::new(standing))]
         }
         None => {
             let specs = stream::iter(world.specs.all().await?);
@@ -142,6 +178,48 @@ async fn status(
         }
     };
     Ok(Answer::Status(Results { outcome: Outcome::Reported, results }))
+}
+
+/// How the newest version came to everybody: by the rotation in progress, else as the audit has it.
+async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error> {
+    let coming = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
+    let newest = match coming {
+        Some(_) => record.in_stage(Stage::Pending),
+        None => record.in_stage(Stage::Current),
+    };
+    let Some(newest) = newest else { return Ok(None) };
+    let (rotated_at, timeline) = match coming {
+        Some(rotation) => (None, rotation.timeline.clone()),
+        None => match world.records.audit(record.token(), newest.version).await? {
+            Some(audit) => (audit.rotated_at, audit.timeline),
+            None => (None, Vec::new()),
+        },
+    };
+    let before = record.versions().iter().find(|version| version.version < newest.version);
+    let number_before = newest.version.get().checked_sub(1).map(VersionNumber::new);
+    let replaced = match (before, number_before) {
+        (Some(live), _) => {
+            Some(Replaced { version: live.version, not_after: live.not_after, ended_at: None })
+        }
+        // A number that was dropped was never anybody's: nothing is known of what was replaced then.
+        (None, Some(number)) => {
+            let audit = world.records.audit(record.token(), number).await?;
+            audit.filter(|audit| audit.rotated_at.is_some()).map(|audit| Replaced {
+                version: number,
+                not_after: audit.not_after,
+                ended_at: audit.ended_at,
+            })
+        }
+        (None, None) => None,
+    };
+    Ok(Some(Newest {
+        version: newest.version,
+        created_at: newest.created_at,
+        rotated_at,
+        owed_since: record.owed().map(|owed| owed.since),
+        timeline,
+        replaced,
+    }))
 }
 
 fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
@@ -181,6 +259,9 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
         without: record.map(|record| record.without().clone()).unwrap_or_default(),
+        queued: record.and_then(Record::queued).cloned(),
+        imported: record.and_then(Record::imported).cloned(),
+        newest: None,
     }
 }
 

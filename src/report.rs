@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     error::Error,
-    record::{Entry, Held, Leg, RotationId, Stage, Step},
+    record::{Entry, Held, Imported, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
     world::{Finding, Verdict},
@@ -241,6 +241,50 @@ pub struct Standing {
     /// Clusters that the last rotation was told to go without, and so does what it owes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
+    /// The rotation that begins by itself once the one in progress is through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<RotationId>,
+    /// What was taken from its inbox last: parameter, version, when it was written, and why it did not
+    /// become a version where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+    /// How the newest version came to everybody. Only of a token that was asked for by its name, and
+    /// that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<Newest>,
+}
+
+/// How the newest version came, or is coming, to everybody.
+#[derive(Clone, Debug, Serialize)]
+pub struct Newest {
+    /// Its number.
+    pub version: VersionNumber,
+    /// When it was minted or adopted.
+    #[serde(serialize_with = "time")]
+    pub created_at: Timestamp,
+    /// When presenters were proved to be on it; `None` while it is pending.
+    #[serde(serialize_with = "optional_time")]
+    pub rotated_at: Option<Timestamp>,
+    /// Since when the step owed is owed.
+    #[serde(serialize_with = "optional_time")]
+    pub owed_since: Option<Timestamp>,
+    /// What was done when, until presenters were on it.
+    pub timeline: Vec<Entry>,
+    /// The version that it replaces; `None` where there was none, or where it is no longer known.
+    pub replaced: Option<Replaced>,
+}
+
+/// The version before the newest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replaced {
+    /// Its number.
+    pub version: VersionNumber,
+    /// When verifiers stop accepting it; `None` before presenters are off it.
+    #[serde(serialize_with = "optional_time")]
+    pub not_after: Option<Timestamp>,
+    /// When its value was deleted.
+    #[serde(serialize_with = "optional_time")]
+    pub ended_at: Option<Timestamp>,
 }
 
 /// A live version.

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! Specs         what was asked for         SSM parameters, read only
+//! Inboxes       what others issued         SSM SecureStrings, read only
 //! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod clusters;
 mod finding;
 pub mod host;
+pub mod inboxes;
 pub mod invocations;
 pub mod jobs;
 pub mod publications;
@@ -59,6 +61,8 @@ pub use crate::{
 pub struct World {
     /// Specs of tokens.
     pub specs: Arc<dyn Specs>,
+    /// Where values arrive that are issued elsewhere.
+    pub inboxes: Arc<dyn Inboxes>,
     /// Records of tokens.
     pub records: Arc<dyn RecordStore>,
     /// The places that readers read.
@@ -149,6 +153,26 @@ pub struct SpecText {
     pub json: String,
 }
 
+/// Where values arrive that are issued elsewhere. Reading has no effect: a crash means nothing.
+#[async_trait]
+pub trait Inboxes: Send + Sync {
+    /// What an inbox holds; `None` where the parameter does not exist.
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error>;
+}
+
+/// A value that arrived in an inbox.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The value, as it was put there.
+    pub value: Secret,
+    /// Whether the parameter is a SecureString.
+    pub is_secure: bool,
+    /// The version of the parameter.
+    pub version: u64,
+    /// When that version was written.
+    pub written_at: Timestamp,
+}
+
 /// One record a token, fenced by its revision; beside it the keys of triggers and the audit.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
@@ -195,6 +219,14 @@ pub trait RecordStore: Send + Sync {
         token: &TokenName,
         version: VersionNumber,
     ) -> Result<Option<Audit>, Error>;
+
+    /// The version that had a value of this digest, and has ended, dropped ones included; of the last
+    /// thousand that there were.
+    async fn ended(
+        &self,
+        token: &TokenName,
+        sha256: &Digest,
+    ) -> Result<Option<VersionNumber>, Error>;
 
     /// Seals a value for the record, bound to the scope, the token and the version.
     async fn seal(

@@ -193,7 +193,7 @@ fn reason(facts: &mut Vec<(&'static str, String)>, held: Option<&Reason>) {
 }
 
 /// The two largest units of a duration; below a second, milliseconds.
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
         0 => Duration::from_millis(duration.as_millis().try_into().unwrap_or(0)),
         seconds => Duration::from_secs(seconds),
@@ -203,7 +203,7 @@ fn duration(duration: Duration) -> String {
 }
 
 /// `roll_out` as people say it.
-fn words(name: &str) -> String {
+pub(super) fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 

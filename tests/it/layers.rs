@@ -6,8 +6,18 @@ use crate::sources::{self, Source};
 /// Modules that decide: values in, values out.
 const PURE: [&str; 8] = ["config", "error", "event", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 9] =
-    ["begin", "compare", "invoke", "pipeline", "preflight", "rotate", "steps", "sweep", "turn"];
+const SHELL: [&str; 10] = [
+    "begin",
+    "compare",
+    "import",
+    "invoke",
+    "pipeline",
+    "preflight",
+    "rotate",
+    "steps",
+    "sweep",
+    "turn",
+];
 /// The other binary's modules, below `command`, which nothing else knows of.
 const COMMAND: &str = "command";
 /// What reads answers, judges and shows them: it asks nobody.

@@ -137,6 +137,7 @@ async fn minted(count: usize) -> (MemoryWorld, Vec<TokenName>) {
             key: None,
             wait: Some(Duration::ZERO),
             without: BTreeSet::new(),
+            fresh: false,
         };
         world.assert_outcome(&world.invoke("mint", request).await, "in_progress");
     }

@@ -30,9 +30,9 @@ use changeover::{
     invoke::{self, Invocation},
     record::Record,
     rotate::Settings,
-    spec::{Place, Reserved, Side, Spec},
-    token::TokenName,
-    world::{Audit, Clock, SpecText, Verdict, World},
+    spec::{ParameterName, Place, Reserved, Side, Spec},
+    token::{Secret, TokenName},
+    world::{Arrival, Audit, Clock, SpecText, Verdict, World},
 };
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
@@ -146,6 +146,28 @@ impl MemoryWorld {
     /// Somebody writes a value by hand.
     pub(crate) fn edit(&self, place: &Place, side: Side, value: &str) {
         self.state().edit(place, side, value);
+    }
+
+    /// Somebody writes a new token to where presenters read it, before any verifier knows it.
+    pub(crate) fn edit_presented(&self, place: &Place, value: &str) {
+        let mut state = self.state();
+        state.by_hand.insert(place::digest_of(value));
+        state.edit(place, Side::Presenters, value);
+    }
+
+    /// An issuer puts a value into an inbox, as a SecureString or in plain.
+    pub(crate) fn arrive(&self, inbox: &str, value: &str, is_secure: bool) {
+        let mut state = self.state();
+        let inbox = ParameterName::parse(inbox).expect("a name");
+        let version = state.inboxes.get(&inbox).map_or(1, |arrival| arrival.version + 1);
+        let (value, written_at) = (Secret::verbatim(value.to_owned()), state.now);
+        state.inboxes.insert(inbox.clone(), Arrival { value, is_secure, version, written_at });
+        state.happened(&format!("a value arrives in {inbox}"));
+    }
+
+    /// Somebody deletes an inbox: what arrives next is version 1 again.
+    pub(crate) fn delete_inbox(&self, inbox: &str) {
+        self.state().inboxes.remove(&ParameterName::parse(inbox).expect("a name"));
     }
 
     /// What a Secret holds.
@@ -412,6 +434,7 @@ impl MemoryWorld {
         let state = self.0.clone();
         World {
             specs: ports.clone(),
+            inboxes: ports.clone(),
             records: ports.clone(),
             publications: ports.clone(),
             clusters: ports.clone(),

@@ -16,9 +16,10 @@ use changeover::{
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Examination, Finding, Holding, Invocations, KeyEntry, Loaded,
-        Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision,
-        SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
+        Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
+        KeyEntry, Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
+        SecretRevision, SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError,
+        Written,
     },
 };
 use futures::future::join_all;
@@ -179,9 +180,11 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 15] = [
+const LOOKS: [&str; 17] = [
     "spec",
     "specs",
+    "inbox",
+    "ended",
     "load",
     "due",
     "audit",
@@ -226,6 +229,14 @@ impl Specs for Ports {
             all.into_iter().map(|(token, text)| (token.clone(), Ok(text.clone()))).collect()
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Inboxes for Ports {
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
+        let name = inbox.clone();
+        self.plain("inbox", inbox, move |it| it.inboxes.get(&name).cloned()).await
     }
 }
 
@@ -289,6 +300,15 @@ impl RecordStore for Ports {
     ) -> Result<Option<Audit>, Error> {
         let item = (token.clone(), version);
         self.plain("audit", token, move |it| it.records.audit.get(&item).cloned()).await
+    }
+
+    async fn ended(
+        &self,
+        token: &TokenName,
+        sha256: &Digest,
+    ) -> Result<Option<VersionNumber>, Error> {
+        let (name, digest) = (token.clone(), *sha256);
+        self.plain("ended", token, move |it| it.records.ended(&name, &digest)).await
     }
 
     async fn seal(
@@ -429,12 +449,11 @@ impl Clusters for Ports {
     async fn force_sync(
         &self,
         workload: &Workload,
-        force: &str,
+        _force: &str,
     ) -> Result<Option<SyncedBefore>, Error> {
         self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
-        let force = force.to_owned();
-        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name, &force));
+        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name));
         Ok(before.await?.map(|synced_resource_version| SyncedBefore { synced_resource_version }))
     }
 

@@ -11,9 +11,9 @@ use std::{
 
 use changeover::{
     event::Request,
-    spec::{Place, Spec},
+    spec::{ParameterName, Place, Spec},
     token::TokenName,
-    world::{SpecText, Verdict},
+    world::{Arrival, SpecText, Verdict},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -31,6 +31,10 @@ pub(crate) struct State {
     pub(super) records: Records,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
+    /// What arrived in inboxes.
+    pub(super) inboxes: BTreeMap<ParameterName, Arrival>,
+    /// Digests of what somebody wrote to presented places by hand: nobody accepts it yet.
+    pub(super) by_hand: BTreeSet<String>,
     /// Jobs of pipelines.
     pub(super) jobs: BTreeMap<String, Job>,
     /// Further invocations that were started.
@@ -80,6 +84,8 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            by_hand: BTreeSet::new(),
             jobs: BTreeMap::new(),
             started: Vec::new(),
             to_run: Vec::new(),

@@ -25,9 +25,8 @@ def deployed_again_it_changes_nothing_and_taken_out_it_leaves_records_and_keys(t
     with pytest.raises(botocore.exceptions.ClientError, match="No updates are to be performed"):
         parameters = [{"ParameterKey": name, "UsePreviousValue": True} for name in deployment.parameters(testbed.aws)]
         capabilities = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
-        stacks.update_stack(
-            StackName=AGAIN, TemplateBody=deployment.template(), Parameters=parameters, Capabilities=capabilities
-        )
+        template = deployment.uploaded(testbed.aws, deployment.template())
+        stacks.update_stack(StackName=AGAIN, TemplateURL=template, Parameters=parameters, Capabilities=capabilities)
 
     table, function = outputs["TableName"], outputs["FunctionName"]
     tables.put_item(TableName=table, Item=RECORD)

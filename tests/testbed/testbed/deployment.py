@@ -45,8 +45,9 @@ class Deployment:
 
 
 def build_rotator() -> Path:
-    """Builds the function with the development profile and returns the binary's path."""
-    command = ["cargo", "build", "--locked", "--bin", "rotator", "--message-format=json-render-diagnostics"]
+    """Builds the function with the development profile, and the command beside it; returns the function's path."""
+    binaries = ["--bin", "rotator", "--bin", "changeover"]
+    command = ["cargo", "build", "--locked", *binaries, "--message-format=json-render-diagnostics"]
     built = subprocess.run(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
     if built.returncode != 0:
         raise DeploymentFailed(f"{' '.join(command)} in {PROJECT} ended with {built.returncode}; its messages are above")
@@ -130,12 +131,18 @@ def parameters(aws: Aws) -> dict[str, str]:
     }
 
 
+def uploaded(aws: Aws, template: str) -> str:
+    """The URL of a template in a bucket, as `sam deploy` hands it over: CloudFormation takes 51,200 bytes otherwise."""
+    aws.client("s3").put_object(Bucket=CODE_BUCKET, Key="template.yaml", Body=template.encode())
+    return f"{aws.endpoint}/{CODE_BUCKET}/template.yaml"
+
+
 def create(aws: Aws, stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
     """Creates a stack, and returns its outputs when it is complete."""
     stacks = aws.client("cloudformation")
     stacks.create_stack(
         StackName=stack,
-        TemplateBody=template,
+        TemplateURL=uploaded(aws, template),
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
     )
