@@ -462,8 +462,10 @@ async fn an_audit_reads_back_as_it_was_written_and_another_versions_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() {
     // What DynamoDB answers where a filter leaves nothing of a page.
-    let wire = Wire::new(|_| {
-        ok(json!({"Items": [], "LastEvaluatedKey": {"pk": {"S": "a"}, "sk": {"S": "b"}}}))
+    let wire = Wire::new(|call| {
+        let before = call.body["ExclusiveStartKey"]["sk"]["S"].as_str().unwrap_or("z").to_owned();
+        let last = json!({"pk": {"S": "a"}, "sk": {"S": format!("{before}a")}});
+        ok(json!({"Items": [], "LastEvaluatedKey": last}))
     });
     let found = records(&wire).version_of(&token(), &Digest::of("a")).await;
     assert_eq!(found.expect("an answer"), None);
