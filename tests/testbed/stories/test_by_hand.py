@@ -33,6 +33,7 @@ OUTCOMES = {
     "drop": ["nothing_owed"],
     "sweep": ["swept"],
     "sweep-one": ["swept"],
+    "sweep-one": ["swept"],
 }
 # What nobody sends by the command: services do.
 BY_SERVICES = {"codepipeline", "import", "sweep-one"}
