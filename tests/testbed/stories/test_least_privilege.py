@@ -143,7 +143,7 @@ class Importing(Rotating):
         return function.invoke({"action": "import", "parameter": self.inbox})
 
     def _arrive(self) -> None:
-        value = secrets.token_urlsafe(48)
+        value = self.service.spec()["token"]["prefix"] + secrets.token_urlsafe(48)
         self.testbed.boto3("ssm").put_parameter(Name=self.inbox, Type="SecureString", Value=value, Overwrite=True)
 
 
