@@ -4,6 +4,8 @@ TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt infra/actionlint/go.
 # The lock names every package, so nothing is left to resolve.
 INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
+CFN_GUARD := $(CACHE)/cfn-guard/3.2.1
+TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token.yaml
 
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
@@ -25,12 +27,16 @@ planted:
 	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
-lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
+lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
 	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
-	$(TOOLS)/bin/cfn-lint template.yaml infra/pipeline.yaml
+	$(TOOLS)/bin/cfn-lint $(TEMPLATES)
+	@# What the rules must refuse; told only where they do not.
+	@$(CFN_GUARD)/bin/cfn-guard test --rules-file infra/guard/changeover.guard --test-data infra/guard/tests.yaml \
+		> $(CFN_GUARD)/tests.log || { cat $(CFN_GUARD)/tests.log; exit 1; }
+	$(CFN_GUARD)/bin/cfn-guard validate --rules infra/guard/changeover.guard $(TEMPLATES:%=--data %)
 	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
 	$(TOOLS)/bin/shellcheck .ci/run infra/github-action/*.sh
 	PATH="$(TOOLS)/bin:$$PATH" actionlint
@@ -74,7 +80,8 @@ $(TOOLS)/can-build: | $(TOOLS)/complete
 	$(INSTALL) --requirement infra/requirements-build.txt
 	touch $@
 
-# Its own target directory: it shares nothing with the project.
-$(CARGO_DENY)/bin/cargo-deny:
-	CARGO_TARGET_DIR=$(CARGO_DENY)/target cargo install --locked --version $(notdir $(CARGO_DENY)) --root $(CARGO_DENY) cargo-deny
-	rm -rf $(CARGO_DENY)/target
+# Each in a target directory of its own: they share nothing with the project.
+$(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard: ROOT = $(patsubst %/bin/,%,$(dir $@))
+$(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard:
+	CARGO_TARGET_DIR=$(ROOT)/target cargo install --locked --version $(notdir $(ROOT)) --root $(ROOT) $(notdir $@)
+	rm -rf $(ROOT)/target

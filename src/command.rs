@@ -172,6 +172,7 @@ fn event(action: &Action) -> Value {
         Action::Preflight { name } => json!({"action": "preflight", "token": name.as_str()}),
         Action::Status { name: Some(name) } => json!({"action": "status", "token": name.as_str()}),
         Action::Timeline { name, .. } => json!({"action": "status", "token": name.as_str()}),
+        Action::Sweep { name: Some(name) } => json!({"action": "sweep", "token": name.as_str()}),
         Action::Status { name: None } => json!({"action": "status"}),
         _ => json!({"action": "sweep"}),
     }

@@ -102,6 +102,7 @@ impl Edge {
         };
         let answered = async {
             let event = Event::parse(&event.payload)?;
+            event.allowed_through(&invocation.function)?;
             invoke::handle(&self.world().await?, &settings, event, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {

@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) publications: Vec<Publication>,
     pub(crate) drift: Vec<String>,
     pub(crate) without: Vec<String>,
+    pub(crate) queued: Option<String>,
+    pub(crate) imported: Option<Imported>,
     pub(crate) newest: Option<Newest>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
@@ -69,6 +71,23 @@ pub(crate) struct Version {
     pub(crate) stage: String,
     pub(crate) created_at: Option<String>,
     pub(crate) not_after: Option<String>,
+}
+
+/// What was taken from the token's inbox last.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Imported {
+    pub(crate) arrival: Arrival,
+    pub(crate) refused: Option<String>,
+}
+
+/// What arrived in an inbox.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Arrival {
+    pub(crate) parameter: String,
+    pub(crate) version: u64,
+    pub(crate) written_at: String,
 }
 
 /// How the newest version came to everybody.

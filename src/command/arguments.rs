@@ -98,8 +98,11 @@ pub enum Action {
         /// Name of the token
         name: TokenName,
     },
-    /// Carry on everything that owes a step, as the function does each minute by itself
-    Sweep,
+    /// Carry on what owes a step, as the function does each minute by itself
+    Sweep {
+        /// Name of the token [default: all of them]
+        name: Option<TokenName>,
+    },
     /// Print what completes this command in a shell
     Completions {
         /// The shell
@@ -214,6 +217,7 @@ mod tests {
             "changeover timeline datastore-token -o picture.svg",
             "changeover timeline datastore-token --output - --requests requests.json",
             "changeover sweep",
+            "changeover sweep datastore-token",
             "changeover completions zsh",
             "changeover man",
             "changeover man pages",

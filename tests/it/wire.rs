@@ -5,6 +5,7 @@ mod damaged;
 mod error_codes;
 #[cfg(feature = "command")]
 mod function;
+mod inboxes;
 mod invocations;
 mod items;
 mod jobs;

@@ -10,7 +10,7 @@ use changeover::{
         progress::Progress,
         verdict::Verdict,
     },
-    record::{Entry, Leg, RotationId, Stage, Step},
+    record::{ArrivalId, Entry, Imported, Leg, RotationId, Stage, Step},
     report::{
         self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
         Standing,
@@ -97,12 +97,21 @@ async fn each_action_is_its_event() {
                 "without": ["prod", "test"],
             }),
         ),
+        (
+            "rotate datastore-token --key k --fresh",
+            json!({"action": "rotate", "token": "datastore-token", "key": "k", "fresh": true}),
+        ),
         ("publish datastore-token", json!({"action": "publish", "token": "datastore-token"})),
+        (
+            "publish datastore-token --adopt",
+            json!({"action": "publish", "token": "datastore-token", "adopt": true}),
+        ),
         ("drop datastore-token", json!({"action": "drop", "token": "datastore-token"})),
         ("status datastore-token", json!({"action": "status", "token": "datastore-token"})),
         ("status", json!({"action": "status"})),
         ("preflight datastore-token", json!({"action": "preflight", "token": "datastore-token"})),
         ("sweep", json!({"action": "sweep"})),
+        ("sweep datastore-token", json!({"action": "sweep", "token": "datastore-token"})),
     ] {
         let wire = Wire::script([answer("nothing_owed", json!({}))]);
         let ran = run(&wire, words).await;
@@ -139,19 +148,6 @@ async fn each_file_of_events_is_the_command_that_the_readme_names() {
         name.trim_end_matches(".json").to_owned()
     });
     assert_eq!(files, all.collect(), "the README names each file");
-}
-
-#[tokio::test(start_paused = true)]
-async fn flags_are_fields_of_the_event() {
-    for (words, field) in [
-        ("rotate datastore-token --fresh", "fresh"),
-        ("rotate datastore-token --follow --fresh", "fresh"),
-        ("publish datastore-token --adopt", "adopt"),
-    ] {
-        let wire = Wire::script([answer("published", json!({}))]);
-        run(&wire, words).await;
-        assert_eq!(wire.only_call().body[field], json!(true), "{words}");
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -410,7 +406,10 @@ async fn what_the_function_writes_is_what_is_shown() {
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
         queued: Some(RotationId("51ab".to_owned())),
-        imported: None,
+        imported: Some(Imported {
+            arrival: ArrivalId { parameter: "/inbox/a".to_owned(), version: 3, written_at: at(-9) },
+            refused: Some("it is easy to guess".to_owned()),
+        }),
         newest: None,
     };
     let failed =
@@ -461,6 +460,10 @@ async fn what_the_function_writes_is_what_is_shown() {
                 "it crashes",
                 "ssm:/b",
                 "far-away",
+                "51ab",
+                "/inbox/a:3",
+                "(9s ago)",
+                "it is easy to guess",
                 "BadSpec",
                 "could not read it",
             ]
