@@ -4,11 +4,13 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
+use serde_json::Value;
 use tracing::info;
 
 use crate::{
     error::{Error, Kind},
     event::{Event, Request},
+    metrics::Measurement,
     pipeline,
     plan::Ask,
     preflight,
@@ -34,6 +36,25 @@ pub struct Invocation {
     pub id: String,
     /// When the function is killed.
     pub deadline: Timestamp,
+}
+
+/// Does what an event asks, as it came.
+///
+/// # Errors
+/// `BadEvent` where it asks for nothing that is known, and those of [`handle`].
+pub async fn answer(
+    world: &World,
+    settings: &Settings,
+    payload: &Value,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    match Event::parse(payload) {
+        Ok(event) => handle(world, settings, event, invocation).await,
+        Err(error) => {
+            world.meter.write(&Measurement::of_no_request(world.clock.now(), &error));
+            Err(error)
+        }
+    }
 }
 
 /// Does what an event asks.
@@ -63,7 +84,7 @@ pub(crate) async fn carry_out(
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
     info!(action = request.action(), request_id = %invocation.id, "invoke");
-    let now = world.clock.now();
+    let (now, calls) = (world.clock.now(), (world.calls)());
     let last_moment = invocation.deadline.checked_sub(RESERVE).unwrap_or(now);
     let stop_at = match &request {
         Request::Rotate { wait: Some(wait), .. } => {
@@ -93,7 +114,12 @@ pub(crate) async fn carry_out(
             }
         }
     };
-    caught(answered).await
+    let answered = caught(answered).await;
+    let calls = (world.calls)().saturating_sub(calls);
+    let action = request.action();
+    let measurement = Measurement::of_invocation(world.clock.now(), action, &answered, calls);
+    world.meter.write(&measurement);
+    answered
 }
 
 /// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
@@ -118,11 +144,14 @@ async fn sweep(
     stop_at: Timestamp,
 ) -> Result<Answer, Error> {
     let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
+    let count = due.len();
     let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
         .map(|(token, _)| async move {
             let without = &BTreeSet::new();
             let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
             let report = caught(rotate::run(world, settings, asking)).await;
+            let now = world.clock.now();
+            world.meter.write(&Measurement::of_swept_token(now, &token, &report));
             (token.clone(), Each::of(token, report))
         })
         .buffer_unordered(AT_ONCE)
@@ -130,6 +159,7 @@ async fn sweep(
         .await;
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
     let results = results.into_iter().map(|(_, each)| each).collect();
+    world.meter.write(&Measurement::of_sweep(world.clock.now(), count));
     Ok(Answer::Sweep(Results { outcome: Outcome::Swept, results }))
 }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 pub use crate::turn::{Asking, Settings};
 use crate::{
     error::{Error, Kind},
+    metrics::Measurement,
     plan::{self, Ask, Deferred, Move},
     record::{Change, Held, KeyDigest, Leg, Owed, Purpose, Step},
     report::{Outcome, Report},
@@ -101,6 +102,9 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                     .on(asking.token),
             )),
         };
+        if let (Some(record), false) = (&turn.stored, matches!(done, Err(Stop::Overtaken))) {
+            world.meter.write(&Measurement::of_token(world.clock.now(), record));
+        }
         match done {
             Ok(report) => {
                 info!(

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
+    metrics::Measurement,
     plan::{Ask, Deferred},
     record::{
         Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
@@ -262,7 +263,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Makes a change on the record in memory, and logs the step that it ends.
+    /// Makes a change on the record in memory, and logs and measures the step that it ends.
     pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
         let ends_step = matches!(
             change,
@@ -274,7 +275,9 @@ impl<'a> Turn<'a> {
             self.log(owed, "done", "");
             let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
             let took_ms = took.try_into().unwrap_or(0);
-            self.timeline.push(Entry { leg: owed.leg, step: owed.step, at: now, took_ms });
+            let done = Entry { leg: owed.leg, step: owed.step, at: now, took_ms };
+            self.world.meter.write(&Measurement::of_step(&self.record, &done));
+            self.timeline.push(done);
         }
         self.record = next;
         self.remember_subject();

@@ -11,12 +11,14 @@
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! Pipeline      who else waits for it      CodePipeline
+//! Meter         who watches how it fares   CloudWatch, out of the log
 //! ```
 
 mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+pub mod embedded_metrics;
 mod finding;
 pub mod host;
 pub mod jobs;
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
+    metrics::Measurement,
     record::{Held, KeyDigest, Record, RotationId, Stage},
     spec::{AcceptedForm, ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
@@ -64,6 +67,10 @@ pub struct World {
     pub clusters: Arc<dyn Clusters>,
     /// The pipelines that wait for an answer.
     pub pipeline: Arc<dyn Pipeline>,
+    /// Whoever watches how the function fares.
+    pub meter: Arc<dyn Meter>,
+    /// How many requests were sent to AWS so far, repeated ones included.
+    pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -537,4 +544,11 @@ pub trait Pipeline: Send + Sync {
     /// answered. A crash before it: the job waits, until the next try of the same invocation or its
     /// time-out. A crash after it: it is answered.
     async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+}
+
+/// Whoever watches how the function fares.
+pub trait Meter: Send + Sync {
+    /// Writes a measurement down. Nothing waits for it and nothing depends on it: one that is lost with
+    /// a crash is a point that a chart lacks, and one that is written again is there twice.
+    fn write(&self, measurement: &Measurement);
 }

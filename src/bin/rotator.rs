@@ -5,13 +5,13 @@ use std::{panic, process::ExitCode, sync::Arc};
 use changeover::{
     config::Config,
     error::Error,
-    event::Event,
     invoke::{self, Invocation},
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, host, jobs::CodePipelineJobs,
-        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, embedded_metrics::EmbeddedMetrics,
+        host, jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -102,8 +102,7 @@ impl Edge {
             reserved: self.config.reserved(),
         };
         let answered = async {
-            let event = Event::parse(&event.payload)?;
-            invoke::handle(&self.world().await?, &settings, event, &invocation).await
+            invoke::answer(&self.world().await?, &settings, &event.payload, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -128,6 +127,11 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            meter: Arc::new(EmbeddedMetrics::new(Arc::new(host::print))),
+            calls: Arc::new({
+                let aws = Arc::clone(aws);
+                move || aws.requests()
+            }),
             clock,
             fill: Arc::new(host::fill),
         })

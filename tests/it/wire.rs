@@ -9,6 +9,7 @@ mod items;
 mod jobs;
 mod parameters;
 mod records;
+mod requests;
 mod specs;
 
 use std::{

@@ -32,7 +32,7 @@ use changeover::{
     rotate::Settings,
     spec::{Place, Reserved, Side, Spec},
     token::TokenName,
-    world::{Audit, Clock, SpecText, Verdict, World},
+    world::{Audit, Clock, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics},
 };
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -253,6 +253,20 @@ impl MemoryWorld {
         self.state().records.minted(token)
     }
 
+    /// What must not be told: each value that presenters were given last, and each digest there was.
+    pub(crate) fn secrets(&self, token: &TokenName) -> Vec<String> {
+        let spec = self.spec(token);
+        let places = spec.presenters.publications.iter().map(|publication| &publication.place);
+        let mut secrets = self.state().records.digests(token);
+        secrets.extend(places.map(|place| self.value(place, Side::Presenters)));
+        secrets
+    }
+
+    /// The lines that were written for whoever watches, in order.
+    pub(crate) fn measured(&self) -> Vec<String> {
+        self.state().measured.clone()
+    }
+
     /// What happened last.
     pub(crate) fn journal(&self) -> String {
         self.state().journal()
@@ -335,12 +349,7 @@ impl MemoryWorld {
         if clock_off != SignedDuration::ZERO {
             self.state().is_damaged = true;
         }
-        // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
-        let reserved = Reserved {
-            table: "changeover".to_owned(),
-            paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
-        };
-        let settings = Settings { lease: LEASE, late_write: LATE_WRITE, reserved };
+        let settings = settings();
         let invocation =
             Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
         let ending = {
@@ -384,7 +393,15 @@ impl MemoryWorld {
             records: ports.clone(),
             publications: ports.clone(),
             clusters: ports.clone(),
-            pipeline: ports,
+            pipeline: ports.clone(),
+            calls: Arc::new(move || ports.actor.calls() as u64),
+            meter: Arc::new(EmbeddedMetrics::new(Arc::new({
+                let state = self.0.clone();
+                move |line| {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.measured.push(line.to_owned());
+                }
+            }))),
             clock: Clock::starting_at(self.now()),
             fill: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -406,6 +423,16 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const LATE_WRITE: Duration = Duration::from_secs(5 * 60);
 /// The time of an invocation that has plenty.
 pub(crate) const LONG: Duration = Duration::from_secs(15 * 60);
+
+/// What an invocation is told by its environment.
+pub(crate) fn settings() -> Settings {
+    // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
+    let reserved = Reserved {
+        table: "changeover".to_owned(),
+        paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
+    };
+    Settings { lease: LEASE, late_write: LATE_WRITE, reserved }
+}
 
 /// The name of a token, in tests.
 pub(crate) fn token(name: &str) -> TokenName {

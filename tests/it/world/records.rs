@@ -60,6 +60,12 @@ impl Records {
         self.minted.get(token).map_or(0, BTreeMap::len)
     }
 
+    /// The digest of every version that was ever minted or adopted.
+    pub(crate) fn digests(&self, token: &TokenName) -> Vec<String> {
+        let minted = self.minted.get(token);
+        minted.into_iter().flat_map(BTreeMap::values).map(ToString::to_string).collect()
+    }
+
     /// Which version a value is.
     pub(crate) fn version_of(&self, token: &TokenName, digest: &str) -> Option<VersionNumber> {
         let minted = self.minted.get(token)?;

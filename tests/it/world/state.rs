@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(super) joining: BTreeSet<Place>,
     /// Writes to places that cannot fence, sent and not yet applied.
     pub(super) in_flight: BTreeMap<TokenName, usize>,
+    /// What was measured, as it was printed.
+    pub(super) measured: Vec<String>,
     /// How often each port was called.
     pub(super) calls: BTreeMap<&'static str, usize>,
     /// What replays this world.
@@ -78,6 +80,7 @@ impl State {
             legacy: BTreeSet::new(),
             joining: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            measured: Vec::new(),
             calls: BTreeMap::new(),
             replay: format!("seed {seed}"),
             is_damaged: false,

@@ -69,7 +69,7 @@ class GivingSignsOfLife(Rotating):
     def ask(self, function: Function) -> dict:
         answer = super().ask(function)
         for entry in map(json.loads, function.log.read_text().splitlines()):
-            if entry["message"] == "sign of life not given":
+            if entry.get("message") == "sign of life not given":
                 raise FunctionFailed(self.refusal, entry["error"])
         return answer
 
