@@ -35,6 +35,7 @@ mod turn;
 pub mod record;
 pub mod token;
 pub mod report;
+pub mod notice;
 pub mod metrics;
 pub mod time;
 pub mod error;

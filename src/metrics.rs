@@ -40,11 +40,13 @@ pub enum Metric {
     Sweeps,
     /// Tokens that a sweep found to owe something.
     DueTokens,
+    /// Events that the bus did not take.
+    EventsNotSent,
 }
 
 impl Metric {
     /// Every metric, in README's order.
-    pub const ALL: [Metric; 10] = [
+    pub const ALL: [Metric; 11] = [
         Metric::Outcomes,
         Metric::Errors,
         Metric::StepDuration,
@@ -55,6 +57,7 @@ impl Metric {
         Metric::AwsCalls,
         Metric::Sweeps,
         Metric::DueTokens,
+        Metric::EventsNotSent,
     ];
 
     /// As CloudWatch knows it.
@@ -70,6 +73,7 @@ impl Metric {
             Metric::AwsCalls => "AwsCalls",
             Metric::Sweeps => "Sweeps",
             Metric::DueTokens => "DueTokens",
+            Metric::EventsNotSent => "EventsNotSent",
         }
     }
 
@@ -82,7 +86,8 @@ impl Metric {
             | Metric::Errors
             | Metric::AwsCalls
             | Metric::Sweeps
-            | Metric::DueTokens => "Count",
+            | Metric::DueTokens
+            | Metric::EventsNotSent => "Count",
         }
     }
 
@@ -98,7 +103,8 @@ impl Metric {
             | Metric::Overdue
             | Metric::AwsCalls
             | Metric::Sweeps
-            | Metric::DueTokens => &[&[]],
+            | Metric::DueTokens
+            | Metric::EventsNotSent => &[&[]],
         }
     }
 }
@@ -180,6 +186,12 @@ impl Measurement {
         Self { at, values, dimensions: Vec::new(), about: Vec::new() }
     }
 
+    /// Events about a token that the bus may not have.
+    pub fn of_untold(at: Timestamp, token: &TokenName, count: usize) -> Self {
+        let values = vec![(Metric::EventsNotSent, count.try_into().unwrap_or(u64::MAX))];
+        Self { at, values, dimensions: Vec::new(), about: vec![("token", token.to_string())] }
+    }
+
     /// A step of this record's that was just done; the last of a leg tells of the leg too, and the last
     /// of a rotation of the rotation.
     pub fn of_step(record: &Record, done: &Entry) -> Self {
@@ -252,10 +264,6 @@ fn milliseconds(from: Timestamp, to: Timestamp) -> u64 {
 
 fn about(record: &Record) -> Vec<(&'static str, String)> {
     let mut about = vec![("token", record.token().to_string())];
-    let version = match record.rotation() {
-        Some(rotation) => Some(rotation.version),
-        None => record.in_stage(Stage::Current).map(|current| current.version),
-    };
-    about.extend(version.map(|version| ("version", version.to_string())));
+    about.extend(record.subject().map(|(_, version)| ("version", version.to_string())));
     about
 }

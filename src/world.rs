@@ -11,6 +11,7 @@
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! Pipeline      who else waits for it      CodePipeline
+//! Subscribers   who is told of it           EventBridge
 //! Meter         who watches how it fares   CloudWatch, out of the log
 //! ```
 
@@ -19,6 +20,7 @@ pub mod aws;
 pub mod clock;
 pub mod clusters;
 pub mod embedded_metrics;
+pub mod event_bus;
 mod finding;
 pub mod host;
 pub mod jobs;
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Error,
     metrics::Measurement,
+    notice::Notice,
     record::{Held, KeyDigest, Record, RotationId, Stage},
     spec::{AcceptedForm, ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
@@ -67,6 +70,8 @@ pub struct World {
     pub clusters: Arc<dyn Clusters>,
     /// The pipelines that wait for an answer.
     pub pipeline: Arc<dyn Pipeline>,
+    /// Whoever subscribed to what becomes of tokens; `None` where nobody did.
+    pub subscribers: Option<Arc<dyn Subscribers>>,
     /// Whoever watches how the function fares.
     pub meter: Arc<dyn Meter>,
     /// How many requests were sent to AWS so far, repeated ones included.
@@ -544,6 +549,25 @@ pub trait Pipeline: Send + Sync {
     /// answered. A crash before it: the job waits, until the next try of the same invocation or its
     /// time-out. A crash after it: it is answered.
     async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+}
+
+/// Whoever subscribed to what becomes of tokens.
+#[async_trait]
+pub trait Subscribers: Send + Sync {
+    /// Tells them what a save made true, in this order as far as it can be kept. Called after the save.
+    ///
+    /// A crash before it: they are not told, and nobody makes up for it. A crash after it: they are told.
+    /// A notice whose reply was lost may arrive twice, and late.
+    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold>;
+}
+
+/// Notices that may not have arrived.
+#[derive(Debug)]
+pub struct Untold {
+    /// How many.
+    pub count: usize,
+    /// Why.
+    pub error: Error,
 }
 
 /// Whoever watches how the function fares.

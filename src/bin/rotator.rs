@@ -10,8 +10,8 @@ use changeover::{
     rotate::Settings,
     world::{
         Clock, World, aws::Aws, clusters::KubernetesClusters, embedded_metrics::EmbeddedMetrics,
-        host, jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
-        specs::SsmSpecs,
+        event_bus::EventBus, host, jobs::CodePipelineJobs, publications::AwsPublications,
+        record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -127,6 +127,10 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            subscribers: config
+                .event_bus
+                .clone()
+                .map(|bus| Arc::new(EventBus::new(Arc::clone(aws), bus)) as _),
             meter: Arc::new(EmbeddedMetrics::new(Arc::new(host::print))),
             calls: Arc::new({
                 let aws = Arc::clone(aws);

@@ -55,6 +55,7 @@ pub struct Aws {
     codepipeline: OnceLock<aws_sdk_codepipeline::Client>,
     dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
     eks: OnceLock<aws_sdk_eks::Client>,
+    eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
     kms: OnceLock<aws_sdk_kms::Client>,
     ssm: OnceLock<aws_sdk_ssm::Client>,
     sts: OnceLock<aws_sdk_sts::Client>,
@@ -101,6 +102,7 @@ impl Aws {
             codepipeline: OnceLock::new(),
             dynamodb: OnceLock::new(),
             eks: OnceLock::new(),
+            eventbridge: OnceLock::new(),
             kms: OnceLock::new(),
             ssm: OnceLock::new(),
             sts: OnceLock::new(),
@@ -140,6 +142,11 @@ impl Aws {
     /// The client of EKS.
     pub fn eks(&self) -> &aws_sdk_eks::Client {
         self.eks.get_or_init(|| aws_sdk_eks::Client::new(&self.config))
+    }
+
+    /// The client of EventBridge.
+    pub fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
+        self.eventbridge.get_or_init(|| aws_sdk_eventbridge::Client::new(&self.config))
     }
 
     /// The client of KMS.

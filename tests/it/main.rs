@@ -12,6 +12,7 @@ mod layers;
 mod metrics;
 mod model;
 mod moves;
+mod notices;
 mod parse;
 mod pipeline;
 mod planted;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     scene::*,
     schema::Schema,
-    world::{Faults, LONG, MemoryWorld, settings, token},
+    world::{Bus, Faults, LONG, MemoryWorld, settings, token},
 };
 
 #[tokio::test(start_paused = true)]
@@ -65,6 +65,7 @@ async fn worlds() -> Vec<MemoryWorld> {
         worlds.push(world);
     }
     let world = in_service(31, &workloads()).await;
+    world.break_bus(Bus::Refuses);
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
     world.pass(Duration::from_secs(60)).await;

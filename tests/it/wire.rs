@@ -3,6 +3,7 @@
 
 mod damaged;
 mod error_codes;
+mod event_bus;
 #[cfg(feature = "command")]
 mod function;
 mod items;

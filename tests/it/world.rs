@@ -12,6 +12,7 @@ mod cluster;
 mod faults;
 mod invariants;
 mod looks;
+mod notices;
 mod place;
 mod ports;
 mod records;
@@ -28,6 +29,7 @@ use changeover::{
     error::Error,
     event::Event,
     invoke::{self, Invocation},
+    notice::Notice,
     record::Record,
     rotate::Settings,
     spec::{Place, Reserved, Side, Spec},
@@ -43,6 +45,7 @@ pub(crate) use rest::Rest;
 
 use faults::{Actor, Signal};
 use ports::Ports;
+pub(crate) use state::Bus;
 use state::{Job, State};
 
 /// A world of its own.
@@ -203,6 +206,11 @@ impl MemoryWorld {
         self.state().cluster.given_up.insert(name.to_owned());
     }
 
+    /// Nobody is told anything, from now on.
+    pub(crate) fn break_bus(&self, bus: Bus) {
+        self.state().bus = bus;
+    }
+
     /// Pauses a workload, so that a restart would never finish, or resumes it.
     pub(crate) fn pause_workload(&self, name: &str, is_paused: bool) {
         let mut state = self.state();
@@ -260,6 +268,17 @@ impl MemoryWorld {
         let mut secrets = self.state().records.digests(token);
         secrets.extend(places.map(|place| self.value(place, Side::Presenters)));
         secrets
+    }
+
+    /// What subscribers were told, in order.
+    pub(crate) fn told_of(&self, token: &TokenName) -> Vec<Notice> {
+        let told = &self.state().told;
+        told.iter().filter(|notice| notice.token == *token).cloned().collect()
+    }
+
+    /// Every record of a token that was ever saved, in order.
+    pub(crate) fn saved(&self, token: &TokenName) -> Vec<Record> {
+        self.state().records.saved(token)
     }
 
     /// The lines that were written for whoever watches, in order.
@@ -394,6 +413,7 @@ impl MemoryWorld {
             publications: ports.clone(),
             clusters: ports.clone(),
             pipeline: ports.clone(),
+            subscribers: Some(ports.clone()),
             calls: Arc::new(move || ports.actor.calls() as u64),
             meter: Arc::new(EmbeddedMetrics::new(Arc::new({
                 let state = self.0.clone();

@@ -11,13 +11,14 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
+    notice::Notice,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
         Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Pipeline,
         Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs,
-        Stamp, Subject, SyncedBefore, Verdict, WriteError, Written,
+        Stamp, Subject, Subscribers, SyncedBefore, Untold, Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -28,7 +29,7 @@ use super::{
     faults::{Actor, Fault},
     place::Refused,
     records::{OwnedSave, open, sealed},
-    state::{Job, State},
+    state::{Bus, Job, State},
 };
 
 /// All ports of one invocation.
@@ -176,7 +177,7 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 15] = [
+const LOOKS: [&str; 16] = [
     "spec",
     "specs",
     "load",
@@ -192,6 +193,7 @@ const LOOKS: [&str; 15] = [
     "secret_revision",
     "rolled_out",
     "editors",
+    "tell",
 ];
 
 /// A call without a reply.
@@ -527,5 +529,19 @@ impl Pipeline for Ports {
             }
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Subscribers for Ports {
+    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold> {
+        let bus = self.state().bus;
+        let (on, owned) = (notices.len(), notices.to_vec());
+        let told = match bus {
+            Bus::Takes => self.plain("tell", on, move |it| it.tell(&owned)).await,
+            Bus::Refuses => Err(unreachable("tell", "the bus")),
+            Bus::Silent => std::future::pending().await,
+        };
+        told.map_err(|error| Untold { count: notices.len(), error })
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use changeover::{
+    notice::Notice,
     spec::{Place, Spec},
     token::TokenName,
     world::{SpecText, Verdict},
@@ -38,6 +39,9 @@ pub(crate) struct State {
     pub(super) joining: BTreeSet<Place>,
     /// Writes to places that cannot fence, sent and not yet applied.
     pub(super) in_flight: BTreeMap<TokenName, usize>,
+    pub(super) bus: Bus,
+    /// What subscribers were told.
+    pub(super) told: Vec<Notice>,
     /// What was measured, as it was printed.
     pub(super) measured: Vec<String>,
     /// How often each port was called.
@@ -51,6 +55,17 @@ pub(crate) struct State {
     began: Instant,
     events: BTreeMap<(Timestamp, u64), Event>,
     scheduled: u64,
+}
+
+/// What becomes of notices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bus {
+    /// Subscribers are told.
+    Takes,
+    /// It answers that it takes none.
+    Refuses,
+    /// It never answers.
+    Silent,
 }
 
 /// A job of a pipeline.
@@ -80,6 +95,8 @@ impl State {
             legacy: BTreeSet::new(),
             joining: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            bus: Bus::Takes,
+            told: Vec::new(),
             measured: Vec::new(),
             calls: BTreeMap::new(),
             replay: format!("seed {seed}"),

@@ -149,6 +149,17 @@ class FollowingAWorkloadThroughARole(FollowingAWorkload):
         return spec
 
 
+class TellingSubscribers(Rotating):
+    """A rotation is told; where it is not, it goes on all the same, and the log says so."""
+
+    def ask(self, function: Function) -> dict:
+        answer = super().ask(function)
+        for entry in map(json.loads, function.log.read_text().splitlines()):
+            if entry.get("message") == "events not sent":
+                raise FunctionFailed(self.refusal, entry["error"])
+        return answer
+
+
 class Sweeping(Rotating):
     """What is owed is found."""
 
@@ -189,6 +200,7 @@ NEEDED_FOR = {
     ("FindThePublicationsKey", "ssm:DescribeParameters"): PublishingFirst,
     ("PublishToTables", "dynamodb:GetItem"): Rotating,
     ("PublishToTables", "dynamodb:UpdateItem"): Rotating,
+    ("TellSubscribers", "events:PutEvents"): TellingSubscribers,
 }
 
 
