@@ -9,24 +9,38 @@ use futures::future::join_all;
 
 use crate::{
     error::{Error, Kind},
-    record::{Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId},
-    spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
-    token::{LARGEST_VALUE, Secret, VersionNumber},
+    import::Arrived,
+    plan::Ask,
+    record::{Begin, Change, Held, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
+    report::{Outcome, Report},
+    spec::{self, OnDrift, ParameterName, Place, Publication, Side, Source, Spec, Workload},
+    token::{Digest, LARGEST_VALUE, Secret, VersionNumber},
     turn::{Stop, Turn},
     world::{Finding, Holding, Severity, Subject, World},
 };
 
+/// What began.
+pub(crate) enum Begun {
+    /// What was asked.
+    Asked,
+    /// What has to come before it.
+    Before,
+    /// Nothing: there is no reason to.
+    Nothing(Box<Report>),
+}
+
 impl Turn<'_> {
-    /// Takes the slot: adopts or creates the token's first version where it has none, and mints a
-    /// pending one for a rotation.
-    pub(crate) async fn begin(&mut self, purpose: Purpose) -> Result<(), Stop> {
+    /// Takes the slot: adopts or creates the token's first version where it has none, takes over what
+    /// somebody else wrote where that is wanted, and mints or imports a pending one for a rotation.
+    pub(crate) async fn begin(&mut self, purpose: Purpose) -> Result<Begun, Stop> {
         if self.stored.as_ref().map(Record::spec_version) != Some(self.spec.version)
             && let Some(conflict) = conflict(self.world, self.spec).await?
         {
             return Err(Stop::Failed(conflict));
         }
         let without = self.asking.without;
-        let look = look(self.world, self.spec, self.stored.as_ref(), without).await?;
+        let adopts = self.adopts();
+        let mut look = look(self.world, self.spec, self.stored.as_ref(), adopts, without).await?;
         let first = self.stored.is_none();
         let refused = look.findings.iter().find(|finding| match finding.severity {
             Severity::Refusal => true,
@@ -58,49 +72,177 @@ impl Turn<'_> {
             self.record = Record::new(self.asking.token.clone(), look.highest_revision, now);
         }
 
-        let mut number = self.record.next_version();
-        let adopted = match look.adopted.filter(|_| first) {
-            Some(value) => {
-                let minted = self.seal(number, value, held_at(&look.found)).await?;
-                number = number.next();
-                Some(minted)
-            }
-            None => None,
-        };
+        self.found = std::mem::take(&mut look.found);
+        // What presenters were given by hand comes before anything that would be published over it.
+        if let Some(edited) = self.edited(look.edited.take()).await? {
+            return self.take_over(edited).await;
+        }
+        let adopted = look.adopted.filter(|_| first);
         let purpose = if look.has_current { purpose } else { Purpose::Publish };
-        let minted = if purpose == Purpose::Rotate || !look.has_current {
-            let generation = &self.spec.generation;
-            let value = generation.mint(&mut self.world.random())?;
-            Some(self.seal(number, value, BTreeMap::new()).await?)
-        } else {
-            None
+        let mut next = Next::default();
+        if purpose == Purpose::Rotate || !look.has_current {
+            let current = self.record.in_stage(Stage::Current).map(|current| current.sha256);
+            next = self.next(current.or(adopted.as_ref().map(Secret::digest))).await?;
+        }
+        self.warnings.extend(next.warning.take());
+        // Nothing has arrived that is not there yet, or nobody asked for more.
+        let purpose = match next.value {
+            None if first && adopted.is_some() => Purpose::Publish,
+            None if purpose == Purpose::Rotate => return self.nothing_new(next).await,
+            _ => purpose,
         };
-        self.found = look.found;
-        self.take_slot(purpose, adopted, minted, Vec::new()).await
+
+        let mut number = self.record.next_version();
+        let mut sealed = Vec::new();
+        for (value, held_at) in [(adopted, held_at(&self.found)), (next.value, BTreeMap::new())] {
+            sealed.push(match value {
+                Some(value) => {
+                    let minted = self.seal(number, value, held_at).await?;
+                    number = number.next();
+                    Some(minted)
+                }
+                None => None,
+            });
+        }
+        let minted = sealed.pop().flatten();
+        let adopted = sealed.pop().flatten();
+        let id = match self.record.queued() {
+            Some(queued) if minted.is_some() => queued.clone(),
+            _ => RotationId(self.world.random_name()?),
+        };
+        let begin = Begin { adopted, minted, imported: next.imported, ..self.slot(id, purpose) };
+        self.take_slot(begin).await?;
+        Ok(Begun::Asked)
+    }
+
+    /// A rotation that works from this turn's spec under its lease, and changes nothing yet.
+    pub(crate) fn slot(&self, id: RotationId, purpose: Purpose) -> Begin {
+        let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
+        let compare_within = self.spec.looked_at_every();
+        Begin { compare_within, ..Begin::new(id, purpose, self.spec.version, lease) }
     }
 
     /// Saves the rotation, its version, its trigger's key and the lease, all or nothing.
-    pub(crate) async fn take_slot(
-        &mut self,
-        purpose: Purpose,
-        adopted: Option<Minted>,
-        minted: Option<Minted>,
-        repaired: Vec<Side>,
-    ) -> Result<(), Stop> {
-        let begin = Begin {
-            id: RotationId(self.world.random_name()?),
-            purpose,
-            adopted,
-            minted,
-            repaired,
-            spec_version: self.spec.version,
-            lease: Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease },
-        };
-        self.apply(Change::Begin(begin))?;
+    pub(crate) async fn take_slot(&mut self, begin: Begin) -> Result<(), Stop> {
+        self.apply(Change::Begin(Box::new(begin)))?;
         self.leave_out()?;
         self.refuse_what_does_not_fit().await?;
-        self.joins = self.key.is_some();
+        if self.joins.is_none() {
+            self.joins = self.record.rotation().map(|rotation| self.key_entry(rotation));
+        }
         self.save().await
+    }
+
+    /// Whether a value that somebody else wrote becomes the next version.
+    fn adopts(&self) -> bool {
+        self.spec.on_drift == OnDrift::Adopt || self.asking.ask == Ask::Publish { adopt: true }
+    }
+
+    /// The value that somebody else wrote, sealed as the next version: as it is found now, else as it
+    /// was kept before it was published over.
+    async fn edited(&mut self, found: Option<Secret>) -> Result<Option<Minted>, Stop> {
+        let Some(value) = found else { return Ok(self.record.edited().cloned()) };
+        self.refuse_ended(&value).await?;
+        let held_at = held_at(&self.found).into_iter();
+        let is_it = |place: &str| {
+            let found = self.found.iter().find(|(at, _)| at.to_string() == place);
+            found.is_some_and(|(_, holding)| holding.value.digest() == value.digest())
+        };
+        let held_at = held_at.filter(|(place, _)| is_it(place)).collect();
+        Ok(Some(self.seal(self.record.next_version(), value, held_at).await?))
+    }
+
+    /// A value that was a version before, and was ended, is not made one again by hand.
+    pub(crate) async fn refuse_ended(&self, value: &Secret) -> Result<(), Error> {
+        let digest = value.digest();
+        match self.world.records.ended(self.asking.token, &digest).await? {
+            None => Ok(()),
+            Some(version) => Err(Error::new(
+                Kind::PreflightFailed,
+                "adopt the value that somebody wrote for",
+                format!("it is that of version {version}, which has ended"),
+                "put the current value back, or a new one",
+            )
+            .on(self.asking.token)),
+        }
+    }
+
+    /// Makes a value that presenters may have already the next version. Where a rotation is asked for,
+    /// that is saved to follow.
+    async fn take_over(&mut self, edited: Minted) -> Result<Begun, Stop> {
+        let id = RotationId(self.world.random_name()?);
+        let mut begin =
+            Begin { minted: Some(edited), is_presented: true, ..self.slot(id, Purpose::Rotate) };
+        if !self.asking.ask.is_rotate() {
+            self.take_slot(begin).await?;
+            return Ok(Begun::Asked);
+        }
+        let queued = match self.record.queued() {
+            Some(queued) => queued.clone(),
+            None => RotationId(self.world.random_name()?),
+        };
+        let follows = self.record.next_version().next();
+        self.joins = Some(self.key_entry_of(queued.clone(), follows));
+        begin.queued = Some(queued);
+        self.take_slot(begin).await?;
+        Ok(Begun::Before)
+    }
+
+    /// The value that the next version is to have. `current` is the digest of the one before.
+    async fn next(&mut self, current: Option<Digest>) -> Result<Next, Stop> {
+        let inbox = match &self.spec.source {
+            Source::Inbox(inbox) => inbox,
+            // Whoever only looks asks for no new value.
+            Source::Generated
+                if self.asking.ask == Ask::Resume && self.record.queued().is_none() =>
+            {
+                return Ok(Next::default());
+            }
+            Source::Generated => {
+                let value = self.spec.generation.mint(&mut self.world.random())?;
+                return Ok(Next { value: Some(value), ..Next::default() });
+            }
+        };
+        match self.arrived(inbox, current).await? {
+            Arrived::New(value, arrival) => Ok(Next {
+                value: Some(value),
+                imported: Some(Imported { arrival, refused: None }),
+                warning: None,
+            }),
+            Arrived::Same(arrival) => Ok(Next {
+                imported: Some(Imported { arrival, refused: None }),
+                warning: Some(format!("{inbox} holds the value that is current")),
+                value: None,
+            }),
+            Arrived::Nothing if current.is_none() => Err(Stop::Failed(
+                Error::new(
+                    Kind::PreflightFailed,
+                    "import the first value from",
+                    "nothing has arrived there",
+                    "put the value there as a SecureString; the rotation then begins by itself if \
+                     changes of the inbox are sent on, else invoke again",
+                )
+                .on(inbox),
+            )),
+            Arrived::Nothing => Ok(Next {
+                warning: Some(format!("nothing new has arrived in {inbox}")),
+                ..Next::default()
+            }),
+        }
+    }
+
+    /// Notes what was looked at, and that nothing is to follow.
+    async fn nothing_new(&mut self, next: Next) -> Result<Begun, Stop> {
+        if let Some(imported) = next.imported {
+            self.apply(Change::Imported(imported))?;
+        }
+        if self.record.queued().is_some() {
+            self.apply(Change::Queue(None))?;
+        }
+        if self.stored.as_ref() != Some(&self.record) {
+            self.save().await?;
+        }
+        Ok(Begun::Nothing(Box::new(self.report(Outcome::Unchanged))))
     }
 
     /// An accepted document that no parameter takes would be found out after the mint, when it can
@@ -122,7 +264,8 @@ impl Turn<'_> {
         Ok(())
     }
 
-    async fn seal(
+    /// Seals a value as a version. It is decided only once the record that has it is saved.
+    pub(crate) async fn seal(
         &mut self,
         number: VersionNumber,
         value: Secret,
@@ -135,6 +278,17 @@ impl Turn<'_> {
     }
 }
 
+/// Where the next version's value comes from.
+#[derive(Default)]
+struct Next {
+    /// `None` where there is no reason for a next version.
+    value: Option<Secret>,
+    /// What was taken from the inbox.
+    imported: Option<Imported>,
+    /// Why there is no value.
+    warning: Option<String>,
+}
+
 /// What was seen before a mint.
 pub(crate) struct Look {
     /// What the presented publications hold.
@@ -143,6 +297,8 @@ pub(crate) struct Look {
     pub(crate) has_current: bool,
     /// The one value that presenters already have, of a token without a record.
     pub(crate) adopted: Option<Secret>,
+    /// The one value that somebody else wrote since, where it is to become the next version.
+    pub(crate) edited: Option<Secret>,
     /// The highest revision of a view that any publication carries.
     pub(crate) highest_revision: u64,
     /// What stands in the way, and what is worth knowing; the worst first.
@@ -158,6 +314,7 @@ pub(crate) async fn look(
     world: &World,
     spec: &Spec,
     record: Option<&Record>,
+    adopts: bool,
     without: &BTreeSet<String>,
 ) -> Result<Look, Error> {
     let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
@@ -174,7 +331,7 @@ pub(crate) async fn look(
     for ((side, publication), holding) in publications.into_iter().zip(reads) {
         holdings.extend(holding?.map(|holding| (side, &publication.place, holding)));
     }
-    let mut look = Look::at(spec, record, holdings);
+    let mut look = Look::at(spec, record, adopts, holdings);
     for (workload, findings) in inspections {
         let findings = findings.or_else(|error| {
             let Held { object, reason, fix, .. } = away(workload, error)?;
@@ -230,21 +387,14 @@ pub(crate) fn subjects(spec: &Spec) -> Vec<Subject<'_>> {
     Side::BOTH.into_iter().flat_map(of).collect()
 }
 
-/// Places whose value is none of this token's live versions: somebody's hand.
-fn drift(record: &Record, values: &[(&Place, Secret)]) -> Vec<Finding> {
-    let strange = values.iter().filter(|(_, value)| {
-        let digest = value.digest();
-        !record.versions().iter().any(|version| version.sha256 == digest)
-    });
-    strange
-        .map(|(place, _)| {
-            Finding::refusal(
-                place.to_string(),
-                "drift: it holds a value that is not a live version of this token",
-                "find out who wrote it; put the current value back, or remove it",
-            )
-        })
-        .collect()
+/// A place whose value is none of this token's live versions: somebody's hand.
+fn drift(place: &Place) -> Finding {
+    Finding::refusal(
+        place.to_string(),
+        "drift: it holds a value that is not a live version of this token",
+        "find out who wrote it; put the current value back, remove it, or publish with \"adopt\": true \
+         to make it the next version",
+    )
 }
 
 /// Two specs that write the same place would undo each other. Looked for when a spec is used for
@@ -275,12 +425,14 @@ impl Look {
     pub(crate) fn at(
         spec: &Spec,
         record: Option<&Record>,
+        adopts: bool,
         holdings: Vec<(Side, &Place, Holding)>,
     ) -> Self {
         let mut look = Look {
             found: BTreeMap::new(),
             has_current: record.is_some(),
             adopted: None,
+            edited: None,
             highest_revision: 0,
             findings: Vec::new(),
         };
@@ -302,33 +454,37 @@ impl Look {
             }
         }
         match record {
-            Some(record) => look.findings.extend(drift(record, &values)),
-            None => look.adopt(values),
+            Some(record) => {
+                values.retain(|(_, value)| !record.holds(&value.digest()));
+                match adopts {
+                    true => look.edited = look.one_value(&values),
+                    false => look.findings.extend(values.iter().map(|(place, _)| drift(place))),
+                }
+            }
+            None => {
+                look.adopted = look.one_value(&values);
+                look.has_current = look.adopted.is_some();
+            }
         }
         look
     }
 
-    /// Where the presented publications hold one value, it becomes the token's first version. A
-    /// place that holds nothing does not disagree.
-    fn adopt(&mut self, values: Vec<(&Place, Secret)>) {
-        let Some((first, value)) = values.first() else {
-            return;
-        };
+    /// The one value that these places hold, to become a version. A place that holds nothing does not
+    /// disagree; two that hold different values do.
+    fn one_value(&mut self, values: &[(&Place, Secret)]) -> Option<Secret> {
+        let (first, value) = values.first()?;
         let other = values.iter().find(|(_, other)| other.digest() != value.digest());
         let finding = match (other, Secret::adopt(value.expose().to_owned())) {
+            (None, Ok(value)) => return Some(value),
             (Some((other, _)), _) => Finding::refusal(
                 first.to_string(),
                 format!("it holds another value than {other}"),
                 "make the presented publications agree, or empty all but the right one",
             ),
             (None, Err(error)) => Finding::failed(first.to_string(), error),
-            (None, Ok(value)) => {
-                self.has_current = true;
-                self.adopted = Some(value);
-                return;
-            }
         };
         self.findings.push(finding);
+        None
     }
 }
 

@@ -10,10 +10,11 @@ use futures::future::join_all;
 use serde::Deserialize;
 
 use crate::{
-    begin::away,
-    record::{Change, Purpose, Record, Stage},
+    begin::{Begun, away},
+    plan::{self, Move, Terms},
+    record::{Begin, Change, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
-    spec::{AcceptedForm, Side},
+    spec::{AcceptedForm, OnDrift, Side},
     token::{Digest, VersionNumber},
     turn::{Stop, Turn},
     world::{Holding, Progress},
@@ -24,6 +25,7 @@ impl Turn<'_> {
     /// tells what differs.
     pub(crate) async fn compare(&mut self) -> Result<Report, Stop> {
         let mut drift = Vec::new();
+        let mut is_edited = false;
         let mut repaired = Vec::new();
         for side in Side::BOTH {
             let publications = &self.spec.side(side).publications;
@@ -52,6 +54,7 @@ impl Turn<'_> {
                 if found.is_none_or(|found| is_own(&self.record, side, &found)) {
                     repaired.push(side);
                 } else {
+                    is_edited |= side == Side::Presenters;
                     drift.push(publication.place.to_string());
                 }
             }
@@ -64,9 +67,23 @@ impl Turn<'_> {
         }
         repaired.dedup();
         let repairs = drift.is_empty() && !repaired.is_empty();
-        self.apply(Change::Compared { drift })?;
+        let again_after = self.spec.looked_at_every();
+        self.apply(Change::Compared { drift, again_after })?;
         if repairs {
-            self.take_slot(Purpose::Repair, None, None, repaired).await?;
+            let id = RotationId(self.world.random_name()?);
+            let begin = Begin { repaired, ..self.slot(id, Purpose::Repair) };
+            self.take_slot(begin).await?;
+            return self.carry_on().await;
+        }
+        let adopts = is_edited && self.spec.on_drift == OnDrift::Adopt;
+        let arrives = match self.spec.inbox() {
+            Some(inbox) => self.has_arrival(inbox).await?,
+            None => false,
+        };
+        let is_brought = adopts || arrives;
+        let now = self.now();
+        if !is_brought && self.record.versions().iter().any(|version| version.has_ended(now)) {
+            // Whoever is looked at each minute is looked at whenever a version has ended.
             return self.carry_on().await;
         }
         let due_at = match self.record.owed() {
@@ -74,7 +91,18 @@ impl Turn<'_> {
             None => self.record.compare_at(),
         };
         self.release(due_at.min(self.record.compare_at())).await?;
-        Ok(self.report(Outcome::Completed))
+        if !is_brought {
+            return Ok(self.report(Outcome::Completed));
+        }
+        match plan::mint(&self.record, Terms::of(self.spec), self.now()) {
+            Move::Begin(purpose) => match self.begin(purpose).await? {
+                Begun::Nothing(report) => Ok(*report),
+                Begun::Asked | Begun::Before => self.carry_on().await,
+            },
+            // The next look, a minute later, tries again.
+            Move::Defer { until, because } => Ok(self.deferred(until, because)),
+            _ => Ok(self.report(Outcome::Completed)),
+        }
     }
 
     /// Compares the Secrets that are written for this side, and writes those anew that differ: at once,

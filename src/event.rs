@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, quoted, shown};
-use crate::spec;
+use crate::spec::{self, ParameterName};
 use crate::token::TokenName;
 
 /// What invokes the function.
@@ -104,11 +104,22 @@ pub enum Request {
         wait: Option<Duration>,
         /// Clusters to leave out, knowingly.
         without: BTreeSet<String>,
+        /// Whether it has to be a version that begins after this request: a rotation in progress is
+        /// not joined, but followed.
+        fresh: bool,
+    },
+    /// Bring the value that arrived in an inbox to everybody, as a rotation of the token whose spec
+    /// names the inbox.
+    Import {
+        /// The inbox.
+        parameter: ParameterName,
     },
     /// Adopt or create the token where it has no version, and write the current views.
     Publish {
         /// The token.
         token: TokenName,
+        /// Whether a value that somebody else wrote to a presented publication becomes the next version.
+        adopt: bool,
     },
     /// Give up a pending version that nobody can present yet.
     Drop {
@@ -117,6 +128,11 @@ pub enum Request {
     },
     /// Carry on everything that owes a step, end what is due, reconcile.
     Sweep,
+    /// The same for one token alone, if it owes anything: what a sweep hands on.
+    SweepOne {
+        /// The token.
+        token: TokenName,
+    },
     /// Tell how tokens stand.
     Status {
         /// Only this token; all of them where absent.
@@ -155,35 +171,42 @@ impl Request {
         let body = Body(body);
         match action.as_str() {
             Some("rotate") => {
-                body.check("rotate", &["token", "key", "wait", "without"], &["fresh"])?;
+                body.check("rotate", &["token", "key", "wait", "without", "fresh"])?;
                 Ok(Request::Rotate {
                     token: body.token()?,
                     key: body.key()?,
                     wait: body.wait()?,
                     without: body.without()?,
+                    fresh: body.flag("fresh")?,
                 })
             }
+            Some("import") => {
+                body.check("import", &["parameter"])?;
+                Ok(Request::Import { parameter: body.parameter()? })
+            }
             Some("publish") => {
-                body.check("publish", &["token"], &["adopt"])?;
-                let token = body.token()?;
-                Ok(Request::Publish { token })
+                body.check("publish", &["token", "adopt"])?;
+                Ok(Request::Publish { token: body.token()?, adopt: body.flag("adopt")? })
             }
             Some("drop") => {
-                body.check("drop", &["token"], &[])?;
+                body.check("drop", &["token"])?;
                 let token = body.token()?;
                 Ok(Request::Drop { token })
             }
             Some("sweep") => {
-                body.check("sweep", &[], &[])?;
-                Ok(Request::Sweep)
+                body.check("sweep", &["token"])?;
+                match body.0.contains_key("token") {
+                    true => Ok(Request::SweepOne { token: body.token()? }),
+                    false => Ok(Request::Sweep),
+                }
             }
             Some("status") => {
-                body.check("status", &["token"], &[])?;
+                body.check("status", &["token"])?;
                 let token = body.0.contains_key("token").then(|| body.token());
                 Ok(Request::Status { token: token.transpose()? })
             }
             Some("preflight") => {
-                body.check("preflight", &["token"], &[])?;
+                body.check("preflight", &["token"])?;
                 let token = body.token()?;
                 Ok(Request::Preflight { token })
             }
@@ -192,6 +215,12 @@ impl Request {
             }
             _ => Err(bad_event(format!("`action` is {}", shown(action)), ACTIONS)),
         }
+    }
+
+    /// The body that asks for one token's sweep: what [`Request::parse`] reads as
+    /// [`Request::SweepOne`].
+    pub fn sweep_of(token: &TokenName) -> Value {
+        json!({"action": "sweep", "token": token})
     }
 
     /// The idempotency key of a rotation: the caller's, else the Lambda request id, which Lambda's own
@@ -207,11 +236,12 @@ impl Request {
     pub fn token(&self) -> Option<&TokenName> {
         match self {
             Request::Rotate { token, .. }
-            | Request::Publish { token }
+            | Request::Publish { token, .. }
             | Request::Drop { token }
+            | Request::SweepOne { token }
             | Request::Preflight { token } => Some(token),
             Request::Status { token } => token.as_ref(),
-            Request::Sweep => None,
+            Request::Sweep | Request::Import { .. } => None,
         }
     }
 
@@ -219,9 +249,10 @@ impl Request {
     pub fn action(&self) -> &'static str {
         match self {
             Request::Rotate { .. } => "rotate",
+            Request::Import { .. } => "import",
             Request::Publish { .. } => "publish",
             Request::Drop { .. } => "drop",
-            Request::Sweep => "sweep",
+            Request::Sweep | Request::SweepOne { .. } => "sweep",
             Request::Status { .. } => "status",
             Request::Preflight { .. } => "preflight",
         }
@@ -232,18 +263,9 @@ impl Request {
 struct Body<'a>(&'a Map<String, Value>);
 
 impl Body<'_> {
-    /// Refuses every field but these, and names the ones that later versions bring.
-    fn check(&self, action: &str, known: &[&str], later: &[&str]) -> Result<(), Error> {
+    /// Refuses every field but these.
+    fn check(&self, action: &str, known: &[&str]) -> Result<(), Error> {
         for field in self.0.keys().map(String::as_str) {
-            if later.contains(&field) {
-                return Err(bad_event(
-                    format!(
-                        "it asks for `{field}` of the action \"{action}\", which is not available in \
-                         this version"
-                    ),
-                    "leave it out",
-                ));
-            }
             if field != "action" && !known.contains(&field) {
                 return Err(bad_event(
                     format!("{} is not a field of the action \"{action}\"", quoted(field)),
@@ -288,6 +310,33 @@ impl Body<'_> {
         Err(bad_event(format!("`key` {because}"), fix))
     }
 
+    /// The inbox that an import is about. Its name is shown: it comes from AWS, and is no secret.
+    fn parameter(&self) -> Result<ParameterName, Error> {
+        let name = self.0.get("parameter").unwrap_or(&Value::Null);
+        let parsed = match name.as_str() {
+            Some(name) => ParameterName::parse(name),
+            None => Err("it is not a text".into()),
+        };
+        parsed.map_err(|because| {
+            bad_event(
+                format!("`parameter` is {}: {because}", shown(name)),
+                "give the rule's target an input transformer that writes the name of the parameter \
+                 that changed, $.detail.name, there",
+            )
+        })
+    }
+
+    fn flag(&self, field: &str) -> Result<bool, Error> {
+        match self.0.get(field) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(bad_event(
+                format!("`{field}` is {}", shown(other)),
+                "write true, or leave it out",
+            )),
+        }
+    }
+
     fn without(&self) -> Result<BTreeSet<String>, Error> {
         let cluster =
             |value: &Value| value.as_str().filter(|it| spec::is_cluster(it)).map(str::to_owned);
@@ -323,8 +372,8 @@ impl Body<'_> {
 
 const MOST_CLUSTERS: usize = 100;
 const LONGEST_KEY: usize = 1024;
-const ACTIONS: &str =
-    "write \"rotate\", \"publish\", \"drop\", \"sweep\", \"status\" or \"preflight\"";
+const ACTIONS: &str = "write \"rotate\", \"publish\", \"drop\", \"import\", \"sweep\", \"status\" or \
+                       \"preflight\"";
 
 fn bad_event(because: impl Into<String>, fix: impl Into<String>) -> Error {
     Error::new(Kind::BadEvent, "read the event", because, fix)
@@ -344,46 +393,52 @@ mod tests {
         TokenName::parse("datastore-token").expect("it is a name")
     }
 
+    fn rotate(key: Option<&str>) -> Request {
+        Request::Rotate {
+            token: token(),
+            key: key.map(str::to_owned),
+            wait: None,
+            without: BTreeSet::new(),
+            fresh: false,
+        }
+    }
+
     #[test]
     fn every_action_is_read() {
         let token = token();
         for (event, request) in [
+            (json!({"action": "rotate", "token": "datastore-token"}), rotate(None)),
             (
-                json!({"action": "rotate", "token": "datastore-token"}),
-                Request::Rotate {
-                    token: token.clone(),
-                    key: None,
-                    wait: None,
-                    without: BTreeSet::new(),
-                },
-            ),
-            (
-                json!({"action": "rotate", "token": "datastore-token", "key": "k", "wait": "0s"}),
+                json!({"action": "rotate", "token": "datastore-token", "key": "k", "wait": "0s",
+                       "without": ["b", "a", "b"], "fresh": true}),
                 Request::Rotate {
                     token: token.clone(),
                     key: Some("k".into()),
                     wait: Some(Duration::ZERO),
-                    without: BTreeSet::new(),
-                },
-            ),
-            (
-                json!({"action": "rotate", "token": "datastore-token", "without": ["b", "a", "b"]}),
-                Request::Rotate {
-                    token: token.clone(),
-                    key: None,
-                    wait: None,
                     without: ["a", "b"].map(str::to_owned).into(),
+                    fresh: true,
                 },
             ),
             (
-                json!({"action": "publish", "token": "datastore-token"}),
-                Request::Publish { token: token.clone() },
+                json!({"action": "import", "parameter": "/inbox/datastore-token"}),
+                Request::Import {
+                    parameter: ParameterName::parse("/inbox/datastore-token").expect("a name"),
+                },
+            ),
+            (
+                json!({"action": "publish", "token": "datastore-token", "adopt": false}),
+                Request::Publish { token: token.clone(), adopt: false },
+            ),
+            (
+                json!({"action": "publish", "token": "datastore-token", "adopt": true}),
+                Request::Publish { token: token.clone(), adopt: true },
             ),
             (
                 json!({"action": "drop", "token": "datastore-token"}),
                 Request::Drop { token: token.clone() },
             ),
             (json!({"action": "sweep"}), Request::Sweep),
+            (Request::sweep_of(&token), Request::SweepOne { token: token.clone() }),
             (json!({"action": "status"}), Request::Status { token: None }),
             (
                 json!({"action": "status", "token": "datastore-token"}),
@@ -414,7 +469,8 @@ mod tests {
             (json!({"action": "rotat"}), "\"rotat\""),
             (json!({"action": "rotate"}), "`token`"),
             (json!({"action": "status", "token": null}), "`token`"),
-            (json!({"action": "sweep", "token": "a"}), "\"token\""),
+            (json!({"action": "sweep", "token": null}), "`token`"),
+            (json!({"action": "sweep", "tokens": ["a"]}), "\"tokens\""),
             (json!({"action": "publish", "token": "a", "key": "k"}), "\"key\""),
             (rotate("tokn", json!("a")), "\"tokn\""),
             (rotate("key", json!(null)), "`key`"),
@@ -426,6 +482,10 @@ mod tests {
             (rotate("without", json!(["prod", 7])), "`without`"),
             (rotate("without", json!(["prod cluster"])), "`without`"),
             (rotate("without", json!(vec!["prod"; 101])), "`without`"),
+            (rotate("fresh", json!("true")), "`fresh` is \"true\""),
+            (json!({"action": "publish", "token": "a", "adopt": null}), "`adopt` is null"),
+            (json!({"action": "import"}), "`parameter`"),
+            (json!({"action": "import", "parameter": "inbox"}), "`parameter`"),
             (rotate("wait", json!(10)), "`wait` is 10"),
             (rotate("wait", json!("-1s")), "`wait`"),
             (rotate("wait", json!("9999999999999999999999y")), "`wait`"),
@@ -442,8 +502,6 @@ mod tests {
         for (event, feature) in [
             (json!({"action": "revoke", "token": "a", "version": 6}), "\"revoke\""),
             (json!({"action": "forget", "token": "a"}), "\"forget\""),
-            (json!({"action": "rotate", "token": "a", "fresh": true}), "`fresh`"),
-            (json!({"action": "publish", "token": "a", "adopt": true}), "`adopt`"),
         ] {
             let error = Request::parse(&event).expect_err(feature);
             assert_eq!(error.kind, Kind::BadEvent);
@@ -455,14 +513,7 @@ mod tests {
 
     #[test]
     fn a_rotation_without_a_key_has_that_of_its_invocation() {
-        let keyed = Request::Rotate {
-            token: token(),
-            key: Some("k".into()),
-            wait: None,
-            without: BTreeSet::new(),
-        };
-        let bare =
-            Request::Rotate { token: token(), key: None, wait: None, without: BTreeSet::new() };
+        let (keyed, bare) = (rotate(Some("k")), rotate(None));
         assert_eq!((keyed.key_or("id"), bare.key_or("id")), ("k", "id"));
     }
 }

@@ -17,16 +17,15 @@ use crate::{
     record::Record,
     report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
     rotate::{self, Asking, Settings},
-    spec::{Side, Spec},
+    spec::{ParameterName, Side, Spec},
+    sweep,
     token::TokenName,
     world::World,
 };
 
 /// What the runtime keeps of an invocation's time for saving and answering.
 const RESERVE: Duration = Duration::from_secs(10);
-/// How many tokens a sweep takes on at most; the next one, a minute later, goes on.
-const SWEEP_LIMIT: usize = 100;
-/// How many tokens are seen to at once.
+/// How many tokens are looked at at once.
 const AT_ONCE: usize = 8;
 
 /// What Lambda says of an invocation.
@@ -36,6 +35,8 @@ pub struct Invocation {
     pub id: String,
     /// When the function is killed.
     pub deadline: Timestamp,
+    /// The ARN that it came in on, with the alias.
+    pub function: String,
 }
 
 /// Does what an event asks, as it came.
@@ -104,10 +105,17 @@ pub(crate) async fn carry_out(
     };
     let answered = async {
         match &request {
-            Request::Rotate { token, .. } => one(Ask::Rotate, token).await,
-            Request::Publish { token } => one(Ask::Publish, token).await,
+            Request::Rotate { token, fresh, .. } => one(Ask::Rotate { fresh: *fresh }, token).await,
+            Request::Import { parameter } => {
+                let token = importer(world, parameter).await?;
+                one(Ask::Rotate { fresh: false }, &token).await
+            }
+            Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
-            Request::Sweep => sweep(world, settings, &invocation.id, stop_at).await,
+            Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
+            Request::SweepOne { token } => {
+                Ok(sweep::one(world, settings, token, invocation, stop_at).await)
+            }
             Request::Status { token } => status(world, settings, token.as_ref()).await,
             Request::Preflight { token } => {
                 preflight::run(world, settings, token).await.map(Answer::Preflight)
@@ -122,9 +130,29 @@ pub(crate) async fn carry_out(
     answered
 }
 
+/// The token whose spec names this inbox.
+async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
+    let specs = world.specs.all().await?.into_iter();
+    let mut importers = specs.filter_map(|(token, text)| {
+        let text = text.ok()?;
+        let spec = Spec::parse(&token, text.version, &text.json).ok()?;
+        (spec.inbox() == Some(inbox)).then_some(token)
+    });
+    importers.next().ok_or_else(|| {
+        Error::new(
+            Kind::UnknownToken,
+            "find the token that imports from",
+            "no spec that can be read names it as its `source`",
+            "write {\"parameter\": \"<the inbox>\"} as the `source` of the token's spec, or send changes \
+             of inboxes only",
+        )
+        .on(inbox)
+    })
+}
+
 /// A panic is an error like any other, in fixed words: its own may hold a value. Like a crash, it leaves
 /// what was saved.
-async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         Err(Error::new(
             Kind::Internal,
@@ -133,34 +161,6 @@ async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
             "report it; what was saved is carried on by the sweep, and both tokens keep working",
         ))
     })
-}
-
-/// Carries on everything that owed a step when it looked, a few tokens at a time. One that fails
-/// does not stop the others.
-async fn sweep(
-    world: &World,
-    settings: &Settings,
-    key: &str,
-    stop_at: Timestamp,
-) -> Result<Answer, Error> {
-    let due = world.records.due(world.clock.now(), SWEEP_LIMIT).await?;
-    let count = due.len();
-    let mut results: Vec<(TokenName, Each<Report>)> = stream::iter(due)
-        .map(|(token, _)| async move {
-            let without = &BTreeSet::new();
-            let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
-            let report = caught(rotate::run(world, settings, asking)).await;
-            let now = world.clock.now();
-            world.meter.write(&Measurement::of_swept_token(now, &token, &report));
-            (token.clone(), Each::of(token, report))
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    results.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let results = results.into_iter().map(|(_, each)| each).collect();
-    world.meter.write(&Measurement::of_sweep(world.clock.now(), count));
-    Ok(Answer::Sweep(Results { outcome: Outcome::Swept, results }))
 }
 
 /// Tells how one token stands, or all.
@@ -231,6 +231,8 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         held: record.and_then(Record::held).map(Into::into),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
         without: record.map(|record| record.without().clone()).unwrap_or_default(),
+        queued: record.and_then(Record::queued).cloned(),
+        imported: record.and_then(Record::imported).cloned(),
     }
 }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     record::{LEASE_GRACE, Leg, Purpose, Record, Step},
+    spec::Spec,
     world::{KeyEntry, Loaded},
 };
 
@@ -16,13 +17,42 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// A new version at all presenters.
-    Rotate,
+    Rotate {
+        /// Whether it has to begin after this was asked: a rotation in progress is followed, not joined.
+        fresh: bool,
+    },
     /// The current version at every publication.
-    Publish,
+    Publish {
+        /// Whether a value that somebody else wrote becomes the next version.
+        adopt: bool,
+    },
     /// The pending version given up.
     Drop,
     /// Whatever is owed.
     Resume,
+}
+
+impl Ask {
+    /// Whether a new version is asked for.
+    pub fn is_rotate(self) -> bool {
+        matches!(self, Ask::Rotate { .. })
+    }
+}
+
+/// What a spec says that a plan depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How many versions the accepted set may hold.
+    pub depth: usize,
+    /// Whether new versions are issued elsewhere.
+    pub is_imported: bool,
+}
+
+impl Terms {
+    /// Those of a spec.
+    pub fn of(spec: &Spec) -> Self {
+        Self { depth: spec.accepted_depth(), is_imported: spec.inbox().is_some() }
+    }
 }
 
 /// What to do about it.
@@ -30,17 +60,10 @@ pub enum Ask {
 pub enum Move {
     /// Look at the presented publications and the workloads, then take the slot.
     Begin(Purpose),
-    /// Take the lease and carry out what is owed. With `joins`, the trigger's key is saved with it:
-    /// it asked for the rotation that is in progress already.
-    CarryOn {
-        /// Whether the trigger's key joins the rotation.
-        joins: bool,
-    },
-    /// Somebody is at it: save the trigger's key beside the rotation, and answer `in_progress`.
-    Join {
-        /// Whether the key is not saved yet.
-        joins: bool,
-    },
+    /// Take the lease and carry out what is owed.
+    CarryOn(Relation),
+    /// Somebody is at it: answer `in_progress`.
+    Join(Relation),
     /// Nothing may be changed before `until`.
     Defer {
         /// When to ask again.
@@ -70,8 +93,8 @@ impl Move {
     pub fn name(&self) -> &'static str {
         match self {
             Move::Begin(_) => "begin",
-            Move::CarryOn { .. } => "carry_on",
-            Move::Join { .. } => "join",
+            Move::CarryOn(_) => "carry_on",
+            Move::Join(_) => "join",
             Move::Defer { .. } => "defer",
             Move::Drop => "drop",
             Move::Compare => "compare",
@@ -80,6 +103,20 @@ impl Move {
             Move::Refuse { .. } => "refuse",
         }
     }
+}
+
+/// What is in progress, to whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// What is asked, or nobody's in particular.
+    Same,
+    /// What is asked too, from now on: the trigger's key is saved beside it.
+    Joined,
+    /// It comes first; what is asked begins afterwards.
+    Before,
+    /// It comes first. That a rotation is to follow it is saved, with the trigger's key: it begins
+    /// whether or not this invocation lives to see it.
+    BeforeQueued,
 }
 
 /// What has to pass before the set of live versions may change.
@@ -115,24 +152,31 @@ impl fmt::Display for Deferred {
     }
 }
 
-/// Decides. `depth` is how many versions the accepted set may hold.
-pub fn plan(ask: Ask, loaded: &Loaded, depth: usize, now: Timestamp) -> Move {
+/// Decides.
+pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
     let Some(record) = &loaded.record else {
         return match ask {
-            Ask::Rotate => Move::Begin(Purpose::Rotate),
-            Ask::Publish => Move::Begin(Purpose::Publish),
+            Ask::Rotate { .. } => Move::Begin(Purpose::Rotate),
+            Ask::Publish { .. } => Move::Begin(Purpose::Publish),
             Ask::Drop | Ask::Resume => Move::Nothing,
         };
     };
     let attended = record.is_attended(now);
+    let purpose = record.rotation().map(|rotation| rotation.purpose);
     match ask {
-        Ask::Rotate => rotate(record, loaded.key.as_ref(), depth, attended, now),
-
-        Ask::Publish if attended => Move::Join { joins: false },
-        Ask::Publish if record.rotation().is_some() || record.lease().is_some() => {
-            Move::CarryOn { joins: false }
+        Ask::Rotate { fresh } => {
+            let asked = Asked { key: loaded.key.as_ref(), fresh, terms };
+            rotate(record, asked, attended, now)
         }
-        Ask::Publish => Move::Begin(Purpose::Publish),
+
+        Ask::Publish { .. } if attended => Move::Join(Relation::Same),
+        Ask::Publish { adopt: false } if purpose == Some(Purpose::Publish) => {
+            Move::CarryOn(Relation::Same)
+        }
+        Ask::Publish { .. } if purpose.is_some() || record.lease().is_some() => {
+            Move::CarryOn(Relation::Before)
+        }
+        Ask::Publish { .. } => Move::Begin(Purpose::Publish),
 
         Ask::Drop => match record.rotation() {
             Some(rotation) if rotation.purpose == Purpose::Rotate && rotation.presented => {
@@ -147,23 +191,30 @@ pub fn plan(ask: Ask, loaded: &Loaded, depth: usize, now: Timestamp) -> Move {
             _ => Move::Nothing,
         },
 
-        Ask::Resume if attended => Move::Join { joins: false },
+        Ask::Resume if attended => Move::Join(Relation::Same),
         Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Move::Nothing,
+        Ask::Resume if is_at_rest(record) && record.is_rotation_waiting() => {
+            mint(record, terms, now)
+        }
         // A token at rest, or one that only waits for the end of a version, has time to be looked at.
         Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Move::Compare,
-        Ask::Resume if record.owed().is_some() => Move::CarryOn { joins: false },
+        Ask::Resume if record.owed().is_some() => Move::CarryOn(Relation::Same),
         Ask::Resume => Move::Nothing,
     }
 }
 
-fn rotate(
-    record: &Record,
-    key: Option<&KeyEntry>,
-    depth: usize,
-    attended: bool,
-    now: Timestamp,
-) -> Move {
-    if let Some(entry) = key {
+/// A rotation that is asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    key: Option<&'a KeyEntry>,
+    fresh: bool,
+    terms: Terms,
+}
+
+fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Move {
+    let is_queued = |entry: &&KeyEntry| record.queued() == Some(&entry.rotation);
+    let queued = asked.key.filter(is_queued);
+    if let Some(entry) = asked.key.filter(|_| queued.is_none()) {
         let is_its_own = match (record.rotation(), record.owed()) {
             (Some(rotation), _) => rotation.id == entry.rotation,
             // Its presenters are on the new version, but it was never answered.
@@ -174,38 +225,53 @@ fn rotate(
             (None, None) => false,
         };
         return match (is_its_own, attended) {
-            (true, true) => Move::Join { joins: false },
-            (true, false) => Move::CarryOn { joins: false },
+            (true, true) => Move::Join(Relation::Same),
+            (true, false) => Move::CarryOn(Relation::Same),
             (false, _) => Move::Unchanged(entry.clone()),
         };
     }
-    match record.rotation().map(|rotation| rotation.purpose) {
-        Some(Purpose::Rotate) if attended => Move::Join { joins: true },
-        Some(Purpose::Rotate) => Move::CarryOn { joins: true },
+    let purpose = record.rotation().map(|rotation| rotation.purpose);
+    let relation = match purpose {
+        // What arrived meanwhile is another version: it is looked at once this one is through.
+        Some(Purpose::Rotate) if queued.is_some() || asked.terms.is_imported => Relation::Before,
+        Some(Purpose::Rotate) if asked.fresh => Relation::BeforeQueued,
+        Some(Purpose::Rotate) => Relation::Joined,
+        _ => Relation::Before,
+    };
+    match purpose {
+        // Only whoever holds the record can save what is to follow: it is taken over from a watcher,
+        // and awaited from who holds the lease.
+        Some(_) if attended && relation == Relation::BeforeQueued => {
+            take_over(record, relation, now)
+        }
+        Some(Purpose::Rotate) if attended => Move::Join(relation),
         Some(_) if attended => {
             Move::Defer { until: record.due_at().unwrap_or(now), because: Deferred::Occupied }
         }
-        Some(_) => Move::CarryOn { joins: false },
-        None => {
-            if record.is_leased(now) {
-                return leased(record, now);
-            }
-            if record.lease().is_some() {
-                // A publish was left unfinished by somebody whose lease ran out: it comes first.
-                return Move::CarryOn { joins: false };
-            }
-            if let Some(deferred) = not_before(record, now) {
-                return deferred;
-            }
-            let live = record.versions().iter().filter(|version| !version.has_ended(now)).count();
-            if live < depth {
-                return Move::Begin(Purpose::Rotate);
-            }
-            let ends = record.versions().iter().filter_map(|version| version.not_after);
-            let until = ends.filter(|end| *end > now).min().unwrap_or(now);
-            Move::Defer { until, because: Deferred::Full }
-        }
+        Some(_) => Move::CarryOn(relation),
+        None => mint(record, asked.terms, now),
     }
+}
+
+/// A new version, unless something else comes first or has to pass.
+pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Move {
+    if record.is_leased(now) {
+        return leased(record, now);
+    }
+    if record.lease().is_some() {
+        // A publish was left unfinished by somebody whose lease ran out: it comes first.
+        return Move::CarryOn(Relation::Before);
+    }
+    if let Some(deferred) = not_before(record, now) {
+        return deferred;
+    }
+    let live = record.versions().iter().filter(|version| !version.has_ended(now)).count();
+    if live < terms.depth {
+        return Move::Begin(Purpose::Rotate);
+    }
+    let ends = record.versions().iter().filter_map(|version| version.not_after);
+    let until = ends.filter(|end| *end > now).min().unwrap_or(now);
+    Move::Defer { until, because: Deferred::Full }
 }
 
 /// The same, where clusters are to be left out that whoever is at it waits for: it is taken over from a
@@ -217,13 +283,17 @@ pub fn leaving_out(
     now: Timestamp,
 ) -> Move {
     match (decision, &loaded.record) {
-        (Move::Join { joins }, Some(record)) if !without.is_subset(record.without()) => {
-            match record.is_leased(now) {
-                true => leased(record, now),
-                false => Move::CarryOn { joins },
-            }
+        (Move::Join(relation), Some(record)) if !without.is_subset(record.without()) => {
+            take_over(record, relation, now)
         }
         (decision, _) => decision,
+    }
+}
+
+fn take_over(record: &Record, relation: Relation, now: Timestamp) -> Move {
+    match record.is_leased(now) {
+        true => leased(record, now),
+        false => Move::CarryOn(relation),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     report::{Checked, Inspection, Outcome, Results},
     rotate::{self, Settings},
-    spec::{self, PicksUp, Publication, Side, Spec},
+    spec::{self, OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
     token::TokenName,
     world::{Examination, Finding, Severity, World},
 };
@@ -29,6 +29,7 @@ pub(crate) async fn run(
 ) -> Result<Results<Inspection>, Error> {
     let spec = rotate::spec(world, settings, token).await?;
     let record = world.records.load(token, None).await?.record;
+    let adopts = spec.on_drift == OnDrift::Adopt;
     let mut came_to = Examination::default();
 
     let mut specs = match begin::others(world, &spec).await {
@@ -85,7 +86,10 @@ pub(crate) async fn run(
             Err(error) => came_to.findings.push(Finding::failed(&place, error)),
         }
     }
-    came_to.findings.extend(Look::at(&spec, record.as_ref(), holdings).findings);
+    came_to.findings.extend(Look::at(&spec, record.as_ref(), adopts, holdings).findings);
+    if let Some(inbox) = spec.inbox() {
+        came_to.add(look_into(world, inbox).await);
+    }
     came_to.findings.extend(both_views_in_one(&spec));
     came_to.findings.extend(too_short(&spec, &examination));
     came_to.add(examination);
@@ -100,6 +104,26 @@ pub(crate) async fn run(
     let checked = checked.into_iter().map(|(object, what)| Checked { object, what }).collect();
     let results = vec![Inspection { token: token.clone(), findings, checked }];
     Ok(Results { outcome, results })
+}
+
+/// Whether values can arrive that are issued elsewhere.
+async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
+    let mut came_to = Examination::default();
+    match world.inboxes.read(inbox).await {
+        Ok(Some(arrival)) if arrival.is_secure => came_to.right(inbox.as_str(), "it can be read"),
+        Ok(Some(_)) => came_to.findings.push(Finding::refusal(
+            inbox.as_str(),
+            "it is not a SecureString: whoever may read parameters can read what arrives",
+            "delete it, and have the issuer put a new value there as a SecureString",
+        )),
+        Ok(None) => came_to.findings.push(Finding::warning(
+            inbox.as_str(),
+            "nothing has arrived there yet",
+            "have the issuer put the next value there as a SecureString",
+        )),
+        Err(error) => came_to.findings.push(Finding::failed(inbox.as_str(), error)),
+    }
+    came_to
 }
 
 /// A put that names another key than the parameter has encrypts it anew: whoever may decrypt with

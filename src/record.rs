@@ -28,7 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sha2::Digest as _;
 
 use crate::{
-    spec::Side,
+    spec::{COMPARE_EVERY, Side},
     time::{in_milliseconds, optional_milliseconds},
     token::{Digest, Sealed, TokenName, VersionNumber},
 };
@@ -37,8 +37,6 @@ pub use change::{Begin, Change, Illegal, Minted};
 
 /// How long after its end a lease is still honoured, for clocks that disagree.
 pub const LEASE_GRACE: Duration = Duration::from_secs(5);
-/// How often the publications of a token that owes nothing are compared with its record.
-pub const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often a leg is published again because what it published did not stand.
 pub const REPEATS: u8 = 3;
 /// The largest revision that is read: JSON's numbers are exact up to there (RFC 8259, section 6).
@@ -86,6 +84,16 @@ pub struct Record {
     /// Clusters that the last rotation goes without, knowingly, and whatever is owed after it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     without: BTreeSet<String>,
+    /// A rotation that is asked for, and begins once the one in progress is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queued: Option<RotationId>,
+    /// The value that somebody else wrote to a publication in the middle of a rotation, which had to
+    /// be published over: it is the next version, and sealed as such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    edited: Option<Minted>,
+    /// What was taken from the inbox last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    imported: Option<Imported>,
 }
 
 /// One value, from its mint to its end.
@@ -288,6 +296,39 @@ pub struct Wait {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRevision(pub String);
 
+/// A value that arrived in an inbox: which one, and whether it became a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {
+    /// Where and when it arrived.
+    pub arrival: ArrivalId,
+    /// Why it did not become a version; `None` where it did, or where the current one has its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// Names one arrival in an inbox. The number alone would not: a parameter that is deleted and made
+/// anew counts from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrivalId {
+    /// The inbox.
+    pub parameter: String,
+    /// The version of the parameter.
+    pub version: u64,
+    /// When that version was written.
+    #[serde(with = "in_milliseconds")]
+    pub written_at: Timestamp,
+}
+
+impl ArrivalId {
+    /// Whether this arrived after an earlier one, or in another inbox: a read may be a little stale.
+    pub fn follows(&self, earlier: &ArrivalId) -> bool {
+        self.parameter != earlier.parameter
+            || (self.written_at, self.version) > (earlier.written_at, earlier.version)
+    }
+}
+
 /// What a publication was last seen to hold: what its last answered write put there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -369,6 +410,9 @@ impl Record {
             drift: Vec::new(),
             spec_version: 0,
             without: BTreeSet::new(),
+            queued: None,
+            edited: None,
+            imported: None,
         }
     }
 
@@ -395,6 +439,11 @@ impl Record {
     /// Live versions, newest first.
     pub fn versions(&self) -> &[Version] {
         &self.versions
+    }
+
+    /// Whether a value is that of a live version.
+    pub fn holds(&self, sha256: &Digest) -> bool {
+        self.versions.iter().any(|version| version.sha256 == *sha256)
     }
 
     /// The version in this stage, the newest of them.
@@ -493,6 +542,31 @@ impl Record {
     /// Clusters whose workloads are left out, until a rotation begins that is not told to.
     pub fn without(&self) -> &BTreeSet<String> {
         &self.without
+    }
+
+    /// The rotation that begins once the one in progress is done.
+    pub fn queued(&self) -> Option<&RotationId> {
+        self.queued.as_ref()
+    }
+
+    /// The value that somebody else wrote, sealed as the next version.
+    pub fn edited(&self) -> Option<&Minted> {
+        self.edited.as_ref()
+    }
+
+    /// What was taken from the inbox last.
+    pub fn imported(&self) -> Option<&Imported> {
+        self.imported.as_ref()
+    }
+
+    /// Whether a rotation is to begin that nobody has to ask for again.
+    pub fn is_rotation_waiting(&self) -> bool {
+        self.queued.is_some() || self.edited.is_some()
+    }
+
+    /// When somebody has to look at a token that owes nothing.
+    pub fn due_at_rest(&self, now: Timestamp) -> Timestamp {
+        if self.is_rotation_waiting() { now } else { self.compare_at }
     }
 
     /// Whether a lease is live: its holder may be about to write.

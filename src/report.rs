@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     error::Error,
-    record::{Entry, Held, Leg, RotationId, Stage, Step},
+    record::{Entry, Held, Imported, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
     world::{Finding, Verdict},
@@ -19,7 +19,19 @@ use crate::{
 pub enum Answer {
     /// About one token that was to be changed.
     One(Box<Report>),
-    /// Of a sweep: what became of each token that was due.
+    /// Of a sweep: what became of each token that was due, in three shapes:
+    ///
+    /// ```json
+    /// {"outcome": "swept", "results": [
+    ///   {"outcome": "completed", "token": "a", ...},
+    ///   {"outcome": "handed_on", "token": "b", ...},
+    ///   {"token": "c", "error": "Throttled", "message": "could not start an invocation of ..."}]}
+    /// ```
+    ///
+    /// The first was carried on, and is told as whoever invokes the function about it is told; a second
+    /// is carried on by an invocation of its own (`deferred`: by the next sweep, for want of time); what
+    /// failed, or could not be handed on, stays due. Clients may rely on these fields; others may be
+    /// added.
     Sweep(Results<Each<Report>>),
     /// Of a status: how each token stands.
     Status(Results<Each<Standing>>),
@@ -63,6 +75,8 @@ pub enum Outcome {
     Dropped,
     /// There was nothing to do.
     NothingOwed,
+    /// An invocation of its own carries it on.
+    HandedOn,
     /// A sweep is through.
     Swept,
     /// A status was told.
@@ -88,6 +102,7 @@ impl Outcome {
             Outcome::Published => "published",
             Outcome::Dropped => "dropped",
             Outcome::NothingOwed => "nothing_owed",
+            Outcome::HandedOn => "handed_on",
             Outcome::Swept => "swept",
             Outcome::Reported => "reported",
             Outcome::Passed => "passed",
@@ -239,6 +254,13 @@ pub struct Standing {
     /// Clusters that the last rotation was told to go without, and so does what it owes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
+    /// The rotation that begins by itself once the one in progress is through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<RotationId>,
+    /// What was taken from its inbox last: parameter, version, when it was written, and why it did not
+    /// become a version where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
 }
 
 /// A live version.

@@ -16,10 +16,11 @@ use tracing::{info, warn};
 
 pub use crate::turn::{Asking, Settings};
 use crate::{
+    begin::Begun,
     error::{Error, Kind},
     metrics::Measurement,
-    plan::{self, Ask, Deferred, Move},
-    record::{Change, Held, KeyDigest, Leg, Owed, Purpose, Step},
+    plan::{self, Ask, Deferred, Move, Relation, Terms},
+    record::{Change, Held, KeyDigest, Leg, Owed, RotationId, Step},
     report::{Outcome, Report},
     spec::{Side, Spec},
     token::{TokenName, VersionNumber},
@@ -34,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a turn looks again whether somebody else has let the lease go, a second apart.
 const LOOKS_AT_A_LEASE: usize = 60;
+/// How many values of somebody's own are believed to have come before a rotation that was queued.
+const VALUES_BEFORE: usize = 3;
 
 /// Does what is asked, as far as it comes.
 ///
@@ -41,7 +44,7 @@ const LOOKS_AT_A_LEASE: usize = 60;
 /// One of the contract's. What was saved stays owed, and is carried on by the sweep.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
     let key = KeyDigest::of(asking.key);
-    let key = (asking.ask == Ask::Rotate).then_some(&key);
+    let key = asking.ask.is_rotate().then_some(&key);
     let mut looks = 0;
     let mut plans = 0;
     while plans < PLANS {
@@ -50,38 +53,24 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         // a later save of theirs would overtake ours.
         let spec = spec(world, settings, asking.token).await?;
         let now = world.clock.now();
-        let decision = plan::plan(asking.ask, &loaded, spec.accepted_depth(), now);
+        let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
         let decision = plan::leaving_out(decision, asking.without, &loaded, now);
         if !matches!(decision, Move::Unchanged(_)) {
             check_known(&spec, asking.without)?;
         }
         info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
-        let entry = loaded.key.clone();
+        // A key that is saved already is not saved again.
+        let key = key.filter(|_| loaded.key.is_none());
         let mut turn = Turn::new(world, settings, &spec, &asking, loaded.record, key)?;
         let done = match decision {
             Move::Begin(purpose) => match turn.begin(purpose).await {
-                Ok(()) => turn.carry_on().await,
+                Ok(Begun::Asked) => turn.carry_on().await,
+                Ok(Begun::Before) => turn.carry_on_first().await,
+                Ok(Begun::Nothing(report)) => Ok(*report),
                 Err(stop) => Err(stop),
             },
-            Move::CarryOn { joins } => {
-                turn.joins = joins;
-                // What is in the way of what is asked is carried on first, and then that begins.
-                let purpose = turn.record.rotation().map(|rotation| rotation.purpose);
-                let in_the_way = match asking.ask {
-                    Ask::Rotate => !joins && entry.is_none(),
-                    Ask::Publish => purpose != Some(Purpose::Publish),
-                    Ask::Drop | Ask::Resume => false,
-                };
-                let carried_on = match turn.leave_out() {
-                    Ok(()) => turn.carry_on().await,
-                    Err(stop) => Err(stop),
-                };
-                match carried_on {
-                    Ok(report) if in_the_way && report.is_through() => Err(Stop::Overtaken),
-                    ended => ended,
-                }
-            }
-            Move::Join { joins } => turn.join(joins).await,
+            Move::CarryOn(relation) => turn.carry_on_as(relation).await,
+            Move::Join(relation) => turn.join(relation).await,
             Move::Drop => turn.drop_pending().await,
             Move::Compare => turn.compare().await,
             Move::Defer { until, because: Deferred::Leased | Deferred::Occupied }
@@ -174,9 +163,19 @@ pub async fn spec(world: &World, settings: &Settings, token: &TokenName) -> Resu
 }
 
 async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result<Report, Error> {
-    let audit = world.records.audit(token, entry.version).await?;
+    let mut version = entry.version;
+    let mut audit = world.records.audit(token, version).await?;
+    // A rotation that was queued has a later number than was foreseen where somebody's own values came
+    // first.
+    for _ in 0..VALUES_BEFORE {
+        if audit.as_ref().is_none_or(|audit| audit.rotation == entry.rotation) {
+            break;
+        }
+        version = version.next();
+        audit = world.records.audit(token, version).await?;
+    }
     Ok(Report {
-        version: Some(entry.version),
+        version: Some(version),
         rotation: Some(entry.rotation.clone()),
         selectors: audit.as_ref().map(|audit| audit.selectors.clone()).unwrap_or_default(),
         timeline: audit.map(|audit| audit.timeline).unwrap_or_default(),
@@ -185,6 +184,37 @@ async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result
 }
 
 impl Turn<'_> {
+    /// Carries on what stands in this relation to what is asked.
+    async fn carry_on_as(&mut self, relation: Relation) -> Result<Report, Stop> {
+        match relation {
+            Relation::Joined => self.joins = self.record.rotation().map(|it| self.key_entry(it)),
+            Relation::BeforeQueued => self.queue()?,
+            Relation::Same | Relation::Before => {}
+        }
+        self.leave_out()?;
+        match relation {
+            Relation::Same | Relation::Joined => self.carry_on().await,
+            Relation::Before | Relation::BeforeQueued => self.carry_on_first().await,
+        }
+    }
+
+    /// Carries on what comes before what is asked: once it is through, that is planned.
+    async fn carry_on_first(&mut self) -> Result<Report, Stop> {
+        let report = self.carry_on().await?;
+        if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
+    }
+
+    /// Has a rotation follow the one in progress; the next save keeps it, and the trigger's key, which
+    /// resolves to it. One that waits already begins later than what is asked, and serves.
+    fn queue(&mut self) -> Result<(), Stop> {
+        let id = match self.record.queued() {
+            Some(queued) => queued.clone(),
+            None => RotationId(self.world.random_name()?),
+        };
+        self.joins = Some(self.key_entry_of(id.clone(), self.record.next_version()));
+        self.apply(Change::Queue(Some(id)))
+    }
+
     /// Carries out what is owed until there is an answer.
     pub(crate) async fn carry_on(&mut self) -> Result<Report, Stop> {
         // A publish that somebody left unfinished may still have a write in the air. That is noted
@@ -227,7 +257,7 @@ impl Turn<'_> {
             // verifiers were told when the old one ends. Restarting verifiers for that is left to
             // the sweep.
             let answered = (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
-                && self.asking.ask == Ask::Rotate;
+                && self.asking.ask.is_rotate();
             if answered && !self.spec.verifiers.workloads.is_empty() {
                 self.release(self.now()).await?;
                 return Ok(self.report(Outcome::Rotated));
@@ -240,10 +270,10 @@ impl Turn<'_> {
 
     fn outcome_at_rest(&self) -> Outcome {
         match self.asking.ask {
-            Ask::Rotate if self.last.is_some_and(|owed| owed.leg >= Leg::Overlap) => {
+            Ask::Rotate { .. } if self.last.is_some_and(|owed| owed.leg >= Leg::Overlap) => {
                 Outcome::Rotated
             }
-            Ask::Rotate | Ask::Publish => Outcome::Published,
+            Ask::Rotate { .. } | Ask::Publish { .. } => Outcome::Published,
             Ask::Drop => Outcome::Dropped,
             Ask::Resume => Outcome::Completed,
         }
@@ -255,7 +285,7 @@ impl Turn<'_> {
         let end = self.record.next_end().unwrap_or(now);
         if end > now || self.record.is_unanswered(now) {
             let until = end.max(self.record.unanswered_until().unwrap_or(end));
-            self.release(until.min(self.record.compare_at())).await?;
+            self.release(until.min(self.record.due_at_rest(now))).await?;
             let outcome = match self.asking.ask {
                 Ask::Resume if self.timeline.is_empty() => Outcome::InProgress,
                 Ask::Resume => Outcome::Rotated,
@@ -304,8 +334,10 @@ impl Turn<'_> {
         Stop::Failed(error)
     }
 
-    async fn join(&mut self, joins: bool) -> Result<Report, Stop> {
-        if let (true, Some(key), Some(rotation)) = (joins, self.key, self.record.rotation()) {
+    async fn join(&mut self, relation: Relation) -> Result<Report, Stop> {
+        if let (Relation::Joined, Some(key), Some(rotation)) =
+            (relation, self.key, self.record.rotation())
+        {
             let entry = self.key_entry(rotation);
             let (token, revision) = (self.record.token(), self.record.revision());
             if self.world.records.join(token, revision, key, &entry).await? == Saved::Overtaken {

@@ -29,7 +29,9 @@ pub struct Spec {
     pub token: TokenName,
     /// The version of the parameter that this was read from. A rotation pins it.
     pub version: i64,
-    /// How new values are made.
+    /// Where new values come from.
+    pub source: Source,
+    /// How new values are made, and how strong one that is issued elsewhere has to be.
     pub generation: Generation,
     /// How long the previous version stays accepted after migrate is complete. At least 5 s.
     pub overlap: Duration,
@@ -39,6 +41,29 @@ pub struct Spec {
     pub presenters: Audience,
     /// How long a workload may take to roll, from its stamp, in each leg.
     pub rollout_timeout: Duration,
+    /// What becomes of a value that somebody else wrote to a presented publication.
+    pub on_drift: OnDrift,
+}
+
+/// How often the publications of a token that owes nothing are compared with its record.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where the values of a token come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// changeover makes them.
+    Generated,
+    /// They are issued elsewhere, and arrive in this SecureString: the token's inbox.
+    Inbox(ParameterName),
+}
+
+/// What becomes of a value that somebody else wrote to a presented publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrift {
+    /// It is told, left alone, and keeps the next rotation from beginning.
+    Refuse,
+    /// It is the next version.
+    Adopt,
 }
 
 impl Spec {
@@ -78,30 +103,48 @@ impl Spec {
             .fold(Self::DEEPEST, usize::min)
     }
 
-    /// Whether the spec leaves alone what only the function, or those who deploy it, may write: the
-    /// table of records, specs, and descriptions of clusters.
+    /// The parameter in which values arrive that are issued elsewhere.
+    pub fn inbox(&self) -> Option<&ParameterName> {
+        match &self.source {
+            Source::Generated => None,
+            Source::Inbox(parameter) => Some(parameter),
+        }
+    }
+
+    /// How often a token that owes nothing is looked at: daily, and each minute where somebody else
+    /// may bring its next version.
+    pub fn looked_at_every(&self) -> Duration {
+        match (&self.source, self.on_drift) {
+            (Source::Generated, OnDrift::Refuse) => COMPARE_EVERY,
+            _ => Duration::from_secs(60),
+        }
+    }
+
+    /// Whether the spec leaves alone what only the function, or those who deploy it, may use: the
+    /// table of records, specs, and descriptions of clusters, which hold tokens of their own.
     ///
     /// # Errors
     /// `BadSpec` that names the places.
     pub fn check_reserved(&self, reserved: &Reserved) -> Result<(), Error> {
+        let is_reserved =
+            |name: &ParameterName| reserved.paths.iter().any(|path| name.is_within(path));
         let written: Vec<String> = Side::BOTH
             .iter()
             .flat_map(|side| &self.side(*side).publications)
             .map(|publication| &publication.place)
             .filter(|place| match place {
-                Place::Parameter(name) => reserved.paths.iter().any(|path| name.is_within(path)),
+                Place::Parameter(name) => is_reserved(name),
                 Place::Item { table, .. } => *table == reserved.table,
             })
             .map(ToString::to_string)
             .collect();
-        if written.is_empty() {
-            return Ok(());
-        }
-        Err(resolve::bad_spec(
-            &self.token,
-            self.version,
-            &format!("it publishes to {}, where changeover keeps its own", written.join(" and ")),
-        ))
+        let uses = match (written.as_slice(), self.inbox()) {
+            ([], Some(inbox)) if is_reserved(inbox) => format!("imports from {inbox}"),
+            ([], _) => return Ok(()),
+            (written, _) => format!("publishes to {}", written.join(" and ")),
+        };
+        let because = format!("it {uses}, where changeover keeps its own");
+        Err(resolve::bad_spec(&self.token, self.version, &because))
     }
 
     /// The most live versions of a token, whatever its stores hold.
@@ -340,22 +383,24 @@ pub enum PicksUp {
 }
 
 /// Every token of these whose spec writes a place that another one's writes too, or a key of a Secret,
-/// with a `BadSpec` that names it and both tokens. Two writers of one place would overwrite each other
-/// for ever.
+/// or imports from the same inbox, with a `BadSpec` that names it and both tokens. Two writers of one
+/// place would overwrite each other for ever; what is issued to two tokens is no longer the secret of
+/// either.
 pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
-    let mut writers: BTreeMap<Written<'_>, BTreeMap<&TokenName, i64>> = BTreeMap::new();
+    let mut claims: BTreeMap<Claim<'_>, BTreeMap<&TokenName, i64>> = BTreeMap::new();
     for spec in specs {
         for side in Side::BOTH {
             let Audience { publications, workloads, .. } = spec.side(side);
-            let places = publications.iter().map(|publication| Written::Place(&publication.place));
-            let keys = workloads.iter().filter_map(Workload::written_key).map(Written::Key);
-            for written in places.chain(keys) {
-                writers.entry(written).or_default().insert(&spec.token, spec.version);
+            let places = publications.iter().map(|publication| Claim::Place(&publication.place));
+            let keys = workloads.iter().filter_map(Workload::written_key).map(Claim::Key);
+            let inbox = spec.inbox().map(Claim::Inbox);
+            for claim in places.chain(keys).chain(inbox) {
+                claims.entry(claim).or_default().insert(&spec.token, spec.version);
             }
         }
     }
     let mut conflicts = BTreeMap::new();
-    for (place, tokens) in writers.into_iter().filter(|(_, tokens)| tokens.len() > 1) {
+    for (claim, tokens) in claims.into_iter().filter(|(_, tokens)| tokens.len() > 1) {
         for (token, version) in &tokens {
             let others = tokens.keys().filter(|other| *other != token);
             let others: Vec<_> = others.map(|other| format!("\"{other}\"")).collect();
@@ -363,10 +408,7 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
                 resolve::bad_spec(
                     token,
                     *version,
-                    &format!(
-                        "it writes {place}, and so does the spec of token {}",
-                        others.join(" and ")
-                    ),
+                    &format!("it {claim}, and so does the spec of token {}", others.join(" and ")),
                 )
             });
         }
@@ -374,18 +416,20 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
     conflicts
 }
 
-/// What a spec has written.
+/// What one spec has for itself, and what it does with it.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Written<'a> {
+enum Claim<'a> {
     Place(&'a Place),
     Key(WrittenKey<'a>),
+    Inbox(&'a ParameterName),
 }
 
-impl fmt::Display for Written<'_> {
+impl fmt::Display for Claim<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Written::Place(place) => place.fmt(formatter),
-            Written::Key(key) => key.fmt(formatter),
+            Claim::Place(place) => write!(formatter, "writes {place}"),
+            Claim::Key(key) => write!(formatter, "writes {key}"),
+            Claim::Inbox(inbox) => write!(formatter, "imports from {inbox}"),
         }
     }
 }

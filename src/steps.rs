@@ -11,12 +11,12 @@ use jiff::Timestamp;
 
 use crate::{
     begin::away,
-    error::Error,
+    error::{Error, Kind},
     record::{Change, Held, Leg, Owed, Purpose, Seen, Wait},
-    spec::{AcceptedForm, ParameterName, PicksUp, Place, Publication, Side, Workload},
+    spec::{AcceptedForm, OnDrift, ParameterName, PicksUp, Place, Publication, Side, Workload},
     token::{Digest, Secret},
     turn::{Stop, Turn, UnderWay},
-    world::{Accepted, Content, Progress, SecretRevision, Stamp, WriteError, Written},
+    world::{Accepted, Content, Holding, Progress, SecretRevision, Stamp, WriteError, Written},
 };
 
 impl Turn<'_> {
@@ -27,6 +27,9 @@ impl Turn<'_> {
         if publications.is_empty() {
             self.apply(Change::Published(BTreeMap::new()))?;
             return Ok(None);
+        }
+        if side == Side::Presenters && self.spec.on_drift == OnDrift::Adopt {
+            self.keep_edited().await?;
         }
         // Before the lease is taken: values are opened one by one, and a write to a store that cannot
         // fence begins only while enough of the lease is left.
@@ -53,6 +56,41 @@ impl Turn<'_> {
         }
         self.apply(Change::Published(seen))?;
         Ok(None)
+    }
+
+    /// Keeps what somebody wrote by hand since a rotation began, before it is published over: it is the
+    /// next version, once this one is through.
+    async fn keep_edited(&mut self) -> Result<(), Stop> {
+        let publications = &self.spec.presenters.publications;
+        let reads =
+            publications.iter().map(|it| self.world.publications.read(&it.place, Side::Presenters));
+        for (publication, holding) in publications.iter().zip(join_all(reads).await) {
+            let Some(Holding { value, .. }) = holding? else { continue };
+            let digest = value.digest();
+            let is_kept = self.record.edited().is_some_and(|edited| edited.sha256 == digest);
+            if is_kept || self.record.holds(&digest) {
+                continue;
+            }
+            let place = &publication.place;
+            let value = Secret::adopt(value.expose().to_owned());
+            let fit = match value {
+                Ok(value) => self.refuse_ended(&value).await.map(|()| value),
+                unfit => unfit,
+            };
+            match fit {
+                Ok(value) => {
+                    let kept =
+                        self.seal(self.record.next_version(), value, BTreeMap::new()).await?;
+                    self.warnings.push(format!("{place}: what somebody wrote there is next"));
+                    self.apply(Change::Edited(kept))?;
+                }
+                Err(error) if matches!(error.kind, Kind::BadToken | Kind::PreflightFailed) => {
+                    self.warnings.push(format!("{place} is published over: {error}"));
+                }
+                Err(error) => return Err(Stop::Failed(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Waits until each Secret that copies this side's view holds what was published.

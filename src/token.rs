@@ -1,6 +1,6 @@
 //! Tokens: how they are named, minted, digested, and never shown.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -321,6 +321,40 @@ impl Generation {
         Ok(Secret(value))
     }
 
+    /// Why a value that was issued elsewhere is easier to guess than these: `None` where it is not, as
+    /// far as its length and its alphabet tell. What it is made of, nobody can see.
+    pub fn weakness(&self, value: &Secret) -> Option<String> {
+        let prefix = self.prefix.as_ref().map_or("", Prefix::as_str);
+        let Some(random) = value.expose().strip_prefix(prefix) else {
+            return Some(format!(
+                "it does not begin with {prefix}, as the spec's `token.prefix` says"
+            ));
+        };
+        let distinct: BTreeSet<_> = random.chars().collect();
+        if distinct.len() < FEWEST_DISTINCT {
+            return Some(format!("it has fewer than {FEWEST_DISTINCT} different characters"));
+        }
+        let all = |of: fn(&char) -> bool| distinct.iter().all(of);
+        let has = |of: fn(&char) -> bool| distinct.iter().any(of);
+        let is_mixed = has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase);
+        let alphabet: u8 = match () {
+            () if all(char::is_ascii_digit) => 10,
+            () if all(char::is_ascii_hexdigit) && !is_mixed => 16,
+            () if all(char::is_ascii_alphanumeric) && !is_mixed => 36,
+            () if all(|c| c.is_ascii_alphanumeric() || "+/-_=.".contains(*c)) => 64,
+            () => 95,
+        };
+        let length = u16::try_from(random.chars().count()).unwrap_or(u16::MAX);
+        let bits = f64::from(length) * f64::from(alphabet).log2();
+        let least = f64::from(self.bytes) * 8.0;
+        (bits < least).then(|| {
+            format!(
+                "its {length} characters are at most {bits:.0} bits, and the spec's `token.bytes` asks \
+                 for {least}"
+            )
+        })
+    }
+
     /// How many bytes a minted value has.
     pub fn length(&self) -> usize {
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
@@ -330,6 +364,8 @@ impl Generation {
 }
 
 const CHECKSUM_BYTES: usize = 4;
+/// So few different characters are no random value of 32 bytes, in any alphabet from ten digits on.
+const FEWEST_DISTINCT: usize = 8;
 
 /// What a token starts with, so that people and scanners know whose it is: `[a-z0-9]{1,16}_`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -406,6 +442,49 @@ mod tests {
         for value in ["x", "{}", "ä", longest.as_str()] {
             assert_eq!(Secret::adopt(value.to_owned()).expect(value).expose(), value);
         }
+    }
+
+    #[test]
+    fn random_values_of_enough_bytes_are_strong_in_every_usual_form() {
+        use base64::engine::general_purpose::STANDARD;
+        let generation = Generation::new(32, None).expect("a generation");
+        let mut state = 1_u64;
+        for _ in 0..2_000 {
+            let bytes: Vec<u8> = (0..32)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 33) as u8
+                })
+                .collect();
+            let upper = hex::encode_upper(&bytes);
+            for form in [
+                hex::encode(&bytes),
+                upper,
+                URL_SAFE_NO_PAD.encode(&bytes),
+                STANDARD.encode(&bytes),
+            ] {
+                let shorter = Secret::verbatim(form[..form.len() - 4].to_owned());
+                assert_eq!(generation.weakness(&Secret::verbatim(form)), None);
+                assert!(generation.weakness(&shorter).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn weak_values_are_told_without_being_shown() {
+        let prefix = Prefix::parse("ds_");
+        let generation = Generation::new(32, prefix).expect("a generation");
+        let long = "S3cretS3cret".repeat(2);
+        let same = format!("ds_{}", "ab".repeat(200));
+        let other = format!("xx_{}", "Ab3dEf6hIj".repeat(9));
+        let cases =
+            [("hunter2", "begin with ds_"), (&other, "begin with ds_"), (&same, "different")];
+        for (value, words) in cases {
+            let told = generation.weakness(&Secret::verbatim(value.to_owned())).expect(value);
+            assert!(told.contains(words) && !told.contains(&value[3..]), "{told}");
+        }
+        let short = Secret::verbatim(format!("ds_{long}"));
+        assert!(generation.weakness(&short).is_some_and(|told| !told.contains("S3cret")));
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) spec: &'a Spec,
     pub(crate) asking: &'a Asking<'a>,
+    /// The trigger's key, where it is not saved yet.
     pub(crate) key: Option<&'a KeyDigest>,
     /// Random, not the request id: Lambda's retries keep that one, and are somebody else.
     pub(crate) holder: String,
@@ -76,8 +77,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) stored: Option<Record>,
     /// As it is to be saved next.
     pub(crate) record: Record,
-    /// Whether the next save adds the trigger's key.
-    pub(crate) joins: bool,
+    /// What the next save has the trigger's key resolve to, if it is to add the key.
+    pub(crate) joins: Option<KeyEntry>,
     /// Values that were minted or opened on this turn.
     pub(crate) values: BTreeMap<VersionNumber, Secret>,
     /// What the presented publications held when this turn looked.
@@ -110,7 +111,7 @@ impl<'a> Turn<'a> {
             holder: world.random_name()?,
             stored,
             record,
-            joins: false,
+            joins: None,
             values: BTreeMap::new(),
             found: BTreeMap::new(),
             warnings: Vec::new(),
@@ -239,18 +240,17 @@ impl<'a> Turn<'a> {
                 });
             }
         }
-        let entry = record.rotation().filter(|_| self.joins).map(|it| self.key_entry(it));
         let save = Save {
             replaces: self.stored.as_ref().map(Record::revision),
             record: &record,
-            key: self.key.zip(entry.as_ref()),
+            key: self.key.zip(self.joins.as_ref()),
             audit: &audit,
         };
         match self.world.records.save(save).await? {
             Saved::Overtaken => Err(Stop::Overtaken),
             Saved::Saved => {
                 self.tell(self.stored.as_ref(), &record, now).await;
-                self.joins = false;
+                self.joins = None;
                 self.record = record.clone();
                 self.stored = Some(record);
                 Ok(())
@@ -278,11 +278,12 @@ impl<'a> Turn<'a> {
 
     /// What a key resolves to that begins or joins this rotation.
     pub(crate) fn key_entry(&self, rotation: &Rotation) -> KeyEntry {
-        KeyEntry {
-            rotation: rotation.id.clone(),
-            version: rotation.version,
-            expires_at: self.now() + KEY_LIFETIME,
-        }
+        self.key_entry_of(rotation.id.clone(), rotation.version)
+    }
+
+    /// What a key resolves to of which a rotation is asked that is to bring this version.
+    pub(crate) fn key_entry_of(&self, rotation: RotationId, version: VersionNumber) -> KeyEntry {
+        KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
     }
 
     /// Makes a change on the record in memory, and logs and measures the step that it ends.
@@ -375,7 +376,11 @@ impl<'a> Turn<'a> {
 
     pub(crate) fn report(&self, outcome: Outcome) -> Report {
         let (rotation, version) = self.subject.clone().unzip();
-        let warnings = self.warnings.iter().cloned().chain(self.told_of_left_out()).collect();
+        let queued = self.record.queued().map(|_| {
+            "a rotation that was asked for meanwhile begins by itself once this one is through"
+                .to_owned()
+        });
+        let warnings = self.warnings.iter().cloned().chain(self.told_of_left_out()).chain(queued);
         Report {
             outcome,
             token: self.record.token().clone(),
@@ -390,7 +395,7 @@ impl<'a> Turn<'a> {
                 .and_then(|previous| previous.not_after),
             not_before: None,
             timeline: self.timeline.clone(),
-            warnings,
+            warnings: warnings.collect(),
             held: self.record.held().map(Into::into),
         }
     }

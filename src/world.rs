@@ -7,10 +7,12 @@
 //!
 //! ```text
 //! Specs         what was asked for         SSM parameters, read only
+//! Inboxes       what others issued         SSM SecureStrings, read only
 //! RecordStore   the one truth              DynamoDB item per token, values sealed with KMS
 //! Publications  what readers see           SSM SecureStrings, attributes of DynamoDB items
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! Pipeline      who else waits for it      CodePipeline
+//! Invocations   who else can do it         the function itself, by Lambda's API
 //! Subscribers   who is told of it           EventBridge
 //! Meter         who watches how it fares   CloudWatch, out of the log
 //! ```
@@ -23,6 +25,8 @@ pub mod embedded_metrics;
 pub mod event_bus;
 mod finding;
 pub mod host;
+pub mod inboxes;
+pub mod invocations;
 pub mod jobs;
 pub mod publications;
 pub mod record_store;
@@ -39,6 +43,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rand::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     error::Error,
@@ -62,6 +67,8 @@ pub use crate::{
 pub struct World {
     /// Specs of tokens.
     pub specs: Arc<dyn Specs>,
+    /// Where values arrive that are issued elsewhere.
+    pub inboxes: Arc<dyn Inboxes>,
     /// Records of tokens.
     pub records: Arc<dyn RecordStore>,
     /// The places that readers read.
@@ -70,6 +77,8 @@ pub struct World {
     pub clusters: Arc<dyn Clusters>,
     /// The pipelines that wait for an answer.
     pub pipeline: Arc<dyn Pipeline>,
+    /// Further invocations of this function.
+    pub invocations: Arc<dyn Invocations>,
     /// Whoever subscribed to what becomes of tokens; `None` where nobody did.
     pub subscribers: Option<Arc<dyn Subscribers>>,
     /// Whoever watches how the function fares.
@@ -156,6 +165,26 @@ pub struct SpecText {
     pub json: String,
 }
 
+/// Where values arrive that are issued elsewhere. Reading has no effect: a crash means nothing.
+#[async_trait]
+pub trait Inboxes: Send + Sync {
+    /// What an inbox holds; `None` where the parameter does not exist.
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error>;
+}
+
+/// A value that arrived in an inbox.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The value, as it was put there.
+    pub value: Secret,
+    /// Whether the parameter is a SecureString.
+    pub is_secure: bool,
+    /// The version of the parameter.
+    pub version: u64,
+    /// When that version was written.
+    pub written_at: Timestamp,
+}
+
 /// One record a token, fenced by its revision; beside it the keys of triggers and the audit.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
@@ -202,6 +231,14 @@ pub trait RecordStore: Send + Sync {
         token: &TokenName,
         version: VersionNumber,
     ) -> Result<Option<Audit>, Error>;
+
+    /// The version that had a value of this digest, and has ended, dropped ones included; of the last
+    /// thousand that there were.
+    async fn ended(
+        &self,
+        token: &TokenName,
+        sha256: &Digest,
+    ) -> Result<Option<VersionNumber>, Error>;
 
     /// Seals a value for the record, bound to the scope, the token and the version.
     async fn seal(
@@ -549,6 +586,16 @@ pub trait Pipeline: Send + Sync {
     /// answered. A crash before it: the job waits, until the next try of the same invocation or its
     /// time-out. A crash after it: it is answered.
     async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+}
+
+/// Further invocations of this function, which nobody waits for.
+#[async_trait]
+pub trait Invocations: Send + Sync {
+    /// Starts one with this event. `function` is the ARN, with its alias, whose settings it runs
+    /// under: an invocation names the one that it came in on itself.
+    ///
+    /// A crash before it: none is started. A crash after it, or a lost reply: one is, or two are.
+    async fn start(&self, function: &str, event: &Value) -> Result<(), Error>;
 }
 
 /// Whoever subscribed to what becomes of tokens.

@@ -10,8 +10,9 @@ use changeover::{
     rotate::Settings,
     world::{
         Clock, World, aws::Aws, clusters::KubernetesClusters, embedded_metrics::EmbeddedMetrics,
-        event_bus::EventBus, host, jobs::CodePipelineJobs, publications::AwsPublications,
-        record_store::DynamoDbRecords, specs::SsmSpecs,
+        event_bus::EventBus, host, inboxes::SsmInboxes, invocations::LambdaInvocations,
+        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -95,6 +96,7 @@ impl Edge {
                 .ok()
                 .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
                 .unwrap_or(Timestamp::MAX),
+            function: context.invoked_function_arn,
         };
         let settings = Settings {
             lease: self.config.lease,
@@ -118,6 +120,7 @@ impl Edge {
         let clock = Clock::starting_at(host::now());
         Ok(World {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
+            inboxes: Arc::new(SsmInboxes::new(Arc::clone(aws))),
             records: Arc::new(DynamoDbRecords::new(
                 Arc::clone(aws),
                 config,
@@ -127,6 +130,7 @@ impl Edge {
             publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
+            invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
             subscribers: config
                 .event_bus
                 .clone()

@@ -41,7 +41,7 @@ impl Verdict {
             "rotated" | "unchanged" | "completed" | "published" | "dropped" | "revoked"
             | "forgotten" | "nothing_owed" | "passed" | "warned" => Verdict::Done,
             "held" => Verdict::Held,
-            "in_progress" | "deferred" => Verdict::InProgress,
+            "in_progress" | "deferred" | "handed_on" => Verdict::InProgress,
             // A sweep's is that of the worst of its tokens; a status tells, and judges nothing.
             "swept" => worst(answer.results.iter().map(Self::of_answer)),
             "reported" if answer.results.iter().any(|result| result.error.is_some()) => {
@@ -100,6 +100,7 @@ mod tests {
             ("held", 3),
             ("in_progress", 4),
             ("deferred", 4),
+            ("handed_on", 4),
             ("something_new", 1),
             ("", 1),
         ] {

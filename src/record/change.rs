@@ -6,13 +6,14 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    COMPARE_EVERY, Entry, Held, LEASE_GRACE, Lease, Leg, Owed, Purpose, Record, Rotation,
-    RotationId, Seen, Stage, Step, TIMELINE, Version, Wait,
+    Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Record, Rotation, RotationId,
+    Seen, Stage, Step, TIMELINE, Version, Wait,
 };
 use crate::{
-    spec::Side,
+    spec::{COMPARE_EVERY, Side},
     token::{Digest, Sealed},
 };
 
@@ -20,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Take the slot: for a rotation with a minted version, or for one that only writes.
-    Begin(Begin),
+    Begin(Box<Begin>),
     /// Take the lease, or take it over from one who let it run out, or renew one's own.
     Lease {
         /// The new lease.
@@ -63,7 +64,15 @@ pub enum Change {
     Compared {
         /// Their places.
         drift: Vec<String>,
+        /// How long until they are compared again, where nothing is unanswered.
+        again_after: Duration,
     },
+    /// This rotation begins once the one in progress is done; `None`: none does any more.
+    Queue(Option<RotationId>),
+    /// Somebody else wrote this value, which is about to be published over: the next version is it.
+    Edited(Minted),
+    /// This was taken from the inbox, and is no new version.
+    Imported(Imported),
 }
 
 /// What takes the slot.
@@ -79,14 +88,42 @@ pub struct Begin {
     pub minted: Option<Minted>,
     /// The sides whose view differs from what was published, where that is a reason to begin.
     pub repaired: Vec<Side>,
+    /// Whether presenters may have the new value already: somebody else published it.
+    pub is_presented: bool,
+    /// Where the new value arrived, if it is issued elsewhere.
+    pub imported: Option<Imported>,
+    /// The rotation that was asked for, where this one has to come first.
+    pub queued: Option<RotationId>,
     /// The version of the spec that it works from.
     pub spec_version: i64,
+    /// How long until the publications are compared, at most.
+    pub compare_within: Duration,
     /// The lease, taken by the same write.
     pub lease: Lease,
 }
 
+impl Begin {
+    /// One that changes nothing yet but the spec and the lease.
+    pub fn new(id: RotationId, purpose: Purpose, spec_version: i64, lease: Lease) -> Self {
+        Self {
+            id,
+            purpose,
+            adopted: None,
+            minted: None,
+            repaired: Vec::new(),
+            is_presented: false,
+            imported: None,
+            queued: None,
+            spec_version,
+            compare_within: COMPARE_EVERY,
+            lease,
+        }
+    }
+}
+
 /// A value that was decided.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Minted {
     /// Its digest.
     pub sha256: Digest,
@@ -130,7 +167,7 @@ impl Record {
                 if begin.minted.is_some() && self.is_unanswered(now) {
                     return Err(illegal("a write to a store that cannot fence is unanswered"));
                 }
-                next.begin(begin, now);
+                next.begin(*begin, now);
             }
 
             (_, Change::Lease { lease, late_write }) => {
@@ -250,7 +287,7 @@ impl Record {
             (None, Change::Await { .. }) => {
                 next.lease = None;
                 next.watcher = None;
-                next.due_at = Some(self.compare_at);
+                next.due_at = Some(self.due_at_rest(now));
             }
 
             (Some(_), Change::Hold(held)) => {
@@ -264,13 +301,19 @@ impl Record {
                 next.repeats = 0;
             }
 
-            (None, Change::Compared { drift }) => {
-                next.compared(drift, now);
+            (None, Change::Compared { drift, again_after }) => {
+                next.compared(drift, again_after, now);
                 next.lease = None;
                 next.watcher = None;
-                next.due_at = Some(next.compare_at);
+                next.due_at = Some(next.due_at_rest(now));
             }
-            (Some(_), Change::Compared { drift }) => next.compared(drift, now),
+            (Some(_), Change::Compared { drift, again_after }) => {
+                next.compared(drift, again_after, now);
+            }
+
+            (_, Change::Queue(id)) => next.queued = id,
+            (_, Change::Edited(value)) => next.edited = Some(value),
+            (_, Change::Imported(imported)) => next.imported = Some(imported),
 
             (_, Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. }) => {
                 return Err(illegal("that step is not owed"));
@@ -283,12 +326,12 @@ impl Record {
         Ok(next)
     }
 
-    /// Until the next comparison: a day, or until a write whose reply was lost may have landed.
-    fn compared(&mut self, drift: Vec<String>, now: Timestamp) {
+    /// Until the next comparison: a time, or until a write whose reply was lost may have landed.
+    fn compared(&mut self, drift: Vec<String>, again_after: Duration, now: Timestamp) {
         self.drift = drift;
         let landed = self.unanswered_until.filter(|until| *until > now);
-        let daily = now + COMPARE_EVERY;
-        self.compare_at = landed.map_or(daily, |until| until.min(daily));
+        let again = now + again_after;
+        self.compare_at = landed.map_or(again, |until| until.min(again));
     }
 
     fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Version> {
@@ -312,15 +355,15 @@ impl Record {
             let number = self.last_version.next();
             let first = self.in_stage(Stage::Current).is_none();
             for (place, store_version) in value.held_at {
-                let seen = Seen {
+                let seen = self.publications.entry(place).or_insert_with(|| Seen {
                     revision: 0,
                     store_version,
                     sha256: value.sha256,
                     key: None,
                     answered_at: now,
-                    held_at: BTreeMap::from([(number, store_version)]),
-                };
-                self.publications.insert(place, seen);
+                    held_at: BTreeMap::new(),
+                });
+                seen.held_at.insert(number, store_version);
             }
             let version = Version {
                 version: number,
@@ -338,15 +381,27 @@ impl Record {
         if changed || begin.repaired.contains(&Side::Verifiers) {
             self.accepted_revision = self.revision + 1;
         }
-        if self.presented_revision == 0 || begin.repaired.contains(&Side::Presenters) {
+        if self.presented_revision == 0
+            || begin.is_presented
+            || begin.repaired.contains(&Side::Presenters)
+        {
             self.presented_revision = self.revision + 1;
         }
+        if self.queued.as_ref() == Some(&begin.id) {
+            self.queued = None;
+        }
+        if begin.is_presented {
+            self.edited = None;
+        }
+        self.queued = begin.queued.or(self.queued.take());
+        self.imported = begin.imported.or(self.imported.take());
+        self.compare_at = self.compare_at.min(now + begin.compare_within);
         self.rotation = Some(Rotation {
             id: begin.id,
             purpose: begin.purpose,
             version: self.versions.first().map_or(self.last_version, |newest| newest.version),
             began_at: now,
-            presented: false,
+            presented: begin.is_presented,
             timeline: Vec::new(),
         });
         self.held = None;
@@ -474,6 +529,9 @@ impl Change {
             Change::Await { .. } => "await",
             Change::Hold(_) => "hold",
             Change::Compared { .. } => "compared",
+            Change::Queue(_) => "queue",
+            Change::Edited(_) => "edited",
+            Change::Imported(_) => "imported",
         }
     }
 }

@@ -15,8 +15,8 @@ use super::rules::{
     duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
 };
 use super::{
-    AcceptedForm, Audience, ItemKey, KeyValue, ParameterName, PicksUp, Place, Publication,
-    SecretCopy, Side, Spec, Workload, WorkloadKind, WrittenKey,
+    AcceptedForm, Audience, ItemKey, KeyValue, OnDrift, ParameterName, PicksUp, Place, Publication,
+    SecretCopy, Side, Source, Spec, Workload, WorkloadKind, WrittenKey,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -29,7 +29,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
     let mut faults = Faults::default();
 
     let generation = faults.generation(raw.token);
-    faults.source(raw.source);
+    let source = faults.source(raw.source);
     let overlap = match raw.overlap.0 {
         Some(overlap) => faults.duration("overlap", &overlap, SHORTEST_OVERLAP..=LONGEST_DURATION),
         None => faults.add("overlap", "is missing; say how long the previous token stays valid"),
@@ -40,20 +40,25 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         Some(timeout) => faults.duration("rollout_timeout", &timeout, SECOND..=LONGEST_DURATION),
         None => Some(DEFAULT_ROLLOUT_TIMEOUT),
     };
-    faults.on_drift(raw.on_drift);
+    let on_drift = faults.on_drift(raw.on_drift);
     if let (Some(verifiers), Some(presenters)) = (&verifiers, &presenters) {
         faults.both_sides(name, verifiers, presenters);
+        if let Some(Source::Inbox(inbox)) = &source {
+            faults.inbox(inbox, [verifiers, presenters]);
+        }
     }
 
     let spec = (|| {
         Some(Spec {
             token: name.clone(),
             version,
+            source: source?,
             generation: generation?,
             overlap: overlap?,
             verifiers: verifiers?,
             presenters: presenters?,
             rollout_timeout: rollout_timeout?,
+            on_drift: on_drift?,
         })
     })();
     match spec {
@@ -134,28 +139,41 @@ impl Faults {
         Generation::new(bytes?, prefix?)
     }
 
-    fn source(&mut self, source: Field<Value>) {
+    fn source(&mut self, source: Field<Value>) -> Option<Source> {
         match source.0 {
-            None => {}
-            Some(Value::String(source)) if source == "generated" => {}
-            Some(Value::Object(fields)) if fields.contains_key("parameter") => {
-                self.unavailable("source.parameter", "a token that is issued elsewhere");
+            None => Some(Source::Generated),
+            Some(Value::String(source)) if source == "generated" => Some(Source::Generated),
+            Some(Value::Object(fields)) if fields.keys().eq(["parameter"]) => {
+                Some(Source::Inbox(self.parameter("source.parameter", &fields["parameter"])?))
             }
-            Some(other) => {
-                let shown = shown(&other);
-                self.add::<()>("source", format!("is {shown}; write \"generated\""));
-            }
+            Some(other) => self.add(
+                "source",
+                format!(
+                    "is {}; write \"generated\", or {{\"parameter\": \"<name>\"}} where values are \
+                     issued elsewhere",
+                    shown(&other)
+                ),
+            ),
         }
     }
 
-    fn on_drift(&mut self, on_drift: Field<Value>) {
+    /// What arrives would be taken for what was published, and the other way round.
+    fn inbox(&mut self, inbox: &ParameterName, sides: [&Audience; 2]) {
+        let mut published = sides.into_iter().flat_map(|side| &side.publications);
+        if published.any(|it| matches!(&it.place, Place::Parameter(name) if name == inbox)) {
+            self.add::<()>(
+                "source.parameter",
+                format!("names {inbox}, which the spec publishes to; let values arrive elsewhere"),
+            );
+        }
+    }
+
+    fn on_drift(&mut self, on_drift: Field<Value>) -> Option<OnDrift> {
         match on_drift.0.as_ref().map(|value| (value, value.as_str())) {
-            None | Some((_, Some("refuse"))) => {}
-            Some((_, Some("adopt"))) => {
-                self.unavailable("on_drift", "\"adopt\", to take over what somebody else wrote");
-            }
+            None | Some((_, Some("refuse"))) => Some(OnDrift::Refuse),
+            Some((_, Some("adopt"))) => Some(OnDrift::Adopt),
             Some((other, _)) => {
-                self.add::<()>("on_drift", format!("is {}; write \"refuse\"", shown(other)));
+                self.add("on_drift", format!("is {}; write \"refuse\" or \"adopt\"", shown(other)))
             }
         }
     }
@@ -267,7 +285,9 @@ impl Faults {
         }
         let is_parameter = raw.ssm.0.is_some();
         let place = match (raw.ssm.0, raw.dynamodb.0) {
-            (Some(name), None) => self.parameter(&format!("{path}.ssm"), &name),
+            (Some(name), None) => {
+                self.parameter(&format!("{path}.ssm"), &name).map(Place::Parameter)
+            }
             (None, Some(Object(item))) => self.item(&format!("{path}.dynamodb"), item),
             (Some(_), Some(_)) => self.add(path, "names two places; write two publications"),
             (None, None) => self.add(path, "names no place; write \"ssm\" or \"dynamodb\""),
@@ -302,13 +322,13 @@ impl Faults {
         Some(Publication { place: place?, key: key?, form: form? })
     }
 
-    fn parameter(&mut self, path: &str, name: &Value) -> Option<Place> {
+    fn parameter(&mut self, path: &str, name: &Value) -> Option<ParameterName> {
         let parsed = match name.as_str() {
             Some(name) => ParameterName::parse(name),
             None => Err("it is not a text".into()),
         };
         match parsed {
-            Ok(name) => Some(Place::Parameter(name)),
+            Ok(name) => Some(name),
             Err(because) => self.add(
                 path,
                 format!("is {}: {because}; write the full name of a parameter", shown(name)),

@@ -57,6 +57,7 @@ pub struct Aws {
     eks: OnceLock<aws_sdk_eks::Client>,
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
     kms: OnceLock<aws_sdk_kms::Client>,
+    lambda: OnceLock<aws_sdk_lambda::Client>,
     ssm: OnceLock<aws_sdk_ssm::Client>,
     sts: OnceLock<aws_sdk_sts::Client>,
 }
@@ -104,6 +105,7 @@ impl Aws {
             eks: OnceLock::new(),
             eventbridge: OnceLock::new(),
             kms: OnceLock::new(),
+            lambda: OnceLock::new(),
             ssm: OnceLock::new(),
             sts: OnceLock::new(),
         }
@@ -152,6 +154,11 @@ impl Aws {
     /// The client of KMS.
     pub fn kms(&self) -> &aws_sdk_kms::Client {
         self.kms.get_or_init(|| aws_sdk_kms::Client::new(&self.config))
+    }
+
+    /// The client of Lambda.
+    pub fn lambda(&self) -> &aws_sdk_lambda::Client {
+        self.lambda.get_or_init(|| aws_sdk_lambda::Client::new(&self.config))
     }
 
     /// The client of Parameter Store.

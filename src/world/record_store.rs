@@ -39,7 +39,7 @@ use crate::{
     config::Config,
     error::{Error, Kind},
     record::KeyDigest,
-    token::{Secret, TokenName, VersionNumber},
+    token::{Digest, Secret, TokenName, VersionNumber},
 };
 
 mod cancelled;
@@ -47,9 +47,9 @@ mod item;
 
 use cancelled::{CancelledForNow, passes, was_cancelled_for_now};
 use item::{
-    DUE_AT, OWED, OWNER, PK, RECORD, REPORT, SAVE_RECORD, WRITE_ID, audit_in, audit_item,
-    audit_sort, item_key, key_entry_in, key_item, key_sort, number, record_in, record_item, text,
-    text_in,
+    AUDIT, DUE_AT, OWED, OWNER, PK, RECORD, REPORT, SAVE_RECORD, WRITE_ID, audit_in, audit_item,
+    audit_sort, bad_record, item_key, key_entry_in, key_item, key_sort, number, number_in,
+    record_in, record_item, text, text_in,
 };
 
 /// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
@@ -275,6 +275,41 @@ impl RecordStore for DynamoDbRecords {
         let key = item_key(token, &audit_sort(version));
         let found = self.item("read the audit of", token, key).await?;
         found.map(|item| audit_in(item, token, version)).transpose()
+    }
+
+    async fn ended(
+        &self,
+        token: &TokenName,
+        sha256: &Digest,
+    ) -> Result<Option<VersionNumber>, Error> {
+        let mut pages = self
+            .aws
+            .dynamodb()
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :owner AND begins_with(sk, :audit)")
+            .filter_expression("sha256 = :sha256")
+            .projection_expression("version")
+            .expression_attribute_values(":owner", text(format!("{OWNER}{token}")))
+            .expression_attribute_values(":audit", text(AUDIT))
+            .expression_attribute_values(":sha256", text(sha256.to_string()))
+            .scan_index_forward(false)
+            .limit(AUDIT_PAGE)
+            .into_paginator()
+            .send();
+        for _ in 0..AUDIT_PAGES {
+            let Some(page) = pages.next().await else { break };
+            let page = page.map_err(|error| {
+                failed("dynamodb:Query", "look for a value in the audit of", token, &error)
+            })?;
+            if let Some(item) = page.items().first() {
+                let number = number_in(item, "version").map(VersionNumber::new);
+                return number.map(Some).ok_or_else(|| {
+                    bad_record(token, AUDIT, "an entry has no `version`".to_owned())
+                });
+            }
+        }
+        Ok(None)
     }
 
     async fn seal(
@@ -526,6 +561,9 @@ fn unbuildable(error: aws_sdk_dynamodb::error::BuildError) -> Error {
         .caused_by(&error)
 }
 
+/// How many entries of an audit are looked through for a value, newest first: so many pages of so many.
+const AUDIT_PAGES: usize = 4;
+const AUDIT_PAGE: i32 = 250;
 const INDEX: &str = "owed";
 const READ_RECORD: &str = "read the record";
 /// A single write that met a transaction on the same item.

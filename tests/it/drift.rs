@@ -5,7 +5,10 @@ use std::time::Duration;
 use changeover::{event::Request, spec::Side};
 use serde_json::{Value, json};
 
-use crate::{scene::*, world::place};
+use crate::{
+    scene::*,
+    world::{Ending, Fault, Faults, LONG, place},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
@@ -169,4 +172,117 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
     // Once it is left alone, the same version goes on.
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_edit_of_a_team_that_edits_by_hand_gets_its_overlap() {
+    for (kind, mut spec) in kinds() {
+        spec["on_drift"] = json!("adopt");
+        let world = in_service(30, &spec).await;
+        world.replayed_by(kind);
+        let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+        for version in 2..4 {
+            world.edit_presented(&presented, &issued(version));
+            // Nobody tells of it: verifiers know of it within two minutes, and the old one lives on.
+            for _ in 0..2 {
+                world.pass(Duration::from_secs(60)).await;
+                world.invoke("sweep", Request::Sweep).await;
+            }
+            assert_eq!(world.minted(&subject()), usize::from(version), "{kind}");
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(version.into());
+            assert_eq!(world.value(&presented, Side::Presenters), issued(version), "{kind}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_of_what_was_edited_by_hand_adopts_it_first() {
+    for (kind, mut spec) in few_kinds() {
+        spec["on_drift"] = json!("adopt");
+        for wait in [None, Some(Duration::ZERO)] {
+            let world = in_service(31, &spec).await;
+            world.replayed_by(format!("{kind}, waits {wait:?}"));
+            let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+            world.edit_presented(&presented, &issued(2));
+            world.invoke("a", rotate_for(wait, "a", [])).await;
+            if wait.is_some() {
+                // Presenters have it already: it cannot be given up.
+                let dropped = world.invoke("drop", drop_pending()).await;
+                world.assert_outcome(&dropped, "PreflightFailed");
+            }
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(3);
+            let ending = world.invoke("a", rotate("a")).await;
+            world.assert_outcome(&ending, "unchanged");
+            assert_eq!(ending.answer()["version"], 3, "{kind}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_in_the_middle_of_a_rotation_is_the_version_after_it() {
+    for (kind, mut spec) in few_kinds() {
+        spec["on_drift"] = json!("adopt");
+        for call in (1..60).step_by(3) {
+            let world = in_service(32, &spec).await;
+            world.replayed_by(format!("{kind}, edited after call {call}"));
+            let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+            world.run("a", rotate("a"), LONG, Faults::at(call, Fault::CutAfter)).await;
+            world.edit_presented(&presented, &issued(9));
+            for _ in 0..8 {
+                world.pass(Duration::from_secs(60)).await;
+                world.invoke("sweep", Request::Sweep).await;
+            }
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled();
+            assert_eq!(world.value(&presented, Side::Presenters), issued(9), "{kind} {call}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_is_adopted_once_when_that_is_asked_for() {
+    for (kind, spec) in few_kinds() {
+        let world = in_service(33, &spec).await;
+        world.replayed_by(kind);
+        let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+        world.edit_presented(&presented, &issued(2));
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "PreflightFailed");
+        world.assert_outcome(&world.invoke("b", publish()).await, "PreflightFailed");
+        world.assert_outcome(&world.invoke("c", adopt()).await, "published");
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(2);
+        world.assert_outcome(&world.invoke("d", adopt()).await, "published");
+        assert_eq!(world.minted(&subject()), 2, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_that_disagree_and_values_that_have_ended_are_not_adopted() {
+    let mut spec = everything();
+    spec["on_drift"] = json!("adopt");
+    // Whoever brings an old token back tells the verifiers by hand: they are not ours here.
+    spec.as_object_mut().expect("an object").remove("verifiers");
+    let world = in_service(34, &spec).await;
+    let [parameter, item] =
+        ["ssm:/backend/token", "dynamodb:configuration/id=presented"].map(place);
+    let old = world.value(&item, Side::Presenters);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let current = world.value(&item, Side::Presenters);
+
+    world.edit_presented(&item, &old);
+    let Ending::Failed(error) = world.invoke("ended", rotate("ended")).await else {
+        world.fail("a value that has ended was adopted");
+    };
+    assert!(error.to_string().contains("version 1, which has ended"), "{error}");
+    world.edit_presented(&item, &issued(3));
+    world.edit_presented(&parameter, &issued(4));
+    world.assert_outcome(&world.invoke("two", rotate("two")).await, "PreflightFailed");
+    assert_eq!(world.minted(&subject()), 2);
+    for place in [&item, &parameter] {
+        world.edit(place, Side::Presenters, &current);
+    }
+    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
 }

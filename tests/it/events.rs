@@ -30,10 +30,14 @@ fn a_schedule_brings_its_key() {
     for (request, expected) in [
         (
             example!("eventbridge-rule"),
-            "arn:aws:events:eu-west-1:123456789012:rule/changeover-Schedule-1A2B3C4D \
+            "arn:aws:events:eu-west-1:123456789012:rule/changeover-RotationRule-1A2B3C4D \
              2026-12-01T04:00:00Z",
         ),
-        (example!("scheduler"), "2026-12-01T04:00:00Z"),
+        (
+            example!("scheduler"),
+            "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/\
+             changeover-RotationSchedule-1A2B3C4D 2026-12-01T04:00:00Z",
+        ),
     ] {
         assert_eq!(request.action(), "rotate");
         assert_eq!(request.key_or("the invocation's"), expected);
@@ -46,6 +50,7 @@ fn every_other_action_is_read_as_itself() {
         (example!("publish"), "publish", Some("datastore-token")),
         (example!("drop"), "drop", Some("datastore-token")),
         (example!("sweep"), "sweep", None),
+        (example!("sweep-one"), "sweep", Some("datastore-token")),
         (example!("status"), "status", Some("datastore-token")),
         (example!("status-all"), "status", None),
         (example!("preflight"), "preflight", Some("datastore-token")),
@@ -57,7 +62,7 @@ fn every_other_action_is_read_as_itself() {
 
 #[test]
 fn an_event_names_a_token_and_not_where_it_is_written() {
-    for action in ["rotate", "publish", "drop", "status", "preflight"] {
+    for action in ["rotate", "publish", "drop", "sweep", "status", "preflight"] {
         for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
             let mut event = json!({"action": action, "token": "datastore-token"});
             event[field] = json!({"ssm": "/somewhere/else"});

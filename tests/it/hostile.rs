@@ -6,7 +6,7 @@ use std::time::Duration;
 use changeover::{
     error::Kind,
     event::Request,
-    plan::{self, Ask},
+    plan::{self, Ask, Terms},
     record::{Change, Held, Lease, Record},
     spec::Spec,
     token::TokenName,
@@ -157,9 +157,17 @@ fn request() -> impl Strategy<Value = Request> {
 /// The pure core is total: it answers, whatever it is given.
 fn pure_functions_take(record: &Record, now: Timestamp) {
     let loaded = Loaded { record: Some(record.clone()), key: None };
-    for ask in [Ask::Rotate, Ask::Publish, Ask::Drop, Ask::Resume] {
-        for depth in [0, 1, 27] {
-            let _ = plan::plan(ask, &loaded, depth, now);
+    let asks = [
+        Ask::Rotate { fresh: false },
+        Ask::Rotate { fresh: true },
+        Ask::Publish { adopt: false },
+        Ask::Publish { adopt: true },
+        Ask::Drop,
+        Ask::Resume,
+    ];
+    for ask in asks {
+        for (depth, is_imported) in [(0, true), (1, false), (27, true), (27, false)] {
+            let _ = plan::plan(ask, &loaded, Terms { depth, is_imported }, now);
         }
     }
     let lease = Lease { holder: "somebody".to_owned(), until: now + Duration::from_secs(30) };
@@ -175,7 +183,8 @@ fn pure_functions_take(record: &Record, now: Timestamp) {
         Change::Drop,
         Change::Await { due_at: now, watcher: None },
         Change::Hold(Held::new("object", "reason", "fix")),
-        Change::Compared { drift: Vec::new() },
+        Change::Compared { drift: Vec::new(), again_after: Duration::from_secs(365 * 24 * 3600) },
+        Change::Queue(None),
     ] {
         if let Ok(after) = record.after(change, now) {
             let _ = after.to_save();

@@ -7,15 +7,24 @@ use crate::sources::{self, Source};
 const PURE: [&str; 10] =
     ["config", "error", "event", "metrics", "notice", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 8] =
-    ["begin", "compare", "invoke", "pipeline", "preflight", "rotate", "steps", "turn"];
+const SHELL: [&str; 10] = [
+    "begin",
+    "compare",
+    "import",
+    "invoke",
+    "pipeline",
+    "preflight",
+    "rotate",
+    "steps",
+    "sweep",
+    "turn",
+];
 /// The other binary's modules, below `command`, which nothing else knows of.
 const COMMAND: &str = "command";
 /// What reads answers, judges and shows them: it asks nobody.
 const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
 /// The command's own crates.
-const COMMANDS_CRATES: [&str; 5] =
-    ["clap", "comfy_table", "console", "indicatif", "aws_sdk_lambda"];
+const COMMANDS_CRATES: [&str; 4] = ["clap", "comfy_table", "console", "indicatif"];
 /// What AWS's and Kubernetes' crates are called.
 const SDKS: [&str; 5] = ["aws_", "k8s_openapi", "kube::", "lambda_runtime", "hyper"];
 

@@ -72,7 +72,7 @@ async fn worlds() -> Vec<MemoryWorld> {
     world.invoke("sweep", Request::Sweep).await;
     world
         .assert_outcome(&world.invoke("status", Request::Status { token: None }).await, "reported");
-    let unknown = Request::Publish { token: token("unknown") };
+    let unknown = Request::Publish { token: token("unknown"), adopt: false };
     world.assert_outcome(&world.invoke("b", unknown).await, "UnknownToken");
     worlds.push(world);
     worlds
@@ -157,7 +157,11 @@ async fn a_failure_is_counted_by_its_error_type_and_without() {
 
     // What is no request at all is an error as well.
     let payload = json!({"action": "revolve", "token": "datastore-token"});
-    let invocation = Invocation { id: "b".to_owned(), deadline: world.now() + LONG };
+    let invocation = Invocation {
+        id: "b".to_owned(),
+        deadline: world.now() + LONG,
+        function: "rotator".to_owned(),
+    };
     let answered = invoke::answer(&world.world(), &settings(), &payload, &invocation).await;
     assert_eq!(answered.unwrap_err().kind, Kind::BadEvent);
     let last = parsed(&world.measured()).pop().unwrap();

@@ -182,7 +182,7 @@ impl Ask {
                 watcher: self.flag.then(|| "watcher".to_owned()),
             },
             11 => Change::Hold(Held::new("object", "reason", "fix")),
-            12 => Change::Compared { drift: Vec::new() },
+            12 => Change::Compared { drift: Vec::new(), again_after: OVERLAP },
             // Even a step that is not owed is claimed to be done, now and then.
             13 => Change::RolledOut { overlap: OVERLAP },
             14 => Change::Published(BTreeMap::new()),
@@ -212,15 +212,15 @@ impl Ask {
         let adopts = is_first && self.flag;
         let purpose = if is_first && !adopts { Purpose::Publish } else { purpose };
         let mints = purpose == Purpose::Rotate || (is_first && !adopts);
-        Change::Begin(Begin {
-            id: RotationId(format!("rotation {minted}")),
-            purpose,
+        let id = RotationId(format!("rotation {minted}"));
+        Change::Begin(Box::new(Begin {
             adopted: adopts.then(|| value(minted * 2)),
             minted: mints.then(|| value(minted * 2 + 1)),
             repaired: if self.flag { vec![Side::Verifiers] } else { Vec::new() },
-            spec_version: 1,
-            lease,
-        })
+            // Somebody wrote it to a publication before.
+            is_presented: mints && !is_first && self.flag,
+            ..Begin::new(id, purpose, 1, lease)
+        }))
     }
 }
 

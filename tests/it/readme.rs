@@ -1,8 +1,10 @@
 //! What the README shows is so.
 
-use changeover::{error::Kind, metrics::Metric, spec::Spec, token::TokenName};
+use changeover::{error::Kind, event::Request, metrics::Metric, spec::Spec, token::TokenName};
+use serde_json::Value;
 
 const README: &str = include_str!("../../README.md");
+const TEMPLATE: &str = include_str!("../../template.yaml");
 const MAKEFILE: &str = include_str!("../../Makefile");
 
 #[test]
@@ -16,6 +18,28 @@ fn its_spec_is_one() {
     let name = TokenName::parse("datastore-token").unwrap();
     let spec = Spec::parse(&name, 1, json).unwrap();
     assert!(!spec.verifiers.is_empty() && !spec.presenters.is_empty());
+}
+
+#[test]
+fn its_schedules_send_what_the_template_sends() {
+    let section = README.split("## From a schedule").nth(1).unwrap();
+    let target: Value = serde_json::from_str(between(section, "```json\n", "```")).unwrap();
+    let rule = between(section, "InputTemplate: '", "'");
+    for sent in [target["Input"].as_str().unwrap(), rule] {
+        let words: Vec<_> = sent.split_whitespace().collect();
+        let in_one_line = TEMPLATE.split_whitespace().collect::<Vec<_>>().join(" ");
+        let sent_by_the_template = words.join(" ").replace("datastore-token", "${ScheduledToken}");
+        assert!(in_one_line.contains(&sent_by_the_template), "the template does not send {sent}");
+        let filled_in = sent.replace("<aws.", "filled in <");
+        let request = Request::parse(&serde_json::from_str(&filled_in).unwrap()).unwrap();
+        assert_eq!(request.action(), "rotate");
+        assert_ne!(request.key_or("none"), "none");
+    }
+}
+
+/// The first text between these two.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    text.split(begin).nth(1).and_then(|rest| rest.split(end).next()).unwrap()
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use changeover::{
-    record::{Begin, Change, KeyDigest, Lease, Minted, Purpose, Record, RotationId, Stage},
+    record::{
+        ArrivalId, Begin, Change, Imported, KeyDigest, Lease, Minted, Purpose, Record, RotationId,
+        Stage,
+    },
     token::{Secret, TokenName, VersionNumber},
     world::{Accepted, Audit, Content, KeyEntry, Sealed},
 };
@@ -37,17 +40,24 @@ pub(crate) fn begun_record(token: &TokenName) -> Record {
         sealed: Sealed(vec![0, 159, 146, 150]),
         held_at: BTreeMap::from([("ssm:/backend/datastore-token".to_owned(), 3)]),
     };
+    let id = RotationId("3f0c".to_owned());
+    let lease = Lease { holder: "somebody".to_owned(), until: at(30) };
+    let arrival = ArrivalId {
+        parameter: "/inbox/datastore-token".to_owned(),
+        version: 7,
+        written_at: at(-9),
+    };
     let begin = Begin {
-        id: RotationId("3f0c".to_owned()),
-        purpose: Purpose::Rotate,
         adopted: Some(value("old")),
         minted: Some(Minted { held_at: BTreeMap::new(), ..value("new") }),
-        repaired: Vec::new(),
-        spec_version: 4,
-        lease: Lease { holder: "somebody".to_owned(), until: at(30) },
+        imported: Some(Imported { arrival, refused: Some("it is weak".to_owned()) }),
+        queued: Some(RotationId("51ab".to_owned())),
+        ..Begin::new(id, Purpose::Rotate, 4, lease)
     };
     let record = Record::new(token.clone(), 0, at(0));
-    record.after(Change::Begin(begin), at(0)).expect("a rotation begins").to_save()
+    let begun = record.after(Change::Begin(Box::new(begin)), at(0)).expect("a rotation begins");
+    let edited = Change::Edited(Minted { held_at: BTreeMap::new(), ..value("edited") });
+    begun.after(edited, at(0)).expect("somebody edits").to_save()
 }
 
 /// The entry of a key that expires then.

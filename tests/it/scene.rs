@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use changeover::{event::Request, token::TokenName};
+use changeover::{
+    event::Request,
+    spec::ParameterName,
+    token::{Digest, TokenName},
+};
 use serde_json::{Value, json};
 
 use crate::world::{Ending, MemoryWorld, Rest, token};
@@ -203,6 +207,12 @@ pub(crate) fn rotate(key: &str) -> Request {
     rotate_for(None, key, [])
 }
 
+/// Asks for a version that begins after this.
+pub(crate) fn rotate_fresh(key: &str) -> Request {
+    let (wait, without) = (None, [].into());
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without, fresh: true }
+}
+
 /// Asks for a new version, and begins no step.
 pub(crate) fn rotate_without_waiting(key: &str) -> Request {
     rotate_for(Some(Duration::ZERO), key, [])
@@ -215,17 +225,35 @@ pub(crate) fn rotate_for<const N: usize>(
     without: [&str; N],
 ) -> Request {
     let without = without.map(str::to_owned).into();
-    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without }
+    Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without, fresh: false }
 }
 
 /// Asks for the current views to be written.
 pub(crate) fn publish() -> Request {
-    Request::Publish { token: subject() }
+    Request::Publish { token: subject(), adopt: false }
 }
+
+/// Asks for what somebody wrote to a publication to become the next version.
+pub(crate) fn adopt() -> Request {
+    Request::Publish { token: subject(), adopt: true }
+}
+
+/// Tells that something arrived in the inbox.
+pub(crate) fn import() -> Request {
+    Request::Import { parameter: ParameterName::parse(INBOX).expect("a name") }
+}
+
+/// The inbox of these specs.
+pub(crate) const INBOX: &str = "/inbox/datastore-token";
 
 /// Asks for the pending version to be given up.
 pub(crate) fn drop_pending() -> Request {
     Request::Drop { token: subject() }
+}
+
+/// A value that somebody else issues: strong, and another one for each number.
+pub(crate) fn issued(number: u8) -> String {
+    Digest::of([number]).to_string()
 }
 
 /// A world in which version 1 of the token is in service.

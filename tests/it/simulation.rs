@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use changeover::{error::Error, spec::Place};
+use changeover::{error::Error, event::Request, spec::Place};
 use futures::future::join_all;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use serde_json::Value;
@@ -121,11 +121,15 @@ async fn live(schedule: &Schedule) {
     let spec = &schedule.spec;
     let world = MemoryWorld::new(schedule.chance);
     world.specify(&subject(), spec);
+    let is_imported = spec["source"].is_object();
+    // Where it is not adopted, nothing rotates any more until somebody takes it back.
+    let adopts = spec["on_drift"] == "adopt";
+    let publications = spec["presenters"]["publish"].as_array().expect("publications");
+    let places: Vec<_> = publications.iter().map(place_of).collect();
     if schedule.is_in_use {
-        for publication in spec["presenters"]["publish"].as_array().expect("publications") {
-            world.in_use_before(&place_of(publication), "issued-by-hand");
-        }
+        places.iter().for_each(|place| world.in_use_before(place, "issued-by-hand"));
     }
+    let mut edits = 100;
     let mut broken = None;
     for turn in &schedule.turns {
         match turn {
@@ -145,6 +149,21 @@ async fn live(schedule: &Schedule) {
                     world.fix_workload(&name);
                 }
             }
+            Happening::ValueArrives { which, is_fit: true } => {
+                world.arrive(INBOX, &issued(*which), true);
+            }
+            Happening::ValueArrives { which, is_fit: false } if which % 2 == 0 => {
+                world.arrive(INBOX, "hunter2", true);
+            }
+            Happening::ValueArrives { which, is_fit: false } => {
+                world.arrive(INBOX, &issued(*which), false);
+            }
+            Happening::SomebodyEdits(which) => {
+                if adopts && world.record(&subject()).is_some() {
+                    edits += 1;
+                    world.edit_presented(&places[which.index(places.len())], &issued(edits));
+                }
+            }
             Happening::ClusterGoesAway => world.lose_cluster(CLUSTER),
             Happening::ClusterIsBack => world.find_cluster(CLUSTER),
             Happening::Invocations(planned) => {
@@ -155,6 +174,13 @@ async fn live(schedule: &Schedule) {
     world.find_cluster(CLUSTER);
     if let Some(name) = broken {
         world.fix_workload(&name);
+    }
+    // What was refused is put right.
+    if is_imported {
+        world.arrive(INBOX, &issued(200), true);
+    }
+    if adopts && world.record(&subject()).is_some() {
+        places.iter().for_each(|place| world.edit_presented(place, &issued(201)));
     }
     // Whatever befell it: from here on nothing does, and a sweep a minute is enough.
     world.sweep_until_rest(&subject()).await;
@@ -183,7 +209,9 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
     // A refusal is an answer; a promise of one's own that was broken never is.
     let fails_well = |error: &Error| {
         let kind = error.kind.as_str();
-        kind == "PreflightFailed" || (!faults.is_none() && kind == "Unreachable")
+        matches!(kind, "PreflightFailed" | "BadToken")
+            || (kind == "UnknownToken" && matches!(request, Request::Import { .. }))
+            || (!faults.is_none() && kind == "Unreachable")
     };
     if let Ending::Failed(error) = &run.ending
         && !fails_well(error)

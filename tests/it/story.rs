@@ -292,8 +292,14 @@ async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
         let other = token("other-token");
         world.specify(&other, &spec);
         for request in [
-            Request::Rotate { token: other.clone(), key: None, wait: None, without: [].into() },
-            Request::Publish { token: other.clone() },
+            Request::Rotate {
+                token: other.clone(),
+                key: None,
+                wait: None,
+                without: [].into(),
+                fresh: false,
+            },
+            Request::Publish { token: other.clone(), adopt: false },
         ] {
             let ending = world.invoke("a", request).await;
             world.assert_outcome(&ending, "BadSpec");

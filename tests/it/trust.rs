@@ -251,15 +251,12 @@ impl Hand {
         let number = VersionNumber::new(2);
         let sealed = world.records.seal(&subject(), number, &value).await.unwrap();
         let record = hand.record();
-        let begin = Change::Begin(Begin {
-            id: RotationId("by hand".to_owned()),
-            purpose: Purpose::Rotate,
-            adopted: None,
+        let id = RotationId("by hand".to_owned());
+        let lease = Lease { holder: "hand".to_owned(), until: hand.memory.now() + LEASE };
+        let begin = Change::Begin(Box::new(Begin {
             minted: Some(Minted { sha256: value.digest(), sealed, held_at: BTreeMap::new() }),
-            repaired: Vec::new(),
-            spec_version: 1,
-            lease: Lease { holder: "hand".to_owned(), until: hand.memory.now() + LEASE },
-        });
+            ..Begin::new(id, Purpose::Rotate, 1, lease)
+        }));
         let begun = record.after(begin, hand.memory.now()).unwrap().to_save();
         let key = KeyDigest::of("by hand");
         let entry = KeyEntry {

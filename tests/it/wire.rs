@@ -6,6 +6,7 @@ mod error_codes;
 mod event_bus;
 #[cfg(feature = "command")]
 mod function;
+mod invocations;
 mod items;
 mod jobs;
 mod parameters;
@@ -42,6 +43,8 @@ use serde_json::{Value, json};
 pub(crate) struct Call {
     /// `PutParameter`; of a service without such names the request's path.
     pub(crate) operation: String,
+    /// Of an invocation of a function: whether it is waited for.
+    pub(crate) invocation_type: Option<String>,
     /// The body.
     pub(crate) body: Value,
 }
@@ -159,7 +162,9 @@ impl HttpConnector for Wire {
             None => request.uri().split_once("amazonaws.com").unwrap_or_default().1.to_owned(),
         };
         let body = request.body().bytes().unwrap_or_default();
-        let call = Call { operation, body: serde_json::from_slice(body).unwrap_or_default() };
+        let invocation_type = request.headers().get("x-amz-invocation-type").map(str::to_owned);
+        let body = serde_json::from_slice(body).unwrap_or_default();
+        let call = Call { operation, invocation_type, body };
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner)(&call);
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
         let respond = |status: u16, body: String, function_error: Option<&'static str>| {

@@ -27,16 +27,16 @@ use std::{
 
 use changeover::{
     error::Error,
-    event::Event,
+    event::{Event, Request},
     invoke::{self, Invocation},
     notice::Notice,
     record::Record,
     rotate::Settings,
-    spec::{Place, Reserved, Side, Spec},
-    token::TokenName,
-    world::{Audit, Clock, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics},
+    spec::{ParameterName, Place, Reserved, Side, Spec},
+    token::{Secret, TokenName},
+    world::{Arrival, Audit, Clock, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -151,6 +151,28 @@ impl MemoryWorld {
         self.state().edit(place, side, value);
     }
 
+    /// Somebody writes a new token to where presenters read it, before any verifier knows it.
+    pub(crate) fn edit_presented(&self, place: &Place, value: &str) {
+        let mut state = self.state();
+        state.by_hand.insert(place::digest_of(value));
+        state.edit(place, Side::Presenters, value);
+    }
+
+    /// An issuer puts a value into an inbox, as a SecureString or in plain.
+    pub(crate) fn arrive(&self, inbox: &str, value: &str, is_secure: bool) {
+        let mut state = self.state();
+        let inbox = ParameterName::parse(inbox).expect("a name");
+        let version = state.inboxes.get(&inbox).map_or(1, |arrival| arrival.version + 1);
+        let (value, written_at) = (Secret::verbatim(value.to_owned()), state.now);
+        state.inboxes.insert(inbox.clone(), Arrival { value, is_secure, version, written_at });
+        state.happened(&format!("a value arrives in {inbox}"));
+    }
+
+    /// Somebody deletes an inbox: what arrives next is version 1 again.
+    pub(crate) fn delete_inbox(&self, inbox: &str) {
+        self.state().inboxes.remove(&ParameterName::parse(inbox).expect("a name"));
+    }
+
     /// What a Secret holds.
     pub(crate) fn secret(&self, name: &str) -> String {
         self.state().secret(name)
@@ -209,6 +231,16 @@ impl MemoryWorld {
     /// Nobody is told anything, from now on.
     pub(crate) fn break_bus(&self, bus: Bus) {
         self.state().bus = bus;
+    }
+
+    /// Nobody may start further invocations for these tokens, from now on.
+    pub(crate) fn refuse_invocations_for(&self, tokens: impl IntoIterator<Item = TokenName>) {
+        self.state().refused = tokens.into_iter().collect();
+    }
+
+    /// For which token each further invocation was started, when.
+    pub(crate) fn started(&self) -> Vec<(Timestamp, Request)> {
+        self.state().started.clone()
     }
 
     /// Pauses a workload, so that a restart would never finish, or resumes it.
@@ -339,7 +371,8 @@ impl MemoryWorld {
         self.run(id, event, LONG, Faults::none()).await.ending
     }
 
-    /// One invocation, and what befalls it. It is killed at its deadline.
+    /// One invocation, and what befalls it. It is killed at its deadline. Those that it starts run
+    /// beside it, and have ended too when this returns.
     pub(crate) async fn run(
         &self,
         id: &str,
@@ -369,8 +402,12 @@ impl MemoryWorld {
             self.state().is_damaged = true;
         }
         let settings = settings();
-        let invocation =
-            Invocation { id: id.to_owned(), deadline: self.now() + time + deadline_off };
+        let invocation = Invocation {
+            id: id.to_owned(),
+            deadline: self.now() + time + deadline_off,
+            function: FUNCTION.to_owned(),
+        };
+        let mut others = FuturesUnordered::new();
         let ending = {
             let mut handled = pin!(invoke::handle(&world, &settings, event, &invocation));
             let mut deadline = pin!(tokio::time::sleep(time));
@@ -387,8 +424,10 @@ impl MemoryWorld {
                             Box::pin(self.run(&id, request, LONG, Faults::none())).await;
                             let _ = through.send(());
                         }
+                        Some(Signal::Start) => others.extend(self.run_started()),
                         Some(Signal::Cut) | None => break Ending::Cut,
                     },
+                    Some(_) = others.next() => {}
                     answered = &mut handled => break match answered {
                         Ok(answer) => Ending::Answered(
                             serde_json::to_value(&answer).expect("an answer serializes"),
@@ -400,8 +439,22 @@ impl MemoryWorld {
             }
         };
         self.state().happened(&format!("{id}: ends with {}", ending.outcome()));
+        // They live on whatever becomes of who started them.
+        others.extend(self.run_started());
+        while others.next().await.is_some() {}
         self.assert_sound();
         Run { ending, calls: actor.calls() }
+    }
+
+    /// The invocations that somebody started and nobody runs yet.
+    fn run_started(&self) -> Vec<LocalBoxFuture<'_, Ending>> {
+        let mut state = self.state();
+        let first = state.started.len() - state.to_run.len() + 1;
+        let to_run = std::mem::take(&mut state.to_run).into_iter().zip(first..);
+        let run = |(request, number)| async move {
+            self.invoke(&format!("started {number}"), request).await
+        };
+        to_run.map(|each| run(each).boxed_local()).collect()
     }
 
     fn world_of(&self, actor: Arc<Actor>) -> World {
@@ -409,10 +462,12 @@ impl MemoryWorld {
         let state = self.0.clone();
         World {
             specs: ports.clone(),
+            inboxes: ports.clone(),
             records: ports.clone(),
             publications: ports.clone(),
             clusters: ports.clone(),
             pipeline: ports.clone(),
+            invocations: ports.clone(),
             subscribers: Some(ports.clone()),
             calls: Arc::new(move || ports.actor.calls() as u64),
             meter: Arc::new(EmbeddedMetrics::new(Arc::new({
@@ -438,6 +493,8 @@ impl MemoryWorld {
     }
 }
 
+/// What every invocation comes in on.
+const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:changeover-rotator:sweep";
 /// The defaults of the contract.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const LATE_WRITE: Duration = Duration::from_secs(5 * 60);

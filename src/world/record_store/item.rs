@@ -124,7 +124,8 @@ fn from_attributes<T: DeserializeOwned>(attribute: &AttributeValue) -> Result<T,
         .map_err(|error| format!("its field `{}` is missing or not as expected", error.path()))
 }
 
-fn bad_record(token: &TokenName, sort: &str, because: String) -> Error {
+/// The error of an item that this version of changeover did not write.
+pub(super) fn bad_record(token: &TokenName, sort: &str, because: String) -> Error {
     let fix = "deploy the version of changeover that wrote it, or restore the table to a point in \
                time before the damage";
     Error::new(Kind::BadRecord, "read the item", because, fix).on(format!("{OWNER}{token} {sort}"))
@@ -142,7 +143,7 @@ pub(super) fn key_sort(key: &KeyDigest) -> String {
 
 /// The sort key of an audit entry.
 pub(super) fn audit_sort(version: VersionNumber) -> String {
-    format!("rotation#{:010}", version.get())
+    format!("{AUDIT}{:010}", version.get())
 }
 
 /// A String.
@@ -160,7 +161,8 @@ pub(super) fn text_in<'a>(item: &'a Attributes, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
 }
 
-fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> Option<N> {
+/// The Number that an attribute holds.
+pub(super) fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> Option<N> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
@@ -168,6 +170,8 @@ fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> Option<N> {
 pub(super) const OWNER: &str = "token#";
 /// The partition key.
 pub(super) const PK: &str = "pk";
+/// What the sort key of an audit entry begins with.
+pub(super) const AUDIT: &str = "rotation#";
 /// The one value of the index's hash key.
 pub(super) const OWED: &str = "1";
 /// The sort key of a record, and the attribute that holds it whole. Around it stand the attributes

@@ -21,18 +21,18 @@ use super::{
 };
 use crate::scene::subject;
 use changeover::{
-    plan::{self, Ask, Move},
+    plan::{self, Ask, Move, Terms},
     record::{
         Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId, SecretRevision, Seen, Wait,
     },
-    spec::Side,
+    spec::{COMPARE_EVERY, Side},
     token::{Digest, Sealed},
     world::Loaded,
 };
 
 const OVERLAP: Duration = Duration::from_secs(900);
 /// The accepted set is never full here.
-const DEPTH: usize = 8;
+const TERMS: Terms = Terms { depth: 8, is_imported: false };
 
 /// Names one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,16 +112,8 @@ impl Records {
     /// A record at rest, with one version.
     pub(crate) fn at_rest(&self) -> Id {
         let record = Record::new(subject(), REVISION, NOW);
-        let begin = Begin {
-            id: RotationId("r".to_owned()),
-            purpose: Purpose::Publish,
-            adopted: None,
-            minted: Some(minted(1)),
-            repaired: Vec::new(),
-            spec_version: 1,
-            lease: lease(),
-        };
-        let begun = record.after(Change::Begin(begin), NOW).expect("a first publication begins");
+        let begin = begin(Purpose::Publish, Some(minted(1)), Vec::new());
+        let begun = record.after(begin, NOW).expect("a first publication begins");
         let mut id = self.meet(&begun);
         let accepted = View { versions: 0b10, ends: 0 };
         for side in 0..2 {
@@ -151,12 +143,12 @@ impl Records {
             return planned.clone();
         }
         let ask = match asks {
-            Asks::Rotate => Ask::Rotate,
+            Asks::Rotate => Ask::Rotate { fresh: false },
             Asks::Resume => Ask::Resume,
             Asks::Drop => Ask::Drop,
         };
         let loaded = Loaded { record: Some(self.record(id).as_ref().clone()), key: None };
-        let planned = plan::plan(ask, &loaded, DEPTH, NOW);
+        let planned = plan::plan(ask, &loaded, TERMS, NOW);
         self.met.borrow_mut().planned.insert((id, asks), planned.clone());
         planned
     }
@@ -225,7 +217,8 @@ impl Records {
             }
             Edit::Hold => Change::Hold(Held::new("object", "reason", "fix")),
             Edit::Compared { drift } => {
-                Change::Compared { drift: drift.then(|| "place".to_owned()).into_iter().collect() }
+                let drift = drift.then(|| "place".to_owned()).into_iter().collect();
+                Change::Compared { drift, again_after: COMPARE_EVERY }
             }
             Edit::Saved => return Some(record.to_save()),
             _ => {
@@ -258,15 +251,8 @@ impl Records {
 }
 
 fn begin(purpose: Purpose, minted: Option<Minted>, repaired: Vec<Side>) -> Change {
-    Change::Begin(Begin {
-        id: RotationId("r".to_owned()),
-        purpose,
-        adopted: None,
-        minted,
-        repaired,
-        spec_version: 1,
-        lease: lease(),
-    })
+    let id = RotationId("r".to_owned());
+    Change::Begin(Box::new(Begin { minted, repaired, ..Begin::new(id, purpose, 1, lease()) }))
 }
 
 fn minted(number: u8) -> Minted {

@@ -42,7 +42,7 @@ impl Protocol {
             let facts = self.facts(hand.record);
             let at = match self.records.plan(hand.record, asks) {
                 Move::Begin(_) if facts.newest < self.versions => At::Begin,
-                Move::CarryOn { .. } => At::Loop,
+                Move::CarryOn(_) => At::Loop,
                 Move::Drop => At::Drop,
                 Move::Compare if !self.omits(Omission::Comparison) => At::Compare,
                 _ => continue,

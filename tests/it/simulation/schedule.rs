@@ -38,6 +38,13 @@ pub(super) enum Happening {
     ClusterGoesAway,
     ClusterIsBack,
     SpecIsSavedAgain,
+    /// A value arrives in the inbox: one of a few, strong or not, kept secret or not.
+    ValueArrives {
+        which: u8,
+        is_fit: bool,
+    },
+    /// Somebody writes a value to a place that presenters read, where that is adopted.
+    SomebodyEdits(Index),
     /// Mostly one, sometimes a few at once.
     Invocations(Vec<Planned>),
 }
@@ -77,6 +84,9 @@ fn happenings() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::ClusterGoesAway),
         1 => Just(Happening::ClusterIsBack),
         1 => Just(Happening::SpecIsSavedAgain),
+        2 => (0..5_u8, weighted(0.8))
+            .prop_map(|(which, is_fit)| Happening::ValueArrives { which, is_fit }),
+        2 => any::<Index>().prop_map(Happening::SomebodyEdits),
         7 => vec(invocations(), 1..2).prop_map(Happening::Invocations),
         3 => vec(invocations(), 2..5).prop_map(Happening::Invocations),
     ]
@@ -100,7 +110,10 @@ fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         5 => key().prop_map(|key| rotate(&key)),
         1 => key().prop_map(|key| rotate_without_waiting(&key)),
+        1 => key().prop_map(|key| rotate_fresh(&key)),
+        1 => Just(import()),
         1 => Just(publish()),
+        1 => Just(adopt()),
         1 => Just(drop_pending()),
         2 => Just(Request::Sweep),
     ]
@@ -140,9 +153,18 @@ fn specs() -> impl Strategy<Value = Value> {
     let verifiers = option::weighted(7.0 / 8.0, audiences("accepted"));
     let is_plain = weighted(1.0 / 6.0);
     let on_both_sides = weighted(1.0 / 3.0);
-    (overlap, audiences("presented"), verifiers, is_plain, on_both_sides).prop_map(
-        |(overlap, mut presenters, verifiers, is_plain, on_both_sides)| {
+    let is_imported = weighted(1.0 / 4.0);
+    let adopts = weighted(1.0 / 3.0);
+    let values = (overlap, is_plain, is_imported, adopts);
+    (values, audiences("presented"), verifiers, on_both_sides).prop_map(
+        |((overlap, is_plain, is_imported, adopts), mut presenters, verifiers, on_both_sides)| {
             let mut spec = json!({"token": {"bytes": 32}, "overlap": overlap});
+            if is_imported {
+                spec["source"] = json!({"parameter": INBOX});
+            }
+            if adopts {
+                spec["on_drift"] = json!("adopt");
+            }
             if let Some(mut verifiers) = verifiers {
                 if is_plain {
                     let publications = verifiers["publish"].as_array_mut().expect("an array");

@@ -324,6 +324,8 @@ async fn what_the_function_writes_is_what_is_shown() {
         held: Some(reason()),
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
+        queued: Some(RotationId("51ab".to_owned())),
+        imported: None,
     };
     let failed =
         Each::Failed { token: token(), error: "BadSpec", message: "could not read it".to_owned() };

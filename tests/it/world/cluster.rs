@@ -54,8 +54,8 @@ pub(crate) struct Copy {
     /// The revision of the view that was written.
     revision: u64,
     interval: Duration,
-    /// The value of its `force-sync` annotation.
-    force: String,
+    /// The value of its `force-sync` annotation: a new one each time.
+    force: u64,
     /// `status.syncedResourceVersion`.
     pub(super) synced: String,
     /// The Secret's data since when; its resourceVersion is the count.
@@ -141,15 +141,13 @@ impl State {
     }
 
     /// Sets the `force-sync` annotation, and says what was synced before.
-    pub(super) fn force(&mut self, name: &ObjectName, force: &str) -> Option<String> {
+    pub(super) fn force(&mut self, name: &ObjectName) -> Option<String> {
         let delay = self.dice.milliseconds(100..2_000);
         let copy = self.cluster.copies.get_mut(name)?;
         let before = copy.synced.clone();
-        if copy.force != force {
-            copy.force = force.to_owned();
-            let name = name.clone();
-            self.later(delay, format!("{name} is told to refresh"), move |it| it.sync(&name));
-        }
+        copy.force += 1;
+        let copy = name.clone();
+        self.later(delay, format!("{name} is told to refresh"), move |it| it.sync(&copy));
         Some(before)
     }
 
@@ -256,7 +254,7 @@ impl State {
             return;
         }
         copy.is_busy = true;
-        let force = copy.force.clone();
+        let force = copy.force;
         let parameter = copy.parameter.clone().expect("an External Secret reads a parameter");
         let place = Place::Parameter(parameter);
         let side = copy.side;
@@ -387,7 +385,7 @@ impl Copy {
             parameter: None,
             revision: 0,
             interval: Duration::ZERO,
-            force: String::new(),
+            force: 0,
             synced: String::new(),
             data: Vec::new(),
             is_busy: false,

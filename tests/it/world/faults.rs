@@ -92,6 +92,8 @@ pub(crate) struct Actor {
 pub(crate) enum Signal {
     /// It ends here.
     Cut,
+    /// It started others, which run beside it.
+    Start,
     /// It stands still until somebody else is through.
     Intrude(Intruder, oneshot::Sender<()>),
 }
@@ -122,6 +124,11 @@ impl Actor {
     pub(crate) async fn cut(&self) {
         let _ = self.signals.unbounded_send(Signal::Cut);
         std::future::pending::<()>().await;
+    }
+
+    /// Says that there are others to run.
+    pub(crate) fn starts_others(&self) {
+        let _ = self.signals.unbounded_send(Signal::Start);
     }
 
     /// How many calls it made.

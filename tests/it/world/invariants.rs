@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use changeover::{
+    record::{Leg, Record},
     spec::{Audience, Place, Side, Spec},
     token::TokenName,
 };
@@ -32,9 +33,13 @@ struct Entry {
 type Verifier<'a> = (String, Option<&'a str>);
 
 impl State {
-    /// Checks all tokens; says what is broken.
-    pub(super) fn check(&self) -> Result<(), String> {
-        self.specs.values().try_for_each(|(_, spec)| self.check_token(spec))
+    /// Checks all tokens, or of a crowd the next few in turn; says what is broken.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        let next = self.specs.values().cycle().skip(self.looked_at);
+        let few = self.specs.len().min(CROWD);
+        next.take(few).try_for_each(|(_, spec)| self.check_token(spec))?;
+        self.looked_at = (self.looked_at + few) % self.specs.len().max(1);
+        Ok(())
     }
 
     /// Every value that a presenter of a token holds.
@@ -69,7 +74,9 @@ impl State {
                     None => (!self.legacy.contains(&digest)).then(|| "nothing yet".to_owned()),
                     Some(document) => self.refusal(&digest, document)?,
                 };
-                if let Some(accepts) = refusal {
+                if let Some(accepts) =
+                    refusal.filter(|_| !self.is_not_yet_ours(&spec.token, &digest))
+                {
                     let version = self.name(&spec.token, &digest);
                     return Err(format!(
                         "{presenter} presents {version} of {}, and {verifier} accepts {accepts}",
@@ -79,6 +86,19 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody wrote this value by hand, and verifiers need not know it yet: it is no version,
+    /// or one that its own rotation is still bringing to them.
+    fn is_not_yet_ours(&self, token: &TokenName, digest: &str) -> bool {
+        if !self.by_hand.contains(digest) {
+            return false;
+        }
+        let Some(version) = self.records.version_of(token, digest) else { return true };
+        let record = self.records.record(token);
+        let leg = record.as_ref().and_then(Record::owed).map(|owed| owed.leg);
+        let brings = record.as_ref().and_then(Record::rotation).map(|rotation| rotation.version);
+        (leg, brings) == (Some(Leg::Expand), Some(version))
     }
 
     fn verifiers<'a>(&'a self, spec: &'a Spec) -> Vec<Verifier<'a>> {
@@ -147,6 +167,9 @@ impl State {
         }
     }
 }
+
+/// How many tokens are looked at after each effect.
+const CROWD: usize = 8;
 
 /// The places of a side that readers read without being restarted.
 fn dynamic(audience: &Audience) -> impl Iterator<Item = &Place> {

@@ -1,4 +1,4 @@
-//! The four ports onto the world in memory, as one invocation has them.
+//! All ports onto the world in memory, as one invocation has them.
 //!
 //! A call takes some time: it is carried out at one moment in the middle of it.
 
@@ -11,20 +11,24 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
+    event::Request,
     notice::Notice,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Audit, Clusters, Content, Examination, Finding, Holding, KeyEntry, Loaded, Pipeline,
-        Progress, Publications, RecordStore, Save, Saved, Sealed, SecretRevision, SpecText, Specs,
-        Stamp, Subject, Subscribers, SyncedBefore, Untold, Verdict, WriteError, Written,
+        Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
+        KeyEntry, Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
+        SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
+        Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
+    FUNCTION,
     cluster::copy_of,
     faults::{Actor, Fault},
     place::Refused,
@@ -177,9 +181,11 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 16] = [
+const LOOKS: [&str; 18] = [
     "spec",
     "specs",
+    "inbox",
+    "ended",
     "load",
     "due",
     "audit",
@@ -225,6 +231,14 @@ impl Specs for Ports {
             all.into_iter().map(|(token, text)| (token.clone(), Ok(text.clone()))).collect()
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Inboxes for Ports {
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
+        let name = inbox.clone();
+        self.plain("inbox", inbox, move |it| it.inboxes.get(&name).cloned()).await
     }
 }
 
@@ -288,6 +302,15 @@ impl RecordStore for Ports {
     ) -> Result<Option<Audit>, Error> {
         let item = (token.clone(), version);
         self.plain("audit", token, move |it| it.records.audit.get(&item).cloned()).await
+    }
+
+    async fn ended(
+        &self,
+        token: &TokenName,
+        sha256: &Digest,
+    ) -> Result<Option<VersionNumber>, Error> {
+        let (name, digest) = (token.clone(), *sha256);
+        self.plain("ended", token, move |it| it.records.ended(&name, &digest)).await
     }
 
     async fn seal(
@@ -428,12 +451,11 @@ impl Clusters for Ports {
     async fn force_sync(
         &self,
         workload: &Workload,
-        force: &str,
+        _force: &str,
     ) -> Result<Option<SyncedBefore>, Error> {
         self.reach(workload)?;
         let Some(name) = copy_of(workload) else { return Ok(None) };
-        let force = force.to_owned();
-        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name, &force));
+        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name));
         Ok(before.await?.map(|synced_resource_version| SyncedBefore { synced_resource_version }))
     }
 
@@ -543,5 +565,29 @@ impl Subscribers for Ports {
             Bus::Silent => std::future::pending().await,
         };
         told.map_err(|error| Untold { count: notices.len(), error })
+    }
+}
+
+#[async_trait]
+impl Invocations for Ports {
+    async fn start(&self, function: &str, event: &Value) -> Result<(), Error> {
+        assert_eq!(function, FUNCTION, "an invocation starts others of what it came in on itself");
+        let request = Request::parse(event)?;
+        let actor = self.actor.clone();
+        self.plain("start", event, move |it| {
+            if request.token().is_some_and(|token| it.refused.contains(token)) {
+                return Err(Error::new(
+                    Kind::Throttled,
+                    "start",
+                    "the world says so",
+                    "do it later",
+                ));
+            }
+            it.started.push((it.now, request.clone()));
+            it.to_run.push(request.clone());
+            actor.starts_others();
+            Ok(())
+        })
+        .await?
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use changeover::{
     error::{Error, Kind},
-    record::{KeyDigest, Purpose, Record, Stage, Version},
+    record::{KeyDigest, Purpose, Record, RotationId, Stage, Version},
     spec::Side,
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{Audit, KeyEntry, Loaded, Saved, Sealed},
@@ -29,6 +29,10 @@ pub(crate) struct Records {
     minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
     /// Each revision of the accepted view that was ever saved.
     accepted: BTreeMap<(TokenName, u64), Vec<Entry>>,
+    /// Every rotation that ever began.
+    begun: BTreeSet<RotationId>,
+    /// Every arrival that ever became a version.
+    imported: BTreeSet<(TokenName, String)>,
     /// Each revision of the presented view that was ever saved.
     presented: BTreeMap<(TokenName, u64), (VersionNumber, Digest)>,
 }
@@ -83,6 +87,13 @@ impl Records {
     pub(crate) fn version_of(&self, token: &TokenName, digest: &str) -> Option<VersionNumber> {
         let minted = self.minted.get(token)?;
         minted.iter().find(|(_, known)| known.to_string() == digest).map(|(version, _)| *version)
+    }
+
+    /// The version that had a value, and has ended.
+    pub(super) fn ended(&self, token: &TokenName, digest: &Digest) -> Option<VersionNumber> {
+        let (version, _) = self.minted.get(token)?.iter().find(|(_, known)| *known == digest)?;
+        let is_live = self.record(token).is_some_and(|record| record.holds(digest));
+        (!is_live).then_some(*version)
     }
 
     /// What a saved record decided for a revision of the accepted view.
@@ -273,10 +284,30 @@ impl State {
             let minted = set(after.versions()).len() > set(versions_before).len();
             let is_rotation =
                 after.rotation().is_some_and(|rotation| rotation.purpose == Purpose::Rotate);
+            let begun = after.rotation().map(|rotation| &rotation.id);
+            let is_queued = begun.is_some() && begun == before.and_then(Record::queued);
+            let is_by_hand = after.rotation().is_some_and(|rotation| rotation.presented);
+            let arrived =
+                after.imported().filter(|it| before.and_then(Record::imported) != Some(it));
             unless(
-                !minted || !is_rotation || save.key.is_some(),
-                "a version was minted without the key of its trigger".into(),
+                !minted
+                    || !is_rotation
+                    || save.key.is_some()
+                    || is_queued
+                    || is_by_hand
+                    || arrived.is_some(),
+                "a version was minted, and nobody asked for it".into(),
             );
+            if let Some(begun) = begun.filter(|_| minted) {
+                let is_new = self.records.begun.insert(begun.clone());
+                unless(is_new, format!("the rotation {begun} minted twice"));
+            }
+            if let Some(arrived) = arrived.filter(|_| minted) {
+                let arrival = (token.clone(), format!("{:?}", arrived.arrival));
+                unless(arrived.refused.is_none(), "what was refused became a version".into());
+                let is_new = self.records.imported.insert(arrival);
+                unless(is_new, format!("{arrived:?} became a version twice"));
+            }
             let held = before.and_then(Record::lease).filter(|lease| lease.until > now);
             let holds = after.lease().filter(|lease| lease.until > now);
             unless(

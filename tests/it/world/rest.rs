@@ -48,8 +48,15 @@ impl MemoryWorld {
             return false;
         }
         let Some(record) = state.records.record(token) else { return true };
-        let is_compared = record.compare_at() > state.now + Duration::from_secs(60 * 60);
-        record.owed().is_none() && record.lease().is_none() && is_compared
+        // A write whose reply was lost is looked for when it may have landed; the next daily comparison,
+        // or the next minute's, is rest.
+        let is_certain = record.unanswered_until().is_none_or(|until| until < record.compare_at());
+        let is_looked_after = record.compare_at() > state.now;
+        record.owed().is_none()
+            && record.lease().is_none()
+            && !record.is_rotation_waiting()
+            && is_certain
+            && is_looked_after
     }
 
     /// What a token has come to.

@@ -10,10 +10,11 @@ use std::{
 };
 
 use changeover::{
+    event::Request,
     notice::Notice,
-    spec::{Place, Spec},
+    spec::{ParameterName, Place, Spec},
     token::TokenName,
-    world::{SpecText, Verdict},
+    world::{Arrival, SpecText, Verdict},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -31,8 +32,20 @@ pub(crate) struct State {
     pub(super) records: Records,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
+    /// What arrived in inboxes.
+    pub(super) inboxes: BTreeMap<ParameterName, Arrival>,
+    /// Digests of what somebody wrote to presented places by hand: nobody accepts it yet.
+    pub(super) by_hand: BTreeSet<String>,
     /// Jobs of pipelines.
     pub(super) jobs: BTreeMap<String, Job>,
+    /// Further invocations that were started.
+    pub(super) started: Vec<(Timestamp, Request)>,
+    /// Those of them that nobody runs yet.
+    pub(super) to_run: Vec<Request>,
+    /// Tokens for which none may be started.
+    pub(super) refused: BTreeSet<TokenName>,
+    /// Which token is looked at next, where there is a crowd of them.
+    pub(super) looked_at: usize,
     /// Tokens that verifiers without any view accept: they were there before changeover.
     pub(super) legacy: BTreeSet<String>,
     /// Places of verifiers that are not in service before their first view.
@@ -88,7 +101,13 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            by_hand: BTreeSet::new(),
             jobs: BTreeMap::new(),
+            started: Vec::new(),
+            to_run: Vec::new(),
+            refused: BTreeSet::new(),
+            looked_at: 0,
             records: Records::default(),
             places: BTreeMap::new(),
             cluster: Cluster::default(),

@@ -18,8 +18,6 @@ from testbed.testbed import Testbed
 
 INVOCATIONS = 50
 TOKENS = 200
-# How many tokens one sweep takes on.
-SWEPT = 100
 # How many invocations two cores bear at once.
 AT_ONCE = 12
 
@@ -127,7 +125,6 @@ def two_hundred_tokens_at_once_all_complete(at_once, tell):
     for token in tokens:
         at_once.put_spec(token, within="0s")
         at_once.put_token(token)
-    sweeper = at_once.functions[0]
 
     def mint(number: int, function: Function) -> list[str]:
         # Minted and left at that: all of them are in the middle at once.
@@ -138,22 +135,26 @@ def two_hundred_tokens_at_once_all_complete(at_once, tell):
     with ThreadPoolExecutor(AT_ONCE) as executor:
         minted = [outcome for outcomes in executor.map(mint, range(AT_ONCE), at_once.functions) for outcome in outcomes]
     assert Counter(minted) == {"in_progress": TOKENS}
-    # A sweep begins with what has been due for longest, so that none waits for more sweeps than it takes to get to all.
-    outcomes = _sweep_all(sweeper)
-    assert outcomes == {"rotated": TOKENS}
+    assert _sweep_each(at_once.functions, tokens) == {"rotated": TOKENS}
     seconds = [at_once.rotated_seconds(token) for token in tokens]
     tell(
         f"{TOKENS} tokens rotated in {time.monotonic() - began:.0f} s; from mint to end {sum(seconds) / TOKENS:.1f} s on "
         f"average, {max(seconds):.1f} s the slowest"
     )
     time.sleep(max(0, (max(at_once.due()) - datetime.now(timezone.utc)).total_seconds()))
-    assert _sweep_all(sweeper) == {"completed": TOKENS}
+    assert _sweep_each(at_once.functions, tokens) == {"completed": TOKENS}
     assert at_once.due() == []
     assert all(at_once.audit(token).keys() == {1, 2} for token in tokens)
     tell(f"{TOKENS} tokens at rest after {time.monotonic() - began:.0f} s")
 
 
-def _sweep_all(function: Function) -> Counter:
-    """What became of the tokens in as many sweeps as get to all of them."""
-    answers = [function.invoke({"action": "sweep"}) for _ in range(TOKENS // SWEPT)]
-    return Counter(result.get("outcome", result.get("error")) for answer in answers for result in answer["results"])
+def _sweep_each(functions: list[Function], tokens: list[str]) -> Counter:
+    """What became of the tokens, each carried on by an invocation of its own, as a sweep hands them on to Lambda."""
+
+    def sweep(number: int, function: Function) -> list[dict]:
+        answers = [function.invoke({"action": "sweep", "token": token}) for token in tokens[number :: len(functions)]]
+        return [result for answer in answers for result in answer["results"]]
+
+    with ThreadPoolExecutor(len(functions)) as executor:
+        swept = executor.map(sweep, range(len(functions)), functions)
+        return Counter(result.get("outcome", result.get("error")) for results in swept for result in results)

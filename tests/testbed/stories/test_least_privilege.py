@@ -28,6 +28,7 @@ NOT_ASKED_FOR = {
     "EncryptPublications": "Parameter Store encrypts parameters",
     "ReadTokensOfClusters": "Parameter Store decrypts the tokens that clusters know the function by",
     "EncryptPublicationsUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
+    "KeepFailedEvents": "Lambda keeps events that the function failed on",
     "AnswerPipelines": "the emulator has no CodePipeline; test_code_pipeline.py refuses the answers of a role without it",
 }
 
@@ -172,6 +173,32 @@ class Sweeping(Rotating):
         return function.invoke({"action": "sweep"})
 
 
+class HandingOn(Sweeping):
+    """A sweep hands on what it does not carry on itself."""
+
+    # Four more than that.
+    tokens = 12
+
+    def prepare(self) -> None:
+        """Records that have been due for longest, and stay so: they are none that the function wrote."""
+        owners = [f"token#{self.service.name}-{number}" for number in range(self.tokens)]
+        self.records = [{"pk": {"S": owner}, "sk": {"S": "record"}} for owner in owners]
+        for key in self.records:
+            owed = {"owed": {"S": "1"}, "due_at": {"S": "2000-01-01T00:00:00.000Z"}}
+            self.testbed.boto3("dynamodb").put_item(TableName=self.testbed.table, Item=key | owed)
+
+    def ask(self, function: Function) -> dict:
+        answer = super().ask(function)
+        ours = [each for each in answer["results"] if each["token"].startswith(self.service.name)]
+        for each in ours:
+            if each.get("error") == self.refusal:
+                raise FunctionFailed(each["error"], each["message"])
+        assert [each for each in ours if each.get("outcome") == "handed_on"], ours
+        for key in self.records:
+            self.testbed.boto3("dynamodb").delete_item(TableName=self.testbed.table, Key=key)
+        return answer
+
+
 class TellingOfAll(Sweeping):
     """The status of all tokens is told."""
 
@@ -187,6 +214,7 @@ NEEDED_FOR = {
     ("KeepRecords", "dynamodb:PutItem"): Rotating,
     ("KeepRecords", "dynamodb:UpdateItem"): GivingSignsOfLife,
     ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
+    ("HandOnSweeps", "lambda:InvokeFunction"): HandingOn,
     ("Seal", "kms:Encrypt"): Rotating,
     ("Seal", "kms:Decrypt"): PublishingElsewhereLater,
     ("ReadSpecs", "ssm:GetParameter"): Rotating,
@@ -345,6 +373,10 @@ FORBIDDEN = {
         lambda at: {"KeyId": at["sealing key"], "GranteePrincipal": at["role"], "Operations": ["Decrypt"]},
     ),
     "delete the sealing key": ("kms", "schedule_key_deletion", lambda at: {"KeyId": at["sealing key"]}),
+    "invoke another function": ("lambda", "invoke", lambda at: {"FunctionName": "another", "Payload": b"{}"}),
+    "send to a queue of another": (
+        "sqs", "send_message", lambda at: {"QueueUrl": "http://localhost/000000000000/another", "MessageBody": "x"}
+    ),
     "describe another cluster": ("eks", "describe_cluster", lambda at: {"name": "another"}),
     "assume another role": (
         "sts", "assume_role", lambda at: {"RoleArn": f"{at['role']}-of-another", "RoleSessionName": "story"}
@@ -354,7 +386,6 @@ FORBIDDEN = {
         "iam", "put_role_policy", lambda at: {"RoleName": at["role name"], "PolicyName": "more", "PolicyDocument": "{}"}
     ),
     "change itself": ("lambda", "update_function_configuration", lambda at: {"FunctionName": at["function"], "Timeout": 1}),
-    "invoke itself": ("lambda", "invoke", lambda at: {"FunctionName": at["function"]}),
     "read its log": ("logs", "filter_log_events", lambda at: {"logGroupName": at["log"]}),
 }
 

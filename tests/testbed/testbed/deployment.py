@@ -16,6 +16,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
+# Nobody specifies it.
+SCHEDULED_TOKEN = "monthly-token"
 # What a story may create to reach a cluster through; the function may assume it.
 CLUSTER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/changeover-clusters"
 # Low, so that a killed invocation is taken over within a test's patience; the emulator applies no call late.
@@ -93,6 +95,8 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         "ClusterName": CLUSTER,
         "ClusterRoles": CLUSTER_ROLE,
         "PublicationPath": PUBLICATION_PATH,
+        # By a schedule that comes once a month: stories take its target for schedules of their own.
+        "ScheduledToken": SCHEDULED_TOKEN,
         "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
         "EventBus": subscription.BUS,
         "EndpointUrl": aws.endpoint,

@@ -59,7 +59,8 @@ def environment(testbed: Testbed, credentials: Credentials | None = None, **chan
 
 
 class Function:
-    """One execution environment: a process that answers one invocation after the other. Its output is appended to `log`, what
+    """One execution environment: a process that answers one invocation after the other, as the function that its environment
+    names: what a sweep hands on goes to the deployed one. Its output is appended to `log`, what
     it answers to the file beside it that ends in `.answers`.
 
     It may be used from any thread, and killed while another one waits in `invoke`.
@@ -68,7 +69,8 @@ class Function:
     def __init__(self, binary: Path, environment: dict[str, str], log: Path) -> None:
         self.log = log
         self._invoking = threading.Lock()
-        self._interface = _Interface(log.with_suffix(".answers"))
+        name = environment["AWS_LAMBDA_FUNCTION_NAME"]
+        self._interface = _Interface(f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}", log.with_suffix(".answers"))
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [binary],
@@ -136,8 +138,9 @@ class _Interface(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, answers: Path) -> None:
+    def __init__(self, function: str, answers: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.function = function
         self.answers = answers
         self.address = f"127.0.0.1:{self.server_port}"
         self.events: queue.Queue[_Event | None] = queue.Queue()
@@ -169,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             "Lambda-Runtime-Aws-Request-Id": event.request_id,
             "Lambda-Runtime-Deadline-Ms": str(event.deadline_milliseconds),
-            "Lambda-Runtime-Invoked-Function-Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:by-hand",
+            "Lambda-Runtime-Invoked-Function-Arn": self.server.function,
         }
         return self._answer(200, headers, event.payload)
 

@@ -1,0 +1,136 @@
+//! The sweep: whatever owes a step, whoever left it there, is carried on.
+//!
+//! A few due tokens it carries on itself. Of more than a few those that have been due for longest are
+//! its own, and each further one gets an invocation of its own, so that a thousand do not wait in line:
+//!
+//! ```text
+//! {"action": "sweep"} ─► what is due? ─┬─► the first 8 ─► carried on
+//!                                      └─► each further one ─► {"action": "sweep", "token": "<name>"}
+//! ```
+//!
+//! Whatever becomes of such an invocation, and however many of them there are, nothing is lost or
+//! done twice: a token is due until a save says otherwise, and who comes second finds that save.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::{
+    error::Error,
+    event::Request,
+    invoke::{self, Invocation},
+    metrics::Measurement,
+    plan::Ask,
+    report::{Answer, Each, Outcome, Report, Results},
+    rotate::{self, Asking, Settings},
+    token::TokenName,
+    world::World,
+};
+
+/// How many tokens a sweep carries on itself, all of them at once: a small installation is spared the
+/// calls to Lambda.
+const BY_ITSELF: usize = 8;
+/// How many tokens a sweep takes on at most; the next one, a minute later, goes on. As many invocations
+/// may run at once in an account of which nobody asked for more
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
+const MOST: usize = 1000;
+/// How many tokens are being handed on at once.
+const HANDED_ON_AT_ONCE: usize = 8;
+/// How long each of those is kept back at most. Some thirty invocations begin in a second, for each
+/// begins by reading its spec, and Parameter Store answers forty such reads in a second
+/// (<https://docs.aws.amazon.com/general/latest/gr/ssm.html>).
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// For how long a sweep hands on: the next one finds what is left.
+const HANDS_ON_FOR: Duration = Duration::from_secs(60);
+
+/// Carries on everything that owed a step when it looked. One token that fails, or that cannot be
+/// handed on, does not stop the others; it is told in the answer, and stays due.
+///
+/// # Errors
+/// Where it cannot find out what is due.
+pub(crate) async fn all(
+    world: &World,
+    settings: &Settings,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Result<Answer, Error> {
+    let now = world.clock.now();
+    let due = world.records.due(now, MOST).await?;
+    let count = due.len();
+    let mut own: Vec<_> = due.into_iter().map(|(token, _)| token).collect();
+    let further = own.split_off(own.len().min(BY_ITSELF));
+    info!(own = own.len(), further = further.len(), "sweep");
+    let own = stream::iter(own)
+        .map(|token| carry_on(world, settings, token, invocation, stop_at))
+        .buffer_unordered(BY_ITSELF)
+        .collect();
+    let hand_on_until = (now + HANDS_ON_FOR).min(stop_at);
+    let further = stream::iter(further)
+        .map(|token| hand_on(world, token, &invocation.function, hand_on_until))
+        .buffer_unordered(HANDED_ON_AT_ONCE)
+        .collect();
+    let (mut results, further): (Vec<_>, Vec<_>) = tokio::join!(own, further);
+    results.extend(further);
+    world.meter.write(&Measurement::of_sweep(world.clock.now(), count));
+    Ok(answer(results))
+}
+
+/// Carries on one token, if it owes anything: never lists any, and starts no further invocation.
+pub(crate) async fn one(
+    world: &World,
+    settings: &Settings,
+    token: &TokenName,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Answer {
+    answer(vec![carry_on(world, settings, token.clone(), invocation, stop_at).await])
+}
+
+/// A token, and what became of it.
+type Swept = (TokenName, Each<Report>);
+
+fn answer(mut results: Vec<Swept>) -> Answer {
+    results.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let results = results.into_iter().map(|(_, each)| each).collect();
+    Answer::Sweep(Results { outcome: Outcome::Swept, results })
+}
+
+async fn carry_on(
+    world: &World,
+    settings: &Settings,
+    token: TokenName,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Swept {
+    let without = &BTreeSet::new();
+    let key = &invocation.id;
+    let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
+    let report = invoke::caught(rotate::run(world, settings, asking)).await;
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &report));
+    (token.clone(), Each::of(token, report))
+}
+
+/// Starts an invocation that carries on this token, after a pause.
+async fn hand_on(world: &World, token: TokenName, function: &str, until: Timestamp) -> Swept {
+    let started = async {
+        tokio::time::sleep(world.random_pause(LONGEST_PAUSE)?).await;
+        let now = world.clock.now();
+        if now >= until {
+            return Ok(Report {
+                not_before: Some(now),
+                warnings: vec!["not handed on in time; the next sweep carries it on".to_owned()],
+                ..Report::bare(Outcome::Deferred, &token)
+            });
+        }
+        world.invocations.start(function, &Request::sweep_of(&token)).await?;
+        Ok(Report::bare(Outcome::HandedOn, &token))
+    };
+    let started = started.await;
+    if let Err(error) = &started {
+        warn!(%token, %error, "not handed on; it stays due");
+    }
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &started));
+    (token.clone(), Each::of(token, started))
+}
