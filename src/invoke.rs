@@ -4,11 +4,13 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
     event::{Event, Request},
+    metrics::Measurement,
     pipeline,
     plan::Ask,
     preflight,
@@ -39,6 +41,29 @@ pub struct Invocation {
     pub function: String,
 }
 
+/// Does what an event asks, as it came.
+///
+/// # Errors
+/// `BadEvent` where it asks for nothing that is known, and those of [`handle`].
+pub async fn answer(
+    world: &World,
+    settings: &Settings,
+    payload: &Value,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    let event = Event::parse(payload).and_then(|event| {
+        event.allowed_through(&invocation.function)?;
+        Ok(event)
+    });
+    match event {
+        Ok(event) => handle(world, settings, event, invocation).await,
+        Err(error) => {
+            world.meter.write(&Measurement::of_no_request(world.clock.now(), &error));
+            Err(error)
+        }
+    }
+}
+
 /// Does what an event asks.
 ///
 /// # Errors
@@ -66,7 +91,7 @@ pub(crate) async fn carry_out(
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
     info!(action = request.action(), request_id = %invocation.id, "invoke");
-    let now = world.clock.now();
+    let (now, calls) = (world.clock.now(), (world.calls)());
     let last_moment = invocation.deadline.checked_sub(RESERVE).unwrap_or(now);
     let stop_at = match &request {
         Request::Rotate { wait: Some(wait), .. } => {
@@ -103,7 +128,12 @@ pub(crate) async fn carry_out(
             }
         }
     };
-    caught(answered).await
+    let answered = caught(answered).await;
+    let calls = (world.calls)().saturating_sub(calls);
+    let action = request.action();
+    let measurement = Measurement::of_invocation(world.clock.now(), action, &answered, calls);
+    world.meter.write(&measurement);
+    answered
 }
 
 /// The token whose spec names this inbox.

@@ -37,6 +37,8 @@ mod turn;
 pub mod record;
 pub mod token;
 pub mod report;
+pub mod notice;
+pub mod metrics;
 pub mod time;
 pub mod error;
 pub mod world;

@@ -477,6 +477,13 @@ impl Record {
         self.rotation.as_ref()
     }
 
+    /// The rotation under whose name it is told what becomes of the token, and its version: the one in
+    /// progress, or the one that brought the current version, since what is owed after it is its.
+    pub fn subject(&self) -> Option<(&RotationId, VersionNumber)> {
+        let current = || self.in_stage(Stage::Current).map(|it| (&it.rotation, it.version));
+        self.rotation.as_ref().map(|it| (&it.id, it.version)).or_else(current)
+    }
+
     /// What is owed.
     pub fn owed(&self) -> Option<Owed> {
         self.owed

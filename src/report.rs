@@ -41,6 +41,19 @@ pub enum Answer {
     Job(Verdict),
 }
 
+impl Answer {
+    /// How what was asked for ended; `None` of a job, which was told a verdict.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Answer::One(report) => Some(report.outcome),
+            Answer::Sweep(results) => Some(results.outcome),
+            Answer::Status(results) => Some(results.outcome),
+            Answer::Preflight(results) => Some(results.outcome),
+            Answer::Job(_) => None,
+        }
+    }
+}
+
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

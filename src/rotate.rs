@@ -18,6 +18,7 @@ pub use crate::turn::{Asking, Settings};
 use crate::{
     begin::Begun,
     error::{Error, Kind},
+    metrics::Measurement,
     plan::{self, Ask, Deferred, Move, Relation, Terms},
     record::{Change, Held, KeyDigest, Leg, Owed, RotationId, Step},
     report::{Outcome, Report},
@@ -90,6 +91,9 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                     .on(asking.token),
             )),
         };
+        if let (Some(record), false) = (&turn.stored, matches!(done, Err(Stop::Overtaken))) {
+            world.meter.write(&Measurement::of_token(world.clock.now(), record));
+        }
         match done {
             Ok(report) => {
                 info!(

@@ -21,6 +21,7 @@ use crate::{
     error::Error,
     event::Request,
     invoke::{self, Invocation},
+    metrics::Measurement,
     plan::Ask,
     report::{Answer, Each, Outcome, Report, Results},
     rotate::{self, Asking, Settings},
@@ -57,6 +58,7 @@ pub(crate) async fn all(
 ) -> Result<Answer, Error> {
     let now = world.clock.now();
     let due = world.records.due(now, MOST).await?;
+    let count = due.len();
     let mut own: Vec<_> = due.into_iter().map(|(token, _)| token).collect();
     let further = own.split_off(own.len().min(BY_ITSELF));
     info!(own = own.len(), further = further.len(), "sweep");
@@ -71,6 +73,7 @@ pub(crate) async fn all(
         .collect();
     let (mut results, further): (Vec<_>, Vec<_>) = tokio::join!(own, further);
     results.extend(further);
+    world.meter.write(&Measurement::of_sweep(world.clock.now(), count));
     Ok(answer(results))
 }
 
@@ -105,6 +108,7 @@ async fn carry_on(
     let key = &invocation.id;
     let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
     let report = invoke::caught(rotate::run(world, settings, asking)).await;
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &report));
     (token.clone(), Each::of(token, report))
 }
 
@@ -127,5 +131,6 @@ async fn hand_on(world: &World, token: TokenName, function: &str, until: Timesta
     if let Err(error) = &started {
         warn!(%token, %error, "not handed on; it stays due");
     }
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &started));
     (token.clone(), Each::of(token, started))
 }

@@ -12,6 +12,8 @@ use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
+    metrics::Measurement,
+    notice,
     plan::{Ask, Deferred},
     record::{
         Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
@@ -20,11 +22,13 @@ use crate::{
     report::{Outcome, Report},
     spec::{Place, Reserved, Side, Spec, Workload},
     token::{Secret, TokenName, VersionNumber},
-    world::{Holding, KeyEntry, Save, Saved, World},
+    world::{Holding, KeyEntry, Save, Saved, Untold, World},
 };
 
 /// How long the key of a trigger is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long a turn waits at most until subscribers are told.
+const TELLING: Duration = Duration::from_secs(2);
 
 /// What the environment decides.
 #[derive(Clone, Debug)]
@@ -245,12 +249,31 @@ impl<'a> Turn<'a> {
         match self.world.records.save(save).await? {
             Saved::Overtaken => Err(Stop::Overtaken),
             Saved::Saved => {
+                self.tell(self.stored.as_ref(), &record, now).await;
                 self.joins = None;
                 self.record = record.clone();
                 self.stored = Some(record);
                 Ok(())
             }
         }
+    }
+
+    /// Tells subscribers what a save made true. Whatever becomes of that, and soon, the turn goes on: they
+    /// are told by the way, and the audit is what counts.
+    async fn tell(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
+        let Some(subscribers) = &self.world.subscribers else { return };
+        let notices = notice::between(before, after, saved_at, self.selectors());
+        if notices.is_empty() {
+            return;
+        }
+        let told = tokio::time::timeout(TELLING, subscribers.tell(&notices)).await;
+        let (count, error) = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(Untold { count, error })) => (count, error.to_string()),
+            Err(_) => (notices.len(), format!("no answer within {TELLING:?}")),
+        };
+        warn!(token = %after.token(), count, error, "events not sent");
+        self.world.meter.write(&Measurement::of_untold(self.now(), after.token(), count));
     }
 
     /// What a key resolves to that begins or joins this rotation.
@@ -263,7 +286,7 @@ impl<'a> Turn<'a> {
         KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
     }
 
-    /// Makes a change on the record in memory, and logs the step that it ends.
+    /// Makes a change on the record in memory, and logs and measures the step that it ends.
     pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
         let ends_step = matches!(
             change,
@@ -275,7 +298,9 @@ impl<'a> Turn<'a> {
             self.log(owed, "done", "");
             let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
             let took_ms = took.try_into().unwrap_or(0);
-            self.timeline.push(Entry { leg: owed.leg, step: owed.step, at: now, took_ms });
+            let done = Entry { leg: owed.leg, step: owed.step, at: now, took_ms };
+            self.world.meter.write(&Measurement::of_step(&self.record, &done));
+            self.timeline.push(done);
         }
         self.record = next;
         self.remember_subject();
@@ -283,12 +308,7 @@ impl<'a> Turn<'a> {
     }
 
     fn remember_subject(&mut self) {
-        // After its slot is freed, what a rotation still owes is told under its name.
-        let subject = match (self.record.rotation(), self.record.in_stage(Stage::Current)) {
-            (Some(rotation), _) => Some((rotation.id.clone(), rotation.version)),
-            (None, Some(current)) => Some((current.rotation.clone(), current.version)),
-            (None, None) => None,
-        };
+        let subject = self.record.subject().map(|(rotation, version)| (rotation.clone(), version));
         if let Some(rotation) = self.record.rotation()
             && self.subject != subject
         {

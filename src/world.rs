@@ -13,12 +13,16 @@
 //! Clusters      who runs on which view     EKS, Kubernetes, External Secrets
 //! Pipeline      who else waits for it      CodePipeline
 //! Invocations   who else can do it         the function itself, by Lambda's API
+//! Subscribers   who is told of it           EventBridge
+//! Meter         who watches how it fares   CloudWatch, out of the log
 //! ```
 
 mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+pub mod embedded_metrics;
+pub mod event_bus;
 mod finding;
 pub mod host;
 pub mod inboxes;
@@ -43,6 +47,8 @@ use serde_json::Value;
 
 use crate::{
     error::Error,
+    metrics::Measurement,
+    notice::Notice,
     record::{Held, KeyDigest, Record, RotationId, Stage},
     spec::{AcceptedForm, ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
@@ -73,6 +79,12 @@ pub struct World {
     pub pipeline: Arc<dyn Pipeline>,
     /// Further invocations of this function.
     pub invocations: Arc<dyn Invocations>,
+    /// Whoever subscribed to what becomes of tokens; `None` where nobody did.
+    pub subscribers: Option<Arc<dyn Subscribers>>,
+    /// Whoever watches how the function fares.
+    pub meter: Arc<dyn Meter>,
+    /// How many requests were sent to AWS so far, repeated ones included.
+    pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What time it is, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
@@ -584,4 +596,30 @@ pub trait Invocations: Send + Sync {
     ///
     /// A crash before it: none is started. A crash after it, or a lost reply: one is, or two are.
     async fn start(&self, function: &str, event: &Value) -> Result<(), Error>;
+}
+
+/// Whoever subscribed to what becomes of tokens.
+#[async_trait]
+pub trait Subscribers: Send + Sync {
+    /// Tells them what a save made true, in this order as far as it can be kept. Called after the save.
+    ///
+    /// A crash before it: they are not told, and nobody makes up for it. A crash after it: they are told.
+    /// A notice whose reply was lost may arrive twice, and late.
+    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold>;
+}
+
+/// Notices that may not have arrived.
+#[derive(Debug)]
+pub struct Untold {
+    /// How many.
+    pub count: usize,
+    /// Why.
+    pub error: Error,
+}
+
+/// Whoever watches how the function fares.
+pub trait Meter: Send + Sync {
+    /// Writes a measurement down. Nothing waits for it and nothing depends on it: one that is lost with
+    /// a crash is a point that a chart lacks, and one that is written again is there twice.
+    fn write(&self, measurement: &Measurement);
 }

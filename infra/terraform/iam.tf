@@ -212,6 +212,12 @@ locals {
       Action   = "sqs:SendMessage"
       Resource = aws_sqs_queue.failed_events.arn
     },
+    var.event_bus == "" ? null : {
+      Sid      = "TellSubscribers"
+      Effect   = "Allow"
+      Action   = "events:PutEvents"
+      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
+    },
     # What the function may do inside the cluster is said by infra/eks-rbac.yaml.
     var.cluster_name == "" ? null : {
       Sid      = "FindTheCluster"

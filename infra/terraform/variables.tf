@@ -118,6 +118,12 @@ variable "schedule_window" {
   default     = 0
 }
 
+variable "event_bus" {
+  description = "EventBridge bus that is told what becomes of tokens, by name. Empty means that nobody is told."
+  type        = string
+  default     = ""
+}
+
 variable "log" {
   description = "Filter of the function's log, in the form that tracing-subscriber's EnvFilter takes."
   type        = string

@@ -5,14 +5,14 @@ use std::{panic, process::ExitCode, sync::Arc, time::Duration};
 use changeover::{
     config::Config,
     error::Error,
-    event::Event,
     invoke::{self, Invocation},
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, host, inboxes::SsmInboxes,
-        invocations::LambdaInvocations, jobs::CodePipelineJobs, publications::AwsPublications,
-        record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, World, aws::Aws, clusters::KubernetesClusters, embedded_metrics::EmbeddedMetrics,
+        event_bus::EventBus, host, inboxes::SsmInboxes, invocations::LambdaInvocations,
+        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -101,9 +101,7 @@ impl Edge {
             reserved: self.config.reserved(),
         };
         let answered = async {
-            let event = Event::parse(&event.payload)?;
-            event.allowed_through(&invocation.function)?;
-            invoke::handle(&self.world().await?, &settings, event, &invocation).await
+            invoke::answer(&self.world().await?, &settings, &event.payload, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -130,6 +128,15 @@ impl Edge {
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
+            subscribers: config
+                .event_bus
+                .clone()
+                .map(|bus| Arc::new(EventBus::new(Arc::clone(aws), bus)) as _),
+            meter: Arc::new(EmbeddedMetrics::new(Arc::new(host::print))),
+            calls: Arc::new({
+                let aws = Arc::clone(aws);
+                move || aws.requests()
+            }),
             clock,
             fill: Arc::new(host::fill),
         })

@@ -1,7 +1,16 @@
 //! AWS, as every adapter meets it: clients that share one pool of connections, time-outs on every
 //! call, and one reading of what went wrong.
 
-use std::{fmt, sync::OnceLock, time::Duration};
+mod counted;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_config::{
     BehaviorVersion, ConfigLoader, Region, SdkConfig,
@@ -25,6 +34,7 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 
+use self::counted::Counted;
 use crate::error::{Error, Kind, causes};
 
 /// How long a call may take, its retries included: what an unfenced call may last (the lease is
@@ -41,9 +51,11 @@ const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// The clients of AWS's services, each made when it is first needed.
 pub struct Aws {
     config: SdkConfig,
+    requests: Arc<AtomicU64>,
     codepipeline: OnceLock<aws_sdk_codepipeline::Client>,
     dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
     eks: OnceLock<aws_sdk_eks::Client>,
+    eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
     kms: OnceLock<aws_sdk_kms::Client>,
     lambda: OnceLock<aws_sdk_lambda::Client>,
     ssm: OnceLock<aws_sdk_ssm::Client>,
@@ -65,6 +77,16 @@ impl Aws {
 
     /// Clients of this configuration, with changeover's time-outs and retries.
     pub fn new(config: SdkConfig) -> Self {
+        let requests = Arc::new(AtomicU64::new(0));
+        let counted = config
+            .http_client()
+            .map(|by| SharedHttpClient::new(Counted { by, requests: Arc::clone(&requests) }));
+        let mut builder = config.into_builder();
+        builder.set_http_client(counted);
+        Self::counting(builder.build(), requests)
+    }
+
+    fn counting(config: SdkConfig, requests: Arc<AtomicU64>) -> Self {
         let config = config
             .into_builder()
             .timeout_config(timeouts(OPERATION_TIMEOUT))
@@ -77,9 +99,11 @@ impl Aws {
             .build();
         Self {
             config,
+            requests,
             codepipeline: OnceLock::new(),
             dynamodb: OnceLock::new(),
             eks: OnceLock::new(),
+            eventbridge: OnceLock::new(),
             kms: OnceLock::new(),
             lambda: OnceLock::new(),
             ssm: OnceLock::new(),
@@ -94,7 +118,12 @@ impl Aws {
         // The cache of the other credentials knows nothing of these.
         let config =
             config.credentials_provider(credentials).identity_cache(IdentityCache::no_cache());
-        Self::new(config.build())
+        Self::counting(config.build(), Arc::clone(&self.requests))
+    }
+
+    /// How many requests it has sent, repeated ones and those to other regions included.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Region, credentials and endpoints, for what signs by itself.
@@ -115,6 +144,11 @@ impl Aws {
     /// The client of EKS.
     pub fn eks(&self) -> &aws_sdk_eks::Client {
         self.eks.get_or_init(|| aws_sdk_eks::Client::new(&self.config))
+    }
+
+    /// The client of EventBridge.
+    pub fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
+        self.eventbridge.get_or_init(|| aws_sdk_eventbridge::Client::new(&self.config))
     }
 
     /// The client of KMS.

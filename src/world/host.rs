@@ -1,4 +1,6 @@
-//! The computer that it runs on: the one place where time and randomness enter.
+//! The computer that it runs on: the one place where time and randomness enter, and lines leave.
+
+use std::io::{self, Write};
 
 use jiff::Timestamp;
 use rand::{TryRng, rngs::SysRng};
@@ -25,4 +27,9 @@ pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
         )
         .caused_by(&cause)
     })
+}
+
+/// Prints a line to where the log goes, whole. Where that is not taken, there is nobody to tell.
+pub fn print(line: &str) {
+    let _ = io::stdout().lock().write_all(format!("{line}\n").as_bytes());
 }

@@ -149,6 +149,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(publish()),
         Just(drop_pending()),
         Just(Request::Sweep),
+        Just(Request::SweepOne { token: subject() }),
         Just(Request::Status { token: None }),
         Just(Request::Preflight { token: subject() }),
     ]

@@ -4,7 +4,8 @@
 use crate::sources::{self, Source};
 
 /// Modules that decide: values in, values out.
-const PURE: [&str; 8] = ["config", "error", "event", "plan", "record", "spec", "time", "token"];
+const PURE: [&str; 10] =
+    ["config", "error", "event", "metrics", "notice", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
 const SHELL: [&str; 10] = [
     "begin",

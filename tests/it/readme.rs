@@ -1,6 +1,6 @@
 //! What the README shows is so.
 
-use changeover::{error::Kind, event::Request, spec::Spec, token::TokenName};
+use changeover::{error::Kind, event::Request, metrics::Metric, spec::Spec, token::TokenName};
 use serde_json::Value;
 
 const README: &str = include_str!("../../README.md");
@@ -47,6 +47,22 @@ fn it_lists_every_error() {
     for kind in Kind::ALL {
         assert!(README.contains(&format!("| `{kind}` |")), "the table of errors lacks {kind}");
     }
+}
+
+#[test]
+fn it_lists_every_metric_as_it_is_and_no_other() {
+    let section = README.split("## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let listed: Vec<_> = rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>()).collect();
+    let known = Metric::ALL.map(|metric| {
+        let sets = metric.dimensions().iter().map(|set| match set {
+            [] => "none".to_owned(),
+            set => set.iter().map(|it| format!("`{}`", it.name())).collect::<Vec<_>>().join(", "),
+        });
+        let sets = sets.collect::<Vec<_>>().join("; ");
+        [format!("| `{}`", metric.name()), metric.unit().to_owned(), sets]
+    });
+    assert_eq!(listed, known);
 }
 
 #[test]

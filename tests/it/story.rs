@@ -314,7 +314,8 @@ async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rotation_makes_few_calls() {
-    for (spec, most) in [(items(), 12), (parameters(), 15)] {
+    // Two of them tell subscribers.
+    for (spec, most) in [(items(), 14), (parameters(), 17)] {
         let mut spec = spec;
         // Nothing to wait for.
         spec["verifiers"]["within"] = json!("0s");

@@ -23,6 +23,7 @@ const CLUSTER_POLICY: &str = include_str!("../../infra/eks-policy.yaml");
 const TOKEN: &str = include_str!("../../infra/token.yaml");
 const ACCESS: &str = include_str!("../../infra/eks-access.yaml");
 const PIPELINE: &str = include_str!("../../infra/pipeline.yaml");
+const README: &str = include_str!("../../README.md");
 const THREAT_MODEL: &str = include_str!("../../infra/threat-model.md");
 const RUNBOOKS: &str = include_str!("../../infra/runbooks.md");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
@@ -58,6 +59,20 @@ fn what_the_adapters_call_is_granted_and_nothing_else() {
         .flat_map(|statement| strings(&statement["Action"]))
         .collect();
     assert_eq!(granted, operations());
+}
+
+#[test]
+fn events_are_sent_to_the_bus_that_is_named_or_not_at_all() {
+    let policy = resource("RotatorPolicy")["Properties"]["PolicyDocument"]["Statement"].take();
+    let conditional = policy.as_array().unwrap().iter().filter(|it| it[0] == "HasEventBus");
+    let [telling] = conditional.collect::<Vec<_>>()[..] else { panic!("one statement: {policy}") };
+    assert_eq!(telling[1]["Action"], "events:PutEvents");
+    let bus = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/${EventBus}";
+    assert_eq!(telling[1]["Resource"], bus);
+    assert_eq!(telling[2], "AWS::NoValue");
+    let variables = &resource("Rotator")["Properties"]["Environment"]["Variables"];
+    assert_eq!(variables[config::EVENT_BUS], "EventBus");
+    assert_eq!(template()["Parameters"]["EventBus"]["Default"], "");
 }
 
 #[test]
@@ -271,6 +286,22 @@ fn each_alarm_has_its_runbook_and_each_runbook_an_alarm() {
     }
     let headings = RUNBOOKS.lines().filter_map(|line| line.strip_prefix("## ").map(str::to_owned));
     assert_eq!(alarms, headings.collect());
+}
+
+#[test]
+fn alarms_watch_metrics_that_the_function_writes() {
+    let template = template();
+    let resources = template["Resources"].as_object().unwrap().values();
+    let watched: Vec<_> = resources
+        .map(|resource| &resource["Properties"])
+        .filter(|it| it["Namespace"] == changeover::metrics::NAMESPACE)
+        .map(|it| it["MetricName"].as_str().unwrap())
+        .collect();
+    assert!(watched.contains(&"Sweeps") && watched.contains(&"Overdue"));
+    // The table is held to what is written by a test of its own.
+    for metric in watched {
+        assert!(README.contains(&format!("\n| `{metric}` |")), "nothing writes {metric}");
+    }
 }
 
 #[test]
@@ -645,17 +676,24 @@ fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("src/world") {
         let code = source.without_spaces();
-        for service in ["codepipeline", "dynamodb", "eks", "kms", "lambda", "ssm", "sts"] {
+        for service in
+            ["codepipeline", "dynamodb", "eks", "eventbridge", "kms", "lambda", "ssm", "sts"]
+        {
             for (at, taken) in code.match_indices(&format!(".{service}()")) {
                 let call = code[at + taken.len()..].strip_prefix('.');
                 let call = call.and_then(|call| call.split('(').next()).unwrap_or_else(|| {
                     panic!("{}: call the client of {service} where it is taken", source.path)
                 });
-                match call {
-                    transaction if transaction.starts_with("transact_") => false,
+                match (service, call) {
+                    (_, transaction) if transaction.starts_with("transact_") => false,
                     // The one call that is authorized under another name.
                     // https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
-                    "invoke" => operations.insert(format!("{service}:InvokeFunction")),
+                    ("lambda", "invoke") => operations.insert("lambda:InvokeFunction".to_owned()),
+                    // The one service that is.
+                    // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoneventbridge.html
+                    ("eventbridge", _) => {
+                        operations.insert(format!("events:{}", in_camel_case(call)))
+                    }
                     _ => operations.insert(format!("{service}:{}", in_camel_case(call))),
                 };
             }

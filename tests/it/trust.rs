@@ -210,22 +210,23 @@ async fn an_item_refuses_an_older_view_and_a_parameter_takes_it() {
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_reply_was_lost_lands_late_and_not_before() {
     let memory = in_service(1, &parameters()).await;
-    let before = memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
+    let value = || memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
     let late = Duration::from_secs(60);
     let mut call = 0;
     // The first write is the fifth or so call of a rotation; whichever it is, its reply is lost.
-    let run = loop {
+    let (run, before) = loop {
         call += 1;
+        let before = value();
         let writes = memory.calls(Some("write"));
         let faults = Faults::at(call, Fault::CutLate(late));
-        let run = memory.run(&format!("a {call}"), rotate("a"), LONG, faults).await;
+        let id = format!("a {call}");
+        let run = memory.run(&id, rotate(&id), LONG, faults).await;
         if memory.calls(Some("write")) > writes {
-            break run;
+            break (run, before);
         }
         memory.sweep_until_rest(&subject()).await;
     };
     assert_eq!(run.ending.outcome(), "cut");
-    let value = || memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
     assert_eq!(value(), before);
     memory.pass(late - Duration::from_secs(1)).await;
     assert_eq!(value(), before);

@@ -3,6 +3,7 @@
 
 mod damaged;
 mod error_codes;
+mod event_bus;
 #[cfg(feature = "command")]
 mod function;
 mod inboxes;
@@ -11,6 +12,7 @@ mod items;
 mod jobs;
 mod parameters;
 mod records;
+mod requests;
 mod specs;
 
 use std::{

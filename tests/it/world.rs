@@ -12,6 +12,7 @@ mod cluster;
 mod faults;
 mod invariants;
 mod looks;
+mod notices;
 mod place;
 mod ports;
 mod records;
@@ -28,11 +29,12 @@ use changeover::{
     error::Error,
     event::{Event, Request},
     invoke::{self, Invocation},
+    notice::Notice,
     record::Record,
     rotate::Settings,
     spec::{ParameterName, Place, Reserved, Side, Spec},
     token::{Secret, TokenName},
-    world::{Arrival, Audit, Clock, SpecText, Verdict, World},
+    world::{Arrival, Audit, Clock, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics},
 };
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +45,7 @@ pub(crate) use rest::Rest;
 
 use faults::{Actor, Signal};
 use ports::Ports;
+pub(crate) use state::Bus;
 use state::{Job, State};
 
 /// A world of its own.
@@ -225,6 +228,11 @@ impl MemoryWorld {
         self.state().cluster.given_up.insert(name.to_owned());
     }
 
+    /// Nobody is told anything, from now on.
+    pub(crate) fn break_bus(&self, bus: Bus) {
+        self.state().bus = bus;
+    }
+
     /// Nobody may start further invocations for these tokens, from now on.
     pub(crate) fn refuse_invocations_for(&self, tokens: impl IntoIterator<Item = TokenName>) {
         self.state().refused = tokens.into_iter().collect();
@@ -283,6 +291,31 @@ impl MemoryWorld {
     /// How many versions were ever minted or adopted.
     pub(crate) fn minted(&self, token: &TokenName) -> usize {
         self.state().records.minted(token)
+    }
+
+    /// What must not be told: each value that presenters were given last, and each digest there was.
+    pub(crate) fn secrets(&self, token: &TokenName) -> Vec<String> {
+        let spec = self.spec(token);
+        let places = spec.presenters.publications.iter().map(|publication| &publication.place);
+        let mut secrets = self.state().records.digests(token);
+        secrets.extend(places.map(|place| self.value(place, Side::Presenters)));
+        secrets
+    }
+
+    /// What subscribers were told, in order.
+    pub(crate) fn told_of(&self, token: &TokenName) -> Vec<Notice> {
+        let told = &self.state().told;
+        told.iter().filter(|notice| notice.token == *token).cloned().collect()
+    }
+
+    /// Every record of a token that was ever saved, in order.
+    pub(crate) fn saved(&self, token: &TokenName) -> Vec<Record> {
+        self.state().records.saved(token)
+    }
+
+    /// The lines that were written for whoever watches, in order.
+    pub(crate) fn measured(&self) -> Vec<String> {
+        self.state().measured.clone()
     }
 
     /// What happened last.
@@ -368,12 +401,7 @@ impl MemoryWorld {
         if clock_off != SignedDuration::ZERO {
             self.state().is_damaged = true;
         }
-        // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
-        let reserved = Reserved {
-            table: "changeover".to_owned(),
-            paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
-        };
-        let settings = Settings { lease: LEASE, late_write: LATE_WRITE, reserved };
+        let settings = settings();
         let invocation = Invocation {
             id: id.to_owned(),
             deadline: self.now() + time + deadline_off,
@@ -439,7 +467,16 @@ impl MemoryWorld {
             publications: ports.clone(),
             clusters: ports.clone(),
             pipeline: ports.clone(),
-            invocations: ports,
+            invocations: ports.clone(),
+            subscribers: Some(ports.clone()),
+            calls: Arc::new(move || ports.actor.calls() as u64),
+            meter: Arc::new(EmbeddedMetrics::new(Arc::new({
+                let state = self.0.clone();
+                move |line| {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.measured.push(line.to_owned());
+                }
+            }))),
             clock: Clock::starting_at(self.now()),
             fill: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -463,6 +500,16 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const LATE_WRITE: Duration = Duration::from_secs(5 * 60);
 /// The time of an invocation that has plenty.
 pub(crate) const LONG: Duration = Duration::from_secs(15 * 60);
+
+/// What an invocation is told by its environment.
+pub(crate) fn settings() -> Settings {
+    // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
+    let reserved = Reserved {
+        table: "changeover".to_owned(),
+        paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
+    };
+    Settings { lease: LEASE, late_write: LATE_WRITE, reserved }
+}
 
 /// The name of a token, in tests.
 pub(crate) fn token(name: &str) -> TokenName {

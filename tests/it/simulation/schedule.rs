@@ -116,6 +116,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(adopt()),
         1 => Just(drop_pending()),
         2 => Just(Request::Sweep),
+        1 => Just(Request::SweepOne { token: subject() }),
     ]
 }
 

@@ -12,14 +12,15 @@ use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
     event::Request,
+    notice::Notice,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
         Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
         KeyEntry, Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
-        SecretRevision, SpecText, Specs, Stamp, Subject, SyncedBefore, Verdict, WriteError,
-        Written,
+        SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
+        Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -32,7 +33,7 @@ use super::{
     faults::{Actor, Fault},
     place::Refused,
     records::{OwnedSave, open, sealed},
-    state::{Job, State},
+    state::{Bus, Job, State},
 };
 
 /// All ports of one invocation.
@@ -180,7 +181,7 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 17] = [
+const LOOKS: [&str; 18] = [
     "spec",
     "specs",
     "inbox",
@@ -198,6 +199,7 @@ const LOOKS: [&str; 17] = [
     "secret_revision",
     "rolled_out",
     "editors",
+    "tell",
 ];
 
 /// A call without a reply.
@@ -549,6 +551,20 @@ impl Pipeline for Ports {
             }
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Subscribers for Ports {
+    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold> {
+        let bus = self.state().bus;
+        let (on, owned) = (notices.len(), notices.to_vec());
+        let told = match bus {
+            Bus::Takes => self.plain("tell", on, move |it| it.tell(&owned)).await,
+            Bus::Refuses => Err(unreachable("tell", "the bus")),
+            Bus::Silent => std::future::pending().await,
+        };
+        told.map_err(|error| Untold { count: notices.len(), error })
     }
 }
 

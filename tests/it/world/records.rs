@@ -23,6 +23,8 @@ pub(crate) struct Records {
     pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
     /// What the index says of a token since when; it lags behind.
     index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
+    /// Every record ever saved, by its revision.
+    saved: BTreeMap<(TokenName, u64), Record>,
     /// Every version ever saved, and its digest.
     minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
     /// Each revision of the accepted view that was ever saved.
@@ -62,6 +64,23 @@ impl Records {
     /// How many versions were ever minted or adopted.
     pub(crate) fn minted(&self, token: &TokenName) -> usize {
         self.minted.get(token).map_or(0, BTreeMap::len)
+    }
+
+    /// The record of a token as it was saved under a revision.
+    pub(super) fn saved_as(&self, token: &TokenName, revision: u64) -> Option<&Record> {
+        self.saved.get(&(token.clone(), revision))
+    }
+
+    /// Every record of a token that was ever saved, in order.
+    pub(crate) fn saved(&self, token: &TokenName) -> Vec<Record> {
+        let saved = self.saved.iter().filter(|((owner, _), _)| owner == token);
+        saved.map(|(_, record)| record.clone()).collect()
+    }
+
+    /// The digest of every version that was ever minted or adopted.
+    pub(crate) fn digests(&self, token: &TokenName) -> Vec<String> {
+        let minted = self.minted.get(token);
+        minted.into_iter().flat_map(BTreeMap::values).map(ToString::to_string).collect()
     }
 
     /// Which version a value is.
@@ -121,6 +140,7 @@ impl State {
         let broken = self.broken_by(before.as_ref(), save);
         let json = serde_json::to_value(&save.record).expect("a record serializes");
         self.records.stored.insert(token.clone(), json);
+        self.records.saved.insert((token.clone(), save.record.revision()), save.record.clone());
         if self.records.record(&token).as_ref() != Some(&save.record) {
             self.violated("a record reads back as another than was saved");
         }

@@ -11,6 +11,7 @@ use std::{
 
 use changeover::{
     event::Request,
+    notice::Notice,
     spec::{ParameterName, Place, Spec},
     token::TokenName,
     world::{Arrival, SpecText, Verdict},
@@ -51,6 +52,11 @@ pub(crate) struct State {
     pub(super) joining: BTreeSet<Place>,
     /// Writes to places that cannot fence, sent and not yet applied.
     pub(super) in_flight: BTreeMap<TokenName, usize>,
+    pub(super) bus: Bus,
+    /// What subscribers were told.
+    pub(super) told: Vec<Notice>,
+    /// What was measured, as it was printed.
+    pub(super) measured: Vec<String>,
     /// How often each port was called.
     pub(super) calls: BTreeMap<&'static str, usize>,
     /// What replays this world.
@@ -62,6 +68,17 @@ pub(crate) struct State {
     began: Instant,
     events: BTreeMap<(Timestamp, u64), Event>,
     scheduled: u64,
+}
+
+/// What becomes of notices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bus {
+    /// Subscribers are told.
+    Takes,
+    /// It answers that it takes none.
+    Refuses,
+    /// It never answers.
+    Silent,
 }
 
 /// A job of a pipeline.
@@ -97,6 +114,9 @@ impl State {
             legacy: BTreeSet::new(),
             joining: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            bus: Bus::Takes,
+            told: Vec::new(),
+            measured: Vec::new(),
             calls: BTreeMap::new(),
             replay: format!("seed {seed}"),
             is_damaged: false,

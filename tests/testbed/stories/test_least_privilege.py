@@ -76,7 +76,7 @@ class GivingSignsOfLife(Rotating):
     def ask(self, function: Function) -> dict:
         answer = super().ask(function)
         for entry in map(json.loads, function.log.read_text().splitlines()):
-            if entry["message"] == "sign of life not given":
+            if entry.get("message") == "sign of life not given":
                 raise FunctionFailed(self.refusal, entry["error"])
         return answer
 
@@ -190,6 +190,17 @@ class FollowingAWorkloadThroughARole(FollowingAWorkload):
         return spec
 
 
+class TellingSubscribers(Rotating):
+    """A rotation is told; where it is not, it goes on all the same, and the log says so."""
+
+    def ask(self, function: Function) -> dict:
+        answer = super().ask(function)
+        for entry in map(json.loads, function.log.read_text().splitlines()):
+            if entry.get("message") == "events not sent":
+                raise FunctionFailed(self.refusal, entry["error"])
+        return answer
+
+
 class Sweeping(Rotating):
     """What is owed is found."""
 
@@ -259,6 +270,7 @@ NEEDED_FOR = {
     ("FindThePublicationsKey", "ssm:DescribeParameters"): PublishingFirst,
     ("ReadPublishedItems", "dynamodb:GetItem"): Rotating,
     ("PublishToTables", "dynamodb:UpdateItem"): Rotating,
+    ("TellSubscribers", "events:PutEvents"): TellingSubscribers,
 }
 
 

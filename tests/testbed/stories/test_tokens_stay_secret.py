@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import grants, platform, runtime_interface
+from testbed import grants, platform, runtime_interface, subscription
 from testbed.deployment import PUBLICATION_PATH
 from testbed.dynamic_service import DynamicService
 from testbed.follower import Follower
@@ -221,7 +221,7 @@ def _forms(secret: bytes) -> set[bytes]:
 
 
 def _everything_said(testbed) -> Iterator[tuple[str, bytes]]:
-    """Logs, answers, requests, log groups, objects of the cluster that are no Secrets, descriptions, and command lines."""
+    """Logs, answers, requests, log groups, events, objects of the cluster that are no Secrets, descriptions, command lines."""
     for path in [*testbed.logs.rglob("*"), *testbed.directory.glob("*.json*")]:
         if path.is_file():
             yield str(path), path.read_bytes()
@@ -230,6 +230,9 @@ def _everything_said(testbed) -> Iterator[tuple[str, bytes]]:
         events = logs.get_paginator("filter_log_events").paginate(logGroupName=group["logGroupName"])
         lines = (event["message"] for page in events for event in page["events"])
         yield group["logGroupName"], "\n".join(lines).encode()
+    told = subscription.everything(testbed.aws).arrived()
+    assert told
+    yield "events", "\n".join(map(json.dumps, told)).encode()
     kinds = set(testbed.kubectl("api-resources", "--verbs=list", "--output=name").split()) - {"secrets"}
     everything = ("get", ",".join(kinds), "--all-namespaces", "--show-managed-fields", "--output=json")
     yield "objects of the cluster", testbed.kubectl(*everything).encode()

@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed import subscription
 from testbed.aws import ACCOUNT, CLUSTER, Aws
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -81,6 +82,7 @@ exec "$LAMBDA_TASK_ROOT/rotator" > >(exec tee -a {shlex.quote(str(log))}) 2>&1
 
 def deploy(aws: Aws, code: bytes) -> Deployment:
     """Creates the stack of `template.yaml`, and returns when it is complete."""
+    subscription.create_bus(aws)
     storage = aws.client("s3")
     storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
     storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
@@ -124,6 +126,7 @@ def parameters(aws: Aws) -> dict[str, str]:
         "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
         "PublishedKeyAttributes": "id",
         "InboxPath": INBOX_PATH,
+        "EventBus": subscription.BUS,
         "EndpointUrl": aws.endpoint,
         "Lease": LEASE,
         "LateWrite": LATE_WRITE,

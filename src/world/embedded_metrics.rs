@@ -1,0 +1,53 @@
+//! Measurements, as CloudWatch reads them out of a log.
+//!
+//! Each is one line of JSON in the embedded metric format
+//! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>):
+//! `_aws` says which members of the line are metrics and which are their dimensions.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::Meter;
+use crate::metrics::{Dimension, Measurement, Metric, NAMESPACE};
+
+/// [`Meter`] over the lines that the function prints.
+pub struct EmbeddedMetrics {
+    print: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl EmbeddedMetrics {
+    /// Measurements go where this prints a line.
+    pub fn new(print: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
+        Self { print }
+    }
+}
+
+impl Meter for EmbeddedMetrics {
+    fn write(&self, measurement: &Measurement) {
+        let Measurement { at, values, dimensions, about } = measurement;
+        let directives: Vec<Value> = values.iter().map(|(metric, _)| directive(*metric)).collect();
+        let mut line = Map::new();
+        line.insert(
+            "_aws".to_owned(),
+            json!({"Timestamp": at.as_millisecond(), "CloudWatchMetrics": directives}),
+        );
+        let members = about
+            .iter()
+            .map(|(name, what)| (*name, json!(what)))
+            .chain(dimensions.iter().map(|(dimension, value)| (dimension.name(), json!(value))))
+            .chain(values.iter().map(|(metric, value)| (metric.name(), json!(value))));
+        line.extend(members.map(|(name, value)| (name.to_owned(), value)));
+        (self.print)(&Value::Object(line).to_string());
+    }
+}
+
+/// What tells CloudWatch that a member of the line is a metric.
+fn directive(metric: Metric) -> Value {
+    let names = |set: &&[Dimension]| set.iter().map(|it| it.name()).collect::<Vec<_>>();
+    json!({
+        "Namespace": NAMESPACE,
+        "Dimensions": metric.dimensions().iter().map(names).collect::<Vec<_>>(),
+        "Metrics": [{"Name": metric.name(), "Unit": metric.unit()}],
+    })
+}
