@@ -1,9 +1,11 @@
 # Tools are built or installed once, outside the checkout, in a directory named by what they are made from.
 CACHE := $(abspath $(or $(CHANGEOVER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/changeover))
-TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt | git hash-object --stdin)
+TOOLS := $(CACHE)/tools/$(shell cat infra/requirements*.txt infra/actionlint/go.sum | git hash-object --stdin)
 # The lock names every package, so nothing is left to resolve.
 INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
+CFN_GUARD := $(CACHE)/cfn-guard/3.2.1
+TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token.yaml
 
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
@@ -25,14 +27,24 @@ planted:
 	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
-lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny
+lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
 	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
-	$(TOOLS)/bin/cfn-lint template.yaml infra/pipeline.yaml
+	$(TOOLS)/bin/cfn-lint $(TEMPLATES)
+	@# What the rules must refuse; told only where they do not.
+	@$(CFN_GUARD)/bin/cfn-guard test --rules-file infra/guard/changeover.guard --test-data infra/guard/tests.yaml \
+		> $(CFN_GUARD)/tests.log || { cat $(CFN_GUARD)/tests.log; exit 1; }
+	$(CFN_GUARD)/bin/cfn-guard validate --rules infra/guard/changeover.guard $(TEMPLATES:%=--data %)
 	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
-	$(TOOLS)/bin/shellcheck .ci/run
+	$(TOOLS)/bin/shellcheck .ci/run infra/github-action/*.sh
+	PATH="$(TOOLS)/bin:$$PATH" actionlint
+	@# An example is checked as it will lie in a repository: beside a checkout of changeover, whose inputs it has to name.
+	rm -rf $(TOOLS)/example && mkdir -p $(TOOLS)/example/.git $(TOOLS)/example/.github/workflows
+	ln -s $(CURDIR) $(TOOLS)/example/changeover
+	cp infra/github-action/example-workflow.yml $(TOOLS)/example/.github/workflows/
+	cd $(TOOLS)/example && PATH="$(TOOLS)/bin:$$PATH" actionlint
 	@# The database of advisories is on a git host, which not every network reaches.
 	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
@@ -59,6 +71,8 @@ $(TOOLS)/complete:
 	rm -rf $(TOOLS)
 	python3 -m venv $(TOOLS)
 	$(INSTALL) --requirement infra/requirements.txt
+	cd infra/actionlint && PATH="$(TOOLS)/bin:$$PATH" GOTOOLCHAIN=local GOFLAGS=-mod=readonly \
+		go build -trimpath -o $(TOOLS)/bin/actionlint github.com/rhysd/actionlint/cmd/actionlint
 	touch $@
 
 # cargo-lambda and zig, which only a build needs.
@@ -66,7 +80,8 @@ $(TOOLS)/can-build: | $(TOOLS)/complete
 	$(INSTALL) --requirement infra/requirements-build.txt
 	touch $@
 
-# Its own target directory: it shares nothing with the project.
-$(CARGO_DENY)/bin/cargo-deny:
-	CARGO_TARGET_DIR=$(CARGO_DENY)/target cargo install --locked --version $(notdir $(CARGO_DENY)) --root $(CARGO_DENY) cargo-deny
-	rm -rf $(CARGO_DENY)/target
+# Each in a target directory of its own: they share nothing with the project.
+$(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard: ROOT = $(patsubst %/bin/,%,$(dir $@))
+$(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard:
+	CARGO_TARGET_DIR=$(ROOT)/target cargo install --locked --version $(notdir $(ROOT)) --root $(ROOT) $(notdir $@)
+	rm -rf $(ROOT)/target

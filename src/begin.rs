@@ -155,7 +155,7 @@ impl Turn<'_> {
     /// A value that was a version before, and was ended, is not made one again by hand.
     pub(crate) async fn refuse_ended(&self, value: &Secret) -> Result<(), Error> {
         let digest = value.digest();
-        match self.world.records.ended(self.asking.token, &digest).await? {
+        match self.world.records.version_of(self.asking.token, &digest).await? {
             None => Ok(()),
             Some(version) => Err(Error::new(
                 Kind::PreflightFailed,

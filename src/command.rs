@@ -16,9 +16,14 @@ mod follow;
 pub mod function;
 pub mod progress;
 mod render;
+mod timeline;
 pub mod verdict;
 
-use std::{fmt::Write as _, io};
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -90,7 +95,12 @@ pub async fn ask(
             function.invoke(&event(action)).await.map(Some).map_err(Failure::from)
         }
     };
-    let shown = asked.and_then(|reply| show(reply, as_json, &mut here));
+    let shown = asked.and_then(|reply| match action {
+        Action::Timeline { output, requests, .. } => {
+            picture(reply, output, requests.as_ref(), &mut here)
+        }
+        _ => show(reply, as_json, &mut here),
+    });
     ended(shown, &mut here.progress)
 }
 
@@ -142,6 +152,9 @@ fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Durati
     if let Some(wait) = wait {
         event["wait"] = humantime::format_duration(wait).to_string().into();
     }
+    if rotation.fresh {
+        event["fresh"] = true.into();
+    }
     if !rotation.without.is_empty() {
         event["without"] = rotation.without.clone().into();
     }
@@ -151,10 +164,15 @@ fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Durati
 /// What is sent for any other action.
 fn event(action: &Action) -> Value {
     match action {
-        Action::Publish { name } => json!({"action": "publish", "token": name.as_str()}),
+        Action::Publish { name, adopt: true } => {
+            json!({"action": "publish", "token": name.as_str(), "adopt": true})
+        }
+        Action::Publish { name, .. } => json!({"action": "publish", "token": name.as_str()}),
         Action::Drop { name } => json!({"action": "drop", "token": name.as_str()}),
         Action::Preflight { name } => json!({"action": "preflight", "token": name.as_str()}),
         Action::Status { name: Some(name) } => json!({"action": "status", "token": name.as_str()}),
+        Action::Timeline { name, .. } => json!({"action": "status", "token": name.as_str()}),
+        Action::Sweep { name: Some(name) } => json!({"action": "sweep", "token": name.as_str()}),
         Action::Status { name: None } => json!({"action": "status"}),
         _ => json!({"action": "sweep"}),
     }
@@ -181,6 +199,32 @@ fn show(
     }
     here.out.flush()?;
     Ok(verdict)
+}
+
+/// Writes the picture of what came back, where it is to be.
+fn picture(
+    reply: Option<Reply>,
+    output: &Path,
+    requests: Option<&PathBuf>,
+    here: &mut Surroundings<'_>,
+) -> Result<Verdict, Failure> {
+    here.progress.end();
+    let told = |message: String| Failure(Some(message));
+    let answer = reply.as_ref().map(Answer::read).transpose();
+    let answer = answer.map_err(|failed| told(failed.to_string()))?.unwrap_or_default();
+    let standing = answer.results.first().cloned().unwrap_or_default();
+    let drawn = timeline::draw(&standing, requests.map(PathBuf::as_path), here.clock.now());
+    let drawn = drawn.map_err(told)?;
+    if output == Path::new("-") {
+        here.out.write_all(drawn.as_bytes())?;
+        here.out.flush()?;
+    } else {
+        let written = fs::write(output, drawn);
+        let file = output.display();
+        written.map_err(|error| told(format!("could not write the picture to {file}: {error}")))?;
+        here.progress.say(&render::visible(&format!("the picture is in {file}")));
+    }
+    Ok(Verdict::Done)
 }
 
 /// Tells why a command failed.

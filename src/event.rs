@@ -9,6 +9,9 @@ use crate::error::{Error, Kind, quoted, shown};
 use crate::spec::{self, ParameterName};
 use crate::token::TokenName;
 
+/// The alias of whoever may look and change nothing.
+pub const STATUS_ALIAS: &str = "status";
+
 /// What invokes the function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -29,6 +32,29 @@ impl Event {
             Some(job) => Job::parse(job).map(Event::Job),
             None => Request::parse(event).map(Event::Request),
         }
+    }
+
+    /// Refuses what could change something where it came through the alias [`STATUS_ALIAS`]: IAM says who
+    /// may invoke an alias, and cannot say what for.
+    ///
+    /// `function` is the ARN that was invoked, with the alias at its end if there was one.
+    ///
+    /// # Errors
+    /// `AccessDenied`. Nothing was done.
+    pub fn allowed_through(&self, function: &str) -> Result<(), Error> {
+        // arn:aws:lambda:<region>:<account>:function:<name>:<alias>
+        let alias = function.split(':').nth(7);
+        let reads_only =
+            matches!(self, Event::Request(Request::Status { .. } | Request::Preflight { .. }));
+        if reads_only || alias != Some(STATUS_ALIAS) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::AccessDenied,
+            "carry out the event",
+            format!("through the alias `{STATUS_ALIAS}` only status and preflight are answered"),
+            "invoke the alias `live`, as somebody who may",
+        ))
     }
 }
 
@@ -400,6 +426,31 @@ mod tests {
             wait: None,
             without: BTreeSet::new(),
             fresh: false,
+        }
+    }
+
+    #[test]
+    fn through_the_alias_of_observers_nothing_is_changed() {
+        let function = "arn:aws:lambda:eu-west-1:123456789012:function:status";
+        let events = [
+            (json!({"action": "status"}), true),
+            (json!({"action": "preflight", "token": "a"}), true),
+            (json!({"action": "rotate", "token": "a"}), false),
+            (json!({"action": "publish", "token": "a"}), false),
+            (json!({"action": "drop", "token": "a"}), false),
+            (json!({"action": "sweep"}), false),
+            (json!({"CodePipeline.job": {"id": "1"}}), false),
+        ];
+        for (event, reads_only) in events {
+            let parsed = Event::parse(&event).expect("it is an event");
+            for through in [function.to_owned(), format!("{function}:live")] {
+                assert!(parsed.allowed_through(&through).is_ok(), "{event} through {through}");
+            }
+            let observed = parsed.allowed_through(&format!("{function}:status"));
+            assert_eq!(
+                observed.map_err(|error| error.kind),
+                if reads_only { Ok(()) } else { Err(Kind::AccessDenied) }
+            );
         }
     }
 

@@ -92,7 +92,7 @@ impl Turn<'_> {
         if let Some(version) = live.find(|version| version.sha256 == digest) {
             return Ok(Some(format!("version {} has its value", version.version)));
         }
-        let ended = self.world.records.ended(self.asking.token, &digest).await?;
+        let ended = self.world.records.version_of(self.asking.token, &digest).await?;
         Ok(ended.map(|version| format!("it is the value of version {version}, which has ended")))
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
@@ -14,12 +14,14 @@ use crate::{
     pipeline,
     plan::Ask,
     preflight,
-    record::Record,
-    report::{Answer, Each, LiveVersion, Outcome, Published, Report, Results, Standing},
+    record::{Purpose, Record, Stage},
+    report::{
+        Answer, Each, LiveVersion, Newest, Outcome, Published, Replaced, Report, Results, Standing,
+    },
     rotate::{self, Asking, Settings},
     spec::{ParameterName, Side, Spec},
     sweep,
-    token::TokenName,
+    token::{TokenName, VersionNumber},
     world::World,
 };
 
@@ -49,7 +51,9 @@ pub async fn answer(
     payload: &Value,
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
-    match Event::parse(payload) {
+    let event = Event::parse(payload)
+        .and_then(|event| event.allowed_through(&invocation.function).map(|()| event));
+    match event {
         Ok(event) => handle(world, settings, event, invocation).await,
         Err(error) => {
             world.meter.write(&Measurement::of_no_request(world.clock.now(), &error));
@@ -176,7 +180,17 @@ async fn status(
     let results = match token {
         Some(token) => {
             let spec = rotate::spec(world, settings, token).await?;
-            vec![Each::Done(Box::new(standing_of(spec).await?))]
+            let record = world.records.load(token, None).await?.record;
+            let newest = match &record {
+                Some(record) => newest(world, record).await.unwrap_or_else(|error| {
+                    // How the token stands matters more than how that came.
+                    warn!(%token, %error, "not told how the newest version came");
+                    None
+                }),
+                None => None,
+            };
+            let standing = Standing { newest, ..standing(&spec, record.as_ref()) };
+            vec![Each::Done(Box::new(standing))]
         }
         None => {
             let specs = stream::iter(world.specs.all().await?);
@@ -192,6 +206,48 @@ async fn status(
         }
     };
     Ok(Answer::Status(Results { outcome: Outcome::Reported, results }))
+}
+
+/// How the newest version came to everybody: by the rotation in progress, else as the audit has it.
+async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error> {
+    let coming = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
+    let newest = match coming {
+        Some(_) => record.in_stage(Stage::Pending),
+        None => record.in_stage(Stage::Current),
+    };
+    let Some(newest) = newest else { return Ok(None) };
+    let (rotated_at, timeline) = match coming {
+        Some(rotation) => (None, rotation.timeline.clone()),
+        None => match world.records.audit(record.token(), newest.version).await? {
+            Some(audit) => (audit.rotated_at, audit.timeline),
+            None => (None, Vec::new()),
+        },
+    };
+    let before = record.versions().iter().find(|version| version.version < newest.version);
+    let number_before = newest.version.get().checked_sub(1).map(VersionNumber::new);
+    let replaced = match (before, number_before) {
+        (Some(live), _) => {
+            Some(Replaced { version: live.version, not_after: live.not_after, ended_at: None })
+        }
+        // A number that was dropped was never anybody's: nothing is known of what was replaced then.
+        (None, Some(number)) => {
+            let audit = world.records.audit(record.token(), number).await?;
+            audit.filter(|audit| audit.rotated_at.is_some()).map(|audit| Replaced {
+                version: number,
+                not_after: audit.not_after,
+                ended_at: audit.ended_at,
+            })
+        }
+        (None, None) => None,
+    };
+    Ok(Some(Newest {
+        version: newest.version,
+        created_at: newest.created_at,
+        rotated_at,
+        owed_since: record.owed().map(|owed| owed.since),
+        timeline,
+        replaced,
+    }))
 }
 
 fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
@@ -233,6 +289,7 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         without: record.map(|record| record.without().clone()).unwrap_or_default(),
         queued: record.and_then(Record::queued).cloned(),
         imported: record.and_then(Record::imported).cloned(),
+        newest: None,
     }
 }
 

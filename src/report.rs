@@ -261,6 +261,43 @@ pub struct Standing {
     /// become a version where it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
+    /// How the newest version came to everybody. Only of a token that was asked for by its name, and
+    /// that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<Newest>,
+}
+
+/// How the newest version came, or is coming, to everybody.
+#[derive(Clone, Debug, Serialize)]
+pub struct Newest {
+    /// Its number.
+    pub version: VersionNumber,
+    /// When it was minted or adopted.
+    #[serde(serialize_with = "time")]
+    pub created_at: Timestamp,
+    /// When presenters were proved to be on it; `None` while it is pending.
+    #[serde(serialize_with = "optional_time")]
+    pub rotated_at: Option<Timestamp>,
+    /// Since when the step owed is owed.
+    #[serde(serialize_with = "optional_time")]
+    pub owed_since: Option<Timestamp>,
+    /// What was done when, until presenters were on it.
+    pub timeline: Vec<Entry>,
+    /// The version that it replaces; `None` where there was none, or where it is no longer known.
+    pub replaced: Option<Replaced>,
+}
+
+/// The version before the newest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replaced {
+    /// Its number.
+    pub version: VersionNumber,
+    /// When verifiers stop accepting it; `None` before presenters are off it.
+    #[serde(serialize_with = "optional_time")]
+    pub not_after: Option<Timestamp>,
+    /// When its value was deleted.
+    #[serde(serialize_with = "optional_time")]
+    pub ended_at: Option<Timestamp>,
 }
 
 /// A live version.

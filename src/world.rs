@@ -232,9 +232,9 @@ pub trait RecordStore: Send + Sync {
         version: VersionNumber,
     ) -> Result<Option<Audit>, Error>;
 
-    /// The version that had a value of this digest, and has ended, dropped ones included; of the last
-    /// thousand that there were.
-    async fn ended(
+    /// The newest version whose audit tells a value of this digest; of the last thousand audits. A
+    /// version has one from when presenters were on it, or from its end.
+    async fn version_of(
         &self,
         token: &TokenName,
         sha256: &Digest,

@@ -1,6 +1,8 @@
 //! The function's answer as the command reads it. What later versions add is passed over, and what a
 //! part of them leaves out is absent.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer};
 
 use super::function::Reply;
@@ -35,6 +37,9 @@ pub(crate) struct Answer {
     pub(crate) publications: Vec<Publication>,
     pub(crate) drift: Vec<String>,
     pub(crate) without: Vec<String>,
+    pub(crate) queued: Option<String>,
+    pub(crate) imported: Option<Imported>,
+    pub(crate) newest: Option<Newest>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
     pub(crate) checked: Vec<Checked>,
@@ -68,6 +73,45 @@ pub(crate) struct Version {
     pub(crate) not_after: Option<String>,
 }
 
+/// What was taken from the token's inbox last.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Imported {
+    pub(crate) arrival: Arrival,
+    pub(crate) refused: Option<String>,
+}
+
+/// What arrived in an inbox.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Arrival {
+    pub(crate) parameter: String,
+    pub(crate) version: u64,
+    pub(crate) written_at: String,
+}
+
+/// How the newest version came to everybody.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Newest {
+    pub(crate) version: u64,
+    pub(crate) created_at: Option<String>,
+    pub(crate) rotated_at: Option<String>,
+    pub(crate) owed_since: Option<String>,
+    #[serde(deserialize_with = "readable")]
+    pub(crate) timeline: Vec<Done>,
+    pub(crate) replaced: Option<Replaced>,
+}
+
+/// The version before the newest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Replaced {
+    pub(crate) version: u64,
+    pub(crate) not_after: Option<String>,
+    pub(crate) ended_at: Option<String>,
+}
+
 /// A place that a view is published to.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -97,13 +141,30 @@ pub(crate) struct Checked {
     pub(crate) what: Vec<String>,
 }
 
-/// An error of the function. Lambda's own, of a function that timed out say, may lack the type.
+/// An error of the function, or what is no answer. Lambda's own, of a function that timed out say, may
+/// lack the type.
 #[derive(Debug, Deserialize)]
-struct FunctionError {
+pub(crate) struct Failed {
+    /// The contract's `errorType`.
     #[serde(rename = "errorType")]
-    kind: Option<String>,
+    pub(crate) kind: Option<String>,
     #[serde(rename = "errorMessage")]
     message: String,
+}
+
+impl Failed {
+    fn because(message: &str) -> Self {
+        Self { kind: None, message: message.to_owned() }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Some(kind) => write!(f, "{kind}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
 }
 
 impl Answer {
@@ -111,17 +172,17 @@ impl Answer {
     ///
     /// # Errors
     /// What to tell, where it is an error of the function, or no answer of changeover's.
-    pub(crate) fn read(reply: &Reply) -> Result<Self, String> {
+    pub(crate) fn read(reply: &Reply) -> Result<Self, Failed> {
         if reply.is_error {
-            return Err(match serde_json::from_str(&reply.text) {
-                Ok(FunctionError { kind: Some(kind), message }) => format!("{kind}: {message}"),
-                Ok(FunctionError { kind: None, message }) => message,
-                Err(_) => "the function failed and does not say why; read its log".to_owned(),
-            });
+            return Err(serde_json::from_str(&reply.text).unwrap_or_else(|_| {
+                Failed::because("the function failed and does not say why; read its log")
+            }));
         }
         match serde_json::from_str::<Self>(&reply.text) {
             Ok(answer) if !answer.outcome.is_empty() => Ok(answer),
-            _ => Err("the reply is no answer of changeover's rotator; check --function".to_owned()),
+            _ => Err(Failed::because(
+                "the reply is no answer of changeover's rotator; check --function",
+            )),
         }
     }
 }

@@ -67,6 +67,9 @@ pub enum Action {
     Publish {
         /// Name of the token
         name: TokenName,
+        /// Take over a value that somebody else put in the place of the token's
+        #[arg(long)]
+        adopt: bool,
     },
     /// Give up a pending version that nobody can present yet
     Drop {
@@ -78,13 +81,28 @@ pub enum Action {
         /// Name of the token [default: all of them]
         name: Option<TokenName>,
     },
+    /// Draw the newest rotation of a token, as SVG
+    Timeline {
+        /// Name of the token
+        name: TokenName,
+        /// File to write the picture to, or - for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// File of requests that were sent meanwhile, to be drawn below it: a JSON list of
+        /// {"at": TIME, "version": NUMBER, "accepted": NUMBER, "failed": NUMBER}
+        #[arg(long, value_name = "FILE")]
+        requests: Option<PathBuf>,
+    },
     /// Find everything that would stop a rotation, without rotating
     Preflight {
         /// Name of the token
         name: TokenName,
     },
-    /// Carry on everything that owes a step, as the function does each minute by itself
-    Sweep,
+    /// Carry on what owes a step, as the function does each minute by itself
+    Sweep {
+        /// Name of the token [default: all of them]
+        name: Option<TokenName>,
+    },
     /// Print what completes this command in a shell
     Completions {
         /// The shell
@@ -109,6 +127,9 @@ pub struct Rotation {
     /// [default: a random one, which is shown]
     #[arg(long, value_parser = key)]
     pub key: Option<String>,
+    /// Bring a version of its own, after the rotation in progress if there is one, not with it
+    #[arg(long)]
+    pub fresh: bool,
     /// After how long one invocation begins no further step
     /// [default: when the function's time is up; with --follow, 10s]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
@@ -186,12 +207,17 @@ mod tests {
             "changeover rotate datastore-token",
             "changeover rotate datastore-token --follow --key k --wait 5s --timeout 10m",
             "changeover rotate datastore-token --without prod --without staging",
+            "changeover rotate datastore-token --fresh",
             "changeover publish datastore-token --json",
+            "changeover publish datastore-token --adopt",
             "changeover --json --function f --region eu-west-1 --profile p drop datastore-token",
             "changeover status",
             "changeover status datastore-token",
             "changeover preflight datastore-token",
+            "changeover timeline datastore-token -o picture.svg",
+            "changeover timeline datastore-token --output - --requests requests.json",
             "changeover sweep",
+            "changeover sweep datastore-token",
             "changeover completions zsh",
             "changeover man",
             "changeover man pages",
@@ -213,6 +239,7 @@ mod tests {
             "changeover rotate datastore-token other-token",
             "changeover status --follow",
             "changeover preflight",
+            "changeover timeline datastore-token",
             "changeover --function  sweep",
         ] {
             assert_eq!(read(words).expect_err(words).exit_code(), 2, "{words}");

@@ -16,7 +16,13 @@ use aws_config::{
     timeout::TimeoutConfig,
 };
 use aws_sdk_lambda::{
-    Client, config::Region, error::ProvideErrorMetadata, operation::invoke::InvokeError,
+    Client,
+    config::{
+        Region,
+        retry::{RetryPartition, TokenBucket},
+    },
+    error::ProvideErrorMetadata,
+    operation::invoke::InvokeError,
     primitives::Blob,
 };
 use aws_smithy_runtime_api::client::{
@@ -98,8 +104,11 @@ impl Function {
             .with_max_attempts(5)
             .with_initial_backoff(Duration::from_millis(500))
             .with_max_backoff(Duration::from_secs(10));
+        // Left to itself the SDK counts what it may repeat over all clients of the process.
+        let own = RetryPartition::custom("invoke").token_bucket(TokenBucket::default()).build();
         let config = aws_sdk_lambda::config::Builder::from(config)
             .timeout_config(timeouts)
+            .retry_partition(own)
             .retry_config(retries);
         Self { client: Client::from_conf(config.build()), name: name.to_owned() }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
-use super::answer::{Answer, Done, Publication, Reason, Version};
+use super::answer::{Answer, Arrival, Done, Imported, Publication, Reason, Version};
 
 /// An answer as text, each line with its end, and wrapped where a line has this many columns.
 pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
@@ -84,6 +84,7 @@ impl Page {
         }
         facts.extend(standing.versions.iter().map(|version| ("version", self.version(version))));
         facts.extend(standing.rotation.iter().map(|id| ("rotation", id.clone())));
+        facts.extend(standing.queued.iter().map(|id| ("rotation after it", id.clone())));
         step_of(&mut facts, "owes", standing);
         facts.extend(standing.due_at.iter().map(|time| ("looked at", self.when(time))));
         let unanswered = standing.unanswered_until.iter();
@@ -91,6 +92,12 @@ impl Page {
         reason(&mut facts, standing.held.as_ref());
         facts.extend(standing.drift.iter().map(|place| ("drift", place.clone())));
         facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
+        if let Some(Imported { arrival, refused }) = &standing.imported {
+            let Arrival { parameter, version, written_at } = arrival;
+            let taken = format!("{parameter}:{version}, of {}", self.when(written_at));
+            facts.push(("imported", taken));
+            facts.extend(refused.iter().map(|because| ("import refused", because.clone())));
+        }
 
         let mut publications =
             self.table(["side", "place", "revision", "store version", "written"]);
@@ -193,7 +200,7 @@ fn reason(facts: &mut Vec<(&'static str, String)>, held: Option<&Reason>) {
 }
 
 /// The two largest units of a duration; below a second, milliseconds.
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
         0 => Duration::from_millis(duration.as_millis().try_into().unwrap_or(0)),
         seconds => Duration::from_secs(seconds),
@@ -203,7 +210,7 @@ fn duration(duration: Duration) -> String {
 }
 
 /// `roll_out` as people say it.
-fn words(name: &str) -> String {
+pub(super) fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 

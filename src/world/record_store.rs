@@ -277,7 +277,7 @@ impl RecordStore for DynamoDbRecords {
         found.map(|item| audit_in(item, token, version)).transpose()
     }
 
-    async fn ended(
+    async fn version_of(
         &self,
         token: &TokenName,
         sha256: &Digest,
@@ -293,6 +293,7 @@ impl RecordStore for DynamoDbRecords {
             .expression_attribute_values(":owner", text(format!("{OWNER}{token}")))
             .expression_attribute_values(":audit", text(AUDIT))
             .expression_attribute_values(":sha256", text(sha256.to_string()))
+            .consistent_read(true)
             .scan_index_forward(false)
             .limit(AUDIT_PAGE)
             .into_paginator()

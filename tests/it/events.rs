@@ -49,6 +49,9 @@ fn every_other_action_is_read_as_itself() {
     for (request, action, token) in [
         (example!("publish"), "publish", Some("datastore-token")),
         (example!("drop"), "drop", Some("datastore-token")),
+        (example!("import"), "import", None),
+        (example!("rotate-fresh"), "rotate", Some("datastore-token")),
+        (example!("publish-adopt"), "publish", Some("datastore-token")),
         (example!("sweep"), "sweep", None),
         (example!("sweep-one"), "sweep", Some("datastore-token")),
         (example!("status"), "status", Some("datastore-token")),

@@ -30,6 +30,7 @@ mod sources;
 mod story;
 mod sweep;
 mod template;
+mod terraform;
 mod trust;
 mod wire;
 mod wire_cluster;

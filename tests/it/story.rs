@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     scene::*,
-    world::{Ending, MemoryWorld, place, token},
+    world::{Ending, Fault, Faults, LONG, MemoryWorld, place, token},
 };
 
 #[tokio::test(start_paused = true)]
@@ -378,4 +378,55 @@ async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
     assert_eq!(results[0]["error"], "BadSpec", "{status:?}");
     assert_eq!(results[1]["token"], subject().as_str(), "{status:?}");
     assert_eq!(results[1]["versions"][0]["version"], 1, "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_of_one_token_tells_how_its_newest_version_came() {
+    let status = async |world: &MemoryWorld| {
+        let ending = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        ending.answer()["results"][0].clone()
+    };
+    for (kind, spec) in kinds() {
+        let world = in_service(5, &spec).await;
+        let first = status(&world).await["newest"].clone();
+        assert_eq!((&first["version"], &first["replaced"]), (&json!(1), &json!(null)), "{kind}");
+
+        // While it comes: by the rotation, with the step that is owed.
+        world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
+        let coming = status(&world).await["newest"].clone();
+        assert_eq!(
+            (&coming["version"], &coming["rotated_at"]),
+            (&json!(2), &json!(null)),
+            "{kind}"
+        );
+        assert!(coming["owed_since"].is_string(), "{kind}: {coming}");
+        assert_eq!(coming["replaced"]["version"], 1, "{kind}: {coming}");
+
+        // When it came: by the audit, also when nothing is owed any more.
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        let came = status(&world).await["newest"].clone();
+        assert_eq!(legs(&came)[..6], LEGS[..6], "{kind}: {came:#}");
+        assert!(came["rotated_at"].is_string(), "{kind}: {came}");
+        assert_eq!(came["replaced"]["ended_at"], json!(null), "{kind}: {came}");
+        world.sweep_until_rest(&subject()).await;
+        let over = status(&world).await["newest"].clone();
+        assert_eq!(over["timeline"], came["timeline"], "{kind}");
+        assert_eq!(over["replaced"]["not_after"], came["replaced"]["not_after"], "{kind}");
+        assert!(over["replaced"]["ended_at"].is_string(), "{kind}: {over}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_told_though_nobody_knows_how_the_newest_version_came() {
+    let world = in_service(5, &items()).await;
+    let request = Request::Status { token: Some(subject()) };
+    let counted = world.run("status", request.clone(), LONG, Faults::none()).await;
+    let last = counted.calls;
+    let ran = world.run("status", request, LONG, Faults::at(last, Fault::FailBefore)).await;
+    world.assert_outcome(&ran.ending, "reported");
+    let standing = &ran.ending.answer()["results"][0];
+    assert_eq!(
+        (&standing["newest"], &standing["versions"][0]["version"]),
+        (&json!(null), &json!(1))
+    );
 }

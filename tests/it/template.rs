@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use changeover::config::{self, Config};
+use changeover::{
+    config::{self, Config},
+    event::STATUS_ALIAS,
+    spec::WRITTEN_ATTRIBUTES,
+};
 use serde_json::{Value, json};
 
 use crate::sources;
@@ -16,6 +20,10 @@ use crate::sources;
 const TEMPLATE: &str = include_str!("../../template.yaml");
 const CLUSTER_RIGHTS: &str = include_str!("../../infra/eks-rbac.yaml");
 const CLUSTER_POLICY: &str = include_str!("../../infra/eks-policy.yaml");
+const TOKEN: &str = include_str!("../../infra/token.yaml");
+const PIPELINE: &str = include_str!("../../infra/pipeline.yaml");
+const THREAT_MODEL: &str = include_str!("../../infra/threat-model.md");
+const RUNBOOKS: &str = include_str!("../../infra/runbooks.md");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
 
 #[test]
@@ -45,10 +53,7 @@ fn what_the_adapters_call_is_granted_and_nothing_else() {
         .chain(seals())
         // What AWS does in the function's name is no call of the function's.
         .filter(|statement| statement["Condition"]["StringEquals"].get("kms:ViaService").is_none())
-        .filter(|statement| {
-            let is_lambdas = ["WriteTheLog", "KeepFailedEvents"].map(Value::from);
-            !is_lambdas.contains(&statement["Sid"])
-        })
+        .filter(|statement| !done_by_lambda(statement))
         .flat_map(|statement| strings(&statement["Action"]))
         .collect();
     assert_eq!(granted, operations());
@@ -82,13 +87,230 @@ fn every_statement_is_about_one_service_and_names_its_purpose() {
 
 #[test]
 fn a_wildcard_resource_says_why() {
-    let lines: Vec<_> = TEMPLATE.lines().map(str::trim).collect();
-    let wildcards: Vec<_> =
-        (0..lines.len()).filter(|&at| lines[at] == r#"Resource: "*""#).collect();
-    assert!(!wildcards.is_empty());
-    for at in wildcards {
-        assert!(lines[at - 1].starts_with('#'), "line {} gives no reason", at + 1);
+    let mut wildcards = 0;
+    for template in [TEMPLATE, TOKEN, PIPELINE] {
+        let lines: Vec<_> = template.lines().map(str::trim).collect();
+        for at in (0..lines.len()).filter(|&at| lines[at].ends_with(r#"Resource: "*""#)) {
+            assert!(lines[at - 1].starts_with('#'), "line {} gives no reason", at + 1);
+            wildcards += 1;
+        }
     }
+    assert!(wildcards > 0);
+}
+
+#[test]
+fn in_a_vpc_lambda_makes_the_interfaces_and_the_function_may_not() {
+    let policy = statements("RotatorPolicy", "PolicyDocument");
+    let [may, may_not] = ["AttachToTheVpc", "LeaveTheVpcToLambda"]
+        .map(|sid| policy.iter().find(|statement| statement["Sid"] == sid).unwrap());
+    assert_eq!(may["Action"], may_not["Action"]);
+    assert_eq!((&may["Effect"], &may_not["Effect"]), (&json!("Allow"), &json!("Deny")));
+    let itself = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-rotator";
+    assert_eq!(may_not["Condition"], json!({"ArnEquals": {"lambda:SourceFunctionArn": itself}}));
+    assert!(itself.ends_with(resource("Rotator")["Properties"]["FunctionName"].as_str().unwrap()));
+}
+
+#[test]
+fn in_shared_tables_the_function_is_held_to_what_it_writes() {
+    let policy = statements("RotatorPolicy", "PolicyDocument");
+    // A read names what it wants, and a write answers nothing.
+    for (sid, action, answered) in [
+        (
+            "ReadPublishedItems",
+            "dynamodb:GetItem",
+            json!({"dynamodb:Select": "SPECIFIC_ATTRIBUTES"}),
+        ),
+        ("PublishToTables", "dynamodb:UpdateItem", json!({"dynamodb:ReturnValues": "NONE"})),
+    ] {
+        let published = policy.iter().find(|statement| statement["Sid"] == sid).unwrap();
+        assert_eq!(published["Action"], action);
+        let condition = &published["Condition"];
+        assert_eq!(condition["StringEqualsIfExists"], answered);
+        // `!If`: what it is when the condition holds comes second.
+        assert_eq!(
+            condition["ForAllValues:StringLike"][1],
+            json!({"dynamodb:LeadingKeys": "PublishedItems"})
+        );
+        // `!Split [",", !Join [",", [...]]]`, whose last element joins the keys' names.
+        let attributes = &condition["ForAllValues:StringEquals"][1]["dynamodb:Attributes"][1][1];
+        let mut attributes = attributes.as_array().unwrap().clone();
+        assert_eq!(attributes.pop(), Some(json!([",", "PublishedKeyAttributes"])));
+        let attributes: BTreeSet<_> = attributes.iter().filter_map(Value::as_str).collect();
+        assert_eq!(attributes, BTreeSet::from(WRITTEN_ATTRIBUTES));
+    }
+}
+
+#[test]
+fn only_one_policy_writes_specs_and_clusters() {
+    let template = template();
+    let policies = template["Resources"].as_object().unwrap().iter();
+    let writers: Vec<_> = policies
+        .filter(|(_, it)| {
+            it["Type"] == "AWS::IAM::Policy" || it["Type"] == "AWS::IAM::ManagedPolicy"
+        })
+        .flat_map(|(name, _)| {
+            statements(name, "PolicyDocument").into_iter().map(move |it| (name, it))
+        })
+        .filter(|(_, statement)| {
+            strings(&statement["Action"]).iter().any(|it| it == "ssm:PutParameter")
+        })
+        .filter(|(_, statement)| {
+            let written = strings(&statement["Resource"]);
+            written
+                .iter()
+                .any(|it| it.contains("${Specs}") || it.contains("${Clusters}") || it == "*")
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(writers, ["WriteSpecs"]);
+}
+
+#[test]
+fn observers_invoke_the_alias_through_which_nothing_is_changed() {
+    assert_eq!(resource("StatusAlias")["Properties"]["Name"], STATUS_ALIAS);
+    let invoked: Vec<_> = statements("Observe", "PolicyDocument")
+        .into_iter()
+        .filter(|statement| statement["Action"] == "lambda:InvokeFunction")
+        .map(|mut statement| statement["Resource"].take())
+        .collect();
+    assert_eq!(invoked, ["StatusAlias"]);
+}
+
+#[test]
+fn a_new_version_takes_over_bit_by_bit_and_is_taken_back_by_alarms() {
+    let function = &resource("Rotator")["Properties"];
+    assert_eq!(function["AutoPublishAlias"], "live");
+    assert_eq!(function["AutoPublishAliasAllProperties"], true);
+    let preference = &function["DeploymentPreference"];
+    assert_eq!(preference["Enabled"], "AutomaticRollback");
+    assert_eq!(preference["Type"], "DeploymentType");
+    assert_eq!(template()["Parameters"]["AutomaticRollback"]["Default"], "true");
+    let invoked_as = ["live", "sweep"].map(|alias| format!("${{Rotator}}:{alias}"));
+    let watched = strings(&preference["Alarms"]).into_iter().map(|alarm| {
+        let alarm = &resource(&alarm)["Properties"];
+        assert_eq!((&alarm["MetricName"], &alarm["Threshold"]), (&json!("Errors"), &json!(1)));
+        let resource =
+            alarm["Dimensions"].as_array().unwrap().iter().find(|it| it["Name"] == "Resource");
+        resource.unwrap()["Value"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(watched.collect::<Vec<_>>(), invoked_as);
+    for alias in ["SweepAlias", "StatusAlias"] {
+        let version = &resource(alias)["Properties"]["FunctionVersion"];
+        assert_eq!(version, "Rotator.Version.Version", "{alias} bypasses what was published");
+    }
+}
+
+#[test]
+fn whoever_asks_for_a_rotation_invokes_the_alias() {
+    for rule in ["Inbox", "RotationRule"] {
+        assert_eq!(resource(rule)["Properties"]["Targets"][0]["Arn"], "Rotator.Alias", "{rule}");
+    }
+    let schedule = &resource("RotationSchedule")["Properties"]["Target"]["Arn"];
+    assert_eq!(schedule, "Rotator.Alias");
+    assert_eq!(template()["Outputs"]["AliasArn"]["Value"], "Rotator.Alias");
+    let pipeline: Value = serde_saphyr::from_str(PIPELINE).unwrap();
+    let invoked = pipeline["Parameters"]["Function"]["Default"].as_str().unwrap();
+    assert!(invoked.ends_with(":live"), "{invoked}");
+    let token: Value = serde_saphyr::from_str(TOKEN).unwrap();
+    let target = token["Resources"]["Schedule"]["Properties"]["Target"]["Arn"].as_str().unwrap();
+    assert!(target.ends_with(":function:${Function}:live"), "{target}");
+}
+
+/// As the example event has it.
+const SCHEDULE: &str = "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/changeover-RotationSchedule-1A2B3C4D";
+
+#[test]
+fn the_schedule_of_a_token_sends_the_example_event() {
+    let token: Value = serde_saphyr::from_str(TOKEN).unwrap();
+    let input = token["Resources"]["Schedule"]["Properties"]["Target"]["Input"].as_str().unwrap();
+    let sent = input
+        .replace("${Token}", "datastore-token")
+        .replace("<aws.scheduler.schedule-arn>", SCHEDULE)
+        .replace("<aws.scheduler.scheduled-time>", "2026-12-01T04:00:00Z");
+    let sent: Value = serde_json::from_str(&sent).unwrap();
+    assert_eq!(sent, example(include_str!("../../events/scheduler.json")));
+}
+
+#[test]
+fn what_arrives_in_the_inbox_is_imported() {
+    let inbox = &resource("Inbox")["Properties"];
+    assert_eq!(
+        inbox["EventPattern"],
+        json!({
+            "source": ["aws.ssm"],
+            "detail-type": ["Parameter Store Change"],
+            "detail": {"name": [{"prefix": "${InboxPath}/"}], "operation": ["Create", "Update"]},
+        })
+    );
+    let transformer = &inbox["Targets"][0]["InputTransformer"];
+    assert_eq!(transformer["InputPathsMap"], json!({"parameter": "$.detail.name"}));
+    let sent: Value = serde_json::from_str(transformer["InputTemplate"].as_str().unwrap()).unwrap();
+    assert_eq!(sent, json!({"action": "import", "parameter": "<parameter>"}));
+    let arrived =
+        "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${InboxPath}/*";
+    let policy = statements("RotatorPolicy", "PolicyDocument");
+    let decrypts = ["DecryptTheInbox", "DecryptTheInboxUnderOtherKeys"];
+    for sid in decrypts {
+        let decrypts = policy.iter().find(|statement| statement["Sid"] == sid).unwrap();
+        assert_eq!(decrypts["Action"], "kms:Decrypt");
+        assert_eq!(
+            decrypts["Condition"],
+            json!({
+                "StringEquals": {"kms:ViaService": "ssm.${AWS::Region}.amazonaws.com"},
+                "StringLike": {"kms:EncryptionContext:PARAMETER_ARN": arrived},
+            })
+        );
+    }
+}
+
+#[test]
+fn each_alarm_has_its_runbook_and_each_runbook_an_alarm() {
+    let mut alarms = BTreeSet::new();
+    for template in [TEMPLATE, TOKEN] {
+        let template: Value = serde_saphyr::from_str(template).unwrap();
+        for alarm in template["Resources"].as_object().unwrap().values() {
+            if alarm["Type"] == "AWS::CloudWatch::Alarm" {
+                let properties = &alarm["Properties"];
+                let described = properties["AlarmDescription"].as_str().unwrap().trim_end();
+                let runbook = described.rsplit("infra/runbooks.md#").next().unwrap();
+                let name = properties["AlarmName"].as_str().unwrap();
+                assert!(name.ends_with(&format!("}}-{runbook}")), "{name} says: {described}");
+                alarms.insert(runbook.to_owned());
+            }
+        }
+    }
+    let headings = RUNBOOKS.lines().filter_map(|line| line.strip_prefix("## ").map(str::to_owned));
+    assert_eq!(alarms, headings.collect());
+}
+
+#[test]
+fn the_threat_model_names_every_right_that_is_granted() {
+    let template = template();
+    let policies = template["Resources"].as_object().unwrap().iter().filter(|(_, it)| {
+        it["Type"] == "AWS::IAM::Policy" || it["Type"] == "AWS::IAM::ManagedPolicy"
+    });
+    let granted = policies.flat_map(|(name, _)| statements(name, "PolicyDocument")).chain(seals());
+    for statement in granted {
+        let sid = statement["Sid"].as_str().unwrap();
+        assert!(THREAT_MODEL.contains(&format!("`{sid}`")), "infra/threat-model.md omits {sid}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_and_shows_every_alarm_that_is_always_there() {
+    let body = &resource("Dashboard")["Properties"]["DashboardBody"];
+    let body: Value = serde_json::from_str(body.as_str().unwrap()).unwrap();
+    let shown: BTreeSet<_> =
+        strings(&body["widgets"][0]["properties"]["alarms"]).into_iter().collect();
+    let template = template();
+    let there: BTreeSet<_> = template["Resources"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, it)| it["Type"] == "AWS::CloudWatch::Alarm" && it["Condition"].is_null())
+        .map(|(name, _)| format!("${{{name}.Arn}}"))
+        .collect();
+    assert_eq!(shown, there);
 }
 
 #[test]
@@ -351,7 +573,7 @@ fn actions_are_pinned_by_their_whole_hash() {
 }
 
 /// The template. Tags are dropped: `!Ref Table` is read as `"Table"`, `!If [a, b, c]` as a list.
-fn template() -> Value {
+pub(crate) fn template() -> Value {
     serde_saphyr::from_str(TEMPLATE).unwrap()
 }
 
@@ -362,7 +584,7 @@ fn resource(name: &str) -> Value {
 }
 
 /// The statements of a policy, those that depend on a condition included.
-fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
+pub(crate) fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
     let statements = resource(resource_name)["Properties"][policy]["Statement"].take();
     let Value::Array(statements) = statements else { panic!("{resource_name} has no statements") };
     statements
@@ -374,6 +596,13 @@ fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
         .collect()
 }
 
+/// Rights that Lambda uses in the function's name: the function itself calls none of it.
+fn done_by_lambda(statement: &Value) -> bool {
+    let statements =
+        ["WriteTheLog", "KeepFailedEvents", "SendTraces", "AttachToTheVpc", "LeaveTheVpcToLambda"];
+    statements.iter().any(|sid| statement["Sid"] == *sid)
+}
+
 /// What the sealing key's own policy allows the function's role.
 fn seals() -> Vec<Value> {
     let mut statements = statements("SealingKey", "KeyPolicy");
@@ -382,7 +611,7 @@ fn seals() -> Vec<Value> {
 }
 
 /// The function's variables as a deployment with the template's defaults has them.
-fn environment() -> BTreeMap<String, String> {
+pub(crate) fn environment() -> BTreeMap<String, String> {
     let template = template();
     let variables = &resource("Rotator")["Properties"]["Environment"]["Variables"];
     variables
@@ -480,7 +709,7 @@ fn in_camel_case(name: &str) -> String {
 }
 
 /// One string, or a list of them.
-fn strings(value: &Value) -> Vec<String> {
+pub(crate) fn strings(value: &Value) -> Vec<String> {
     match value {
         Value::String(one) => vec![one.clone()],
         Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),

@@ -6,6 +6,7 @@ mod error_codes;
 mod event_bus;
 #[cfg(feature = "command")]
 mod function;
+mod inboxes;
 mod invocations;
 mod items;
 mod jobs;

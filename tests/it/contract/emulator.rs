@@ -16,8 +16,8 @@ use changeover::{
     error::Kind,
     spec::{ParameterName, Place, Side},
     world::{
-        Clock, Publications, Specs, aws::Aws, publications::AwsPublications,
-        record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, Inboxes, Publications, Specs, aws::Aws, inboxes::SsmInboxes,
+        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -216,6 +216,30 @@ async fn specs_are_what_stands_directly_below_their_path() {
     let spec = specs.spec(&named("token-07")).await.expect("an answer").expect("a spec");
     assert_eq!((spec.version, spec.json.as_str()), (1, "{}"));
     assert_eq!(specs.spec(&named("token-99")).await.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn an_inbox_has_what_was_put_there_last() {
+    let Some(testbed) = Testbed::named().await else { return };
+    let stores = testbed.stores();
+    let inboxes = SsmInboxes::new(Arc::clone(&testbed.aws));
+    let Place::Parameter(name) = stores.parameter("inbox").place else { panic!("a parameter") };
+    assert!(inboxes.read(&name).await.expect("an answer").is_none());
+    let mut before = None;
+    for (version, (value, kind)) in
+        [("one", ParameterType::SecureString), ("two", ParameterType::SecureString)]
+            .iter()
+            .enumerate()
+    {
+        let put = testbed.aws.ssm().put_parameter().name(name.as_str()).value(*value);
+        put.r#type(kind.clone()).overwrite(true).send().await.expect("put");
+        let arrival = inboxes.read(&name).await.expect("an answer").expect("an arrival");
+        assert_eq!(arrival.value.expose(), *value);
+        assert!(arrival.is_secure);
+        assert_eq!(arrival.version, version as u64 + 1);
+        assert!(before.is_none_or(|before| before <= arrival.written_at));
+        before = Some(arrival.written_at);
+    }
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use changeover::{
     record::Record,
-    token::{Secret, TokenName, VersionNumber},
-    world::{Loaded, Save, Saved},
+    token::{Digest, Secret, TokenName, VersionNumber},
+    world::{Audit, Loaded, Save, Saved},
 };
 use jiff::Timestamp;
 
@@ -23,6 +23,7 @@ promises!(
     postpones_without_a_new_revision,
     tells_what_is_due_in_order,
     keeps_the_audit,
+    finds_a_value_in_the_audit,
     opens_what_it_sealed,
 );
 
@@ -216,6 +217,31 @@ async fn keeps_the_audit(stores: &Stores) {
     let save = Save { audit: std::slice::from_ref(&entry), ..alone(&second, Some(1)) };
     assert_eq!(stores.records.save(save).await.expect("an answer"), Saved::Saved);
     assert_eq!(read().await.as_ref(), Some(&entry), "each entry is written whole");
+}
+
+async fn finds_a_value_in_the_audit(stores: &Stores) {
+    let token = stores.token("found");
+    let (one, other) = (Digest::of("one"), Digest::of("other"));
+    let entries: Vec<_> = (1..=30)
+        .map(|number| {
+            let sha256 = if number == 3 || number == 17 { one } else { other };
+            Audit { sha256, ..audit(&token, number) }
+        })
+        .collect();
+    let mut record = bare_record(&token);
+    for (replaces, entry) in entries.iter().enumerate() {
+        let replaces = u64::try_from(replaces).ok().filter(|revision| *revision > 0);
+        let save = Save { audit: std::slice::from_ref(entry), ..alone(&record, replaces) };
+        assert_eq!(stores.records.save(save).await.expect("an answer"), Saved::Saved);
+        record = record.to_save();
+    }
+    let found = async |token, digest| {
+        stores.records.version_of(token, &digest).await.expect("an answer").map(VersionNumber::get)
+    };
+    assert_eq!(found(&token, one).await, Some(17), "the newest");
+    assert_eq!(found(&token, other).await, Some(30));
+    assert_eq!(found(&token, Digest::of("a third")).await, None);
+    assert_eq!(found(&stores.token("another"), one).await, None, "its own audit only");
 }
 
 async fn opens_what_it_sealed(stores: &Stores) {

@@ -26,13 +26,16 @@ fn a_sweep_that_cannot_be_delivered_is_not_repeated() {
 
 #[test]
 fn an_event_that_fails_is_tried_again_and_then_kept_with_its_error() {
-    let invocations = &resource("EventInvocations")["Properties"];
-    assert_eq!(invocations["FunctionName"], "Rotator");
-    assert_eq!(invocations["Qualifier"], "$LATEST");
-    assert_eq!(invocations["MaximumRetryAttempts"], 2);
-    assert_eq!(invocations["MaximumEventAgeInSeconds"], 6 * 60 * 60);
-    let kept = json!({"OnFailure": {"Destination": "FailedEvents.Arn"}});
-    assert_eq!(invocations["DestinationConfig"], kept);
+    let latest = ("UnqualifiedInvocations", "$LATEST");
+    for (invocations, qualifier) in [("EventInvocations", "live"), latest] {
+        let invocations = &resource(invocations)["Properties"];
+        assert_eq!(invocations["FunctionName"], "Rotator");
+        assert_eq!(invocations["Qualifier"], qualifier);
+        assert_eq!(invocations["MaximumRetryAttempts"], 2);
+        assert_eq!(invocations["MaximumEventAgeInSeconds"], 6 * 60 * 60);
+        let kept = json!({"OnFailure": {"Destination": "FailedEvents.Arn"}});
+        assert_eq!(invocations["DestinationConfig"], kept);
+    }
     let keeps = statements("RotatorPolicy", "PolicyDocument");
     let keeps = keeps.iter().find(|it| it["Sid"] == "KeepFailedEvents").unwrap();
     assert_eq!(keeps["Action"], "sqs:SendMessage");
@@ -88,7 +91,7 @@ fn what_a_schedule_cannot_deliver_is_tried_for_hours_and_then_kept() {
     let rule = &resource("RotationRule")["Properties"]["Targets"][0];
     let schedule = &resource("RotationSchedule")["Properties"]["Target"];
     for target in [rule, schedule] {
-        assert_eq!(target["Arn"], "Rotator.Arn");
+        assert_eq!(target["Arn"], "Rotator.Alias");
         let tries = json!({"MaximumRetryAttempts": 185, "MaximumEventAgeInSeconds": 6 * 60 * 60});
         assert_eq!(target["RetryPolicy"], tries);
         assert_eq!(target["DeadLetterConfig"], json!({"Arn": "UndeliveredEvents.Arn"}));
@@ -134,7 +137,7 @@ fn a_schedule_has_a_time_zone_and_a_window_and_a_role_of_its_own() {
     assert_eq!(
         may,
         [
-            (vec!["lambda:InvokeFunction".to_owned()], &json!("Rotator.Arn")),
+            (vec!["lambda:InvokeFunction".to_owned()], &json!("Rotator.Alias")),
             (vec!["sqs:SendMessage".to_owned()], &json!("UndeliveredEvents.Arn")),
         ]
     );

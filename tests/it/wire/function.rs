@@ -10,7 +10,7 @@ use changeover::{
         progress::Progress,
         verdict::Verdict,
     },
-    record::{Entry, Leg, RotationId, Stage, Step},
+    record::{ArrivalId, Entry, Imported, Leg, RotationId, Stage, Step},
     report::{
         self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
         Standing,
@@ -31,9 +31,14 @@ struct Ran {
     log: String,
 }
 
-/// Runs `changeover` with these arguments against the service.
+/// Runs `changeover` with these arguments against the service. One with spaces in it is in quotes.
 async fn run(wire: &Wire, words: &str) -> Ran {
-    let words = ["changeover"].into_iter().chain(words.split(' '));
+    let quoted = words.split('"').enumerate();
+    let words = quoted.flat_map(|(number, part)| match number % 2 {
+        0 => part.split(' ').filter(|word| !word.is_empty()).collect(),
+        _ => vec![part],
+    });
+    let words = ["changeover"].into_iter().chain(words);
     let arguments = Arguments::try_parse_from(words).expect("they are right");
     let (mut out, mut log) = (Vec::new(), Vec::new());
     let here = Surroundings {
@@ -92,12 +97,21 @@ async fn each_action_is_its_event() {
                 "without": ["prod", "test"],
             }),
         ),
+        (
+            "rotate datastore-token --key k --fresh",
+            json!({"action": "rotate", "token": "datastore-token", "key": "k", "fresh": true}),
+        ),
         ("publish datastore-token", json!({"action": "publish", "token": "datastore-token"})),
+        (
+            "publish datastore-token --adopt",
+            json!({"action": "publish", "token": "datastore-token", "adopt": true}),
+        ),
         ("drop datastore-token", json!({"action": "drop", "token": "datastore-token"})),
         ("status datastore-token", json!({"action": "status", "token": "datastore-token"})),
         ("status", json!({"action": "status"})),
         ("preflight datastore-token", json!({"action": "preflight", "token": "datastore-token"})),
         ("sweep", json!({"action": "sweep"})),
+        ("sweep datastore-token", json!({"action": "sweep", "token": "datastore-token"})),
     ] {
         let wire = Wire::script([answer("nothing_owed", json!({}))]);
         let ran = run(&wire, words).await;
@@ -108,6 +122,32 @@ async fn each_action_is_its_event() {
         let read = changeover::event::Request::parse(&call.body);
         assert!(read.is_ok(), "the function reads it: {read:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_file_of_events_is_the_command_that_the_readme_names() {
+    let readme = include_str!("../../../README.md");
+    let rows = readme.lines().filter_map(|row| {
+        let (file, rest) = row.strip_prefix("| `")?.split_once(".json` | `changeover ")?;
+        Some((file, rest.split('`').next()?))
+    });
+    let mut files = BTreeSet::from(["codepipeline".to_owned()]);
+    for (file, words) in rows {
+        let wire = Wire::script([answer("nothing_owed", json!({}))]);
+        run(&wire, words).await;
+        let mut sent = wire.only_call().body;
+        if sent["key"] == OWN_KEY {
+            sent.as_object_mut().expect("an object").remove("key");
+        }
+        let event = std::fs::read_to_string(format!("events/{file}.json")).expect("the file");
+        assert_eq!(sent, serde_json::from_str::<Value>(&event).expect("JSON"), "{file}");
+        files.insert(file.to_owned());
+    }
+    let all = std::fs::read_dir("events").expect("the directory").map(|entry| {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        name.trim_end_matches(".json").to_owned()
+    });
+    assert_eq!(files, all.collect(), "the README names each file");
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,6 +285,47 @@ async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn following_rides_out_what_passes_by_itself() {
+    let body = super::error_body("TooManyRequestsException", "Rate Exceeded.");
+    for trouble in [
+        failed("Throttled"),
+        failed("Unreachable"),
+        Answer::With(429, body),
+        Answer::With(503, super::error_body("ServiceException", "Internal")),
+        Answer::Lost,
+    ] {
+        // Longer than the SDK's own retries of one call.
+        let wire = Wire::script(
+            std::iter::repeat_n(trouble.clone(), 20)
+                .chain([answer("rotated", json!({"timeline": [done("expand", "sync")]}))]),
+        );
+        let ran = run(&wire, "rotate datastore-token --follow").await;
+        assert_eq!(ran.verdict, Verdict::Done, "{trouble:?}: {}", ran.log);
+        assert!(ran.log.contains("; asking again"), "{}", ran.log);
+        assert!(wire.calls().iter().all(|call| call.body["key"] == OWN_KEY), "the same key");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit() {
+    for (trouble, told) in [
+        (failed("Throttled"), "Throttled: could not do it"),
+        (Answer::Lost, "could not invoke the function changeover-rotator"),
+    ] {
+        let wire = Wire::script([trouble]);
+        let began = tokio::time::Instant::now();
+        let ran = run(&wire, "rotate datastore-token --follow --timeout 10m").await;
+        let seconds = began.elapsed().as_secs();
+        assert_eq!(ran.verdict, Verdict::Failed);
+        assert!((9 * 60..10 * 60 + 5).contains(&seconds), "{seconds} s");
+        assert!(ran.log.lines().last().is_some_and(|line| line.contains(told)), "{}", ran.log);
+        // The pauses grow: nobody is asked for ever at the same rate.
+        let asked = ran.log.matches("; asking again").count();
+        assert!((5..30).contains(&asked), "{asked} times");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn following_ends_when_it_is_held() {
     let held = json!({"held": {"object": "o", "reason": "it crashes", "fix": "mend it"}});
     let wire = Wire::script([answer("in_progress", json!({})), answer("held", held)]);
@@ -325,7 +406,11 @@ async fn what_the_function_writes_is_what_is_shown() {
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
         queued: Some(RotationId("51ab".to_owned())),
-        imported: None,
+        imported: Some(Imported {
+            arrival: ArrivalId { parameter: "/inbox/a".to_owned(), version: 3, written_at: at(-9) },
+            refused: Some("it is easy to guess".to_owned()),
+        }),
+        newest: None,
     };
     let failed =
         Each::Failed { token: token(), error: "BadSpec", message: "could not read it".to_owned() };
@@ -375,6 +460,10 @@ async fn what_the_function_writes_is_what_is_shown() {
                 "it crashes",
                 "ssm:/b",
                 "far-away",
+                "51ab",
+                "/inbox/a:3",
+                "(9s ago)",
+                "it is easy to guess",
                 "BadSpec",
                 "could not read it",
             ]
@@ -409,6 +498,50 @@ async fn what_the_function_writes_is_what_is_shown() {
         }
         let step = "2026-10-31T23:59:59.000Z  migrate  sync      2s";
         assert_eq!(ran.log.contains(step), words.contains("--follow"), "{}", ran.log);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeline_is_drawn_where_it_is_asked_for() {
+    let newest = json!({
+        "version": 7, "created_at": "2026-11-01T00:00:00.000Z", "timeline": [done("expand", "sync")],
+    });
+    let standing = json!({"token": "datastore-token", "newest": newest.clone()});
+    let reported = |standing: &Value| ok(json!({"outcome": "reported", "results": [standing]}));
+
+    let wire = Wire::script([reported(&standing)]);
+    let ran = run(&wire, "timeline datastore-token -o -").await;
+    assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
+    assert!(ran.out.starts_with("<svg ") && ran.out.ends_with("</svg>\n"), "{}", ran.out);
+    assert_eq!(wire.only_call().body, json!({"action": "status", "token": "datastore-token"}));
+
+    // What others wrote stays text.
+    let hostile = "\"/><script>alert(1)</script>&\u{1b}";
+    let held = json!({"object": hostile, "reason": hostile, "fix": hostile});
+    let mut others = newest;
+    others["timeline"][0]["step"] = json!(hostile);
+    let standing = json!({"token": hostile, "newest": others, "held": held});
+    let ran = run(&Wire::script([reported(&standing)]), "timeline datastore-token -o -").await;
+    let picture = roxmltree::Document::parse(&ran.out).expect("well-formed XML");
+    assert!(!picture.descendants().any(|it| it.has_tag_name("script")), "{}", ran.out);
+
+    let nowhere = run(&wire, "timeline datastore-token -o /nowhere/picture.svg").await;
+    assert_eq!((nowhere.verdict, nowhere.out.as_str()), (Verdict::Failed, ""));
+    assert!(nowhere.log.contains("could not write the picture to /nowhere"), "{}", nowhere.log);
+    let ran = run(&wire, "timeline datastore-token -o - --requests Cargo.toml").await;
+    assert_eq!(ran.verdict, Verdict::Failed);
+    assert!(ran.log.contains("could not read the requests in Cargo.toml"), "{}", ran.log);
+
+    for (answer, told) in [
+        (
+            reported(&json!({"token": "datastore-token"})),
+            "nothing is known of how datastore-token came",
+        ),
+        (failed("UnknownToken"), "UnknownToken: could not do it"),
+    ] {
+        let ran = run(&Wire::script([answer]), "timeline datastore-token -o -").await;
+        assert_eq!((ran.verdict, ran.out.as_str()), (Verdict::Failed, ""), "{}", ran.log);
+        assert!(ran.log.contains(told), "{}", ran.log);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use changeover::{
     error::Kind,
     record::Record,
-    token::{Secret, VersionNumber},
+    token::{Digest, Secret, VersionNumber},
     world::{Clock, RecordStore, Save, Saved, Sealed, record_store::DynamoDbRecords},
 };
 use serde_json::{Value, json};
@@ -457,6 +457,32 @@ async fn an_audit_reads_back_as_it_was_written_and_another_versions_does_not() {
     let wire = Wire::script([ok(json!({}))]);
     let read = records(&wire).audit(&token(), VersionNumber::new(1)).await.expect("an answer");
     assert_eq!(read, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() {
+    // What DynamoDB answers where a filter leaves nothing of a page.
+    let wire = Wire::new(|call| {
+        let before = call.body["ExclusiveStartKey"]["sk"]["S"].as_str().unwrap_or("z").to_owned();
+        let last = json!({"pk": {"S": "a"}, "sk": {"S": format!("{before}a")}});
+        ok(json!({"Items": [], "LastEvaluatedKey": last}))
+    });
+    let found = records(&wire).version_of(&token(), &Digest::of("a")).await;
+    assert_eq!(found.expect("an answer"), None);
+    let calls = wire.calls();
+    let looked_at: u64 = calls.iter().map(|call| call.body["Limit"].as_u64().expect("one")).sum();
+    assert_eq!(looked_at, 1000);
+    assert_eq!(calls[0].operation, "Query");
+    assert_eq!(calls[0].body["ConsistentRead"], true);
+    assert_eq!(calls[0].body["ScanIndexForward"], false, "the newest first");
+    assert_eq!(
+        calls[0].body["ExpressionAttributeValues"],
+        json!({
+            ":owner": {"S": "token#datastore-token"},
+            ":audit": {"S": "rotation#"},
+            ":sha256": {"S": Digest::of("a").to_string()},
+        })
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,7 +185,7 @@ const LOOKS: [&str; 18] = [
     "spec",
     "specs",
     "inbox",
-    "ended",
+    "version_of",
     "load",
     "due",
     "audit",
@@ -304,13 +304,13 @@ impl RecordStore for Ports {
         self.plain("audit", token, move |it| it.records.audit.get(&item).cloned()).await
     }
 
-    async fn ended(
+    async fn version_of(
         &self,
         token: &TokenName,
         sha256: &Digest,
     ) -> Result<Option<VersionNumber>, Error> {
         let (name, digest) = (token.clone(), *sha256);
-        self.plain("ended", token, move |it| it.records.ended(&name, &digest)).await
+        self.plain("version_of", token, move |it| it.records.audited(&name, &digest)).await
     }
 
     async fn seal(

@@ -89,11 +89,10 @@ impl Records {
         minted.iter().find(|(_, known)| known.to_string() == digest).map(|(version, _)| *version)
     }
 
-    /// The version that had a value, and has ended.
-    pub(super) fn ended(&self, token: &TokenName, digest: &Digest) -> Option<VersionNumber> {
-        let (version, _) = self.minted.get(token)?.iter().find(|(_, known)| *known == digest)?;
-        let is_live = self.record(token).is_some_and(|record| record.holds(digest));
-        (!is_live).then_some(*version)
+    /// The newest version whose audit tells a value of this digest.
+    pub(super) fn audited(&self, token: &TokenName, digest: &Digest) -> Option<VersionNumber> {
+        let audits = self.audit.values().filter(|it| it.token == *token && it.sha256 == *digest);
+        audits.map(|audit| audit.version).max()
     }
 
     /// What a saved record decided for a revision of the accepted view.

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,6 +42,13 @@ def a_deploy_step_follows_a_rotation_to_its_end(testbed, changeover, tell):
         assert re.search(r"version +2 current, since .* ago\)", shown.out), shown.out
         assert re.search(r"version +1 previous, .*, until .* \(in \d+s\)", shown.out), shown.out
         assert platform.token_parameter in shown.out and platform.accepted_parameter in shown.out
+        drawn = changeover("timeline", platform.token, "--output", "-")
+        assert drawn.code == 0, drawn
+        told = {title.text for title in ElementTree.fromstring(drawn.out).iter("{http://www.w3.org/2000/svg}title")}
+        assert f"{platform.token}: version 2" in told
+        assert all(any(each.startswith(f"{leg} {step}: ") for each in told) for leg, step in LEGS), told
+        token = testbed.boto3("ssm").get_parameter(Name=platform.token_parameter, WithDecryption=True)
+        assert token["Parameter"]["Value"] not in drawn.out
         answer = changeover("status", "--json").json()
         assert platform.token in [each["token"] for each in answer["results"]]
 

@@ -8,6 +8,7 @@ granted.
 import concurrent.futures
 import json
 import re
+import secrets
 import threading
 import uuid
 
@@ -28,6 +29,12 @@ NOT_ASKED_FOR = {
     "EncryptPublications": "Parameter Store encrypts parameters",
     "ReadTokensOfClusters": "Parameter Store decrypts the tokens that clusters know the function by",
     "EncryptPublicationsUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
+    "ReadTheInbox": "no story imports here",
+    "DecryptTheInbox": "Parameter Store decrypts what arrived",
+    "DecryptTheInboxUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
+    "SendTraces": "Lambda sends traces, where the stack asks for them",
+    "AttachToTheVpc": "Lambda makes network interfaces, where the stack names subnets",
+    "LeaveTheVpcToLambda": "a denial",
     "KeepFailedEvents": "Lambda keeps events that the function failed on",
     "AnswerPipelines": "the emulator has no CodePipeline; test_code_pipeline.py refuses the answers of a role without it",
 }
@@ -105,6 +112,18 @@ class PublishingFirst(Rotating):
 
     def ask(self, function: Function) -> dict:
         return function.invoke({"action": "publish", "token": self.service.token})
+
+
+class Adopting(PublishingFirst):
+    """A value that somebody wrote by hand becomes a version, unless it was one before."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.service.invoke("publish")
+        self.service.write_by_hand(secrets.token_hex(32))
+
+    def ask(self, function: Function) -> dict:
+        return function.invoke({"action": "publish", "token": self.service.token, "adopt": True})
 
 
 class PublishingElsewhereLater(PublishingFirst):
@@ -214,6 +233,7 @@ NEEDED_FOR = {
     ("KeepRecords", "dynamodb:PutItem"): Rotating,
     ("KeepRecords", "dynamodb:UpdateItem"): GivingSignsOfLife,
     ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
+    ("FindEndedVersions", "dynamodb:Query"): Adopting,
     ("HandOnSweeps", "lambda:InvokeFunction"): HandingOn,
     ("Seal", "kms:Encrypt"): Rotating,
     ("Seal", "kms:Decrypt"): PublishingElsewhereLater,
@@ -226,7 +246,7 @@ NEEDED_FOR = {
     ("PublishToParameters", "ssm:PutParameter"): Rotating,
     ("PublishToParameters", "ssm:LabelParameterVersion"): Rotating,
     ("FindThePublicationsKey", "ssm:DescribeParameters"): PublishingFirst,
-    ("PublishToTables", "dynamodb:GetItem"): Rotating,
+    ("ReadPublishedItems", "dynamodb:GetItem"): Rotating,
     ("PublishToTables", "dynamodb:UpdateItem"): Rotating,
     ("TellSubscribers", "events:PutEvents"): TellingSubscribers,
 }
@@ -234,7 +254,7 @@ NEEDED_FOR = {
 
 def every_grant_of_the_template_is_tried_or_belongs_to_aws(testbed):
     template = (PROJECT / "template.yaml").read_text()
-    policy = template[template.index("  RotatorPolicy:") : template.index("  SweepAlias:")]
+    policy = template[template.index("  RotatorPolicy:") : template.index("  WriteSpecs:")]
     statements = {"Seal", *re.findall(r"- Sid: (\w+)", policy)}
     assert statements == {statement for statement, _ in NEEDED_FOR} | set(NOT_ASKED_FOR)
     assert {grant.name for grant in _granted(testbed)} == set(NEEDED_FOR)
@@ -354,6 +374,11 @@ FORBIDDEN = {
     "read another table": ("dynamodb", "get_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
     "write to another table": ("dynamodb", "put_item", lambda at: {"TableName": ANOTHER_TABLE, "Item": ITEM}),
     "update another table": ("dynamodb", "update_item", lambda at: {"TableName": ANOTHER_TABLE, "Key": ITEM}),
+    "read the rest of a published item": (
+        "dynamodb", "get_item",
+        lambda at: {"TableName": at["published"], "Key": ITEM, "ProjectionExpression": "billing_address"},
+    ),
+    "read a whole published item": ("dynamodb", "get_item", lambda at: {"TableName": at["published"], "Key": ITEM}),
     "read all that is published": ("dynamodb", "scan", lambda at: {"TableName": at["published"]}),
     "replace a published item": ("dynamodb", "put_item", lambda at: {"TableName": at["published"], "Item": ITEM}),
     "delete a published item": ("dynamodb", "delete_item", lambda at: {"TableName": at["published"], "Key": ITEM}),
@@ -401,7 +426,8 @@ def the_role_may_not(client, reach, attempt):
 def the_same_session_may_do_what_is_granted(client, reach):
     """Or the refusals would say nothing."""
     assert client("ssm").get_parameter(Name=reach["parameter"])["Parameter"]["Version"]
-    assert "Item" not in client("dynamodb").get_item(TableName=reach["published"], Key=ITEM)
+    own = {"ProjectionExpression": "#token", "ExpressionAttributeNames": {"#token": "token"}}
+    assert "Item" not in client("dynamodb").get_item(TableName=reach["published"], Key=ITEM, **own)
     assert "Item" not in client("dynamodb").get_item(TableName=reach["records"], Key=RECORD)
     assert client("kms").decrypt(CiphertextBlob=reach["sealed"])["Plaintext"] == b"x"
 

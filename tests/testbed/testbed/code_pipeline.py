@@ -85,6 +85,14 @@ class CodePipeline(ThreadingHTTPServer):
                 execution.failure = job.answer.get("failureDetails")
                 return execution
 
+    def wait_for(self, job: str) -> None:
+        """Starts a job of this name, which somebody else delivers."""
+        self._jobs[job] = _Job()
+
+    def answered(self, job: str) -> dict[str, Any] | None:
+        """The answer to a job; None where nobody gave one."""
+        return self._jobs[job].answer
+
     def answers(self, job: str) -> int:
         """How often somebody tried to answer this job."""
         return self._jobs[job].answers

@@ -39,7 +39,7 @@ class Command:
         )
         (home / ".aws" / "config").write_text(
             f"[profile people]\nregion = {testbed.aws.region}\n"
-            f"[profile deploy]\nregion = {testbed.aws.region}\nsource_profile = people\nrole_arn = {_deployer(testbed)}\n"
+            f"[profile deploy]\nregion = {testbed.aws.region}\nsource_profile = people\nrole_arn = {deployer(testbed)}\n"
         )
         self.environment = {
             "HOME": str(home),
@@ -86,17 +86,17 @@ class Command:
         return Ran(process.wait(30), written.decode(), "")
 
 
-def _deployer(testbed: Testbed) -> str:
-    """A role that anybody of the account may take on, and that may invoke the function."""
+def deployer(testbed: Testbed, *statements: dict[str, Any]) -> str:
+    """A role that anybody of the account may take on, and that may invoke the function, and what else the statements say."""
     identities = testbed.boto3("iam")
     name = f"deployer-{uuid.uuid4()}"
     trust = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "sts:AssumeRole"}
     role = identities.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))["Role"]["Arn"]
     function = f"arn:aws:lambda:{testbed.aws.region}:{ACCOUNT}:function:{testbed.function}"
     invoke = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": function}
-    identities.put_role_policy(RoleName=name, PolicyName="invoke", PolicyDocument=_policy(invoke))
+    identities.put_role_policy(RoleName=name, PolicyName="deploy", PolicyDocument=_policy(invoke, *statements))
     return role
 
 
-def _policy(statement: dict[str, Any]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+def _policy(*statements: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})

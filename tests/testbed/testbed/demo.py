@@ -1,6 +1,6 @@
 """`make demo`: three rotations of a token under load, shown as they happen, and counted.
 
-    create and publish  →  a schedule fires the first rotation  →  two more are invoked  →  the timeline and the verdict
+    create and publish  →  a schedule fires the first rotation  →  two more are invoked  →  the timeline, a picture and the verdict
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import json
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Self
 
+from testbed.command import Command
 from testbed.load import Span, timeline
 from testbed.platform import Platform, wait_until
 from testbed.small_platform import SmallPlatform
@@ -49,6 +51,7 @@ def main(testbed: Testbed, keep: bool) -> int:
     print(f"\n{timeline(load, narrator.spans())}\n")
     print("  E expand: verifiers learn the new version   M migrate: presenters change over")
     print("  O overlap: verifiers learn the old one's end   C contract: verifiers forget it\n")
+    print(f"The last rotation as a picture: {picture(platform)}\n")
     for failure in filter(None, [load.failures()]):
         print(f"failed: {failure}")
     if keep:
@@ -61,6 +64,19 @@ def main(testbed: Testbed, keep: bool) -> int:
         flush=True,
     )
     return 0 if rotations >= ROTATIONS and not load.failed else 1
+
+
+def picture(platform: Platform) -> Path:
+    """Has the command draw the newest rotation with the requests beside it; where that is."""
+    testbed = platform.testbed
+    requests = testbed.directory / "demo-requests.json"
+    requests.write_text(json.dumps(platform.load.each_second()))
+    drawn = testbed.command.resolve().parent.parent / "demo.svg"
+    changeover = Command(testbed, testbed.directory / "demo-home")
+    ran = changeover("timeline", platform.token, "--output", str(drawn), "--requests", str(requests))
+    if ran.code != 0:
+        raise RuntimeError(f"the picture could not be drawn: {ran.log}")
+    return drawn
 
 
 def scheduled(platform: Platform) -> dict:

@@ -16,6 +16,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 STACK = "changeover"
 CODE_BUCKET = "changeover-testbed-code"
 PUBLICATION_PATH = "/coilysiren"
+INBOX_PATH = "/inbox"
 # Nobody specifies it.
 SCHEDULED_TOKEN = "monthly-token"
 # What a story may create to reach a cluster through; the function may assume it.
@@ -45,8 +46,9 @@ class Deployment:
 
 
 def build_rotator() -> Path:
-    """Builds the function with the development profile and returns the binary's path."""
-    command = ["cargo", "build", "--locked", "--bin", "rotator", "--message-format=json-render-diagnostics"]
+    """Builds the function with the development profile, and the command beside it; returns the function's path."""
+    binaries = ["--bin", "rotator", "--bin", "changeover"]
+    command = ["cargo", "build", "--locked", *binaries, "--message-format=json-render-diagnostics"]
     built = subprocess.run(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
     if built.returncode != 0:
         raise DeploymentFailed(f"{' '.join(command)} in {PROJECT} ended with {built.returncode}; its messages are above")
@@ -84,46 +86,7 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     storage = aws.client("s3")
     storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
     storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
-
-    # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
-    template = (PROJECT / "template.yaml").read_text()
-    local = "      CodeUri: .\n"
-    if template.count(local) != 1:
-        raise DeploymentFailed(f"template.yaml should say {local.strip()!r} once, of its only function")
-    parameters = {
-        "Architecture": "x86_64",
-        "ClusterName": CLUSTER,
-        "ClusterRoles": CLUSTER_ROLE,
-        "PublicationPath": PUBLICATION_PATH,
-        # By a schedule that comes once a month: stories take its target for schedules of their own.
-        "ScheduledToken": SCHEDULED_TOKEN,
-        "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
-        "EventBus": subscription.BUS,
-        "EndpointUrl": aws.endpoint,
-        "Lease": LEASE,
-        "LateWrite": LATE_WRITE,
-        "Log": "info,changeover=debug",
-    }
-    stacks = aws.client("cloudformation")
-    stacks.create_stack(
-        StackName=STACK,
-        TemplateBody=template.replace(local, f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
-    deadline = time.monotonic() + 60
-    while (stack := stacks.describe_stacks(StackName=STACK)["Stacks"][0])["StackStatus"].endswith("_IN_PROGRESS"):
-        if time.monotonic() > deadline:
-            raise DeploymentFailed(f"stack {STACK} is still {stack['StackStatus']} after 60 s")
-        time.sleep(0.1)
-    if stack["StackStatus"] != "CREATE_COMPLETE":
-        failures = [
-            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
-            for event in stacks.describe_stack_events(StackName=STACK)["StackEvents"]
-            if event["ResourceStatus"].endswith("_FAILED")
-        ]
-        raise DeploymentFailed(f"stack {STACK} is {stack['StackStatus']}: {'; '.join(failures)}")
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    outputs = create(aws, STACK, template(), parameters(aws))
     _grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
     return Deployment(
         stack=STACK,
@@ -134,6 +97,71 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
         publication_key=outputs["PublicationKeyArn"],
         log_group=outputs["LogGroupName"],
     )
+
+
+def template() -> str:
+    """`template.yaml` as the emulator takes it."""
+    text = (PROJECT / "template.yaml").read_text()
+    for written, replaced in (
+        # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
+        ("      CodeUri: .\n", f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
+        # The emulator has no CodeDeploy, and translates a template before it looks at the parameter that says so.
+        ("        Enabled: !Ref AutomaticRollback\n", "        Enabled: false\n"),
+    ):
+        if text.count(written) != 1:
+            raise DeploymentFailed(f"template.yaml should say {written.strip()!r} once, of its only function")
+        text = text.replace(written, replaced)
+    return text
+
+
+def parameters(aws: Aws) -> dict[str, str]:
+    """What `template.yaml` is deployed with."""
+    return {
+        "Architecture": "x86_64",
+        "ClusterName": CLUSTER,
+        "ClusterRoles": CLUSTER_ROLE,
+        "PublicationPath": PUBLICATION_PATH,
+        # By a schedule that comes once a month: stories take its target for schedules of their own.
+        "ScheduledToken": SCHEDULED_TOKEN,
+        "PublishedTables": f"arn:aws:dynamodb:{aws.region}:{ACCOUNT}:table/my-service-*",
+        "PublishedKeyAttributes": "id",
+        "InboxPath": INBOX_PATH,
+        "EventBus": subscription.BUS,
+        "EndpointUrl": aws.endpoint,
+        "Lease": LEASE,
+        "LateWrite": LATE_WRITE,
+        "Log": "info,changeover=debug",
+    }
+
+
+def uploaded(aws: Aws, template: str) -> str:
+    """The URL of a template in a bucket, as `sam deploy` hands it over: CloudFormation takes 51,200 bytes otherwise."""
+    aws.client("s3").put_object(Bucket=CODE_BUCKET, Key="template.yaml", Body=template.encode())
+    return f"{aws.endpoint}/{CODE_BUCKET}/template.yaml"
+
+
+def create(aws: Aws, stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Creates a stack, and returns its outputs when it is complete."""
+    stacks = aws.client("cloudformation")
+    stacks.create_stack(
+        StackName=stack,
+        TemplateURL=uploaded(aws, template),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    deadline = time.monotonic() + 60
+    while (created := stacks.describe_stacks(StackName=stack)["Stacks"][0])["StackStatus"].endswith("_IN_PROGRESS"):
+        if time.monotonic() > deadline:
+            raise DeploymentFailed(f"stack {stack} is still {created['StackStatus']} after 60 s")
+        time.sleep(0.1)
+    if created["StackStatus"] != "CREATE_COMPLETE":
+        failures = [
+            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
+            for event in stacks.describe_stack_events(StackName=stack)["StackEvents"]
+            if event["ResourceStatus"].endswith("_FAILED")
+        ]
+        raise DeploymentFailed(f"stack {stack} is {created['StackStatus']}: {'; '.join(failures)}")
+    return {output["OutputKey"]: output["OutputValue"] for output in created.get("Outputs", [])}
 
 
 def _grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:

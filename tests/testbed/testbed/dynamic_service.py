@@ -44,6 +44,13 @@ class DynamicService(Platform):
         if token:
             dynamodb.put_item(TableName=self.table, Item={"id": {"S": "service_token"}, "token": {"S": token}, **ATTRIBUTES})
 
+    def write_by_hand(self, token: str) -> None:
+        """Puts a token into the service's item, as the team always did, and touches nothing else of it."""
+        self.testbed.boto3("dynamodb").update_item(
+            TableName=self.table, Key={"id": {"S": "service_token"}}, UpdateExpression="SET #token = :token",
+            ExpressionAttributeNames={"#token": "token"}, ExpressionAttributeValues={":token": {"S": token}},
+        )
+
     def create(self) -> dict:
         """Sets all of it up and has the first token published, whose answer is returned."""
         self.create_table()

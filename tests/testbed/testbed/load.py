@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ class Load:
     def by_version(self) -> dict[int, int]:
         """How many requests were accepted, by the version of their token."""
         return dict(sorted(Counter(request.version for request in self.requests if not request.failed).items()))
+
+    def each_second(self) -> list[dict[str, Any]]:
+        """The requests as `changeover timeline --requests` reads them: counted by second and by version."""
+        counts: dict[tuple[int, int | None], Counter[str]] = {}
+        for request in self.requests:
+            kind = "failed" if request.failed else "accepted"
+            counts.setdefault((int(request.at), request.version), Counter())[kind] += 1
+        return [
+            {"at": datetime.fromtimestamp(second, timezone.utc).isoformat(), "version": version, **count}
+            for (second, version), count in counts.items()
+        ]
 
     def failures(self) -> str:
         """Every kind of failure with its number and its span, for people; empty where there is none."""

@@ -1,0 +1,23 @@
+# The same stack as template.yaml, for whoever keeps infrastructure in Terraform or OpenTofu; tests/it/terraform.rs holds that it is.
+# Use it as a module. What only CodeDeploy does is not here: the alias live moves at once, and back by var.live_version.
+terraform {
+  required_version = ">= 1.5"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.50, < 7.0"
+    }
+  }
+}
+
+data "aws_caller_identity" "this" {}
+data "aws_partition" "this" {}
+data "aws_region" "this" {}
+
+locals {
+  account    = data.aws_caller_identity.this.account_id
+  partition  = data.aws_partition.this.partition
+  region     = data.aws_region.this.name
+  parameters = "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter"
+  function   = "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name}-rotator"
+}

@@ -1,0 +1,303 @@
+//! The Terraform module against template.yaml: whoever deploys the one has what the other would give.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::template::{self, strings};
+
+const FILES: [&str; 9] = [
+    include_str!("../../infra/terraform/versions.tf"),
+    include_str!("../../infra/terraform/variables.tf"),
+    include_str!("../../infra/terraform/function.tf"),
+    include_str!("../../infra/terraform/records.tf"),
+    include_str!("../../infra/terraform/iam.tf"),
+    include_str!("../../infra/terraform/events.tf"),
+    include_str!("../../infra/terraform/alarms.tf"),
+    include_str!("../../infra/terraform/dashboard.tf"),
+    include_str!("../../infra/terraform/outputs.tf"),
+];
+/// What only CodeDeploy and emulators need.
+const GROUPS_WITHOUT_VARIABLES: [&str; 2] =
+    ["How a new version takes over", "Against an emulator only"];
+const VARIABLES_OF_ITS_OWN: [&str; 3] = ["name", "package", "live_version"];
+/// The alarm that only CodeDeploy needs.
+const ALARM_OF_CODE_DEPLOY: &str = "new-version-errors";
+
+#[test]
+fn every_parameter_is_a_variable_and_every_output_an_output() {
+    let template = template::template();
+    let groups = &template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"];
+    let left_out: BTreeSet<_> = groups
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|group| {
+            GROUPS_WITHOUT_VARIABLES.contains(&group["Label"]["default"].as_str().unwrap())
+        })
+        .flat_map(|group| strings(&group["Parameters"]))
+        .collect();
+    let parameters = template["Parameters"].as_object().unwrap().keys();
+    let expected = parameters
+        .filter(|name| !left_out.contains(*name))
+        .map(|name| in_snake_case(name))
+        .chain(VARIABLES_OF_ITS_OWN.map(str::to_owned));
+    assert_eq!(labels("variable"), expected.collect());
+    let outputs = template["Outputs"].as_object().unwrap().keys();
+    assert_eq!(labels("output"), outputs.map(|name| in_snake_case(name)).collect());
+}
+
+#[test]
+fn the_function_is_given_the_same_variables() {
+    let given: BTreeSet<_> = module()
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(name, _)| name.starts_with("CHANGEOVER_"))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let of_an_emulator = ["AWS_ENDPOINT_URL", "CHANGEOVER_LEASE", "CHANGEOVER_LATE_WRITE"];
+    let mut set: BTreeSet<_> = template::environment().into_keys().collect();
+    set.retain(|name| !of_an_emulator.contains(&name.as_str()));
+    assert_eq!(given, set);
+}
+
+#[test]
+fn the_same_is_granted_under_the_same_conditions() {
+    let template = template::template();
+    let mut granted = BTreeMap::new();
+    for (name, resource) in template["Resources"].as_object().unwrap() {
+        let policy = match resource["Type"].as_str().unwrap() {
+            "AWS::IAM::Policy" | "AWS::IAM::ManagedPolicy" | "AWS::SQS::QueuePolicy" => {
+                "PolicyDocument"
+            }
+            "AWS::KMS::Key" => "KeyPolicy",
+            "AWS::IAM::Role" => {
+                for policy in resource["Properties"]["Policies"].as_array().into_iter().flatten() {
+                    for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                        let sid = statement["Sid"].as_str().unwrap().to_owned();
+                        granted.insert(sid, statement.clone());
+                    }
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        for statement in template::statements(name, policy) {
+            granted.insert(statement["Sid"].as_str().unwrap().to_owned(), statement);
+        }
+    }
+    let module = module();
+    let written: BTreeMap<_, _> = module
+        .split("Sid = \"")
+        .skip(1)
+        .map(|statement| statement.split_once('"').unwrap())
+        .collect();
+    assert_eq!(
+        written.keys().copied().collect::<BTreeSet<_>>(),
+        granted.keys().map(String::as_str).collect()
+    );
+    for (sid, statement) in granted {
+        let text = written[sid.as_str()];
+        assert!(text.contains(&format!("Effect = {}", statement["Effect"])), "{sid}");
+        let actions = between(text, "Action = ", "Resource = ");
+        let actions = actions.replace("local.interfaces", between(&module, "interfaces = [", "]"));
+        assert_eq!(quoted(&actions), strings(&statement["Action"]).into_iter().collect(), "{sid}");
+        let everything = statement["Resource"] == "*";
+        assert_eq!(text.contains("Resource = \"*\""), everything, "{sid}");
+        for path in strings(&statement["Resource"]) {
+            if let Some((_, path)) = path.split_once("${AWS::AccountId}:parameter") {
+                assert!(
+                    text.contains(&format!("local.parameters}}{}\"", in_hcl(path))),
+                    "{sid}: {path}"
+                );
+            }
+        }
+        for (operator, keys) in statement["Condition"].as_object().into_iter().flatten() {
+            // What an option adds is written once, beside the statements.
+            let options = between(&module, "published_items = {", "rotator = [");
+            let conditional = keys.get(1).filter(|_| keys.is_array());
+            let text = if conditional.is_some() { options } else { text };
+            assert!(text.contains(operator.as_str()), "{sid}: {operator}");
+            for key in conditional.unwrap_or(keys).as_object().unwrap().keys() {
+                let is_there = text.contains(&format!("\"{key}\""))
+                    || key == "kms:ViaService" && text.contains("local.via_parameter_store");
+                assert!(is_there, "{sid}: {key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_is_told_by_the_same_alarms() {
+    let template = template::template();
+    let module = module();
+    let mut alarms = BTreeSet::new();
+    for alarm in template["Resources"].as_object().unwrap().values() {
+        let properties = &alarm["Properties"];
+        let name = properties["AlarmName"].as_str().unwrap_or_default();
+        let Some(name) = name.strip_prefix("${AWS::StackName}-") else { continue };
+        if name == ALARM_OF_CODE_DEPLOY {
+            continue;
+        }
+        alarms.insert(name.to_owned());
+        let text = module
+            .split_once(&format!("\n{name} = {{\n"))
+            .or_else(|| module.split_once(&format!("for name in [\"{name}\"] :")))
+            .unwrap_or_else(|| panic!("the module has no alarm {name}"));
+        let text = text.1.split("\nmissing = ").next().unwrap().to_owned()
+            + &format!("\nmissing = {}", between(text.1, "\nmissing = ", "\n"));
+        let field = |field: &str, default: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("{field} = ")));
+            value.unwrap_or(default).trim_matches('"').to_owned()
+        };
+        let evaluations = field("evaluations", "1");
+        for (property, written) in [
+            ("Namespace", field("namespace", "")),
+            ("MetricName", field("metric", "")),
+            ("Statistic", field("statistic", "")),
+            ("Period", field("period", "")),
+            ("EvaluationPeriods", evaluations.clone()),
+            ("DatapointsToAlarm", field("datapoints", &evaluations)),
+            ("Threshold", field("threshold", "1")),
+            ("ComparisonOperator", field("operator", "GreaterThanOrEqualToThreshold")),
+            ("TreatMissingData", field("missing", "")),
+        ] {
+            let expected = match (property, &properties[property]) {
+                ("DatapointsToAlarm", Value::Null) => evaluations.clone(),
+                (_, Value::String(text)) => text.clone(),
+                (_, other) => other.to_string(),
+            };
+            assert_eq!(written, expected, "{name}: {property}");
+        }
+        for dimension in properties["Dimensions"].as_array().into_iter().flatten() {
+            assert!(
+                text.contains(&format!("{} = ", dimension["Name"].as_str().unwrap())),
+                "{name}"
+            );
+        }
+    }
+    let titles: BTreeSet<_> =
+        module.lines().filter_map(|line| line.strip_prefix("title = ")).collect();
+    let body = &template["Resources"]["Dashboard"]["Properties"]["DashboardBody"];
+    let body: Value = serde_json::from_str(body.as_str().unwrap()).unwrap();
+    let shown = body["widgets"].as_array().unwrap().iter().skip(1);
+    let shown: BTreeSet<_> = shown.map(|it| it["properties"]["title"].to_string()).collect();
+    assert_eq!(titles, shown.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn records_and_keys_are_kept_as_well() {
+    let module = module();
+    let table = between(&module, "resource \"aws_dynamodb_table\"", "\nlocals {");
+    for line in [
+        "deletion_protection_enabled = true",
+        "hash_key = \"pk\"",
+        "range_key = \"sk\"",
+        "hash_key = \"owed\"",
+        "range_key = \"due_at\"",
+        "projection_type = \"KEYS_ONLY\"",
+        "attribute_name = \"expires_at\"",
+        "kms_key_arn = aws_kms_key.publication.arn",
+        "prevent_destroy = true",
+    ] {
+        assert!(table.lines().any(|it| it == line), "the table lacks {line}");
+    }
+    assert!(table.contains("point_in_time_recovery {\nenabled = true\n}"));
+    for key in module.split("resource \"aws_kms_key\" ").skip(1) {
+        let key = key.split("\nresource ").next().unwrap();
+        assert!(
+            key.contains("enable_key_rotation = true") && key.contains("prevent_destroy = true")
+        );
+    }
+    assert!(module.contains("retention_in_days = 90"));
+}
+
+#[test]
+fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
+    let template = template::template();
+    let module = module();
+    let count = |kind: &str| module.matches(&format!("resource \"{kind}\" ")).count();
+    for (kind, resource) in [
+        ("AWS::Events::Rule", "aws_cloudwatch_event_rule"),
+        ("AWS::Lambda::Permission", "aws_lambda_permission"),
+        ("AWS::Lambda::EventInvokeConfig", "aws_lambda_function_event_invoke_config"),
+        ("AWS::Scheduler::Schedule", "aws_scheduler_schedule"),
+        ("AWS::IAM::Role", "aws_iam_role"),
+        ("AWS::SQS::Queue", "aws_sqs_queue"),
+        ("AWS::SQS::QueuePolicy", "aws_sqs_queue_policy"),
+        ("AWS::KMS::Key", "aws_kms_key"),
+        ("AWS::IAM::ManagedPolicy", "aws_iam_policy"),
+    ] {
+        let resources = template["Resources"].as_object().unwrap().values();
+        assert_eq!(count(resource), resources.filter(|it| it["Type"] == kind).count(), "{kind}");
+    }
+    for queue in module.split("resource \"aws_sqs_queue\" ").skip(1) {
+        let queue = queue.split("\nresource ").next().unwrap();
+        assert!(queue.contains("sqs_managed_sse_enabled = true"), "{queue}");
+        assert!(queue.contains("message_retention_seconds = 1209600"), "{queue}");
+    }
+    for alias in ["live", "status", "sweep"] {
+        assert!(module.contains(&format!("resource \"aws_lambda_alias\" \"{alias}\"")));
+    }
+    for rule in template["Resources"].as_object().unwrap().values() {
+        let properties = &rule["Properties"];
+        let targets = properties["Targets"].as_array().into_iter().flatten();
+        for target in targets.chain(properties.get("Target")) {
+            let sent = target["Input"].as_str();
+            let sent =
+                sent.or_else(|| target["InputTransformer"]["InputTemplate"].as_str()).unwrap();
+            let sent = in_hcl(sent).replace('"', "\\\"");
+            assert!(module.contains(&format!(" = \"{sent}\"")), "{sent}");
+        }
+    }
+}
+
+/// The module's lines without comments, blanks at their ends, and alignment.
+fn module() -> String {
+    FILES
+        .iter()
+        .flat_map(|file| file.lines())
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|line| !line.starts_with('#'))
+        .fold(String::new(), |module, line| module + &line + "\n")
+}
+
+/// The names of the module's variables, or outputs.
+fn labels(kind: &str) -> BTreeSet<String> {
+    let opening = format!("{kind} \"");
+    let module = module();
+    let labels = module.lines().filter_map(|line| line.strip_prefix(&opening));
+    labels.map(|label| label.split('"').next().unwrap().to_owned()).collect()
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("nothing says {from}"));
+    rest.split(to).next().unwrap()
+}
+
+/// What stands in quotation marks.
+fn quoted(text: &str) -> BTreeSet<String> {
+    text.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// `${InboxPath}/*` as the module writes it: `${var.inbox_path}/*`.
+fn in_hcl(text: &str) -> String {
+    text.split_inclusive("${")
+        .enumerate()
+        .map(|(at, part)| match part.split_once('}') {
+            Some((name, rest)) if at > 0 => format!("var.{}}}{rest}", in_snake_case(name)),
+            _ => part.to_owned(),
+        })
+        .collect()
+}
+
+fn in_snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(letter.to_lowercase());
+    }
+    snake
+}
