@@ -22,6 +22,7 @@ resource "aws_lambda_function" "rotator" {
       CHANGEOVER_SCOPE           = var.scope
       CHANGEOVER_SPECS           = var.specs
       CHANGEOVER_CLUSTERS        = var.clusters
+      CHANGEOVER_EVENT_BUS       = var.event_bus
       CHANGEOVER_LOG             = var.log
     }
   }

@@ -191,6 +191,12 @@ locals {
       # The actions know no resources.
       Resource = "*"
     },
+    var.event_bus == "" ? null : {
+      Sid      = "TellSubscribers"
+      Effect   = "Allow"
+      Action   = "events:PutEvents"
+      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
+    },
     # A sweep hands on tokens to invocations of their own. The function is made after its policy: it is named, not referred to.
     {
       Sid      = "HandOnSweeps"

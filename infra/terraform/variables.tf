@@ -148,6 +148,12 @@ variable "security_group_ids" {
   default     = []
 }
 
+variable "event_bus" {
+  description = "EventBridge bus of this account and region that is told what becomes of tokens, by name. Empty means nobody is told."
+  type        = string
+  default     = ""
+}
+
 variable "alarm_topic" {
   description = "ARN of the SNS topic that alarms are told to. Empty means nobody is told."
   type        = string
