@@ -63,6 +63,12 @@ locals {
       Resource = "${aws_dynamodb_table.records.arn}/index/owed"
     },
     {
+      Sid      = "FindEndedVersions"
+      Effect   = "Allow"
+      Action   = "dynamodb:Query"
+      Resource = aws_dynamodb_table.records.arn
+    },
+    {
       Sid       = "UseTheEncryptedTable"
       Effect    = "Allow"
       Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
