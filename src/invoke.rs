@@ -51,10 +51,8 @@ pub async fn answer(
     payload: &Value,
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
-    let event = Event::parse(payload).and_then(|event| {
-        event.allowed_through(&invocation.function)?;
-        Ok(event)
-    });
+    let event = Event::parse(payload)
+        .and_then(|event| event.allowed_through(&invocation.function).map(|()| event));
     match event {
         Ok(event) => handle(world, settings, event, invocation).await,
         Err(error) => {

@@ -116,7 +116,8 @@ impl Spec {
     pub fn looked_at_every(&self) -> Duration {
         match (&self.source, self.on_drift) {
             (Source::Generated, OnDrift::Refuse) => COMPARE_EVERY,
-            _ => Duration::from_secs(60),
+            // Less than between two sweeps, so that each of them looks.
+            _ => Duration::from_secs(45),
         }
     }
 

@@ -70,6 +70,12 @@ locals {
       Resource = aws_dynamodb_table.records.arn
     },
     {
+      Sid      = "FindEndedVersions"
+      Effect   = "Allow"
+      Action   = "dynamodb:Query"
+      Resource = aws_dynamodb_table.records.arn
+    },
+    {
       Sid       = "UseTheEncryptedTable"
       Effect    = "Allow"
       Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
@@ -198,6 +204,12 @@ locals {
       # The actions know no resources.
       Resource = "*"
     },
+    var.event_bus == "" ? null : {
+      Sid      = "TellSubscribers"
+      Effect   = "Allow"
+      Action   = "events:PutEvents"
+      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
+    },
     # A sweep hands on tokens to invocations of their own. The function is made after its policy: it is named, not referred to.
     {
       Sid      = "HandOnSweeps"
@@ -211,12 +223,6 @@ locals {
       Effect   = "Allow"
       Action   = "sqs:SendMessage"
       Resource = aws_sqs_queue.failed_events.arn
-    },
-    var.event_bus == "" ? null : {
-      Sid      = "TellSubscribers"
-      Effect   = "Allow"
-      Action   = "events:PutEvents"
-      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
     },
     # What the function may do inside the cluster is said by infra/eks-rbac.yaml.
     var.cluster_name == "" ? null : {

@@ -118,12 +118,6 @@ variable "schedule_window" {
   default     = 0
 }
 
-variable "event_bus" {
-  description = "EventBridge bus that is told what becomes of tokens, by name. Empty means that nobody is told."
-  type        = string
-  default     = ""
-}
-
 variable "log" {
   description = "Filter of the function's log, in the form that tracing-subscriber's EnvFilter takes."
   type        = string
@@ -152,6 +146,12 @@ variable "security_group_ids" {
   description = "Security groups of the function in these subnets."
   type        = list(string)
   default     = []
+}
+
+variable "event_bus" {
+  description = "EventBridge bus of this account and region that is told what becomes of tokens, by name. Empty means nobody is told."
+  type        = string
+  default     = ""
 }
 
 variable "alarm_topic" {

@@ -15,7 +15,7 @@ from testbed.code_pipeline import CodePipeline
 from testbed.lone_account import LoneAccount, LoneToken
 from testbed.platform import PROJECT, Platform
 
-EVENTS = {file.stem: json.loads(file.read_text()) for file in sorted((PROJECT / "events").iterdir())}
+EVENTS = {file.stem: json.loads(file.read_text()) for file in sorted((PROJECT / "events").glob("*.json"))}
 TOKEN = "datastore-token"
 JOB = EVENTS["codepipeline"]["CodePipeline.job"]["id"]
 # What each comes to for a token that is new, in an order in which each of them makes sense.
