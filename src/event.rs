@@ -430,31 +430,6 @@ mod tests {
     }
 
     #[test]
-    fn through_the_alias_of_observers_nothing_is_changed() {
-        let function = "arn:aws:lambda:eu-west-1:123456789012:function:status";
-        let events = [
-            (json!({"action": "status"}), true),
-            (json!({"action": "preflight", "token": "a"}), true),
-            (json!({"action": "rotate", "token": "a"}), false),
-            (json!({"action": "publish", "token": "a"}), false),
-            (json!({"action": "drop", "token": "a"}), false),
-            (json!({"action": "sweep"}), false),
-            (json!({"CodePipeline.job": {"id": "1"}}), false),
-        ];
-        for (event, reads_only) in events {
-            let parsed = Event::parse(&event).expect("it is an event");
-            for through in [function.to_owned(), format!("{function}:live")] {
-                assert!(parsed.allowed_through(&through).is_ok(), "{event} through {through}");
-            }
-            let observed = parsed.allowed_through(&format!("{function}:status"));
-            assert_eq!(
-                observed.map_err(|error| error.kind),
-                if reads_only { Ok(()) } else { Err(Kind::AccessDenied) }
-            );
-        }
-    }
-
-    #[test]
     fn every_action_is_read() {
         let token = token();
         for (event, request) in [

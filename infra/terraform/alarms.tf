@@ -60,7 +60,7 @@ locals {
       missing     = "notBreaching"
     }
     sweep-errors = {
-      description = "A sweep failed. The next one comes within a minute."
+      description = "Two sweeps in a row failed. The next one comes within a minute."
       namespace   = "AWS/Lambda"
       metric      = "Errors"
       dimensions = {

@@ -62,6 +62,13 @@ locals {
       Action   = "dynamodb:Query"
       Resource = "${aws_dynamodb_table.records.arn}/index/owed"
     },
+    # A value that is imported, or was written by hand, is looked for in its token's audit: what has ended does not come back.
+    {
+      Sid      = "FindEndedVersions"
+      Effect   = "Allow"
+      Action   = "dynamodb:Query"
+      Resource = aws_dynamodb_table.records.arn
+    },
     {
       Sid      = "FindEndedVersions"
       Effect   = "Allow"

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use changeover::{error::Kind, event::Request};
+use changeover::{
+    error::Kind,
+    event::{Event, Request, STATUS_ALIAS},
+};
 use serde_json::json;
 
 /// Reads the example of this name.
@@ -60,6 +63,28 @@ fn every_other_action_is_read_as_itself() {
     ] {
         assert_eq!(request.action(), action);
         assert_eq!(request.token().map(ToString::to_string).as_deref(), token);
+    }
+}
+
+#[test]
+fn through_the_alias_of_observers_nothing_is_changed() {
+    let function = "arn:aws:lambda:eu-west-1:123456789012:function:status";
+    let observed = format!("{function}:{STATUS_ALIAS}");
+    for (event, reads_only) in [
+        (json!({"action": "status"}), true),
+        (json!({"action": "preflight", "token": "a"}), true),
+        (json!({"action": "rotate", "token": "a"}), false),
+        (json!({"action": "publish", "token": "a"}), false),
+        (json!({"action": "drop", "token": "a"}), false),
+        (json!({"action": "sweep"}), false),
+        (json!({"CodePipeline.job": {"id": "1"}}), false),
+    ] {
+        let parsed = Event::parse(&event).unwrap();
+        for through in [function.to_owned(), format!("{function}:live")] {
+            assert!(parsed.allowed_through(&through).is_ok(), "{event} through {through}");
+        }
+        let refused = parsed.allowed_through(&observed).err().map(|error| error.kind);
+        assert_eq!(refused, (!reads_only).then_some(Kind::AccessDenied), "{event}");
     }
 }
 

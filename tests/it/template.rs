@@ -21,6 +21,7 @@ const TEMPLATE: &str = include_str!("../../template.yaml");
 const CLUSTER_RIGHTS: &str = include_str!("../../infra/eks-rbac.yaml");
 const CLUSTER_POLICY: &str = include_str!("../../infra/eks-policy.yaml");
 const TOKEN: &str = include_str!("../../infra/token.yaml");
+const ACCESS: &str = include_str!("../../infra/eks-access.yaml");
 const PIPELINE: &str = include_str!("../../infra/pipeline.yaml");
 const THREAT_MODEL: &str = include_str!("../../infra/threat-model.md");
 const RUNBOOKS: &str = include_str!("../../infra/runbooks.md");
@@ -245,7 +246,10 @@ fn what_arrives_in_the_inbox_is_imported() {
     let transformer = &inbox["Targets"][0]["InputTransformer"];
     assert_eq!(transformer["InputPathsMap"], json!({"parameter": "$.detail.name"}));
     let sent: Value = serde_json::from_str(transformer["InputTemplate"].as_str().unwrap()).unwrap();
-    assert_eq!(sent, json!({"action": "import", "parameter": "<parameter>"}));
+    assert_eq!(sent["parameter"], "<parameter>");
+    let example = example(include_str!("../../events/import.json"));
+    assert_eq!(sent["action"], example["action"]);
+    assert_eq!(sent.as_object().unwrap().len(), example.as_object().unwrap().len());
     let arrived =
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${InboxPath}/*";
     let policy = statements("RotatorPolicy", "PolicyDocument");
@@ -467,6 +471,23 @@ fn rights_in_a_cluster_end_at_the_namespace_or_at_a_name_and_say_what_they_cover
         let changes_anything = ["update", "delete", "deletecollection", "escalate", "bind"];
         let verbs = strings(&rule["verbs"]);
         assert!(verbs.iter().all(|verb| !changes_anything.contains(&verb.as_str())), "{rule}");
+    }
+}
+
+#[test]
+fn the_access_entry_maps_to_the_group_that_roles_are_bound_to() {
+    let access: Value = serde_saphyr::from_str(ACCESS).unwrap();
+    let group = &access["Parameters"]["Group"]["Default"];
+    let entry = &access["Resources"]["Access"]["Properties"];
+    assert_eq!(entry["KubernetesGroups"], json!(["Group"]));
+    // None of EKS's own policies.
+    assert_eq!(entry["AccessPolicies"], Value::Null);
+    for manifest in [CLUSTER_RIGHTS, CLUSTER_POLICY] {
+        for kind in ["RoleBinding", "ClusterRoleBinding"] {
+            for binding in documents_of_kind(manifest, kind) {
+                assert_eq!(binding["subjects"][0]["name"], *group);
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ import botocore.exceptions
 import pytest
 
 from testbed import grants, platform, runtime_interface, tokens
-from testbed.deployment import CLUSTER_ROLE, PROJECT
+from testbed.deployment import CLUSTER_ROLE, INBOX_PATH, PROJECT
 from testbed.dynamic_service import DynamicService
 from testbed.runtime_interface import Function
 from testbed.testbed import FunctionFailed
@@ -29,7 +29,6 @@ NOT_ASKED_FOR = {
     "EncryptPublications": "Parameter Store encrypts parameters",
     "ReadTokensOfClusters": "Parameter Store decrypts the tokens that clusters know the function by",
     "EncryptPublicationsUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
-    "ReadTheInbox": "no story imports here",
     "DecryptTheInbox": "Parameter Store decrypts what arrived",
     "DecryptTheInboxUnderOtherKeys": "so it does with keys that the testbed's stack does not name",
     "SendTraces": "Lambda sends traces, where the stack asks for them",
@@ -124,6 +123,28 @@ class Adopting(PublishingFirst):
 
     def ask(self, function: Function) -> dict:
         return function.invoke({"action": "publish", "token": self.service.token, "adopt": True})
+
+
+class Importing(Rotating):
+    """What an issuer put into the inbox is rotated to."""
+
+    outcomes = {"rotated", "unchanged"}
+
+    def prepare(self) -> None:
+        self.inbox = f"{INBOX_PATH}/{self.service.token}"
+        self._arrive()
+        super().prepare()
+        self._arrive()
+
+    def spec(self) -> dict:
+        return self.service.spec() | {"source": {"parameter": self.inbox}}
+
+    def ask(self, function: Function) -> dict:
+        return function.invoke({"action": "import", "parameter": self.inbox})
+
+    def _arrive(self) -> None:
+        value = self.service.spec()["token"]["prefix"] + secrets.token_urlsafe(48)
+        self.testbed.boto3("ssm").put_parameter(Name=self.inbox, Type="SecureString", Value=value, Overwrite=True)
 
 
 class PublishingElsewhereLater(PublishingFirst):
@@ -235,6 +256,7 @@ NEEDED_FOR = {
     ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
     ("FindEndedVersions", "dynamodb:Query"): Adopting,
     ("HandOnSweeps", "lambda:InvokeFunction"): HandingOn,
+    ("ReadTheInbox", "ssm:GetParameter"): Importing,
     ("Seal", "kms:Encrypt"): Rotating,
     ("Seal", "kms:Decrypt"): PublishingElsewhereLater,
     ("ReadSpecs", "ssm:GetParameter"): Rotating,

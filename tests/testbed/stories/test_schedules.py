@@ -206,7 +206,7 @@ def _invocations(testbed, token: str) -> int:
     for line in testbed.function_log.read_text(errors="replace").splitlines():
         if '"plan"' in line and f'"{token}"' in line:
             entry = json.loads(line)
-            found += (entry["message"], entry["action"]) == ("plan", "Rotate")
+            found += entry["message"] == "plan" and entry["action"].startswith("Rotate")
     return found
 
 
