@@ -70,12 +70,6 @@ locals {
       Resource = aws_dynamodb_table.records.arn
     },
     {
-      Sid      = "FindEndedVersions"
-      Effect   = "Allow"
-      Action   = "dynamodb:Query"
-      Resource = aws_dynamodb_table.records.arn
-    },
-    {
       Sid       = "UseTheEncryptedTable"
       Effect    = "Allow"
       Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
