@@ -23,6 +23,7 @@ const CLUSTER_POLICY: &str = include_str!("../../infra/eks-policy.yaml");
 const TOKEN: &str = include_str!("../../infra/token.yaml");
 const ACCESS: &str = include_str!("../../infra/eks-access.yaml");
 const PIPELINE: &str = include_str!("../../infra/pipeline.yaml");
+const README: &str = include_str!("../../README.md");
 const THREAT_MODEL: &str = include_str!("../../infra/threat-model.md");
 const RUNBOOKS: &str = include_str!("../../infra/runbooks.md");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
@@ -285,6 +286,22 @@ fn each_alarm_has_its_runbook_and_each_runbook_an_alarm() {
     }
     let headings = RUNBOOKS.lines().filter_map(|line| line.strip_prefix("## ").map(str::to_owned));
     assert_eq!(alarms, headings.collect());
+}
+
+#[test]
+fn alarms_watch_metrics_that_the_function_writes() {
+    let template = template();
+    let resources = template["Resources"].as_object().unwrap().values();
+    let watched: Vec<_> = resources
+        .map(|resource| &resource["Properties"])
+        .filter(|it| it["Namespace"] == changeover::metrics::NAMESPACE)
+        .map(|it| it["MetricName"].as_str().unwrap())
+        .collect();
+    assert!(watched.contains(&"Sweeps") && watched.contains(&"Overdue"));
+    // The table is held to what is written by a test of its own.
+    for metric in watched {
+        assert!(README.contains(&format!("\n| `{metric}` |")), "nothing writes {metric}");
+    }
 }
 
 #[test]

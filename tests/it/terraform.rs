@@ -92,6 +92,7 @@ fn the_same_is_granted_under_the_same_conditions() {
         .skip(1)
         .map(|statement| statement.split_once('"').unwrap())
         .collect();
+    assert_eq!(module.matches("Sid = \"").count(), written.len(), "a statement is there twice");
     assert_eq!(
         written.keys().copied().collect::<BTreeSet<_>>(),
         granted.keys().map(String::as_str).collect()
