@@ -10,7 +10,8 @@ use futures::future::join_all;
 use serde::Deserialize;
 
 use crate::{
-    begin::{Begun, away},
+    begin::Begun,
+    look::away,
     plan::{self, Move, Terms},
     record::{Begin, Change, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},

@@ -30,6 +30,7 @@ pub mod spec;
 pub mod plan;
 pub mod rotate;
 mod begin;
+mod look;
 mod import;
 mod steps;
 mod compare;

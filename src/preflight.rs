@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::{StreamExt, stream};
 
 use crate::{
-    begin::{self, Look},
     error::Error,
+    look::{self, Look},
     report::{Checked, Inspection, Outcome, Results},
     rotate::{self, Settings},
     spec::{self, OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     let adopts = spec.on_drift == OnDrift::Adopt;
     let mut came_to = Examination::default();
 
-    let mut specs = match begin::others(world, &spec).await {
+    let mut specs = match look::others(world, &spec).await {
         Ok(others) => others,
         Err(error) => {
             came_to.findings.push(Finding::failed("the specs of other tokens", error));
@@ -47,11 +47,11 @@ pub(crate) async fn run(
     }
     let published: BTreeSet<_> = specs
         .iter()
-        .flat_map(|spec| begin::publications(spec, &Side::BOTH))
-        .filter_map(|(_, publication)| begin::parameter(publication))
+        .flat_map(|spec| look::publications(spec, &Side::BOTH))
+        .filter_map(|(_, publication)| look::parameter(publication))
         .collect();
 
-    let publications = begin::publications(&spec, &Side::BOTH);
+    let publications = look::publications(&spec, &Side::BOTH);
     let looks = stream::iter(&publications).map(|(side, publication)| async move {
         let read = world.publications.read(&publication.place, *side).await;
         let key = match &publication.key {
@@ -60,7 +60,7 @@ pub(crate) async fn run(
         };
         (*side, *publication, read, key)
     });
-    let subjects = begin::subjects(&spec);
+    let subjects = look::subjects(&spec);
     let (looks, examination) = tokio::join!(
         looks.buffered(AT_ONCE).collect::<Vec<_>>(),
         world.clusters.examine(&subjects, &published)

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Kind},
     metrics::Measurement,
     plan::{self, Ask, Deferred, Move, Relation, Terms},
-    record::{Change, Held, KeyDigest, Leg, Owed, RotationId, Step},
+    record::{Change, Held, KeyDigest, Leg, Owed, Step},
     report::{Outcome, Report},
     spec::{Side, Spec},
     token::{TokenName, VersionNumber},
@@ -204,14 +204,9 @@ impl Turn<'_> {
         if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
     }
 
-    /// Has a rotation follow the one in progress; the next save keeps it, and the trigger's key, which
-    /// resolves to it. One that waits already begins later than what is asked, and serves.
+    /// Has a rotation follow the one in progress; the next save keeps it, with the trigger's key.
     fn queue(&mut self) -> Result<(), Stop> {
-        let id = match self.record.queued() {
-            Some(queued) => queued.clone(),
-            None => RotationId(self.world.random_name()?),
-        };
-        self.joins = Some(self.key_entry_of(id.clone(), self.record.next_version()));
+        let id = self.follow(self.record.next_version())?;
         self.apply(Change::Queue(Some(id)))
     }
 

@@ -10,8 +10,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::{
-    begin::away,
     error::{Error, Kind},
+    look::away,
     record::{Change, Held, Leg, Owed, Purpose, Seen, Wait},
     spec::{AcceptedForm, OnDrift, ParameterName, PicksUp, Place, Publication, Side, Workload},
     token::{Digest, Secret},

@@ -286,6 +286,17 @@ impl<'a> Turn<'a> {
         KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
     }
 
+    /// The rotation that is to follow the one in progress, to be saved as queued: the next save has the
+    /// trigger's key resolve to it. One that waits already begins later than what is asked, and serves.
+    pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<RotationId, Error> {
+        let id = match self.record.queued() {
+            Some(queued) => queued.clone(),
+            None => RotationId(self.world.random_name()?),
+        };
+        self.joins = Some(self.key_entry_of(id.clone(), version));
+        Ok(id)
+    }
+
     /// Makes a change on the record in memory, and logs and measures the step that it ends.
     pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
         let ends_step = matches!(

@@ -7,11 +7,12 @@ use crate::sources::{self, Source};
 const PURE: [&str; 10] =
     ["config", "error", "event", "metrics", "notice", "plan", "record", "spec", "time", "token"];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 10] = [
+const SHELL: [&str; 11] = [
     "begin",
     "compare",
     "import",
     "invoke",
+    "look",
     "pipeline",
     "preflight",
     "rotate",

@@ -1,0 +1,223 @@
+//! What is looked at before anything changes: the presented publications, the workloads, other specs.
+//!
+//! Looking has no effect. What it comes to are findings: what stands in the way of a rotation, and
+//! what is worth knowing. A mint is preceded by it, and so is every preflight, which looks deeper.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+
+use crate::{
+    error::{Error, Kind},
+    record::{Held, Record},
+    spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
+    token::Secret,
+    world::{Finding, Holding, Severity, Subject, World},
+};
+
+/// What was seen before a mint.
+pub(crate) struct Look {
+    /// What the presented publications hold.
+    pub(crate) found: BTreeMap<Place, Holding>,
+    /// Whether there is a current version: in the record, or to be adopted.
+    pub(crate) has_current: bool,
+    /// The one value that presenters already have, of a token without a record.
+    pub(crate) adopted: Option<Secret>,
+    /// The one value that somebody else wrote since, where it is to become the next version.
+    pub(crate) edited: Option<Secret>,
+    /// The highest revision of a view that any publication carries.
+    pub(crate) highest_revision: u64,
+    /// What stands in the way, and what is worth knowing; the worst first.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Looks at the presented publications once, at all publications of a token without a record, and
+/// at the workloads, but for those of clusters to be left out. Has no effect.
+///
+/// # Errors
+/// What could not be read.
+pub(crate) async fn look(
+    world: &World,
+    spec: &Spec,
+    record: Option<&Record>,
+    adopts: bool,
+    without: &BTreeSet<String>,
+) -> Result<Look, Error> {
+    let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
+    let publications = publications(spec, sides);
+    let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
+    let mut subjects = subjects(spec);
+    subjects.retain(|subject| !without.contains(&subject.workload.cluster));
+    let inspections = subjects.into_iter().map(|Subject { workload, parameters }| async move {
+        (workload, world.clusters.inspect(workload, &parameters).await)
+    });
+    let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
+
+    let mut holdings = Vec::new();
+    for ((side, publication), holding) in publications.into_iter().zip(reads) {
+        holdings.extend(holding?.map(|holding| (side, &publication.place, holding)));
+    }
+    let mut look = Look::at(spec, record, adopts, holdings);
+    for (workload, findings) in inspections {
+        let findings = findings.or_else(|error| {
+            let Held { object, reason, fix, .. } = away(workload, error)?;
+            Ok::<_, Error>(vec![Finding { severity: Severity::Refusal, object, reason, fix }])
+        });
+        for finding in findings? {
+            if !look.findings.contains(&finding) {
+                look.findings.push(finding);
+            }
+        }
+    }
+    look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(look)
+}
+
+/// What keeps a workload's cluster from being asked: it holds what waits for it, under the cluster's
+/// name, and nothing else.
+///
+/// # Errors
+/// What is no fault of the cluster's.
+pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
+    let cluster = &workload.cluster;
+    let object = match (error.kind, error.on.as_ref()) {
+        (Kind::Unreachable | Kind::Throttled, _) => format!("cluster {cluster}"),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) if on.contains(cluster) => on.clone(),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) => format!("cluster {cluster}, {on}"),
+        (Kind::AccessDenied | Kind::BadSpec, None) => format!("cluster {cluster}"),
+        _ => return Err(error),
+    };
+    let fix = format!(
+        "{}; to go on without it, knowingly, rotate with \"without\": [\"{cluster}\"]",
+        error.fix
+    );
+    Ok(Held::new(object, error.because, fix))
+}
+
+/// The publications of these sides.
+pub(crate) fn publications<'a>(spec: &'a Spec, sides: &[Side]) -> Vec<(Side, &'a Publication)> {
+    let of = |side: Side| spec.side(side).publications.iter().map(move |it| (side, it));
+    sides.iter().copied().flat_map(of).collect()
+}
+
+/// The workloads of both sides.
+pub(crate) fn subjects(spec: &Spec) -> Vec<Subject<'_>> {
+    let of = |side| {
+        let audience = spec.side(side);
+        let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
+        audience
+            .workloads
+            .iter()
+            .map(move |workload| Subject { workload, parameters: parameters.clone() })
+    };
+    Side::BOTH.into_iter().flat_map(of).collect()
+}
+
+/// A place whose value is none of this token's live versions: somebody's hand.
+fn drift(place: &Place) -> Finding {
+    Finding::refusal(
+        place.to_string(),
+        "drift: it holds a value that is not a live version of this token",
+        "find out who wrote it; put the current value back, remove it, or publish with \"adopt\": true \
+         to make it the next version",
+    )
+}
+
+/// Two specs that write the same place would undo each other. Looked for when a spec is used for
+/// the first time, and by every preflight: it reads all specs.
+///
+/// # Errors
+/// What could not be read; a conflict is not an error of this function, but its result.
+pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
+    let mut specs = others(world, spec).await?;
+    specs.push(spec.clone());
+    Ok(spec::conflicts(&specs).remove(&spec.token))
+}
+
+/// The specs of all other tokens. What is wrong with one is theirs to be told.
+pub(crate) async fn others(world: &World, spec: &Spec) -> Result<Vec<Spec>, Error> {
+    let all = world.specs.all().await?.into_iter();
+    let others = all.filter(|(name, _)| *name != spec.token);
+    Ok(others
+        .filter_map(|(name, text)| {
+            let text = text.ok()?;
+            Spec::parse(&name, text.version, &text.json).ok()
+        })
+        .collect())
+}
+
+impl Look {
+    /// What these places hold, and what is to be said of it.
+    pub(crate) fn at(
+        spec: &Spec,
+        record: Option<&Record>,
+        adopts: bool,
+        holdings: Vec<(Side, &Place, Holding)>,
+    ) -> Self {
+        let mut look = Look {
+            found: BTreeMap::new(),
+            has_current: record.is_some(),
+            adopted: None,
+            edited: None,
+            highest_revision: 0,
+            findings: Vec::new(),
+        };
+        let mut values: Vec<(&Place, Secret)> = Vec::new();
+        for (side, place, holding) in holdings {
+            if place.is_fenced() {
+                look.highest_revision = look.highest_revision.max(holding.store_version);
+            }
+            if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
+                look.findings.push(Finding::refusal(
+                    place.to_string(),
+                    format!("it belongs to the token {owner}"),
+                    "publish to a place of its own",
+                ));
+            }
+            if side == Side::Presenters {
+                values.push((place, holding.value.clone()));
+                look.found.insert(place.clone(), holding);
+            }
+        }
+        match record {
+            Some(record) => {
+                values.retain(|(_, value)| !record.holds(&value.digest()));
+                match adopts {
+                    true => look.edited = look.one_value(&values),
+                    false => look.findings.extend(values.iter().map(|(place, _)| drift(place))),
+                }
+            }
+            None => {
+                look.adopted = look.one_value(&values);
+                look.has_current = look.adopted.is_some();
+            }
+        }
+        look
+    }
+
+    /// The one value that these places hold, to become a version. A place that holds nothing does not
+    /// disagree; two that hold different values do.
+    fn one_value(&mut self, values: &[(&Place, Secret)]) -> Option<Secret> {
+        let (first, value) = values.first()?;
+        let other = values.iter().find(|(_, other)| other.digest() != value.digest());
+        let finding = match (other, Secret::adopt(value.expose().to_owned())) {
+            (None, Ok(value)) => return Some(value),
+            (Some((other, _)), _) => Finding::refusal(
+                first.to_string(),
+                format!("it holds another value than {other}"),
+                "make the presented publications agree, or empty all but the right one",
+            ),
+            (None, Err(error)) => Finding::failed(first.to_string(), error),
+        };
+        self.findings.push(finding);
+        None
+    }
+}
+
+/// The parameter that a publication is, where it is one.
+pub(crate) fn parameter(publication: &Publication) -> Option<ParameterName> {
+    match &publication.place {
+        Place::Parameter(name) => Some(name.clone()),
+        Place::Item { .. } => None,
+    }
+}
