@@ -7,8 +7,8 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Container
 from pathlib import Path
-
 
 from testbed import command, platform, processes
 from testbed.code_pipeline import CodePipeline
@@ -62,7 +62,9 @@ def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
     commands = _commands()
     assert commands.keys() == EVENTS.keys() - BY_SERVICES
     for event in OUTCOMES:
-        said = _run(commands[event], environment, tmp_path)
+        # A sweep ends as the worst of its tokens, and those of other stories may be left without a spec.
+        codes = range(5) if event == "sweep" else (0,)
+        said = _run(commands[event], environment, tmp_path, codes=codes)
         tell(f"{commands[event]}: {said.splitlines()[0]}")
     assert token.current_version() == version + 2
 
@@ -128,13 +130,13 @@ def _commands() -> dict[str, str]:
     return dict(re.findall(r"^\| `([\w-]+)\.json` \| `(changeover .*?)` \|", _section(), re.MULTILINE))
 
 
-def _run(line: str, environment: dict[str, str], directory: Path, seconds: float = 120) -> str:
-    """Runs a line as it is pasted into a shell, which has to end well; what it printed."""
+def _run(line: str, environment: dict[str, str], directory: Path, seconds: float = 120, codes: Container[int] = (0,)) -> str:
+    """Runs a line as it is pasted into a shell, which has to end with one of these codes; what it printed."""
     done = subprocess.run(
         ["bash", "-c", line], env=environment, cwd=directory, stdin=subprocess.DEVNULL, timeout=seconds,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
-    assert done.returncode == 0, (line, done.stdout, done.stderr)
+    assert done.returncode in codes, (line, done.stdout, done.stderr)
     return done.stdout
 
 
