@@ -122,7 +122,8 @@ impl<'a> Story<'a> {
         steps.sort_by_key(|step| (step.from, step.to));
         let began_at = time(&newest.created_at);
         let begin = steps.iter().map(|step| step.from).chain(began_at).min()?;
-        let end = steps.iter().map(|step| step.to).chain(rotated_at).max()?;
+        // Of a version that nothing was done for yet there is its wait until now.
+        let end = steps.iter().map(|step| step.to).chain(rotated_at).max().unwrap_or(now);
         Some(Self { standing, newest, steps, begin, end: end.max(begin), rotated_at })
     }
 

@@ -97,6 +97,15 @@ fn check_bounds(text: &str) {
 }
 
 #[test]
+fn a_version_that_nothing_was_done_for_yet_is_drawn() {
+    let mut standing = rotated(10.0);
+    standing["newest"]["timeline"] = json!([]);
+    standing["newest"]["rotated_at"] = Value::Null;
+    standing["newest"]["replaced"] = Value::Null;
+    check_bounds(&drawn(&standing, &[]));
+}
+
+#[test]
 fn each_step_is_a_bar_in_the_order_in_which_it_was_done() {
     let text = drawn(&rotated(10.0), &[]);
     let picture = Document::parse(&text).expect("well-formed XML");
@@ -294,6 +303,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_timeline_is_well_formed_and_within_its_picture(
         standing in standing(),
