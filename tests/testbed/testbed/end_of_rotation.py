@@ -96,12 +96,13 @@ class Observed:
         return [self._cluster.get(f"{path}/{name}")["metadata"][field] for name in names]
 
     def _stamps(self) -> dict[str, set[int]]:
-        """By side, the stamps that its pods bear."""
+        """By side, the stamps that its pods bear, but for pods whose containers have ended and that the node has yet to delete."""
         stamps: dict[str, set[int]] = {}
         for side, name in (("verifier", self._platform.verifier), ("presenter", self._platform.presenter)):
             pods = self._cluster.get(f"/api/v1/namespaces/{self._platform.name}/pods?labelSelector=app%3D{name}")["items"]
             stamp = f"{side}.changeover.dev/{self._platform.token}"
-            stamps[side] = {int(pod["metadata"].get("annotations", {}).get(stamp, 0)) for pod in pods}
+            alive = [pod["metadata"] for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+            stamps[side] = {int(metadata.get("annotations", {}).get(stamp, 0)) for metadata in alive}
         return stamps
 
 
