@@ -92,19 +92,19 @@ impl Turn<'_> {
         };
 
         let mut number = self.record.next_version();
-        let mut sealed = Vec::new();
-        for (value, held_at) in [(adopted, held_at(&self.found)), (next.value, BTreeMap::new())] {
-            sealed.push(match value {
-                Some(value) => {
-                    let minted = self.seal(number, value, held_at).await?;
-                    number = number.next();
-                    Some(minted)
-                }
-                None => None,
-            });
-        }
-        let minted = sealed.pop().flatten();
-        let adopted = sealed.pop().flatten();
+        let adopted = match adopted {
+            Some(value) => {
+                let held_at = held_at(&self.found, &value);
+                let sealed = self.seal(number, value, held_at).await?;
+                number = number.next();
+                Some(sealed)
+            }
+            None => None,
+        };
+        let minted = match next.value {
+            Some(value) => Some(self.seal(number, value, BTreeMap::new()).await?),
+            None => None,
+        };
         let id = match self.record.queued() {
             Some(queued) if minted.is_some() => queued.clone(),
             _ => RotationId(self.world.random_name()?),
@@ -142,12 +142,7 @@ impl Turn<'_> {
     async fn edited(&mut self, found: Option<Secret>) -> Result<Option<Minted>, Stop> {
         let Some(value) = found else { return Ok(self.record.edited().cloned()) };
         self.refuse_ended(&value).await?;
-        let held_at = held_at(&self.found).into_iter();
-        let is_it = |place: &str| {
-            let found = self.found.iter().find(|(at, _)| at.to_string() == place);
-            found.is_some_and(|(_, holding)| holding.value.digest() == value.digest())
-        };
-        let held_at = held_at.filter(|(place, _)| is_it(place)).collect();
+        let held_at = held_at(&self.found, &value);
         Ok(Some(self.seal(self.record.next_version(), value, held_at).await?))
     }
 
@@ -282,8 +277,12 @@ struct Next {
     warning: Option<String>,
 }
 
-/// Which version of which parameter holds an adopted value.
-fn held_at(found: &BTreeMap<Place, Holding>) -> BTreeMap<String, u64> {
-    let parameters = found.iter().filter(|(place, _)| matches!(place, Place::Parameter(_)));
+/// Which version of which parameter holds this value.
+fn held_at(found: &BTreeMap<Place, Holding>, value: &Secret) -> BTreeMap<String, u64> {
+    let digest = value.digest();
+    let holds = |place: &Place, holding: &Holding| {
+        matches!(place, Place::Parameter(_)) && holding.value.digest() == digest
+    };
+    let parameters = found.iter().filter(|(place, holding)| holds(place, holding));
     parameters.map(|(place, holding)| (place.to_string(), holding.store_version)).collect()
 }

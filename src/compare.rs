@@ -29,8 +29,7 @@ impl Turn<'_> {
         let mut is_edited = false;
         let mut repaired = Vec::new();
         for side in Side::BOTH {
-            let publications = &self.spec.side(side).publications;
-            if publications.is_empty() {
+            if self.spec.side(side).is_empty() {
                 continue;
             }
             let content = match side {
@@ -39,8 +38,7 @@ impl Turn<'_> {
                 Side::Presenters => None,
             };
             let presented = self.record.presented().map(|version| version.sha256);
-            let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
-            for (publication, holding) in publications.iter().zip(join_all(reads).await) {
+            for (publication, holding) in self.holdings(side).await {
                 let found = match holding? {
                     Some(holding) => {
                         let accepted =
@@ -144,10 +142,7 @@ impl Turn<'_> {
 /// that names no version which was never minted.
 fn is_own(record: &Record, side: Side, found: &Holding) -> bool {
     match side {
-        Side::Presenters => {
-            let digest = found.value.digest();
-            record.versions().iter().any(|version| version.sha256 == digest)
-        }
+        Side::Presenters => record.holds(&found.value.digest()),
         Side::Verifiers => {
             let highest = record.next_version();
             serde_json::from_str::<Document>(found.value.expose())

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::{
     error::{Error, Kind},
     event::{Event, Request},
+    look,
     metrics::Measurement,
     pipeline,
     plan::Ask,
@@ -136,13 +137,9 @@ pub(crate) async fn carry_out(
 
 /// The token whose spec names this inbox.
 async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
-    let specs = world.specs.all().await?.into_iter();
-    let mut importers = specs.filter_map(|(token, text)| {
-        let text = text.ok()?;
-        let spec = Spec::parse(&token, text.version, &text.json).ok()?;
-        (spec.inbox() == Some(inbox)).then_some(token)
-    });
-    importers.next().ok_or_else(|| {
+    let mut specs = look::specs(world).await?.into_iter();
+    let importer = specs.find(|spec| spec.inbox() == Some(inbox));
+    importer.map(|spec| spec.token).ok_or_else(|| {
         Error::new(
             Kind::UnknownToken,
             "find the token that imports from",

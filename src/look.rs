@@ -136,14 +136,22 @@ pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>
 
 /// The specs of all other tokens. What is wrong with one is theirs to be told.
 pub(crate) async fn others(world: &World, spec: &Spec) -> Result<Vec<Spec>, Error> {
+    let mut others = specs(world).await?;
+    others.retain(|other| other.token != spec.token);
+    Ok(others)
+}
+
+/// Every spec that can be read.
+///
+/// # Errors
+/// Where they cannot be listed.
+pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
     let all = world.specs.all().await?.into_iter();
-    let others = all.filter(|(name, _)| *name != spec.token);
-    Ok(others
-        .filter_map(|(name, text)| {
-            let text = text.ok()?;
-            Spec::parse(&name, text.version, &text.json).ok()
-        })
-        .collect())
+    let specs = all.filter_map(|(token, text)| {
+        let text = text.ok()?;
+        Spec::parse(&token, text.version, &text.json).ok()
+    });
+    Ok(specs.collect())
 }
 
 impl Look {

@@ -61,10 +61,7 @@ impl Turn<'_> {
     /// Keeps what somebody wrote by hand since a rotation began, before it is published over: it is the
     /// next version, once this one is through.
     async fn keep_edited(&mut self) -> Result<(), Stop> {
-        let publications = &self.spec.presenters.publications;
-        let reads =
-            publications.iter().map(|it| self.world.publications.read(&it.place, Side::Presenters));
-        for (publication, holding) in publications.iter().zip(join_all(reads).await) {
+        for (publication, holding) in self.holdings(Side::Presenters).await {
             let Some(Holding { value, .. }) = holding? else { continue };
             let digest = value.digest();
             let is_kept = self.record.edited().is_some_and(|edited| edited.sha256 == digest);
@@ -507,9 +504,7 @@ impl Turn<'_> {
 
     /// A place of this side that no longer holds what was written to it.
     async fn publication_that_changed(&self, side: Side) -> Result<Option<String>, Error> {
-        let publications = &self.spec.side(side).publications;
-        let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
-        for (publication, holding) in publications.iter().zip(join_all(reads).await) {
+        for (publication, holding) in self.holdings(side).await {
             let place = publication.place.to_string();
             let stands = match (holding?, self.record.seen(&place)) {
                 (Some(holding), Some(seen)) => {

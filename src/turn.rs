@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -20,7 +21,7 @@ use crate::{
         Rotation, RotationId, Stage,
     },
     report::{Outcome, Report},
-    spec::{Place, Reserved, Side, Spec, Workload},
+    spec::{Place, Publication, Reserved, Side, Spec, Workload},
     token::{Secret, TokenName, VersionNumber},
     world::{Holding, KeyEntry, Save, Saved, Untold, World},
 };
@@ -135,6 +136,17 @@ impl<'a> Turn<'a> {
         let spec: &'a Spec = self.spec;
         let workloads = spec.side(side).workloads.iter();
         workloads.filter(|it| !self.record.without().contains(&it.cluster)).collect()
+    }
+
+    /// What each publication of a side holds now, in the spec's order.
+    pub(crate) async fn holdings(
+        &self,
+        side: Side,
+    ) -> Vec<(&'a Publication, Result<Option<Holding>, Error>)> {
+        let spec: &'a Spec = self.spec;
+        let publications = &spec.side(side).publications;
+        let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
+        publications.iter().zip(join_all(reads).await).collect()
     }
 
     /// Leaves out what this turn is asked to; the next save keeps it.
