@@ -34,7 +34,9 @@ def started(rotator: Path | None = None, command: Path | None = None) -> Iterato
     Builds what is missing first. When the block ends with an exception, the directory with all logs stays, and is named.
     """
     binaries = cache.binaries()
-    rotator = rotator or deployment.build_rotator()
+    # Absolute: stories run them from directories of their own.
+    rotator = (rotator or deployment.build_rotator()).absolute()
+    command = (command or rotator.with_name("changeover")).absolute()
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="changeover-testbed-"))
     (directory / "logs").mkdir()
@@ -43,7 +45,6 @@ def started(rotator: Path | None = None, command: Path | None = None) -> Iterato
     process_node = None
     keep = True
     try:
-        command = command or rotator.with_name("changeover")
         testbed = _start(executor, processes, binaries, rotator, command, directory)
         process_node = node.start(testbed)
         print(f"testbed: ready after {time.monotonic() - began:.1f} s", flush=True)
