@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::{Error, Kind},
+    finding::Severity,
     import::Arrived,
     look::{conflict, look},
     plan::Ask,
@@ -15,7 +16,7 @@ use crate::{
     spec::{OnDrift, Place, Side, Source},
     token::{Digest, LARGEST_VALUE, Secret, VersionNumber},
     turn::{Stop, Turn},
-    world::{Holding, Severity},
+    world::Holding,
 };
 
 /// What began.

@@ -4,8 +4,9 @@
 //! are safe to show and never an SDK's error: the cause of a failed call is rendered by [`causes`],
 //! once, and kept as text.
 
-use std::fmt;
+use std::{fmt, panic::AssertUnwindSafe};
 
+use futures::FutureExt;
 use serde_json::Value;
 
 /// One of the contract's `errorType`s.
@@ -147,6 +148,23 @@ pub fn causes(error: &dyn std::error::Error) -> String {
 
 /// A cycle in `source()` is a bug of a library, and must not become an endless loop of ours.
 const LONGEST_CHAIN: usize = 16;
+
+/// A panic of this work is an error like any other, in fixed words: its own may hold a value. Like a
+/// crash, it leaves what was saved.
+pub(crate) fn caught<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    AssertUnwindSafe(work).catch_unwind().map(|ended| {
+        ended.unwrap_or_else(|_| {
+            Err(Error::new(
+                Kind::Internal,
+                "carry out the invocation",
+                "it panicked; the log says where",
+                "report it; what was saved is carried on by the sweep, and both tokens keep working",
+            ))
+        })
+    })
+}
 
 /// A text as a message shows it: in quotes, escaped, at most sixty-four characters of it.
 pub(crate) fn quoted(text: &str) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, quoted, shown};
@@ -11,6 +12,17 @@ use crate::token::TokenName;
 
 /// The alias of whoever may look and change nothing.
 pub const STATUS_ALIAS: &str = "status";
+
+/// What Lambda says of an invocation.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Its request id, which Lambda's own retries of an asynchronous invocation keep.
+    pub id: String,
+    /// When the function is killed.
+    pub deadline: Timestamp,
+    /// The ARN that it came in on, with the alias.
+    pub function: String,
+}
 
 /// What invokes the function.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,31 +18,42 @@
 //! - The record names the step owed, never the step done: carrying on from it is harmless.
 //! - The previous version gets its end when presenters are proved to be on the new one.
 //!
-//! The modules, in the order in which a request passes through them:
+//! The modules, in the order in which a request passes through them: each uses what is listed below it, and
+//! what comes in. `tests/it/layers.rs` holds that.
 
+// What comes in.
 pub mod config;
 pub mod event;
-pub mod pipeline;
+
+// What carries it out, from the event down to the ports.
 pub mod invoke;
+mod pipeline;
 mod sweep;
+mod status;
 mod preflight;
-pub mod spec;
-pub mod plan;
 pub mod rotate;
+mod compare;
 mod begin;
-mod look;
 mod import;
 mod steps;
-mod compare;
 mod turn;
-pub mod record;
-pub mod token;
-pub mod report;
-pub mod notice;
+pub mod plan;
+mod look;
+pub mod world;
+
+// What is told of it.
 pub mod metrics;
+pub mod notice;
+pub mod report;
+pub mod verdict;
+pub mod finding;
+
+// What it is about.
+pub mod record;
+pub mod spec;
+pub mod token;
 pub mod time;
 pub mod error;
-pub mod world;
 
 /// The other binary's: what a person or a deploy step has at hand. Nothing above knows of it.
 #[cfg(feature = "command")]

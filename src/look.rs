@@ -9,10 +9,11 @@ use futures::future::join_all;
 
 use crate::{
     error::{Error, Kind},
+    finding::{Finding, Severity, Subject},
     record::{Held, Record},
     spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
     token::Secret,
-    world::{Finding, Holding, Severity, Subject, World},
+    world::{Holding, World},
 };
 
 /// What was seen before a mint.

@@ -1,4 +1,4 @@
-//! A CodePipeline job: the request that it carries, carried out, and the job answered.
+//! The answer to a CodePipeline job: what it is told of how the request went that it carried.
 //!
 //! CodePipeline invokes without waiting for an answer, and learns how it went from a call of ours: a job
 //! that nobody answers hangs for twenty minutes (CodePipeline user guide, "Invoke an AWS Lambda
@@ -12,13 +12,12 @@ use tracing::{error, info};
 use crate::{
     error::{Error, Kind},
     event::Job,
-    invoke::{self, Invocation},
     report::{Answer, Outcome, Report, Results},
-    rotate::Settings,
-    world::{Failure, Verdict, World},
+    verdict::{Failure, Verdict},
+    world::World,
 };
 
-/// Carries out the request of a job and answers the job.
+/// Answers a job of which this came.
 ///
 /// A crash before the answer: Lambda's own retry, or the next job of the same action, carries on under
 /// the same key. A crash after it: a second answer is refused by CodePipeline, and counts as given.
@@ -26,18 +25,12 @@ use crate::{
 /// # Errors
 /// Only where the job could not be answered and a retry may help; the request is not carried out twice
 /// by it.
-pub async fn run(
+pub(crate) async fn answer(
     world: &World,
-    settings: &Settings,
     job: &Job,
-    invocation: &Invocation,
+    answered: &Result<Answer, Error>,
 ) -> Result<Answer, Error> {
-    let invocation = Invocation { id: job.key().to_owned(), ..invocation.clone() };
-    let answered = match job.request() {
-        Ok(request) => invoke::carry_out(world, settings, request, &invocation).await,
-        Err(error) => Err(error),
-    };
-    let verdict = verdict(&answered, job.key());
+    let verdict = verdict(answered, job.key());
     info!(job = job.id, verdict = verdict.name(), "answer the job");
     match world.pipeline.answer(&job.id, &verdict).await {
         Ok(()) => {}
@@ -51,7 +44,7 @@ pub async fn run(
 }
 
 /// What a job is told of how it went. `key` is that of the action's first job.
-pub fn verdict(answered: &Result<Answer, Error>, key: &str) -> Verdict {
+fn verdict(answered: &Result<Answer, Error>, key: &str) -> Verdict {
     match answered {
         Ok(Answer::One(report)) => of_report(report, key),
         Ok(Answer::Preflight(inspections)) if inspections.outcome == Outcome::Refused => {

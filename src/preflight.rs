@@ -10,12 +10,13 @@ use futures::{StreamExt, stream};
 
 use crate::{
     error::Error,
+    finding::{Examination, Finding, Severity},
     look::{self, Look},
     report::{Checked, Inspection, Outcome, Results},
     rotate::{self, Settings},
     spec::{self, OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
     token::TokenName,
-    world::{Examination, Finding, Severity, World},
+    world::World,
 };
 
 /// Tells what would stop a rotation of this token.

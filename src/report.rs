@@ -7,10 +7,11 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     error::Error,
+    finding::Finding,
     record::{Entry, Held, Imported, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
-    world::{Finding, Verdict},
+    verdict::Verdict,
 };
 
 /// What an invocation answers.
@@ -166,6 +167,11 @@ impl Report {
             warnings: Vec::new(),
             held: None,
         }
+    }
+
+    /// Whether what was carried on is over, so that something else may begin.
+    pub(crate) fn is_through(&self) -> bool {
+        !matches!(self.outcome, Outcome::InProgress | Outcome::Held | Outcome::Deferred)
     }
 }
 

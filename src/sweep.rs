@@ -18,9 +18,8 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::{
-    error::Error,
-    event::Request,
-    invoke::{self, Invocation},
+    error::{Error, caught},
+    event::{Invocation, Request},
     metrics::Measurement,
     plan::Ask,
     report::{Answer, Each, Outcome, Report, Results},
@@ -107,7 +106,7 @@ async fn carry_on(
     let without = &BTreeSet::new();
     let key = &invocation.id;
     let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
-    let report = invoke::caught(rotate::run(world, settings, asking)).await;
+    let report = caught(rotate::run(world, settings, asking)).await;
     world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &report));
     (token.clone(), Each::of(token, report))
 }

@@ -23,7 +23,6 @@ pub mod clock;
 pub mod clusters;
 pub mod embedded_metrics;
 pub mod event_bus;
-mod finding;
 pub mod host;
 pub mod inboxes;
 pub mod invocations;
@@ -31,7 +30,6 @@ pub mod jobs;
 pub mod publications;
 pub mod record_store;
 pub mod specs;
-mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,13 +52,13 @@ use crate::{
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
-pub use finding::{Examination, Finding, Severity, Subject};
-pub use verdict::{Failure, Verdict};
 // What crosses the ports.
 pub use crate::{
+    finding::{Examination, Finding, Severity, Subject},
     record::{Audit, SecretRevision},
     time::milliseconds,
     token::Sealed,
+    verdict::{Failure, Verdict},
 };
 
 /// Everything outside the function, as one value that is made at the edge and passed down.

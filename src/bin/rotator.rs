@@ -5,7 +5,8 @@ use std::{panic, process::ExitCode, sync::Arc, time::Duration};
 use changeover::{
     config::Config,
     error::Error,
-    invoke::{self, Invocation},
+    event::Invocation,
+    invoke,
     report::Answer,
     rotate::Settings,
     world::{

@@ -1,13 +1,20 @@
-//! Who may know whom: what decides asks nobody, what carries out names no SDK, and adapters know
-//! nothing of rotations.
+//! Who may know whom: a request goes down the list of modules, what decides asks nobody, what carries
+//! out names no SDK, and adapters know nothing of rotations.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sources::{self, Source};
 
+/// Modules that say what comes in: whoever needs it may use them.
+const COMING_IN: [&str; 2] = ["config", "event"];
+
 /// Modules that decide: values in, values out.
-const PURE: [&str; 10] =
-    ["config", "error", "event", "metrics", "notice", "plan", "record", "spec", "time", "token"];
+const PURE: [&str; 13] = [
+    "config", "error", "event", "finding", "metrics", "notice", "plan", "record", "report", "spec",
+    "time", "token", "verdict",
+];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 11] = [
+const SHELL: [&str; 12] = [
     "begin",
     "compare",
     "import",
@@ -16,6 +23,7 @@ const SHELL: [&str; 11] = [
     "pipeline",
     "preflight",
     "rotate",
+    "status",
     "steps",
     "sweep",
     "turn",
@@ -28,6 +36,28 @@ const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
 const COMMANDS_CRATES: [&str; 4] = ["clap", "comfy_table", "console", "indicatif"];
 /// What AWS's and Kubernetes' crates are called.
 const SDKS: [&str; 5] = ["aws_", "k8s_openapi", "kube::", "lambda_runtime", "hyper"];
+
+#[test]
+fn a_request_goes_down_the_list_of_modules() {
+    let listed = listed();
+    for (module, used) in uses() {
+        let at = |name: &str| listed.iter().position(|listed| listed == name);
+        for used in used.iter().filter(|used| !COMING_IN.contains(&used.as_str())) {
+            assert!(at(&module) < at(used), "{module} uses {used}, which is listed above it");
+        }
+    }
+}
+
+#[test]
+fn no_two_modules_need_each_other() {
+    let mut left = uses();
+    while !left.is_empty() {
+        let needed: BTreeSet<_> = left.keys().cloned().collect();
+        let is_free = |used: &BTreeSet<String>| used.is_disjoint(&needed);
+        left.retain(|_, used| !is_free(used));
+        assert!(left.len() < needed.len(), "they are in a circle, or use what is: {left:?}");
+    }
+}
 
 #[test]
 fn the_core_names_no_sdk() {
@@ -100,11 +130,34 @@ fn every_module_is_in_one_layer() {
         let module = module(&source);
         let is_placed = PURE.contains(&module)
             || SHELL.contains(&module)
-            || ["report", "world", COMMAND].contains(&module)
+            || ["world", COMMAND].contains(&module)
             || source.path == "src/lib.rs"
             || source.path.starts_with("src/bin/");
         assert!(is_placed, "{} is in no layer: put its module into one above", source.path);
     }
+}
+
+/// The modules of `src/lib.rs`, in its order; not the command, which stands apart.
+fn listed() -> Vec<String> {
+    let source = sources::under("src").into_iter().find(|source| source.path == "src/lib.rs");
+    let modules = source.expect("the crate has a root").code;
+    let modules = modules.lines().filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'));
+    modules.filter(|module| *module != COMMAND).map(str::to_owned).collect()
+}
+
+/// What each listed module uses of the others.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let listed = listed();
+    let mut uses: BTreeMap<_, BTreeSet<_>> =
+        listed.iter().map(|module| (module.clone(), BTreeSet::new())).collect();
+    for source in sources::under("src") {
+        let module = module(&source);
+        if let Some(used) = uses.get_mut(module) {
+            let others = used_modules(&source.without_spaces()).into_iter();
+            used.extend(others.filter(|other| other != module && listed.contains(other)));
+        }
+    }
+    uses
 }
 
 /// Adapters and binaries, where SDKs are named; the ports and the clock are not among them.

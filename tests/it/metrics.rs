@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use changeover::{
     error::Kind,
-    event::Request,
-    invoke::{self, Invocation},
+    event::{Invocation, Request},
+    invoke,
     metrics::Metric,
 };
 use serde_json::{Value, json};

@@ -27,8 +27,8 @@ use std::{
 
 use changeover::{
     error::Error,
-    event::{Event, Request},
-    invoke::{self, Invocation},
+    event::{Event, Invocation, Request},
+    invoke,
     notice::Notice,
     record::Record,
     rotate::Settings,
