@@ -2,6 +2,7 @@
 //! call, and one reading of what went wrong.
 
 mod counted;
+pub(crate) mod parameter;
 
 use std::{
     fmt,
@@ -23,11 +24,7 @@ use aws_credential_types::{
     provider::{SharedCredentialsProvider, error::CredentialsError},
 };
 use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERRORS};
-use aws_sdk_ssm::{
-    error::ProvideErrorMetadata,
-    operation::RequestId,
-    types::{Parameter, ParameterType},
-};
+use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
     client::{http::SharedHttpClient, orchestrator::HttpResponse, result::SdkError},
@@ -270,25 +267,6 @@ pub(crate) fn incomplete(
     let because = format!("the answer to {action} has no {lacks}");
     let fix = "run it again; if it stays so, check what stands between the function and AWS";
     Error::new(Kind::Unreachable, attempted, because, fix).on(on)
-}
-
-/// Refuses a parameter that is not a String: what is read of it is no secret, and is to look like none.
-pub(crate) fn check_is_plain(
-    attempted: &str,
-    name: &str,
-    what: &str,
-    parameter: &Parameter,
-) -> Result<(), Error> {
-    match parameter.r#type() {
-        None | Some(ParameterType::String) => Ok(()),
-        Some(other) => Err(Error::new(
-            Kind::BadSpec,
-            attempted,
-            format!("it is a {}, and {what} is a String", other.as_str()),
-            "delete it and create it again with the type String: its type cannot be changed",
-        )
-        .on(name)),
-    }
 }
 
 /// The contract's word for what an AWS error code says.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_ssm::{error::ProvideErrorMetadata, types::ParameterType};
-use jiff::Timestamp;
+use aws_sdk_ssm::types::ParameterType;
 
 use super::{
     Arrival, Inboxes,
-    aws::{Aws, failed, incomplete},
+    aws::{Aws, incomplete, parameter},
 };
-use crate::{error::Error, spec::ParameterName, token::Secret};
+use crate::{error::Error, spec::ParameterName};
 
 /// Parameters in which values arrive.
 pub struct SsmInboxes {
@@ -27,23 +26,15 @@ impl SsmInboxes {
 #[async_trait]
 impl Inboxes for SsmInboxes {
     async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
-        let answer =
-            self.aws.ssm().get_parameter().name(inbox.as_str()).with_decryption(true).send().await;
-        let parameter = match answer {
-            Ok(answer) => answer.parameter,
-            Err(error) if error.code() == Some("ParameterNotFound") => return Ok(None),
-            Err(error) => return Err(failed("ssm:GetParameter", READ, inbox, &error)),
+        let Some(stored) = parameter::secret(&self.aws, READ, inbox).await? else {
+            return Ok(None);
         };
-        let lacking = |what| incomplete("ssm:GetParameter", READ, inbox, what);
-        let parameter = parameter.ok_or_else(|| lacking("parameter"))?;
-        let written_at = parameter
-            .last_modified_date()
-            .and_then(|time| Timestamp::from_millisecond(time.to_millis().ok()?).ok());
+        let lacking = || incomplete("ssm:GetParameter", READ, inbox, "date");
         Ok(Some(Arrival {
-            is_secure: parameter.r#type() == Some(&ParameterType::SecureString),
-            version: parameter.version().try_into().unwrap_or_default(),
-            written_at: written_at.ok_or_else(|| lacking("date"))?,
-            value: Secret::verbatim(parameter.value.unwrap_or_default()),
+            is_secure: stored.kind == Some(ParameterType::SecureString),
+            version: stored.version,
+            written_at: stored.written_at.ok_or_else(lacking)?,
+            value: stored.value,
         }))
     }
 }

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_ssm::{error::ProvideErrorMetadata, types::Parameter};
+use aws_sdk_ssm::types::Parameter;
 
 use super::{
     SpecText, Specs,
-    aws::{Aws, check_is_plain, failed, incomplete},
+    aws::{
+        Aws, failed,
+        parameter::{self, check_is_plain},
+    },
 };
 use crate::{
     config::Config,
@@ -32,21 +35,7 @@ impl SsmSpecs {
 impl Specs for SsmSpecs {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = format!("{}/{token}", self.path);
-        match self.aws.ssm().get_parameter().name(&name).send().await {
-            Ok(answer) => {
-                let lacking = || incomplete("ssm:GetParameter", READ, &name, "parameter");
-                text_in(&name, answer.parameter.ok_or_else(lacking)?).map(Some)
-            }
-            Err(error)
-                if matches!(
-                    error.code(),
-                    Some("ParameterNotFound" | "ParameterVersionNotFound")
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(failed("ssm:GetParameter", READ, &name, &error)),
-        }
+        Ok(parameter::plain(&self.aws, READ, &name, WHAT).await?.map(text_in))
     }
 
     async fn all(&self) -> Result<Vec<(TokenName, Result<SpecText, Error>)>, Error> {
@@ -70,7 +59,8 @@ impl Specs for SsmSpecs {
                 let Ok(token) = TokenName::parse(last) else {
                     continue;
                 };
-                specs.push((token, text_in(&name, parameter)));
+                let is_plain = check_is_plain(READ, &name, WHAT, &parameter);
+                specs.push((token, is_plain.map(|()| text_in(parameter))));
             }
             if specs.len() > MOST_SPECS {
                 return Err(Error::new(
@@ -87,13 +77,13 @@ impl Specs for SsmSpecs {
     }
 }
 
-/// A spec in plain, so that nobody thinks it hidden.
-fn text_in(name: &str, parameter: Parameter) -> Result<SpecText, Error> {
-    check_is_plain(READ, name, "a spec", &parameter)?;
-    Ok(SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() })
+fn text_in(parameter: Parameter) -> SpecText {
+    SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() }
 }
 
 const READ: &str = "read the spec";
+/// It is kept in plain, so that nobody thinks it hidden.
+const WHAT: &str = "a spec";
 /// The most that Parameter Store gives at a time (API reference, `GetParametersByPath`).
 const PAGE: i32 = 10;
 const MOST_SPECS: usize = 10_000;

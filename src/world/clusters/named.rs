@@ -7,7 +7,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_sdk_ssm::error::ProvideErrorMetadata;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
@@ -20,7 +19,7 @@ use crate::{
     config::Config,
     error::{Error, Kind},
     spec::ClusterDescription,
-    world::aws::{Aws, check_is_plain, failed, incomplete},
+    world::aws::{Aws, parameter},
 };
 
 /// Clusters as the parameters below `CHANGEOVER_CLUSTERS` describe them.
@@ -49,16 +48,10 @@ impl NamedClusters {
     async fn described(&self, cluster: &str) -> Result<ClusterDescription, Error> {
         let name = format!("{}/{cluster}", self.path);
         let attempted = "read the parameter of a cluster,";
-        let answer = match self.aws.ssm().get_parameter().name(&name).send().await {
-            Ok(answer) => answer,
-            Err(error) if error.code() == Some("ParameterNotFound") => {
-                return Ok(ClusterDescription::undescribed(cluster));
-            }
-            Err(error) => return Err(failed("ssm:GetParameter", attempted, &name, &error)),
+        let parameter = parameter::plain(&self.aws, attempted, &name, "a description").await?;
+        let Some(parameter) = parameter else {
+            return Ok(ClusterDescription::undescribed(cluster));
         };
-        let lacking = || incomplete("ssm:GetParameter", attempted, &name, "parameter");
-        let parameter = answer.parameter.ok_or_else(lacking)?;
-        check_is_plain(attempted, &name, "a description", &parameter)?;
         let json = parameter.value.unwrap_or_default();
         ClusterDescription::parse(&self.path, cluster, &json)
     }

@@ -21,7 +21,7 @@ use crate::{
     token::{LARGEST_VALUE, Secret},
     world::{
         Holding, WriteError, Written,
-        aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, incomplete, timeouts},
+        aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, incomplete, parameter, timeouts},
     },
 };
 
@@ -38,19 +38,11 @@ impl Parameters {
     }
 
     pub(super) async fn read(&self, name: &ParameterName) -> Result<Option<Holding>, Error> {
-        let answer =
-            self.aws.ssm().get_parameter().name(name.as_str()).with_decryption(true).send().await;
-        let parameter = match answer {
-            Ok(answer) => answer.parameter,
-            Err(error) if is_absent(error.code()) => return Ok(None),
-            Err(error) => return Err(failed("ssm:GetParameter", READ, name, &error)),
+        let Some(stored) = parameter::secret(&self.aws, READ, name).await? else {
+            return Ok(None);
         };
-        let parameter =
-            parameter.ok_or_else(|| incomplete("ssm:GetParameter", READ, name, "parameter"))?;
-        check_type(READ, name, parameter.r#type())?;
-        let store_version = parameter.version().try_into().unwrap_or_default();
-        let value = Secret::verbatim(parameter.value.unwrap_or_default());
-        Ok(Some(Holding { value, store_version, token: None }))
+        check_type(READ, name, stored.kind.as_ref())?;
+        Ok(Some(Holding { value: stored.value, store_version: stored.version, token: None }))
     }
 
     /// The KMS key that a parameter is encrypted with, by the name that its last put gave.
@@ -207,30 +199,16 @@ impl Parameters {
     }
 }
 
-/// A missing parameter, version or label. AWS and its emulators do not agree on the code.
-fn is_absent(code: Option<&str>) -> bool {
-    matches!(code, Some("ParameterNotFound" | "ParameterVersionNotFound"))
-}
-
 fn check_type(
     attempted: &str,
     name: &ParameterName,
     found: Option<&ParameterType>,
 ) -> Result<(), Error> {
-    match found {
-        None | Some(ParameterType::SecureString) => Ok(()),
-        Some(other) => Err(Error::new(
-            Kind::PreflightFailed,
-            attempted,
-            // What is none of AWS's words could be anything, and is not repeated.
-            match other {
-                ParameterType::String => "it is a String, which would keep the token in plain",
-                ParameterType::StringList => "it is a StringList, and a token is one value",
-                _ => "it is no SecureString, and a token may be kept in nothing else",
-            },
-            OTHER_PARAMETER,
-        )
-        .on(name)),
+    match parameter::in_plain(found) {
+        None => Ok(()),
+        Some(because) => {
+            Err(Error::new(Kind::PreflightFailed, attempted, because, OTHER_PARAMETER).on(name))
+        }
     }
 }
 
