@@ -1,9 +1,17 @@
+use jiff::Timestamp;
 use proptest::prelude::*;
 use roxmltree::{Document, Node};
 use serde_json::{Value, json};
 
-use super::*;
-use crate::command::function::Reply;
+use super::{
+    draw,
+    page::{LEFT, NARROWEST, PLOT, WIDTH},
+    picture,
+    requests::Sent,
+    scale::Scale,
+    story::Story,
+};
+use crate::command::{answer::Answer, function::Reply};
 
 const NOW: &str = "2026-11-22T12:30:00Z";
 
@@ -42,7 +50,7 @@ fn drawn(standing: &Value, sent: &[Sent]) -> String {
     let text = json!({"outcome": "reported", "results": [standing]}).to_string();
     let answer = Answer::read(&Reply { text, is_error: false }).expect("an answer");
     let now = NOW.parse().expect("a time");
-    Story::of(&answer.results[0], now).expect("something to draw").draw(sent)
+    picture::draw(&Story::of(&answer.results[0], now).expect("something to draw"), sent)
 }
 
 fn number(node: &Node<'_, '_>, name: &str) -> f64 {
