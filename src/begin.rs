@@ -14,7 +14,7 @@ use crate::{
     record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
     spec::{OnDrift, Place, Side, Source},
-    token::{Digest, LARGEST_VALUE, Secret, VersionNumber},
+    token::{Digest, LARGEST_VALUE, Secret},
     turn::{Stop, Turn},
     world::Holding,
 };
@@ -147,21 +147,6 @@ impl Turn<'_> {
         Ok(Some(self.seal(self.record.next_version(), value, held_at).await?))
     }
 
-    /// A value that was a version before, and was ended, is not made one again by hand.
-    pub(crate) async fn refuse_ended(&self, value: &Secret) -> Result<(), Error> {
-        let digest = value.digest();
-        match self.world.records.version_of(self.asking.token, &digest).await? {
-            None => Ok(()),
-            Some(version) => Err(Error::new(
-                Kind::PreflightFailed,
-                "adopt the value that somebody wrote for",
-                format!("it is that of version {version}, which has ended"),
-                "put the current value back, or a new one",
-            )
-            .on(self.asking.token)),
-        }
-    }
-
     /// Makes a value that presenters may have already the next version. Where a rotation is asked for,
     /// that is saved to follow.
     async fn take_over(&mut self, edited: Minted) -> Result<Begun, Stop> {
@@ -251,19 +236,6 @@ impl Turn<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Seals a value as a version. It is decided only once the record that has it is saved.
-    pub(crate) async fn seal(
-        &mut self,
-        number: VersionNumber,
-        value: Secret,
-        held_at: BTreeMap<String, u64>,
-    ) -> Result<Minted, Error> {
-        let sealed = self.world.records.seal(self.asking.token, number, &value).await?;
-        let sha256 = value.digest();
-        self.values.insert(number, value);
-        Ok(Minted { sha256, sealed, held_at })
     }
 }
 

@@ -95,6 +95,21 @@ impl Turn<'_> {
         let ended = self.world.records.version_of(self.asking.token, &digest).await?;
         Ok(ended.map(|version| format!("it is the value of version {version}, which has ended")))
     }
+
+    /// A value that was a version before, and was ended, is not made one again by hand.
+    pub(crate) async fn refuse_ended(&self, value: &Secret) -> Result<(), Error> {
+        let digest = value.digest();
+        match self.world.records.version_of(self.asking.token, &digest).await? {
+            None => Ok(()),
+            Some(version) => Err(Error::new(
+                Kind::PreflightFailed,
+                "adopt the value that somebody wrote for",
+                format!("it is that of version {version}, which has ended"),
+                "put the current value back, or a new one",
+            )
+            .on(self.asking.token)),
+        }
+    }
 }
 
 fn id(inbox: &ParameterName, arrival: &Arrival) -> ArrivalId {

@@ -17,7 +17,7 @@ use crate::{
     notice,
     plan::{Ask, Deferred},
     record::{
-        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Owed, Purpose, Record,
+        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Minted, Owed, Purpose, Record,
         Rotation, RotationId, Stage,
     },
     report::{Outcome, Report},
@@ -286,6 +286,19 @@ impl<'a> Turn<'a> {
         };
         warn!(token = %after.token(), count, error, "events not sent");
         self.world.meter.write(&Measurement::of_untold(self.now(), after.token(), count));
+    }
+
+    /// Seals a value as a version. It is decided only once the record that has it is saved.
+    pub(crate) async fn seal(
+        &mut self,
+        number: VersionNumber,
+        value: Secret,
+        held_at: BTreeMap<String, u64>,
+    ) -> Result<Minted, Error> {
+        let sealed = self.world.records.seal(self.asking.token, number, &value).await?;
+        let sha256 = value.digest();
+        self.values.insert(number, value);
+        Ok(Minted { sha256, sealed, held_at })
     }
 
     /// What a key resolves to that begins or joins this rotation.

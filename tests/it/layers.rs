@@ -32,6 +32,8 @@ const SHELL: [&str; 12] = [
 const COMMAND: &str = "command";
 /// What reads answers, judges and shows them: it asks nobody.
 const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
+/// How the methods of a turn, and whoever has one, name it.
+const TURN: &str = "Turn<";
 /// The command's own crates.
 const COMMANDS_CRATES: [&str; 4] = ["clap", "comfy_table", "console", "indicatif"];
 /// What AWS's and Kubernetes' crates are called.
@@ -145,19 +147,40 @@ fn listed() -> Vec<String> {
     modules.filter(|module| *module != COMMAND).map(str::to_owned).collect()
 }
 
-/// What each listed module uses of the others.
+/// What each listed module uses of the others: by their names, and by what they add to a turn.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let listed = listed();
+    let methods = turn_methods();
     let mut uses: BTreeMap<_, BTreeSet<_>> =
         listed.iter().map(|module| (module.clone(), BTreeSet::new())).collect();
     for source in sources::under("src") {
         let module = module(&source);
         if let Some(used) = uses.get_mut(module) {
-            let others = used_modules(&source.without_spaces()).into_iter();
+            let code = source.without_spaces();
+            let called = methods.iter().filter(|(method, _)| calls(&code, method));
+            let others = used_modules(&code).into_iter().chain(called.map(|(_, of)| of.clone()));
             used.extend(others.filter(|other| other != module && listed.contains(other)));
         }
     }
     uses
+}
+
+/// The methods of `Turn`, which has some in each module of a rotation, and the module of each.
+fn turn_methods() -> BTreeMap<String, String> {
+    let mut methods = BTreeMap::new();
+    for source in sources::under("src").iter().filter(|source| source.code.contains(TURN)) {
+        for (at, found) in source.code.match_indices("fn ") {
+            let name = identifier(&source.code[at + found.len()..]);
+            methods.insert(name, module(source).to_owned());
+        }
+    }
+    methods
+}
+
+/// Whether this code, without spaces, calls a method of the turn that it has.
+fn calls(code: &str, method: &str) -> bool {
+    let of = |receiver: &str| code.contains(&format!("{receiver}.{method}("));
+    code.contains(TURN) && of("self") || of("turn")
 }
 
 /// Adapters and binaries, where SDKs are named; the ports and the clock are not among them.

@@ -1,4 +1,4 @@
-//! What a turn does between two saves, in the order of `rotate.rs`, `begin.rs` and `steps.rs`, one
+//! What a turn does between two saves, in the order of `rotate.rs`, `begin.rs` and `steps/`, one
 //! effect at a time.
 
 use changeover::{

@@ -1,0 +1,98 @@
+//! Whether what was published and synced still stands, and what becomes of a leg where it does not.
+
+use futures::future::join_all;
+
+use crate::{
+    error::Error,
+    look::away,
+    record::{Change, Held},
+    spec::Side,
+    turn::{Stop, Turn, UnderWay},
+    world::SecretRevision,
+};
+
+/// Whether what was published and synced is still so.
+pub(super) enum Standing {
+    Stands,
+    /// What is not.
+    Changed(String),
+    /// Somebody cannot be asked.
+    Unknown(Held),
+}
+
+impl Turn<'_> {
+    /// What changed under a leg since it was published and synced: a pod may have started on it.
+    pub(super) async fn what_does_not_stand(&self, side: Side) -> Result<Standing, Error> {
+        let workloads = self.workloads(side).into_iter();
+        let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
+        let parameters: Vec<_> = self.intended(side).into_keys().collect();
+        let clusters = &self.world.clusters;
+        let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
+        let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
+        if let Some(place) = changed? {
+            return Ok(Standing::Changed(place));
+        }
+        let mut standing = Standing::Stands;
+        for (workload, revision) in copied.into_iter().zip(secrets) {
+            let synced: Option<&SecretRevision> =
+                self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
+            match revision {
+                Ok(revision) if revision.as_ref() == synced => {}
+                Ok(_) => return Ok(Standing::Changed(format!("the Secret of {workload}"))),
+                Err(error) => standing = Standing::Unknown(away(workload, error)?),
+            }
+        }
+        Ok(standing)
+    }
+
+    /// A place of this side that no longer holds what was written to it.
+    pub(super) async fn publication_that_changed(
+        &self,
+        side: Side,
+    ) -> Result<Option<String>, Error> {
+        for (publication, holding) in self.holdings(side).await {
+            let place = publication.place.to_string();
+            let stands = match (holding?, self.record.seen(&place)) {
+                (Some(holding), Some(seen)) => {
+                    holding.store_version == seen.store_version
+                        && holding.value.digest() == seen.sha256
+                }
+                _ => false,
+            };
+            if !stands {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn repeat(
+        &mut self,
+        side: Side,
+        changed: String,
+    ) -> Result<Option<UnderWay>, Stop> {
+        let enough = self.record.has_repeated_enough();
+        self.apply(Change::Repeat)?;
+        if !enough {
+            self.warnings.push(format!("{changed} was changed meanwhile, and is published again"));
+            return Ok(None);
+        }
+        let mut editors = Vec::new();
+        for workload in self.workloads(side) {
+            match self.world.clusters.editors(workload).await {
+                Ok(of_workload) => editors.extend(of_workload),
+                Err(error) => drop(away(workload, error)?),
+            }
+        }
+        editors.dedup();
+        let editors = match editors.as_slice() {
+            [] => String::new(),
+            editors => format!("; its field managers are {}", editors.join(", ")),
+        };
+        Ok(Some(UnderWay::Held(Held::new(
+            changed,
+            format!("somebody keeps changing what was published{editors}"),
+            "stop whatever else writes to it, then rotate again: the same version goes on",
+        ))))
+    }
+}

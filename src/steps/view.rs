@@ -1,0 +1,110 @@
+//! The view of a side: what its readers are to get, from the record alone.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::{
+    error::Error,
+    spec::{AcceptedForm, ParameterName, Place, Side},
+    token::{Digest, Secret},
+    turn::Turn,
+    world::{Accepted, Content, Stamp},
+};
+
+impl Turn<'_> {
+    /// The view of a side, from the record alone.
+    pub(crate) async fn content(&mut self, side: Side) -> Result<Content, Error> {
+        let plain = side == Side::Verifiers
+            && self.spec.verifiers.publications.iter().any(|it| it.form == AcceptedForm::Plain);
+        let versions: Vec<_> = match side {
+            Side::Verifiers if plain => self.record.versions().to_vec(),
+            Side::Verifiers => Vec::new(),
+            Side::Presenters => self.record.presented().cloned().into_iter().collect(),
+        };
+        for version in versions {
+            if !self.values.contains_key(&version.version) {
+                let records = &self.world.records;
+                let opened = records.open(self.record.token(), version.version, &version.sealed);
+                self.values.insert(version.version, opened.await?);
+            }
+        }
+        let token = self.record.token().clone();
+        let revision = self.record.view(side);
+        Ok(match (side, self.record.presented()) {
+            (Side::Presenters, Some(presented)) => Content::Presented {
+                token,
+                revision,
+                version: presented.version,
+                value: self.values[&presented.version].clone(),
+            },
+            _ => Content::Accepted {
+                token,
+                revision,
+                // Exactly the live versions, newest first.
+                entries: self
+                    .record
+                    .versions()
+                    .iter()
+                    .map(|version| Accepted {
+                        version: version.version,
+                        stage: version.stage,
+                        sha256: version.sha256,
+                        value: self.values.get(&version.version).cloned(),
+                        not_after: version.not_after,
+                    })
+                    .collect(),
+            },
+        })
+    }
+
+    /// The revision of a side's view, as workloads and Secrets bear it.
+    pub(crate) fn stamp(&self, side: Side) -> Stamp {
+        let revision = self.record.view(side);
+        Stamp { side, token: self.record.token().clone(), revision }
+    }
+
+    /// What copies of a side's view are to hold.
+    pub(super) async fn copied_view(&mut self, side: Side) -> Result<CopiedView, Error> {
+        let audience = self.spec.side(side);
+        // Values are opened for a Secret that is written, and for nothing else.
+        let is_written = audience.workloads.iter().any(|it| it.written_key().is_some());
+        let value = match audience.written_form().filter(|_| is_written) {
+            Some(form) => Some(self.content(side).await?.bytes(form)),
+            None => None,
+        };
+        Ok(CopiedView { stamp: self.stamp(side), intended: self.intended(side), value })
+    }
+
+    pub(super) fn intended(&self, side: Side) -> BTreeMap<ParameterName, Digest> {
+        let publications = &self.spec.side(side).publications;
+        publications
+            .iter()
+            .filter_map(|publication| match &publication.place {
+                Place::Parameter(name) => {
+                    let seen = self.record.seen(&publication.place.to_string())?;
+                    Some((name.clone(), seen.sha256))
+                }
+                Place::Item { .. } => None,
+            })
+            .collect()
+    }
+
+    /// When the last write of this side's view was answered.
+    pub(super) fn answered_at(&self, side: Side) -> Option<Timestamp> {
+        let publications = &self.spec.side(side).publications;
+        publications
+            .iter()
+            .filter_map(|it| Some(self.record.seen(&it.place.to_string())?.answered_at))
+            .max()
+    }
+}
+
+/// What copies of a view are to hold.
+pub(super) struct CopiedView {
+    pub(super) stamp: Stamp,
+    /// Those of parameters: the digest of the bytes that each parameter was given.
+    pub(super) intended: BTreeMap<ParameterName, Digest>,
+    /// Those that are written: these bytes. `None` where there is none of them.
+    pub(super) value: Option<Secret>,
+}

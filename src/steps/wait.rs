@@ -1,0 +1,72 @@
+//! Waiting for workloads, and what a wait that is not over comes to.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    error::Error,
+    record::{Held, Owed},
+    spec::Workload,
+    turn::{Turn, UnderWay},
+};
+
+/// What a wait for a workload came to.
+pub(super) type Waited<'a, T> = (&'a Workload, Result<T, Error>);
+
+/// Workloads that one watch can see together.
+pub(super) fn by_namespace<'a>(
+    workloads: impl IntoIterator<Item = &'a Workload>,
+) -> Vec<Vec<&'a Workload>> {
+    let mut namespaces: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for workload in workloads {
+        namespaces.entry((&workload.cluster, &workload.namespace)).or_default().push(workload);
+    }
+    namespaces.into_values().collect()
+}
+
+impl Turn<'_> {
+    /// Until when a wait of this step is believed to end well. What was held gets a new chance on
+    /// every turn.
+    pub(super) fn give_up_at(&self, owed: Owed) -> Timestamp {
+        let since = if self.record.held().is_some() { self.now() } else { owed.since };
+        since + self.spec.rollout_timeout
+    }
+
+    pub(super) fn time_until(&self, give_up_at: Timestamp) -> Duration {
+        self.world.clock.until(give_up_at.min(self.asking.stop_at))
+    }
+
+    pub(super) fn waiting(
+        &self,
+        owed: Owed,
+        under_way: Vec<(String, String)>,
+        give_up_at: Timestamp,
+    ) -> Option<UnderWay> {
+        let (object, awaited) = under_way.into_iter().next()?;
+        if self.now() < give_up_at {
+            return Some(UnderWay::Waiting(format!("{object}: {awaited}")));
+        }
+        let timeout = humantime::format_duration(self.spec.rollout_timeout);
+        Some(UnderWay::Held(Held::new(
+            object,
+            format!("{} not done within {timeout}: {awaited}", owed.step.as_str()),
+            "see why the cluster does not follow; the rotation goes on by itself once it does",
+        )))
+    }
+
+    /// The first of what is in the way; what else is, or is not done, is told beside it.
+    pub(super) fn first(
+        &mut self,
+        stuck: Vec<Held>,
+        under_way: &[(String, String)],
+    ) -> Option<Held> {
+        let mut stuck = stuck.into_iter();
+        let first = stuck.next()?;
+        let others = stuck.filter(|other| *other != first);
+        let others = others.map(|other| format!("{}: {}", other.object, other.reason));
+        let under_way = under_way.iter().map(|(object, awaited)| format!("{object}: {awaited}"));
+        self.warnings.extend(others.chain(under_way));
+        Some(first)
+    }
+}
