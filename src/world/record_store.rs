@@ -26,7 +26,6 @@ use aws_sdk_dynamodb::{
         TransactWriteItem,
     },
 };
-use aws_sdk_kms::{operation::decrypt::DecryptError, primitives::Blob};
 use jiff::Timestamp;
 
 use super::{
@@ -44,6 +43,7 @@ use crate::{
 
 mod cancelled;
 mod item;
+mod sealing;
 
 use cancelled::{CancelledForNow, passes, was_cancelled_for_now};
 use item::{
@@ -51,14 +51,14 @@ use item::{
     audit_sort, bad_record, item_key, key_entry_in, key_item, key_sort, number, number_in,
     record_in, record_item, text, text_in,
 };
+use sealing::Sealing;
 
 /// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
 /// clock; the clients outlive it.
 pub struct DynamoDbRecords {
     aws: Arc<Aws>,
     table: String,
-    key: String,
-    scope: String,
+    sealing: Sealing,
     clock: Clock,
     fill: Fill,
 }
@@ -66,14 +66,8 @@ pub struct DynamoDbRecords {
 impl DynamoDbRecords {
     /// The records in the configured table.
     pub fn new(aws: Arc<Aws>, config: &Config, clock: Clock, fill: Fill) -> Self {
-        Self {
-            aws,
-            table: config.table.clone(),
-            key: config.key.clone(),
-            scope: config.scope.clone(),
-            clock,
-            fill,
-        }
+        let sealing = Sealing::new(Arc::clone(&aws), config);
+        Self { aws, table: config.table.clone(), sealing, clock, fill }
     }
 }
 
@@ -319,24 +313,7 @@ impl RecordStore for DynamoDbRecords {
         version: VersionNumber,
         value: &Secret,
     ) -> Result<Sealed, Error> {
-        let answer = self
-            .aws
-            .kms()
-            .encrypt()
-            .key_id(&self.key)
-            .plaintext(Blob::new(value.expose()))
-            .set_encryption_context(Some(self.context(token, version)))
-            .send()
-            .await
-            .map_err(|error| {
-                let on = format!("{token} {version} with {}", self.key);
-                failed("kms:Encrypt", "seal the value of", on, &error)
-            })?;
-        let sealed = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
-        if sealed.is_empty() {
-            return Err(incomplete("kms:Encrypt", "seal the value of", token, "ciphertext"));
-        }
-        Ok(Sealed(sealed))
+        self.sealing.seal(token, version, value).await
     }
 
     async fn open(
@@ -345,37 +322,7 @@ impl RecordStore for DynamoDbRecords {
         version: VersionNumber,
         sealed: &Sealed,
     ) -> Result<Secret, Error> {
-        const OPEN: &str = "open the value of";
-        let on = format!("{token} {version}");
-        // The ciphertext names its key, so that what was sealed before the configured key was
-        // replaced still opens; the role's policy says which keys are ours.
-        let answer = self
-            .aws
-            .kms()
-            .decrypt()
-            .ciphertext_blob(Blob::new(sealed.0.clone()))
-            .set_encryption_context(Some(self.context(token, version)))
-            .send()
-            .await;
-        let because = match answer {
-            Ok(answer) => {
-                let plain = answer.plaintext.map(Blob::into_inner).unwrap_or_default();
-                match String::from_utf8(plain) {
-                    Ok(value) if !value.is_empty() => return Ok(Secret::verbatim(value)),
-                    Ok(_) => return Err(incomplete("kms:Decrypt", OPEN, on, "plaintext")),
-                    Err(_) => "what was sealed is not a token",
-                }
-            }
-            Err(error) => match error.as_service_error() {
-                Some(DecryptError::InvalidCiphertextException(_)) => {
-                    "it was sealed for another token, version or scope, or was damaged"
-                }
-                _ => return Err(failed("kms:Decrypt", OPEN, on, &error)),
-            },
-        };
-        let fix = "set CHANGEOVER_SCOPE to what it was when the value was sealed, or restore the \
-                   table to a point in time before the damage";
-        Err(Error::new(Kind::BadRecord, OPEN, because, fix).on(on))
+        self.sealing.open(token, version, sealed).await
     }
 }
 
@@ -513,14 +460,6 @@ impl DynamoDbRecords {
             .build()
             .map_err(unbuildable)?;
         Ok(TransactWriteItem::builder().put(put).build())
-    }
-
-    fn context(&self, token: &TokenName, version: VersionNumber) -> HashMap<String, String> {
-        HashMap::from([
-            ("changeover:scope".to_owned(), self.scope.clone()),
-            ("token".to_owned(), token.to_string()),
-            ("version".to_owned(), version.to_string()),
-        ])
     }
 
     fn write_id(&self) -> Result<String, Error> {
