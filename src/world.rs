@@ -21,6 +21,7 @@ mod attributes;
 pub mod aws;
 pub mod clock;
 pub mod clusters;
+mod content;
 pub mod embedded_metrics;
 pub mod event_bus;
 pub mod host;
@@ -28,6 +29,7 @@ pub mod inboxes;
 pub mod invocations;
 pub mod jobs;
 pub mod publications;
+mod random;
 pub mod record_store;
 pub mod specs;
 
@@ -39,7 +41,6 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rand::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -47,11 +48,13 @@ use crate::{
     error::Error,
     metrics::Measurement,
     notice::Notice,
-    record::{Held, KeyDigest, Record, RotationId, Stage},
-    spec::{AcceptedForm, ParameterName, Place, Publication, Side, Workload},
+    record::{Held, KeyDigest, Record, RotationId},
+    spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 pub use clock::Clock;
+pub use content::{Accepted, Content};
+pub use random::{Fill, Random};
 // What crosses the ports.
 pub use crate::{
     finding::{Examination, Finding, Severity, Subject},
@@ -88,60 +91,6 @@ pub struct World {
     /// Fills a buffer from the operating system's random generator.
     pub fill: Fill,
 }
-
-/// Fills a buffer with random bytes.
-pub type Fill = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
-
-impl World {
-    /// The source of randomness, for what draws from one.
-    pub fn random(&self) -> Random<'_> {
-        Random(self)
-    }
-
-    /// A new name that nobody else has: 128 random bits in hex.
-    ///
-    /// # Errors
-    /// Where the source has none.
-    pub fn random_name(&self) -> Result<String, Error> {
-        let mut bytes = [0; 16];
-        (self.fill)(&mut bytes)?;
-        Ok(hex::encode(bytes))
-    }
-
-    /// A pause of any length up to this one: callers that met at one record part ("full jitter" of
-    /// "Exponential Backoff And Jitter", AWS Architecture Blog).
-    ///
-    /// # Errors
-    /// Where the source has none.
-    pub fn random_pause(&self, longest: Duration) -> Result<Duration, Error> {
-        Ok(longest.mul_f64(f64::from(self.random().try_next_u32()?) / f64::from(u32::MAX)))
-    }
-}
-
-/// The world's source of randomness.
-pub struct Random<'a>(&'a World);
-
-impl TryRng for Random<'_> {
-    type Error = Error;
-
-    fn try_next_u32(&mut self) -> Result<u32, Error> {
-        let mut bytes = [0; 4];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Error> {
-        let mut bytes = [0; 8];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        (self.0.fill)(bytes)
-    }
-}
-
-impl TryCryptoRng for Random<'_> {}
 
 /// Where the specs of tokens are kept. Reading has no effect: a crash means nothing.
 #[async_trait]
@@ -343,95 +292,6 @@ pub struct Holding {
     pub store_version: u64,
     /// DynamoDB: whose item it is, where it says so.
     pub token: Option<TokenName>,
-}
-
-/// What is written to a place: one view, whole. Its bytes are a function of its fields alone.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// Which tokens are valid, until when.
-    Accepted {
-        /// Whose.
-        token: TokenName,
-        /// Record revision at which this view last changed.
-        revision: u64,
-        /// Newest first.
-        entries: Vec<Accepted>,
-    },
-    /// The token to send.
-    Presented {
-        /// Whose.
-        token: TokenName,
-        /// Record revision at which this view last changed.
-        revision: u64,
-        /// Which version it is.
-        version: VersionNumber,
-        /// The value.
-        value: Secret,
-    },
-}
-
-/// One valid version, as verifiers learn of it.
-#[derive(Clone, Debug)]
-pub struct Accepted {
-    /// Which version.
-    pub version: VersionNumber,
-    /// Its stage.
-    pub stage: Stage,
-    /// Digest of its value.
-    pub sha256: Digest,
-    /// Its value, opened only for publications in the plain form.
-    pub value: Option<Secret>,
-    /// When it ends; `None` while it has no end.
-    pub not_after: Option<Timestamp>,
-}
-
-impl Content {
-    /// The record revision at which this view last changed.
-    pub fn revision(&self) -> u64 {
-        match self {
-            Content::Accepted { revision, .. } | Content::Presented { revision, .. } => *revision,
-        }
-    }
-
-    /// The value of an SSM parameter that publishes this view, byte for byte: the bare token, or
-    /// the accepted document in the given form, without white space, in the order of the contract.
-    pub fn bytes(&self, form: AcceptedForm) -> Secret {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            accepted: Vec<Line<'a>>,
-        }
-        #[derive(Serialize)]
-        struct Line<'a> {
-            version: VersionNumber,
-            stage: Stage,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            sha256: Option<&'a Digest>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            token: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            not_after: Option<String>,
-        }
-        match self {
-            Content::Presented { value, .. } => value.clone(),
-            Content::Accepted { entries, .. } => {
-                let accepted = entries
-                    .iter()
-                    .map(|entry| Line {
-                        version: entry.version,
-                        stage: entry.stage,
-                        sha256: (form == AcceptedForm::Digests).then_some(&entry.sha256),
-                        token: match form {
-                            AcceptedForm::Digests => None,
-                            AcceptedForm::Plain => entry.value.as_ref().map(Secret::expose),
-                        },
-                        not_after: entry.not_after.map(milliseconds),
-                    })
-                    .collect();
-                let document = serde_json::to_string(&Document { accepted });
-                Secret::verbatim(document.expect("a document of plain fields serializes"))
-            }
-        }
-    }
 }
 
 /// A write that was answered.
