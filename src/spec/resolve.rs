@@ -1,6 +1,8 @@
 //! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
 
 mod cluster;
+mod publication;
+mod workload;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -9,14 +11,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::raw::{self, Attributes, Field, Object};
-use super::rules::{
-    CLUSTER_RULE, LABEL_RULE, LONGEST_DURATION, SECRET_KEY_RULE, SUBDOMAIN_RULE, TABLE_RULE,
-    duration, is_cluster, is_kms_key, is_label, is_secret_key, is_subdomain, is_table,
-};
+use super::raw::{self, Field, Object};
+use super::rules::{LONGEST_DURATION, duration};
 use super::{
-    AcceptedForm, Audience, ItemKey, KeyValue, OnDrift, ParameterName, PicksUp, Place, Publication,
-    SecretCopy, Side, Source, Spec, Workload, WorkloadKind, WrittenKey,
+    Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
+    Workload, WrittenKey,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -76,11 +75,6 @@ pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
 const SECOND: Duration = Duration::from_secs(1);
 const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
 const DEFAULT_ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
-/// Settling is waited for within one invocation, and none lasts longer (Lambda quotas).
-const LONGEST_SETTLE: Duration = Duration::from_secs(15 * 60);
-/// What a kubelet needs at most, by default, to bring a changed Secret into a running pod's volume.
-const SHORTEST_MOUNT: Duration = Duration::from_secs(2 * 60);
 const DEFAULT_BYTES: u8 = 32;
 
 /// What is wrong with a spec, in the order in which it was found.
@@ -272,235 +266,6 @@ impl Faults {
             }
         }
         Some(audience)
-    }
-
-    fn publication(
-        &mut self,
-        side: Side,
-        path: &str,
-        raw: raw::Publication,
-    ) -> Option<Publication> {
-        if raw.region.0.is_some() {
-            self.unavailable(format!("{path}.region"), "a publication in another region");
-        }
-        let is_parameter = raw.ssm.0.is_some();
-        let place = match (raw.ssm.0, raw.dynamodb.0) {
-            (Some(name), None) => {
-                self.parameter(&format!("{path}.ssm"), &name).map(Place::Parameter)
-            }
-            (None, Some(Object(item))) => self.item(&format!("{path}.dynamodb"), item),
-            (Some(_), Some(_)) => self.add(path, "names two places; write two publications"),
-            (None, None) => self.add(path, "names no place; write \"ssm\" or \"dynamodb\""),
-        };
-        let key = match raw.key.0 {
-            None => Some(None),
-            Some(_) if !is_parameter => self.add(
-                format!("{path}.key"),
-                "is for parameters, and an item has the key of its table; leave it out",
-            ),
-            Some(key) => match key.as_str().filter(|key| is_kms_key(key)) {
-                Some(key) => Some(Some(key.to_owned())),
-                None => self.add(
-                    format!("{path}.key"),
-                    format!("is {}; write the id, ARN or alias of a KMS key", shown(&key)),
-                ),
-            },
-        };
-        let form = match raw.form.0.as_ref().map(|form| (form, form.as_str())) {
-            None => Some(AcceptedForm::Digests),
-            Some(_) if side == Side::Presenters => self.add(
-                format!("{path}.as"),
-                "is for verifiers, and presenters read the bare token; leave it out",
-            ),
-            Some((_, Some("sha256"))) => Some(AcceptedForm::Digests),
-            Some((_, Some("plain"))) => Some(AcceptedForm::Plain),
-            Some((form, _)) => self.add(
-                format!("{path}.as"),
-                format!("is {}; write \"sha256\" or \"plain\"", shown(form)),
-            ),
-        };
-        Some(Publication { place: place?, key: key?, form: form? })
-    }
-
-    fn parameter(&mut self, path: &str, name: &Value) -> Option<ParameterName> {
-        let parsed = match name.as_str() {
-            Some(name) => ParameterName::parse(name),
-            None => Err("it is not a text".into()),
-        };
-        match parsed {
-            Ok(name) => Some(name),
-            Err(because) => self.add(
-                path,
-                format!("is {}: {because}; write the full name of a parameter", shown(name)),
-            ),
-        }
-    }
-
-    fn item(&mut self, path: &str, raw: raw::Item) -> Option<Place> {
-        let table = self.name(format!("{path}.table"), raw.table, is_table, TABLE_RULE);
-        let path = format!("{path}.key");
-        let Some(Attributes(attributes)) = raw.key.0 else {
-            return self.add(path, "is missing; write the item's primary key");
-        };
-        let attributes: Option<Vec<_>> = attributes
-            .into_iter()
-            .map(|(name, value)| {
-                let known = match &value {
-                    Value::String(text) => Some(KeyValue::Text(text.clone())),
-                    value => value.as_i64().map(KeyValue::Number),
-                };
-                match known {
-                    Some(known) => Some((name, known)),
-                    None => self.add(
-                        format!("{path}.{name}"),
-                        format!("is {}; write a text or a whole number", shown(&value)),
-                    ),
-                }
-            })
-            .collect();
-        let key = match ItemKey::new(attributes?) {
-            Ok(key) => Some(key),
-            Err(because) => self.add(
-                path,
-                format!("is not a primary key: {because}; write its one or two attributes"),
-            ),
-        };
-        Some(Place::Item { table: table?, key: key? })
-    }
-
-    fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
-        let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
-        let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
-        let object = self.object(
-            path,
-            [
-                ("deployment", WorkloadKind::Deployment, raw.deployment),
-                ("stateful_set", WorkloadKind::StatefulSet, raw.stateful_set),
-                ("daemon_set", WorkloadKind::DaemonSet, raw.daemon_set),
-            ],
-        );
-        let copy = self.copy(
-            path,
-            raw.external_secret,
-            raw.cluster_external_secret,
-            raw.secret,
-            raw.secret_key,
-        );
-        let is_copied = copy != Some(None);
-        let picks_up = self.picks_up(&format!("{path}.picks_up"), raw.picks_up, is_copied);
-        let settle = match raw.settle.0 {
-            None => Some(DEFAULT_SETTLE),
-            Some(settle) => {
-                self.duration(format!("{path}.settle"), &settle, Duration::ZERO..=LONGEST_SETTLE)
-            }
-        };
-        let (kind, name) = object?;
-        Some(Workload {
-            cluster: cluster?,
-            namespace: namespace?,
-            kind,
-            name,
-            copy: copy?,
-            picks_up: picks_up?,
-            settle: settle?,
-        })
-    }
-
-    /// How the view comes into the Secret that the workload's pods read; `Some(None)` where the spec
-    /// names none.
-    fn copy(
-        &mut self,
-        path: &str,
-        external_secret: Field<Value>,
-        cluster_external_secret: Field<Value>,
-        secret: Field<Object<raw::Secret>>,
-        secret_key: Field<Value>,
-    ) -> Option<Option<SecretCopy>> {
-        let named: Vec<_> = [
-            ("external_secret", external_secret.0.is_some()),
-            ("cluster_external_secret", cluster_external_secret.0.is_some()),
-            ("secret", secret.0.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(field, is_named)| is_named.then_some(field))
-        .collect();
-        if named.len() > 1 {
-            return self.add(
-                path,
-                format!("has {}, which each bring the Secret; leave one", named.join(" and ")),
-            );
-        }
-        let has_external_secret =
-            external_secret.0.is_some() || cluster_external_secret.0.is_some();
-        let secret_key = match secret_key {
-            Field(None) => Some(None),
-            Field(Some(_)) if !has_external_secret => self.add(
-                format!("{path}.secret_key"),
-                "names a key of an ExternalSecret's Secret, and there is no `external_secret` or \
-                 `cluster_external_secret`; leave it out",
-            ),
-            key => self
-                .name(format!("{path}.secret_key"), key, is_secret_key, SECRET_KEY_RULE)
-                .map(Some),
-        };
-        let mut object = |field: &str, name: Field<Value>| {
-            self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)
-        };
-        if external_secret.0.is_some() {
-            let name = object("external_secret", external_secret);
-            return Some(Some(SecretCopy::ExternalSecret { name: name?, secret_key: secret_key? }));
-        }
-        if cluster_external_secret.0.is_some() {
-            let name = object("cluster_external_secret", cluster_external_secret);
-            let (name, secret_key) = (name?, secret_key?);
-            return Some(Some(SecretCopy::ClusterExternalSecret { name, secret_key }));
-        }
-        let Some(Object(secret)) = secret.0 else {
-            return secret_key.map(|_| None);
-        };
-        let name = object("secret.name", secret.name);
-        let key =
-            self.name(format!("{path}.secret.key"), secret.key, is_secret_key, SECRET_KEY_RULE);
-        Some(Some(SecretCopy::Secret { name: name?, key: key? }))
-    }
-
-    /// Which object a workload is: exactly one of these fields names it.
-    fn object(
-        &mut self,
-        path: &str,
-        fields: [(&str, WorkloadKind, Field<Value>); 3],
-    ) -> Option<(WorkloadKind, String)> {
-        let mut named = fields.into_iter().filter(|(_, _, name)| name.0.is_some());
-        match (named.next(), named.next()) {
-            (Some((field, kind, name)), None) => {
-                let name =
-                    self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)?;
-                Some((kind, name))
-            }
-            (None, _) => self.add(
-                path,
-                "names no object; write one of \"deployment\", \"stateful_set\" and \"daemon_set\"",
-            ),
-            (Some((first, ..)), Some((second, ..))) => {
-                self.add(path, format!("names a `{first}` and a `{second}`; write two workloads"))
-            }
-        }
-    }
-
-    fn picks_up(&mut self, path: &str, raw: Field<Value>, is_copied: bool) -> Option<PicksUp> {
-        let least = if is_copied { SHORTEST_MOUNT } else { Duration::ZERO };
-        match raw.0 {
-            None => Some(PicksUp::Restart),
-            Some(Value::String(text)) if text == "restart" => Some(PicksUp::Restart),
-            Some(Value::Object(fields)) if fields.len() == 1 && fields.contains_key("within") => {
-                self.duration(format!("{path}.within"), &fields["within"], least..=LONGEST_DURATION)
-                    .map(PicksUp::Within)
-            }
-            Some(other) => self.add(
-                path,
-                format!("is {}; write \"restart\" or {{\"within\": \"2m\"}}", shown(&other)),
-            ),
-        }
     }
 
     fn both_sides(&mut self, name: &TokenName, verifiers: &Audience, presenters: &Audience) {
