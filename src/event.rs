@@ -14,17 +14,6 @@ pub use request::Request;
 /// The alias of whoever may look and change nothing.
 pub const STATUS_ALIAS: &str = "status";
 
-/// What Lambda says of an invocation.
-#[derive(Clone, Debug)]
-pub struct Invocation {
-    /// Its request id, which Lambda's own retries of an asynchronous invocation keep.
-    pub id: String,
-    /// When the function is killed.
-    pub deadline: Timestamp,
-    /// The ARN that it came in on, with the alias.
-    pub function: String,
-}
-
 /// What invokes the function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -77,6 +66,13 @@ impl From<Request> for Event {
     }
 }
 
-fn bad_event(because: impl Into<String>, fix: impl Into<String>) -> Error {
-    Error::new(Kind::BadEvent, "read the event", because, fix)
+/// What Lambda says of an invocation.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Its request id, which Lambda's own retries of an asynchronous invocation keep.
+    pub id: String,
+    /// When the function is killed.
+    pub deadline: Timestamp,
+    /// The ARN that it came in on, with the alias.
+    pub function: String,
 }

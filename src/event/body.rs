@@ -4,9 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::bad_event;
 use crate::{
-    error::{Error, quoted, shown},
+    error::{Error, Kind, quoted, shown},
     spec::{self, ParameterName},
     token::TokenName,
 };
@@ -120,6 +119,11 @@ impl Body<'_> {
             )
         })
     }
+}
+
+/// The refusal of an event, or of a part of it.
+pub(super) fn bad_event(because: impl Into<String>, fix: impl Into<String>) -> Error {
+    Error::new(Kind::BadEvent, "read the event", because, fix)
 }
 
 const MOST_CLUSTERS: usize = 100;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Request, bad_event};
+use super::{body::bad_event, request::Request};
 use crate::error::Error;
 
 /// A job of a CodePipeline action, as far as it matters. The rest, artifacts and the credentials for

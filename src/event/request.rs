@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{bad_event, body::Body};
+use super::body::{Body, bad_event};
 use crate::{
     error::{Error, shown},
     spec::ParameterName,
