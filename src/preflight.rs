@@ -1,6 +1,6 @@
 //! Everything that would stop or endanger a rotation, found without rotating.
 //!
-//! A mint is preceded by what its own reads tell (see [`begin`]). Here is time to look deeper: at
+//! A mint is preceded by what its own reads tell (see [`crate::begin`]). Here is time to look deeper: at
 //! every place, right and neighbour. What cannot be looked at is a finding like any other, so that
 //! one unreachable cluster does not hide what else there is to say.
 
