@@ -55,6 +55,7 @@ fn it_lists_every_metric_as_it_is_and_no_other() {
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let listed: Vec<_> = rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>()).collect();
     let known = Metric::ALL.map(|metric| {
+        // Those besides the function's name, which each metric has.
         let sets = metric.dimensions().iter().map(|set| match set {
             [] => "none".to_owned(),
             set => set.iter().map(|it| format!("`{}`", it.name())).collect::<Vec<_>>().join(", "),
