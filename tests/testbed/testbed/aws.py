@@ -81,7 +81,7 @@ def start_ministack(
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
     }
-    processes.start("ministack", [sys.executable, "-m", "ministack"], environment, home)
+    processes.start("ministack", [sys.executable, "-m", "testbed.ministack"], environment, home)
     processes.wait_until("the AWS emulator is ready", lambda: _answers(f"{aws.endpoint}/_ministack/health"), "ministack")
 
 

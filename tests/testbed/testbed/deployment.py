@@ -100,24 +100,19 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
 
 
 def template() -> str:
-    """`template.yaml` as the emulator takes it."""
-    text = (PROJECT / "template.yaml").read_text()
-    for written, replaced in (
-        # What `sam package` does: the emulator fetches code from a bucket, never from a directory.
-        ("      CodeUri: .\n", f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n"),
-        # The emulator has no CodeDeploy, and translates a template before it looks at the parameter that says so.
-        ("        Enabled: !Ref AutomaticRollback\n", "        Enabled: false\n"),
-    ):
-        if text.count(written) != 1:
-            raise DeploymentFailed(f"template.yaml should say {written.strip()!r} once, of its only function")
-        text = text.replace(written, replaced)
-    return text
+    """`template.yaml`, packaged as `sam package` does it: the emulator fetches code from a bucket, never from a directory."""
+    text, directory = (PROJECT / "template.yaml").read_text(), "      CodeUri: .\n"
+    if text.count(directory) != 1:
+        raise DeploymentFailed(f"template.yaml should say {directory.strip()!r} once, of its only function")
+    return text.replace(directory, f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n")
 
 
 def parameters(aws: Aws) -> dict[str, str]:
     """What `template.yaml` is deployed with."""
     return {
         "Architecture": "x86_64",
+        # The emulator has no CodeDeploy.
+        "AutomaticRollback": "false",
         "ClusterName": CLUSTER,
         "ClusterRoles": CLUSTER_ROLE,
         "PublicationPath": PUBLICATION_PATH,
