@@ -10,7 +10,7 @@ TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: demo test planted lint bench build deploy
+.PHONY: demo test planted lint bench build deploy remove
 
 # Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
 demo:
@@ -57,13 +57,22 @@ bench:
 	tests/testbed/run with -- cargo bench --locked --no-default-features --bench rollouts
 	tests/testbed/run compare
 
-# The function as it is deployed: release, for the architecture that template.yaml names.
-build: $(TOOLS)/can-build
-	PATH="$(TOOLS)/bin:$$PATH" sam build --template template.yaml
+# The processor to build for: ARCHITECTURE=x86_64, else the one that was deployed before, else template.yaml's own.
+ARCHITECTURE ?= $(shell sed -n 's/.*Architecture=\\"\([a-z0-9_]*\).*/\1/p' samconfig.toml 2> /dev/null)
+BUILT_FOR = $(if $(ARCHITECTURE),--parameter-overrides Architecture=$(ARCHITECTURE))
 
-# Asks for the parameters once and remembers them in samconfig.toml.
+# The function as it is deployed: release.
+build: $(TOOLS)/can-build
+	PATH="$(TOOLS)/bin:$$PATH" sam build --template template.yaml $(BUILT_FOR)
+
+# The first time it asks for the parameters, and keeps them in samconfig.toml; from then on it deploys what has changed.
 deploy: build
-	$(TOOLS)/bin/sam deploy --guided --capabilities CAPABILITY_IAM
+	$(TOOLS)/bin/sam deploy --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
+		$(if $(wildcard samconfig.toml),,--guided $(BUILT_FOR))
+
+# Asks, then deletes the stack that samconfig.toml names. Its table and its keys stay.
+remove: $(TOOLS)/complete
+	$(TOOLS)/bin/sam delete
 
 # The marker is the last thing made, so that an interrupted installation begins anew. What it is made from is in its name: a
 # new clone's files are younger than it, and the same.

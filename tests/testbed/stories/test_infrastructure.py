@@ -1,7 +1,7 @@
-"""The stack as a platform team lives with it: deployed again, taken out, shared with people who may not do the same.
+"""The stack as a platform team lives with it: shared with people who may not do the same, and with tokens of their own.
 
-What the emulator leaves out of a stack (time to live, encryption, queues of what failed, CodeDeploy) is held on the template by
-tests/it/template.rs and infra/guard.
+What the emulator leaves out of a stack (time to live, encryption, queues of what failed) is held on the template by tests/it/template.rs
+and infra/guard, and CodeDeploy, which is in no template before it is translated, here.
 """
 
 import json
@@ -14,29 +14,7 @@ from testbed import deployment, platform
 from testbed.deployment import INBOX_PATH, PROJECT
 from testbed.testbed import FunctionFailed
 
-AGAIN = "again"
 RECORD = {"pk": {"S": "token#kept"}, "sk": {"S": "record"}}
-
-
-def deployed_again_it_changes_nothing_and_taken_out_it_leaves_records_and_keys(testbed):
-    outputs = deployment.create(testbed.aws, AGAIN, deployment.template(), deployment.parameters(testbed.aws))
-    stacks, tables, keys = (testbed.boto3(service) for service in ("cloudformation", "dynamodb", "kms"))
-
-    with pytest.raises(botocore.exceptions.ClientError, match="No updates are to be performed"):
-        parameters = [{"ParameterKey": name, "UsePreviousValue": True} for name in deployment.parameters(testbed.aws)]
-        capabilities = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
-        template = deployment.uploaded(testbed.aws, deployment.template())
-        stacks.update_stack(StackName=AGAIN, TemplateURL=template, Parameters=parameters, Capabilities=capabilities)
-
-    table, function = outputs["TableName"], outputs["FunctionName"]
-    tables.put_item(TableName=table, Item=RECORD)
-    stacks.delete_stack(StackName=AGAIN)
-    platform.wait_until(lambda: not _exists(stacks, AGAIN), 60, "the stack's deletion")
-    with pytest.raises(botocore.exceptions.ClientError, match="ResourceNotFoundException"):
-        testbed.boto3("lambda").get_function(FunctionName=function)
-    assert tables.get_item(TableName=table, Key=RECORD)["Item"] == RECORD
-    for key in ("SealingKeyArn", "PublicationKeyArn"):
-        assert keys.describe_key(KeyId=outputs[key])["KeyMetadata"]["KeyState"] == "Enabled"
 
 
 def every_alias_is_of_the_version_that_was_published(testbed):
@@ -44,6 +22,28 @@ def every_alias_is_of_the_version_that_was_published(testbed):
     assert {alias["Name"] for alias in aliases} == {"live", "status", "sweep"}
     (version,) = {alias["FunctionVersion"] for alias in aliases}
     assert version.isdigit()
+
+
+def an_update_is_shifted_bit_by_bit_and_undone_by_the_alarms_unless_that_is_off(testbed):
+    resources = deployment.translated(testbed.aws, AutomaticRollback="true", DeploymentType="Canary10Percent5Minutes")
+    groups = {name: each for name, each in resources.items() if each["Type"] == "AWS::CodeDeploy::DeploymentGroup"}
+    ((group, deployment_group),) = groups.items()
+    alias = resources["RotatorAliaslive"]
+    assert alias["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]["DeploymentGroupName"] == {"Ref": group}
+    deployed = deployment_group["Properties"]
+    assert json.dumps(deployed["DeploymentConfigName"]).count("Canary10Percent5Minutes") == 1
+    assert deployed["AlarmConfiguration"]["Enabled"] and deployed["AutoRollbackConfiguration"]["Enabled"]
+    alarms = [alarm["Name"] for alarm in deployed["AlarmConfiguration"]["Alarms"]]
+    assert alarms == [{"Ref": "NewVersionAlarm"}, {"Ref": "SweepErrorsAlarm"}]
+    assert {"DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM"} <= set(deployed["AutoRollbackConfiguration"]["Events"])
+    # The alarm of the new version is about that version, which is another with each update.
+    version = alias["Properties"]["FunctionVersion"]["Fn::GetAtt"][0]
+    dimensions = {each["Name"]: each["Value"] for each in resources["NewVersionAlarm"]["Properties"]["Dimensions"]}
+    assert dimensions["ExecutedVersion"] == {"Fn::GetAtt": [version, "Version"]}
+
+    at_once = deployment.translated(testbed.aws, AutomaticRollback="false")
+    assert not any(each["Type"].startswith("AWS::CodeDeploy") for each in at_once.values())
+    assert "UpdatePolicy" not in at_once["RotatorAliaslive"]
 
 
 # What the holder of each policy may do, and what it may not: service, operation, parameters.

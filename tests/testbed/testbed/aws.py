@@ -30,6 +30,8 @@ class Aws:
     """An emulated account, and the credentials of its administrator."""
 
     endpoint: str
+    # Where deployed functions look for CodePipeline, which the emulator is not: a story that plays it listens there.
+    code_pipeline: str
     region: str = REGION
     access_key_id: str = "test"
     secret_access_key: str = field(default="test", repr=False)
@@ -49,8 +51,8 @@ class Aws:
 
 
 def emulated() -> Aws:
-    """An account on a free port, where nothing answers yet."""
-    return Aws(f"http://127.0.0.1:{free_port()}")
+    """An account on free ports, where nothing answers yet."""
+    return Aws(endpoint=f"http://127.0.0.1:{free_port()}", code_pipeline=f"http://127.0.0.1:{free_port()}")
 
 
 def start_ministack(
@@ -71,6 +73,7 @@ def start_ministack(
         "AWS_DEFAULT_REGION": REGION,
         # Handed on to the functions.
         "AWS_ENDPOINT_URL": aws.endpoint,
+        "AWS_ENDPOINT_URL_CODEPIPELINE": aws.code_pipeline,
         # Without it wrong signatures pass, policies are not evaluated, and functions run as root instead of their role.
         "AUTH": "true",
         "PERSIST_STATE": "1",

@@ -55,8 +55,8 @@ class CodePipeline(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, invoke: Callable[[dict[str, Any]], Any]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, invoke: Callable[[dict[str, Any]], Any], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         # Set to have every answer refused, as for a role without the right to give it.
         self.is_forbidden = False

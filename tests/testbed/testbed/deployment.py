@@ -2,12 +2,18 @@
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
 
 from testbed import subscription
 from testbed.aws import ACCOUNT, CLUSTER, Aws
@@ -86,10 +92,17 @@ def deploy(aws: Aws, code: bytes) -> Deployment:
     storage = aws.client("s3")
     storage.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
     storage.put_object(Bucket=CODE_BUCKET, Key="rotator.zip", Body=code)
-    outputs = create(aws, STACK, template(), parameters(aws))
+    create(aws, STACK, template(), parameters(aws))
+    return deployed(aws, STACK)
+
+
+def deployed(aws: Aws, stack: str) -> Deployment:
+    """What the outputs of a stack of `template.yaml` say; grants its role what the emulator does not find granted."""
+    (found,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
     _grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
     return Deployment(
-        stack=STACK,
+        stack=stack,
         function=outputs["FunctionName"],
         role=outputs["RoleArn"],
         table=outputs["TableName"],
@@ -105,6 +118,15 @@ def template() -> str:
     if text.count(directory) != 1:
         raise DeploymentFailed(f"template.yaml should say {directory.strip()!r} once, of its only function")
     return text.replace(directory, f"      CodeUri: s3://{CODE_BUCKET}/rotator.zip\n")
+
+
+def translated(aws: Aws, **changes: str) -> dict[str, Any]:
+    """The resources of `template.yaml` after its translation, as CloudFormation does it. `changes` replace parameters."""
+    document = yaml_parse(template())
+    defaults = {name: each["Default"] for name, each in document["Parameters"].items() if "Default" in each}
+    managed_policies = SimpleNamespace(load=dict)
+    os.environ.setdefault("AWS_DEFAULT_REGION", aws.region)
+    return transform(document, {**defaults, **parameters(aws), **changes}, managed_policies)["Resources"]
 
 
 def parameters(aws: Aws) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Testbed:
     __test__ = False
 
     def __init__(self, description: dict[str, Any]) -> None:
+        self._description = description
         self.directory = Path(description["directory"])
         self.logs = Path(description["logs"])
         self.kubeconfig = Path(description["kubeconfig"])
@@ -58,6 +59,10 @@ class Testbed:
         if not path:
             raise LookupError(f"{DESCRIPTION} names no testbed: start this by `tests/testbed/run with -- ...`")
         return cls(json.loads(Path(path).read_text()))
+
+    def of(self, **changes: Any) -> "Testbed":
+        """The same parts, but for these keys: with another function, say."""
+        return Testbed({**self._description, **changes})
 
     def boto3(self, service: str, **options: Any) -> Any:
         """A boto3 client of the emulated account's administrator."""
