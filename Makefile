@@ -68,7 +68,7 @@ build: $(TOOLS)/can-build
 # The first time it asks for the parameters, and keeps them in samconfig.toml; from then on it deploys what has changed.
 deploy: build
 	$(TOOLS)/bin/sam deploy --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
-		$(if $(wildcard samconfig.toml),,--guided $(BUILT_FOR))
+		$(if $(wildcard samconfig.toml),,--guided --stack-name changeover $(BUILT_FOR))
 
 # Asks, then deletes the stack that samconfig.toml names. Its table and its keys stay.
 remove: $(TOOLS)/complete

@@ -1,4 +1,4 @@
-//! Configuration: every variable of the function's own, read once, all faults told together.
+//! Configuration: every variable that the function reads itself, read once, all faults told together.
 
 use std::env::VarError;
 use std::ops::RangeInclusive;
@@ -11,6 +11,8 @@ use crate::spec::{
     self, ParameterName, Reserved, TABLE_RULE, is_kms_key, is_name_character, is_table,
 };
 
+/// The function's name. Lambda sets it, no template can, and the runtime needs it too. Required.
+pub const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
 /// The DynamoDB table of records, keys, audit and feed. Required.
 pub const TABLE: &str = "CHANGEOVER_TABLE";
 /// The KMS key that seals values in the record. Required.
@@ -32,14 +34,28 @@ pub const LATE_WRITE: &str = "CHANGEOVER_LATE_WRITE";
 /// The tracing filter. Default `info`.
 pub const LOG: &str = "CHANGEOVER_LOG";
 
-/// Every variable that [`Config`] is read from, in the contract's order.
-pub fn variables() -> [&'static str; 10] {
-    [TABLE, KEY, PUBLICATION_KEY, SCOPE, SPECS, CLUSTERS, EVENT_BUS, LEASE, LATE_WRITE, LOG]
+/// Every variable that [`Config`] is read from: Lambda's own, then the contract's in its order.
+pub fn variables() -> [&'static str; 11] {
+    [
+        FUNCTION_NAME,
+        TABLE,
+        KEY,
+        PUBLICATION_KEY,
+        SCOPE,
+        SPECS,
+        CLUSTERS,
+        EVENT_BUS,
+        LEASE,
+        LATE_WRITE,
+        LOG,
+    ]
 }
 
 /// What the function is told by its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The function's name, which tells its metrics from those of other functions.
+    pub function_name: String,
     /// The DynamoDB table of records, keys, audit and feed.
     pub table: String,
     /// The KMS key that seals values in the record, and nothing else.
@@ -95,6 +111,16 @@ impl Config {
     /// [`Faults`]: all that is wrong.
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader { lookup, faults: Vec::new() };
+        let function_name = reader.required(FUNCTION_NAME, |name| {
+            // What CloudWatch takes for a dimension's value. Names in Lambda are narrower, but those
+            // that `cargo lambda watch` gives are not.
+            let is_value = name.chars().all(|c| c.is_ascii_graphic()) && !name.starts_with(':');
+            if is_value && name.len() <= 1024 {
+                Ok(())
+            } else {
+                Err("is not the name of a function".into())
+            }
+        });
         let table = reader.required(TABLE, |table| {
             if is_table(table) { Ok(()) } else { Err(format!("is not {TABLE_RULE}")) }
         });
@@ -139,6 +165,7 @@ impl Config {
 
         let config = (|| {
             Some(Self {
+                function_name: function_name?,
                 table: table?,
                 key: key?,
                 publication_key: publication_key?,
@@ -260,7 +287,8 @@ const LONGEST_LATE_WRITE: Duration = Duration::from_secs(60 * 60);
 mod tests {
     use super::*;
 
-    const REQUIRED: [(&str, &str); 3] = [
+    const REQUIRED: [(&str, &str); 4] = [
+        (FUNCTION_NAME, "changeover-rotator"),
         (TABLE, "changeover"),
         (KEY, "arn:aws:kms:eu-west-1:123456789012:key/6f1c9c1e-1111-2222-3333-444455556666"),
         (PUBLICATION_KEY, "alias/publications"),
@@ -276,7 +304,7 @@ mod tests {
 
     #[test]
     fn defaults_are_the_contracts() {
-        let config = read(&[]).expect("only three variables are required");
+        let config = read(&[]).expect("only four variables are required");
         assert_eq!(config.scope, "changeover");
         assert_eq!(config.specs, "/changeover/tokens");
         assert_eq!(config.clusters, "/changeover/clusters");
@@ -288,15 +316,16 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_one_that_is_not_set() {
-        let empty: Vec<_> = variables()[3..].iter().map(|variable| (*variable, "")).collect();
+        let empty: Vec<_> =
+            variables()[REQUIRED.len()..].iter().map(|variable| (*variable, "")).collect();
         assert_eq!(read(&empty), read(&[]));
     }
 
     #[test]
     fn all_faults_are_told_together() {
-        let Faults(faults) = Config::from(|_| None).expect_err("three variables are required");
+        let Faults(faults) = Config::from(|_| None).expect_err("four variables are required");
         let told: Vec<_> = faults.iter().map(|fault| fault.variable).collect();
-        assert_eq!(told, [TABLE, KEY, PUBLICATION_KEY]);
+        assert_eq!(told, REQUIRED.map(|(variable, _)| variable));
 
         let wrong: Vec<_> = variables().iter().map(|variable| (*variable, "{ }=")).collect();
         let faults = read(&wrong).expect_err("no variable takes this");
@@ -310,6 +339,9 @@ mod tests {
     #[test]
     fn each_variable_is_judged() {
         for (variable, value) in [
+            (FUNCTION_NAME, "a function"),
+            (FUNCTION_NAME, ":rotator"),
+            (FUNCTION_NAME, "rotätor"),
             (TABLE, "t"),
             (KEY, "a key"),
             (SPECS, "changeover/tokens"),

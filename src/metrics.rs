@@ -1,6 +1,7 @@
 //! What is measured: values in, one measurement out, for whoever writes it.
 //!
-//! A dimension has a handful of values, because each combination of them is a metric of its own and is
+//! A metric is one function's: what another stack of the account does is not counted with it. Each other
+//! dimension has a handful of values, because each combination of them is a metric of its own and is
 //! paid for. What there are many of, tokens and versions, stands beside the values, to be searched for.
 
 use std::time::Duration;
@@ -16,6 +17,9 @@ use crate::{
 
 /// What all metrics stand under.
 pub const NAMESPACE: &str = "changeover";
+/// The dimension that each metric has, whatever else it is told by: whose it is, as Lambda's own metrics
+/// say it.
+pub const FUNCTION_NAME: &str = "FunctionName";
 
 /// What is counted or timed. README's table says what each of them means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +95,7 @@ impl Metric {
         }
     }
 
-    /// The sets of dimensions that it is told by, each of them a metric of its own.
+    /// The sets of dimensions that it is told by besides [`FUNCTION_NAME`], each of them a metric of its own.
     pub fn dimensions(self) -> &'static [&'static [Dimension]] {
         match self {
             Metric::Outcomes => &[&[Dimension::Outcome]],
@@ -109,7 +113,7 @@ impl Metric {
     }
 }
 
-/// What a metric is told by.
+/// What a metric is told by besides [`FUNCTION_NAME`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dimension {
     /// The contract's `outcome`, or `failed`.

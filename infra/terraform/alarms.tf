@@ -5,7 +5,7 @@ locals {
       description = "A rotation waits for help: a workload does not take the new token up. Both tokens stay valid."
       namespace   = "changeover"
       metric      = "Outcomes"
-      dimensions  = { Outcome = "held" }
+      dimensions  = { FunctionName = aws_lambda_function.rotator.function_name, Outcome = "held" }
       statistic   = "Sum"
       period      = 3600
       missing     = "notBreaching"
@@ -14,6 +14,7 @@ locals {
       description = "A token has waited for more than an hour for what it owes: a step, or the end of an old token."
       namespace   = "changeover"
       metric      = "Overdue"
+      dimensions  = { FunctionName = aws_lambda_function.rotator.function_name }
       statistic   = "Maximum"
       period      = 300
       operator    = "GreaterThanThreshold"
@@ -24,6 +25,7 @@ locals {
       description = "No sweep came to its end for five minutes: nobody carries on what is owed, and old tokens do not end."
       namespace   = "changeover"
       metric      = "Sweeps"
+      dimensions  = { FunctionName = aws_lambda_function.rotator.function_name }
       statistic   = "Sum"
       period      = 60
       evaluations = 5
@@ -106,7 +108,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   alarm_description   = "${each.value.description} Runbook: infra/runbooks.md#${each.key}"
   namespace           = each.value.namespace
   metric_name         = each.value.metric
-  dimensions          = lookup(each.value, "dimensions", {})
+  dimensions          = each.value.dimensions
   statistic           = each.value.statistic
   period              = each.value.period
   evaluation_periods  = lookup(each.value, "evaluations", 1)

@@ -19,48 +19,59 @@ resource "aws_cloudwatch_dashboard" "this" {
 }
 
 locals {
+  # The function whose metrics the graphs show.
+  shown = aws_lambda_function.rotator.function_name
   graphs = [
     {
       title   = "Outcomes"
       stacked = true
       metrics = [
-        [{ expression = "SEARCH('{changeover,Outcome} MetricName=\"Outcomes\"', 'Sum', 300)", id = "outcomes" }],
+        [{
+          expression = "SEARCH('{changeover,FunctionName,Outcome} MetricName=\"Outcomes\" FunctionName=\"${local.shown}\"', 'Sum', 300)"
+          id         = "outcomes"
+        }],
       ]
     },
     {
       title   = "Errors by type"
       stacked = true
       metrics = [
-        [{ expression = "SEARCH('{changeover,ErrorType} MetricName=\"Errors\"', 'Sum', 300)", id = "errors" }],
+        [{
+          expression = "SEARCH('{changeover,FunctionName,ErrorType} MetricName=\"Errors\" FunctionName=\"${local.shown}\"', 'Sum', 300)"
+          id         = "errors"
+        }],
       ]
     },
     {
       title = "How long a rotation takes, and its legs"
       metrics = [
-        ["changeover", "RotationDuration", { stat = "p50", label = "rotation, median" }],
+        ["changeover", "RotationDuration", "FunctionName", local.shown, { stat = "p50", label = "rotation, median" }],
         ["...", { stat = "Maximum", label = "rotation, longest" }],
-        [{ expression = "SEARCH('{changeover,Leg} MetricName=\"LegDuration\"', 'Maximum', 300)", id = "legs" }],
+        [{
+          expression = "SEARCH('{changeover,FunctionName,Leg} MetricName=\"LegDuration\" FunctionName=\"${local.shown}\"', 'Maximum', 300)"
+          id         = "legs"
+        }],
       ]
     },
     {
       title = "Oldest current token, and the longest overdue"
       metrics = [
-        ["changeover", "CurrentAge", { stat = "Maximum", label = "age (s)" }],
-        ["changeover", "Overdue", { stat = "Maximum", label = "overdue (s)", yAxis = "right" }],
+        ["changeover", "CurrentAge", "FunctionName", local.shown, { stat = "Maximum", label = "age (s)" }],
+        [".", "Overdue", ".", ".", { stat = "Maximum", label = "overdue (s)", yAxis = "right" }],
       ]
     },
     {
       title  = "Sweeps, and the tokens they found to owe something"
       period = 60
       metrics = [
-        ["changeover", "Sweeps", { stat = "Sum" }],
-        ["changeover", "DueTokens", { stat = "Maximum", yAxis = "right" }],
+        ["changeover", "Sweeps", "FunctionName", local.shown, { stat = "Sum" }],
+        [".", "DueTokens", ".", ".", { stat = "Maximum", yAxis = "right" }],
       ]
     },
     {
       title = "The function"
       metrics = [
-        ["AWS/Lambda", "Invocations", "FunctionName", aws_lambda_function.rotator.function_name, { stat = "Sum" }],
+        ["AWS/Lambda", "Invocations", "FunctionName", local.shown, { stat = "Sum" }],
         [".", "Errors", ".", ".", { stat = "Sum" }],
         [".", "Throttles", ".", ".", { stat = "Sum" }],
         [".", "ConcurrentExecutions", ".", ".", { stat = "Maximum" }],

@@ -133,7 +133,10 @@ impl Edge {
                 .event_bus
                 .clone()
                 .map(|bus| Arc::new(EventBus::new(Arc::clone(aws), bus)) as _),
-            meter: Arc::new(EmbeddedMetrics::new(Arc::new(host::print))),
+            meter: Arc::new(EmbeddedMetrics::new(
+                config.function_name.clone(),
+                Arc::new(host::print),
+            )),
             calls: Arc::new({
                 let aws = Arc::clone(aws);
                 move || aws.requests()

@@ -9,17 +9,18 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::Meter;
-use crate::metrics::{Dimension, Measurement, Metric, NAMESPACE};
+use crate::metrics::{FUNCTION_NAME, Measurement, Metric, NAMESPACE};
 
 /// [`Meter`] over the lines that the function prints.
 pub struct EmbeddedMetrics {
+    function_name: String,
     print: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl EmbeddedMetrics {
-    /// Measurements go where this prints a line.
-    pub fn new(print: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
-        Self { print }
+    /// Measurements of the function of this name go where this prints a line.
+    pub fn new(function_name: String, print: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
+        Self { function_name, print }
     }
 }
 
@@ -32,9 +33,9 @@ impl Meter for EmbeddedMetrics {
             "_aws".to_owned(),
             json!({"Timestamp": at.as_millisecond(), "CloudWatchMetrics": directives}),
         );
-        let members = about
-            .iter()
-            .map(|(name, what)| (*name, json!(what)))
+        let members = [(FUNCTION_NAME, json!(self.function_name))]
+            .into_iter()
+            .chain(about.iter().map(|(name, what)| (*name, json!(what))))
             .chain(dimensions.iter().map(|(dimension, value)| (dimension.name(), json!(value))))
             .chain(values.iter().map(|(metric, value)| (metric.name(), json!(value))));
         line.extend(members.map(|(name, value)| (name.to_owned(), value)));
@@ -44,10 +45,13 @@ impl Meter for EmbeddedMetrics {
 
 /// What tells CloudWatch that a member of the line is a metric.
 fn directive(metric: Metric) -> Value {
-    let names = |set: &&[Dimension]| set.iter().map(|it| it.name()).collect::<Vec<_>>();
+    let sets = metric.dimensions().iter().map(|set| {
+        let others = set.iter().map(|dimension| dimension.name());
+        [FUNCTION_NAME].into_iter().chain(others).collect::<Vec<_>>()
+    });
     json!({
         "Namespace": NAMESPACE,
-        "Dimensions": metric.dimensions().iter().map(names).collect::<Vec<_>>(),
+        "Dimensions": sets.collect::<Vec<_>>(),
         "Metrics": [{"Name": metric.name(), "Unit": metric.unit()}],
     })
 }

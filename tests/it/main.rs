@@ -3,6 +3,7 @@
 
 mod clusters;
 mod contract;
+mod costs;
 mod crash;
 mod damage;
 mod drift;

@@ -1,6 +1,9 @@
 //! What is measured, as CloudWatch is given it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use changeover::{
     error::Kind,
@@ -13,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     scene::*,
     schema::Schema,
+    template::strings,
     world::{Bus, Faults, LONG, MemoryWorld, settings, token},
 };
 
@@ -54,8 +58,38 @@ async fn every_line_is_in_the_embedded_metric_format_and_tells_no_value() {
     assert_eq!(emitted, known, "what is emitted, and what there is");
 }
 
+#[tokio::test(start_paused = true)]
+async fn two_functions_share_no_metric() {
+    for world in worlds().await {
+        let [one, other] = ["changeover-rotator", "staging-rotator"]
+            .map(|function| metrics_in(&world.measured_by(function)));
+        assert!(!one.is_empty() && one.len() == other.len());
+        let shared: Vec<_> = one.intersection(&other).collect();
+        assert!(shared.is_empty(), "{shared:#?}");
+    }
+}
+
+/// What CloudWatch makes of the lines: each namespace, name and set of dimensions is a metric of its own.
+pub(crate) fn metrics_in(lines: &[String]) -> BTreeSet<(String, String, BTreeMap<String, String>)> {
+    let mut metrics = BTreeSet::new();
+    for line in parsed(lines) {
+        for directive in line["_aws"]["CloudWatchMetrics"].as_array().unwrap() {
+            for dimensions in directive["Dimensions"].as_array().unwrap() {
+                let valued = strings(dimensions).into_iter().map(|name| {
+                    let value = line[&name].as_str().unwrap().to_owned();
+                    (name, value)
+                });
+                let namespace = directive["Namespace"].as_str().unwrap().to_owned();
+                let name = directive["Metrics"][0]["Name"].as_str().unwrap().to_owned();
+                metrics.insert((namespace, name, valued.collect()));
+            }
+        }
+    }
+    metrics
+}
+
 /// Worlds in which everything happened that is measured.
-async fn worlds() -> Vec<MemoryWorld> {
+pub(crate) async fn worlds() -> Vec<MemoryWorld> {
     let mut worlds = Vec::new();
     for (kind, spec) in kinds() {
         let world = in_service(30, &spec).await;

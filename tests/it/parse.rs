@@ -480,11 +480,12 @@ fn two_tokens_that_write_one_place_are_both_told_so() {
 #[test]
 fn a_spec_keeps_off_what_only_deployment_may_write() {
     let config = Config::from(|variable| match variable {
+        config::FUNCTION_NAME => Some("rotator".into()),
         config::TABLE => Some("records".into()),
         config::KEY | config::PUBLICATION_KEY => Some("alias/a".into()),
         _ => None,
     });
-    let config = config.expect("three variables are required");
+    let config = config.expect("four variables are required");
     for place in ["/changeover/tokens/a", "/changeover/clusters/a/b", "/changeover/tokens"] {
         let spec = parse(&smallest(place)).expect("it is a spec");
         let error = spec.check_reserved(&config.reserved()).expect_err(place);

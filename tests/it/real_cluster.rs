@@ -296,6 +296,7 @@ async fn administrator(description: &Value) -> SdkConfig {
 fn configuration(description: &Value) -> Config {
     let found = |variable: &str| {
         let key = match variable {
+            config::FUNCTION_NAME => return Some("contract".to_owned()),
             config::TABLE => "table",
             config::KEY => "key",
             config::PUBLICATION_KEY => "publication_key",

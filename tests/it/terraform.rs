@@ -170,20 +170,54 @@ fn the_same_is_told_by_the_same_alarms() {
             };
             assert_eq!(written, expected, "{name}: {property}");
         }
+        let mut dimensions = BTreeSet::new();
         for dimension in properties["Dimensions"].as_array().into_iter().flatten() {
-            assert!(
-                text.contains(&format!("{} = ", dimension["Name"].as_str().unwrap())),
-                "{name}"
-            );
+            let key = dimension["Name"].as_str().unwrap();
+            dimensions.insert(key.to_owned());
+            let value = match dimension["Value"].as_str().unwrap() {
+                "Rotator" => "aws_lambda_function.rotator.function_name".to_owned(),
+                // Of another resource, which the module names in its own way.
+                other if other.contains(['.', '$']) => String::new(),
+                literal => format!("\"{literal}\""),
+            };
+            assert!(text.contains(&format!("{key} = {value}")), "{name}: {key} = {value}");
         }
+        let written = between(&text, "dimensions = {", "\nstatistic = ").split(" = ");
+        let written = written.map(|it| it.rsplit([' ', '\n', '{']).next().unwrap().to_owned());
+        let mut written: Vec<_> = written.collect();
+        // What follows the last one is a value.
+        written.pop();
+        assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), dimensions, "{name}");
     }
+}
+
+#[test]
+fn the_same_is_shown_by_the_same_dashboard() {
+    let template = template::template();
+    let module = module();
     let titles: BTreeSet<_> =
         module.lines().filter_map(|line| line.strip_prefix("title = ")).collect();
     let body = &template["Resources"]["Dashboard"]["Properties"]["DashboardBody"];
     let body: Value = serde_json::from_str(body.as_str().unwrap()).unwrap();
-    let shown = body["widgets"].as_array().unwrap().iter().skip(1);
-    let shown: BTreeSet<_> = shown.map(|it| it["properties"]["title"].to_string()).collect();
+    let graphs = || body["widgets"].as_array().unwrap().iter().skip(1).map(|it| &it["properties"]);
+    let shown: BTreeSet<_> = graphs().map(|graph| graph["title"].to_string()).collect();
     assert_eq!(titles, shown.iter().map(String::as_str).collect());
+    assert!(module.contains("\nshown = aws_lambda_function.rotator.function_name\n"));
+    for row in graphs().flat_map(|graph| graph["metrics"].as_array().unwrap()) {
+        let written = match row[0].get("expression") {
+            Some(search) => {
+                format!("\nexpression = {search}\n").replace("${Rotator}", "${local.shown}")
+            }
+            None => {
+                let named = strings(row).into_iter().map(|name| match name.as_str() {
+                    "${Rotator}" => "local.shown, ".to_owned(),
+                    name => format!("\"{name}\", "),
+                });
+                format!("\n[{}{{", named.collect::<String>())
+            }
+        };
+        assert!(module.contains(&written), "the module does not show {written}");
+    }
 }
 
 #[test]

@@ -147,6 +147,7 @@ pub(crate) fn sdk_config() -> SdkConfig {
 pub(crate) fn config() -> Config {
     Config::from(|variable| {
         Some(match variable {
+            changeover::config::FUNCTION_NAME => "changeover-rotator".to_owned(),
             changeover::config::TABLE => "changeover".to_owned(),
             changeover::config::KEY => "alias/sealing".to_owned(),
             changeover::config::PUBLICATION_KEY => "alias/publication".to_owned(),

@@ -21,7 +21,7 @@ mod state;
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -34,7 +34,9 @@ use changeover::{
     rotate::Settings,
     spec::{ParameterName, Place, Reserved, Side, Spec},
     token::{Secret, TokenName},
-    world::{Arrival, Audit, Clock, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics},
+    world::{
+        Arrival, Audit, Clock, Meter, SpecText, Verdict, World, embedded_metrics::EmbeddedMetrics,
+    },
 };
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
@@ -315,7 +317,18 @@ impl MemoryWorld {
 
     /// The lines that were written for whoever watches, in order.
     pub(crate) fn measured(&self) -> Vec<String> {
-        self.state().measured.clone()
+        self.measured_by(FUNCTION_NAME)
+    }
+
+    /// The same, as the function of this name would have written them.
+    pub(crate) fn measured_by(&self, function_name: &str) -> Vec<String> {
+        let (print, lines) = mpsc::channel();
+        let print = Arc::new(move |line: &str| print.send(line.to_owned()).unwrap());
+        let meter = EmbeddedMetrics::new(function_name.to_owned(), print);
+        for measurement in &self.state().measured {
+            meter.write(measurement);
+        }
+        lines.try_iter().collect()
     }
 
     /// What happened last.
@@ -469,14 +482,8 @@ impl MemoryWorld {
             pipeline: ports.clone(),
             invocations: ports.clone(),
             subscribers: Some(ports.clone()),
+            meter: ports.clone(),
             calls: Arc::new(move || ports.actor.calls() as u64),
-            meter: Arc::new(EmbeddedMetrics::new(Arc::new({
-                let state = self.0.clone();
-                move |line| {
-                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.measured.push(line.to_owned());
-                }
-            }))),
             clock: Clock::starting_at(self.now()),
             fill: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -493,6 +500,8 @@ impl MemoryWorld {
     }
 }
 
+/// The function's name.
+const FUNCTION_NAME: &str = "changeover-rotator";
 /// What every invocation comes in on.
 const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:changeover-rotator:sweep";
 /// The defaults of the contract.

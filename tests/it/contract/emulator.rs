@@ -89,6 +89,7 @@ impl Testbed {
         let specs = format!("/contract/{}/specs", self.suffix);
         let found = |variable: &str| {
             Some(match variable {
+                config::FUNCTION_NAME => "contract".to_owned(),
                 config::TABLE => text(&self.description["table"]).to_owned(),
                 config::KEY => text(&self.description["key"]).to_owned(),
                 config::PUBLICATION_KEY => text(&self.description["publication_key"]).to_owned(),

@@ -12,14 +12,15 @@ use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
     event::Request,
+    metrics::Measurement,
     notice::Notice,
     record::{Held, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
         Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
-        KeyEntry, Loaded, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
-        SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
+        KeyEntry, Loaded, Meter, Pipeline, Progress, Publications, RecordStore, Save, Saved,
+        Sealed, SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
         Verdict, WriteError, Written,
     },
 };
@@ -565,6 +566,12 @@ impl Subscribers for Ports {
             Bus::Silent => std::future::pending().await,
         };
         told.map_err(|error| Untold { count: notices.len(), error })
+    }
+}
+
+impl Meter for Ports {
+    fn write(&self, measurement: &Measurement) {
+        self.state().measured.push(measurement.clone());
     }
 }
 

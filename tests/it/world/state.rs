@@ -11,6 +11,7 @@ use std::{
 
 use changeover::{
     event::Request,
+    metrics::Measurement,
     notice::Notice,
     spec::{ParameterName, Place, Spec},
     token::TokenName,
@@ -55,8 +56,8 @@ pub(crate) struct State {
     pub(super) bus: Bus,
     /// What subscribers were told.
     pub(super) told: Vec<Notice>,
-    /// What was measured, as it was printed.
-    pub(super) measured: Vec<String>,
+    /// What was measured.
+    pub(super) measured: Vec<Measurement>,
     /// How often each port was called.
     pub(super) calls: BTreeMap<&'static str, usize>,
     /// What replays this world.

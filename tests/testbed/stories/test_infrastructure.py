@@ -144,8 +144,9 @@ def a_token_is_a_stack_with_spec_schedule_and_alarms(testbed):
     ]
     (schedule,) = schedules
     assert schedule["Target"]["Arn"].endswith(f":function:{testbed.function}:live")
-    alarms = testbed.boto3("cloudwatch").describe_alarms(AlarmNamePrefix=f"changeover-{name}-")["MetricAlarms"]
-    assert {alarm["AlarmName"].removeprefix(f"changeover-{name}-") for alarm in alarms} == {
+    prefix = f"{testbed.function}-{name}-"
+    alarms = testbed.boto3("cloudwatch").describe_alarms(AlarmNamePrefix=prefix)["MetricAlarms"]
+    assert {alarm["AlarmName"].removeprefix(prefix) for alarm in alarms} == {
         "token-overdue", "token-age", "schedule-undelivered"
     }
     stacks.delete_stack(StackName=name)

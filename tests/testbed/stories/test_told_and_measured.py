@@ -108,6 +108,9 @@ def _measured(testbed, metric: str | None = None) -> list[dict]:
             for each in directive["Metrics"]:
                 assert isinstance(line[each["Name"]], int)
             assert all(isinstance(line[key], str) for keys in directive["Dimensions"] for key in keys)
+            # Another stack of the account has metrics of its own.
+            assert all("FunctionName" in keys for keys in directive["Dimensions"])
+            assert line["FunctionName"] == testbed.function
         if metric is None or metric in line:
             found.append(line)
     return found
