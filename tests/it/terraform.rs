@@ -225,7 +225,6 @@ fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
         ("AWS::Scheduler::Schedule", "aws_scheduler_schedule"),
         ("AWS::IAM::Role", "aws_iam_role"),
         ("AWS::SQS::Queue", "aws_sqs_queue"),
-        ("AWS::SQS::QueuePolicy", "aws_sqs_queue_policy"),
         ("AWS::KMS::Key", "aws_kms_key"),
         ("AWS::IAM::ManagedPolicy", "aws_iam_policy"),
     ] {
@@ -236,6 +235,7 @@ fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
         let queue = queue.split("\nresource ").next().unwrap();
         assert!(queue.contains("sqs_managed_sse_enabled = true"), "{queue}");
         assert!(queue.contains("message_retention_seconds = 1209600"), "{queue}");
+        assert!(queue.contains("policy = jsonencode({"), "{queue}");
     }
     for alias in ["live", "status", "sweep"] {
         assert!(module.contains(&format!("resource \"aws_lambda_alias\" \"{alias}\"")));
