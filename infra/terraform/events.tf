@@ -43,14 +43,9 @@ resource "aws_lambda_permission" "inbox" {
 # Arrivals that could not be delivered for a day. They name a parameter, and hold no token.
 resource "aws_sqs_queue" "inbox_undelivered" {
   count                     = var.inbox_path == "" ? 0 : 1
-  name_prefix               = "${var.name}-inbox-undelivered-"
+  name                      = "${var.name}-inbox-undelivered"
   message_retention_seconds = 1209600
   sqs_managed_sse_enabled   = true
-}
-
-resource "aws_sqs_queue_policy" "inbox_undelivered" {
-  count     = var.inbox_path == "" ? 0 : 1
-  queue_url = aws_sqs_queue.inbox_undelivered[0].url
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -58,7 +53,7 @@ resource "aws_sqs_queue_policy" "inbox_undelivered" {
       Effect    = "Allow"
       Principal = { Service = "events.amazonaws.com" }
       Action    = "sqs:SendMessage"
-      Resource  = aws_sqs_queue.inbox_undelivered[0].arn
+      Resource  = "${local.queues}-inbox-undelivered"
       Condition = { ArnEquals = { "aws:SourceArn" = aws_cloudwatch_event_rule.inbox[0].arn } }
     }]
   })
@@ -127,13 +122,9 @@ resource "aws_lambda_function_event_invoke_config" "unqualified" {
 }
 
 resource "aws_sqs_queue" "failed_events" {
-  name_prefix               = "${var.name}-failed-events-"
+  name                      = "${var.name}-failed-events"
   message_retention_seconds = 1209600
   sqs_managed_sse_enabled   = true
-}
-
-resource "aws_sqs_queue_policy" "failed_events" {
-  queue_url = aws_sqs_queue.failed_events.url
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -141,7 +132,7 @@ resource "aws_sqs_queue_policy" "failed_events" {
       Effect    = "Deny"
       Principal = "*"
       Action    = "sqs:SendMessage"
-      Resource  = aws_sqs_queue.failed_events.arn
+      Resource  = "${local.queues}-failed-events"
       Condition = { ArnNotEquals = { "aws:PrincipalArn" = aws_iam_role.rotator.arn } }
     }]
   })
@@ -265,14 +256,9 @@ resource "aws_iam_role_policy" "scheduler" {
 # Events that never reached Lambda: a permission is missing, or the function is gone.
 resource "aws_sqs_queue" "undelivered_events" {
   count                     = var.scheduled_token == "" ? 0 : 1
-  name_prefix               = "${var.name}-undelivered-events-"
+  name                      = "${var.name}-undelivered-events"
   message_retention_seconds = 1209600
   sqs_managed_sse_enabled   = true
-}
-
-resource "aws_sqs_queue_policy" "undelivered_events" {
-  count     = var.scheduled_token == "" ? 0 : 1
-  queue_url = aws_sqs_queue.undelivered_events[0].url
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [for statement in [
@@ -281,7 +267,7 @@ resource "aws_sqs_queue_policy" "undelivered_events" {
         Effect    = "Allow"
         Principal = { Service = "events.amazonaws.com" }
         Action    = "sqs:SendMessage"
-        Resource  = aws_sqs_queue.undelivered_events[0].arn
+        Resource  = "${local.queues}-undelivered-events"
         Condition = { ArnEquals = { "aws:SourceArn" = aws_cloudwatch_event_rule.rotation[0].arn } }
       },
       !local.has_rotation_rule ? null : {
@@ -289,7 +275,7 @@ resource "aws_sqs_queue_policy" "undelivered_events" {
         Effect    = "Deny"
         Principal = "*"
         Action    = "sqs:SendMessage"
-        Resource  = aws_sqs_queue.undelivered_events[0].arn
+        Resource  = "${local.queues}-undelivered-events"
         Condition = { Bool = { "aws:PrincipalIsAWSService" = "false" } }
       },
       !local.has_rotation_schedule ? null : {
@@ -297,7 +283,7 @@ resource "aws_sqs_queue_policy" "undelivered_events" {
         Effect    = "Deny"
         Principal = "*"
         Action    = "sqs:SendMessage"
-        Resource  = aws_sqs_queue.undelivered_events[0].arn
+        Resource  = "${local.queues}-undelivered-events"
         Condition = { ArnNotEquals = { "aws:PrincipalArn" = aws_iam_role.scheduler[0].arn } }
       },
     ] : statement if statement != null]

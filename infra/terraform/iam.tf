@@ -198,12 +198,6 @@ locals {
       # The actions know no resources.
       Resource = "*"
     },
-    var.event_bus == "" ? null : {
-      Sid      = "TellSubscribers"
-      Effect   = "Allow"
-      Action   = "events:PutEvents"
-      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
-    },
     # A sweep hands on tokens to invocations of their own. The function is made after its policy: it is named, not referred to.
     {
       Sid      = "HandOnSweeps"
@@ -211,12 +205,18 @@ locals {
       Action   = "lambda:InvokeFunction"
       Resource = [local.function, "${local.function}:*"]
     },
-    # Lambda does so in the function's name.
+    # Lambda does so in the function's name. By its name: a queue takes half a minute to make, and the function waits for this.
     {
       Sid      = "KeepFailedEvents"
       Effect   = "Allow"
       Action   = "sqs:SendMessage"
-      Resource = aws_sqs_queue.failed_events.arn
+      Resource = "${local.queues}-failed-events"
+    },
+    var.event_bus == "" ? null : {
+      Sid      = "TellSubscribers"
+      Effect   = "Allow"
+      Action   = "events:PutEvents"
+      Resource = "arn:${local.partition}:events:${local.region}:${local.account}:event-bus/${var.event_bus}"
     },
     # What the function may do inside the cluster is said by infra/eks-rbac.yaml.
     var.cluster_name == "" ? null : {

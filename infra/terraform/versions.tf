@@ -12,12 +12,17 @@ terraform {
 
 data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
-data "aws_region" "this" {}
+# For the region, which aws_region tells by one name before version 6 of the provider and by another since.
+data "aws_service" "lambda" {
+  service_id = "lambda"
+}
 
 locals {
   account    = data.aws_caller_identity.this.account_id
   partition  = data.aws_partition.this.partition
-  region     = data.aws_region.this.name
+  region     = data.aws_service.lambda.region
   parameters = "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter"
   function   = "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name}-rotator"
+  # A queue is made with its policy, which has to name it.
+  queues = "arn:${local.partition}:sqs:${local.region}:${local.account}:${var.name}"
 }

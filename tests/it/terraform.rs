@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use crate::template::{self, strings};
 
+const VARIABLES: &str = include_str!("../../infra/terraform/variables.tf");
 const FILES: [&str; 9] = [
     include_str!("../../infra/terraform/versions.tf"),
-    include_str!("../../infra/terraform/variables.tf"),
+    VARIABLES,
     include_str!("../../infra/terraform/function.tf"),
     include_str!("../../infra/terraform/records.tf"),
     include_str!("../../infra/terraform/iam.tf"),
@@ -23,28 +24,86 @@ const GROUPS_WITHOUT_VARIABLES: [&str; 2] =
 const VARIABLES_OF_ITS_OWN: [&str; 3] = ["name", "package", "live_version"];
 /// The alarm that only CodeDeploy needs.
 const ALARM_OF_CODE_DEPLOY: &str = "new-version-errors";
+/// A string in the template, where nothing is empty; a number in the module, where it is null.
+const NUMBER_OR_NULL: &str = "ReservedConcurrency";
+/// What each of CloudFormation's types is in the module. Alarms are one resource there, and compared one by one.
+const RESOURCES: [(&str, &str); 15] = [
+    ("AWS::CloudWatch::Dashboard", "aws_cloudwatch_dashboard"),
+    ("AWS::DynamoDB::Table", "aws_dynamodb_table"),
+    ("AWS::Events::Rule", "aws_cloudwatch_event_rule"),
+    ("AWS::IAM::ManagedPolicy", "aws_iam_policy"),
+    ("AWS::IAM::Policy", "aws_iam_role_policy"),
+    ("AWS::IAM::Role", "aws_iam_role"),
+    ("AWS::KMS::Alias", "aws_kms_alias"),
+    ("AWS::KMS::Key", "aws_kms_key"),
+    ("AWS::Lambda::Alias", "aws_lambda_alias"),
+    ("AWS::Lambda::EventInvokeConfig", "aws_lambda_function_event_invoke_config"),
+    ("AWS::Lambda::Permission", "aws_lambda_permission"),
+    ("AWS::Logs::LogGroup", "aws_cloudwatch_log_group"),
+    ("AWS::SQS::Queue", "aws_sqs_queue"),
+    ("AWS::Scheduler::Schedule", "aws_scheduler_schedule"),
+    ("AWS::Serverless::Function", "aws_lambda_function"),
+];
 
 #[test]
 fn every_parameter_is_a_variable_and_every_output_an_output() {
-    let template = template::template();
-    let groups = &template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"];
-    let left_out: BTreeSet<_> = groups
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|group| {
-            GROUPS_WITHOUT_VARIABLES.contains(&group["Label"]["default"].as_str().unwrap())
-        })
-        .flat_map(|group| strings(&group["Parameters"]))
-        .collect();
-    let parameters = template["Parameters"].as_object().unwrap().keys();
-    let expected = parameters
-        .filter(|name| !left_out.contains(*name))
-        .map(|name| in_snake_case(name))
-        .chain(VARIABLES_OF_ITS_OWN.map(str::to_owned));
+    let own = VARIABLES_OF_ITS_OWN.map(str::to_owned);
+    let expected = parameters().into_keys().map(|name| in_snake_case(&name)).chain(own);
     assert_eq!(labels("variable"), expected.collect());
+    let template = template::template();
     let outputs = template["Outputs"].as_object().unwrap().keys();
     assert_eq!(labels("output"), outputs.map(|name| in_snake_case(name)).collect());
+}
+
+#[test]
+fn a_variable_defaults_to_what_its_parameter_does_and_takes_nothing_else() {
+    for (name, parameter) in parameters() {
+        let variable = in_snake_case(&name);
+        let start = format!("variable \"{variable}\" {{\n");
+        let written = in_short(between(VARIABLES, &start, "\n}"));
+        let line = |start: &str| {
+            written.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned)
+        };
+
+        let is_number = parameter["Type"] == "Number" || name == NUMBER_OR_NULL;
+        let (kind, default) = match (&parameter["Type"], &parameter["Default"]) {
+            (Value::String(kind), default) if kind == "CommaDelimitedList" => {
+                assert_eq!(default, "", "{name}");
+                ("list(string)", Some("[]".to_owned()))
+            }
+            (_, Value::Null) => ("string", None),
+            (_, default) if is_number && default == "" => ("number", Some("null".to_owned())),
+            (_, default) => {
+                (if is_number { "number" } else { "string" }, Some(default.to_string()))
+            }
+        };
+        assert_eq!(
+            (line("type = ").as_deref(), line("default = ")),
+            (Some(kind), default),
+            "{name}"
+        );
+
+        let condition = match (&parameter["AllowedPattern"], &parameter["AllowedValues"]) {
+            (Value::String(pattern), _) if name == NUMBER_OR_NULL => {
+                let pattern = pattern.strip_prefix('(').unwrap().strip_suffix(")?").unwrap();
+                Some(format!(
+                    "var.{variable} == null || can(regex(\"^{pattern}$\", var.{variable}))"
+                ))
+            }
+            (Value::String(pattern), _) => {
+                Some(format!("can(regex(\"^{pattern}$\", var.{variable}))"))
+            }
+            (_, Value::Array(values)) => {
+                let values: Vec<_> = values.iter().map(Value::to_string).collect();
+                Some(format!("contains([{}], var.{variable})", values.join(", ")))
+            }
+            _ => parameter.get("MaxValue").map(|most| {
+                let least = &parameter["MinValue"];
+                format!("var.{variable} >= {least} && var.{variable} <= {most}")
+            }),
+        };
+        assert_eq!(line("condition = "), condition, "{name}");
+    }
 }
 
 #[test]
@@ -59,6 +118,24 @@ fn the_function_is_given_the_same_variables() {
     let mut set: BTreeSet<_> = template::environment().into_keys().collect();
     set.retain(|name| !of_an_emulator.contains(&name.as_str()));
     assert_eq!(given, set);
+}
+
+#[test]
+fn the_function_is_the_same() {
+    let template = template::template();
+    let module = module();
+    let function = between(&module, "resource \"aws_lambda_function\" ", "\nresource ");
+    for (property, argument) in [
+        ("Description", "description"),
+        ("Handler", "handler"),
+        ("MemorySize", "memory_size"),
+        ("Runtime", "runtime"),
+        ("Timeout", "timeout"),
+    ] {
+        let line =
+            format!("{argument} = {}", template["Resources"]["Rotator"]["Properties"][property]);
+        assert!(function.lines().any(|it| it == line), "the function lacks {line}");
+    }
 }
 
 #[test]
@@ -248,28 +325,42 @@ fn records_and_keys_are_kept_as_well() {
 }
 
 #[test]
-fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
+fn every_resource_is_there_and_every_rule_sends_the_same() {
     let template = template::template();
     let module = module();
-    let count = |kind: &str| module.matches(&format!("resource \"{kind}\" ")).count();
-    for (kind, resource) in [
-        ("AWS::Events::Rule", "aws_cloudwatch_event_rule"),
-        ("AWS::Lambda::Permission", "aws_lambda_permission"),
-        ("AWS::Lambda::EventInvokeConfig", "aws_lambda_function_event_invoke_config"),
-        ("AWS::Scheduler::Schedule", "aws_scheduler_schedule"),
-        ("AWS::IAM::Role", "aws_iam_role"),
-        ("AWS::SQS::Queue", "aws_sqs_queue"),
-        ("AWS::SQS::QueuePolicy", "aws_sqs_queue_policy"),
-        ("AWS::KMS::Key", "aws_kms_key"),
-        ("AWS::IAM::ManagedPolicy", "aws_iam_policy"),
-    ] {
+    let of = |kind: &str| {
         let resources = template["Resources"].as_object().unwrap().values();
-        assert_eq!(count(resource), resources.filter(|it| it["Type"] == kind).count(), "{kind}");
+        resources.filter(|it| it["Type"] == kind).cloned().collect::<Vec<_>>()
+    };
+    let mut expected: BTreeMap<_, _> =
+        RESOURCES.iter().map(|&(kind, resource)| (resource, of(kind).len())).collect();
+    let targets =
+        of("AWS::Events::Rule").into_iter().map(|it| length(&it["Properties"]["Targets"]));
+    expected.insert("aws_cloudwatch_event_target", targets.sum());
+    expected.insert("aws_cloudwatch_metric_alarm", 1);
+    // SAM makes the alias `live` with the function.
+    *expected.get_mut("aws_lambda_alias").unwrap() += of("AWS::Serverless::Function").len();
+    // A role may have its policy within.
+    *expected.get_mut("aws_iam_role_policy").unwrap() +=
+        of("AWS::IAM::Role").iter().map(|it| length(&it["Properties"]["Policies"])).sum::<usize>();
+    let mut written = BTreeMap::new();
+    for resource in module.split("\nresource \"").skip(1) {
+        *written.entry(resource.split('"').next().unwrap()).or_insert(0) += 1;
     }
+    assert_eq!(written, expected);
+    let known: BTreeSet<_> = RESOURCES.iter().map(|(kind, _)| *kind).collect();
+    for (name, resource) in template["Resources"].as_object().unwrap() {
+        let kind = resource["Type"].as_str().unwrap();
+        // A queue has its policy within.
+        let is_within = ["AWS::CloudWatch::Alarm", "AWS::SQS::QueuePolicy"].contains(&kind);
+        assert!(is_within || known.contains(kind), "what is {name} in the module?");
+    }
+    assert_eq!(of("AWS::SQS::QueuePolicy").len(), of("AWS::SQS::Queue").len());
     for queue in module.split("resource \"aws_sqs_queue\" ").skip(1) {
         let queue = queue.split("\nresource ").next().unwrap();
         assert!(queue.contains("sqs_managed_sse_enabled = true"), "{queue}");
         assert!(queue.contains("message_retention_seconds = 1209600"), "{queue}");
+        assert!(queue.contains("policy = jsonencode({"), "{queue}");
     }
     for alias in ["live", "status", "sweep"] {
         assert!(module.contains(&format!("resource \"aws_lambda_alias\" \"{alias}\"")));
@@ -287,11 +378,35 @@ fn every_rule_queue_and_alias_is_there_and_sends_the_same() {
     }
 }
 
-/// The module's lines without comments, blanks at their ends, and alignment.
+/// The template's parameters that the module has a variable for, by name.
+fn parameters() -> BTreeMap<String, Value> {
+    let template = template::template();
+    let groups = &template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"];
+    let groups = groups.as_array().unwrap().iter();
+    let left_out: BTreeSet<_> = groups
+        .filter(|group| {
+            GROUPS_WITHOUT_VARIABLES.contains(&group["Label"]["default"].as_str().unwrap())
+        })
+        .flat_map(|group| strings(&group["Parameters"]))
+        .collect();
+    let parameters = template["Parameters"].as_object().unwrap();
+    let ours = parameters.iter().filter(|(name, _)| !left_out.contains(*name));
+    ours.map(|(name, parameter)| (name.clone(), parameter.clone())).collect()
+}
+
+/// How many there are in a list; none where there is no list.
+fn length(list: &Value) -> usize {
+    list.as_array().map_or(0, Vec::len)
+}
+
+/// The whole module.
 fn module() -> String {
-    FILES
-        .iter()
-        .flat_map(|file| file.lines())
+    FILES.iter().map(|file| in_short(file)).collect()
+}
+
+/// Lines without comments, blanks at their ends, and alignment.
+fn in_short(text: &str) -> String {
+    text.lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|line| !line.starts_with('#'))
         .fold(String::new(), |module, line| module + &line + "\n")

@@ -100,7 +100,7 @@ def deployed(aws: Aws, stack: str) -> Deployment:
     """What the outputs of a stack of `template.yaml` say; grants its role what the emulator does not find granted."""
     (found,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-    _grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
+    grant_what_the_emulator_cannot_evaluate(aws, outputs["RoleArn"].rpartition("/")[2], outputs["SealingKeyArn"])
     return Deployment(
         stack=stack,
         function=outputs["FunctionName"],
@@ -181,7 +181,7 @@ def create(aws: Aws, stack: str, template: str, parameters: dict[str, str]) -> d
     return {output["OutputKey"]: output["OutputValue"] for output in created.get("Outputs", [])}
 
 
-def _grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:
+def grant_what_the_emulator_cannot_evaluate(aws: Aws, role: str, key: str) -> None:
     """Grants, beside the template's policies, what the emulator would never find in them.
 
     It reads no path out of GetParametersByPath and asks for a right to every resource, where AWS asks for the path's.
