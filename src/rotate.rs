@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use jiff::Timestamp;
 use tracing::info;
 
 pub use crate::turn::{Asking, Settings};
@@ -82,6 +83,11 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 let again = now + Duration::from_secs(1);
                 world.clock.sleep_until(again.min(until).min(asking.stop_at)).await;
                 continue;
+            }
+            Move::Defer { until, because: because @ (Deferred::Full | Deferred::Unanswered) }
+                if asking.ask.is_rotate() && spec.inbox().is_none() =>
+            {
+                turn.defer(until, because).await
             }
             Move::Defer { until, because } => Ok(turn.deferred(until, because)),
             Move::Unchanged(entry) => return unchanged(world, asking.token, &entry).await,
@@ -202,6 +208,16 @@ impl Turn<'_> {
     async fn carry_on_first(&mut self) -> Result<Report, Stop> {
         let report = self.carry_on().await?;
         if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
+    }
+
+    /// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
+    async fn defer(&mut self, until: Timestamp, because: Deferred) -> Result<Report, Stop> {
+        // Where the key is saved already, it is waited for.
+        if self.key.is_some() {
+            self.queue()?;
+            self.release(until).await?;
+        }
+        Ok(self.deferred(until, because))
     }
 
     /// Has a rotation follow the one in progress; the next save keeps it, with the trigger's key.

@@ -412,10 +412,10 @@ impl<'a> Turn<'a> {
 
     pub(crate) fn report(&self, outcome: Outcome) -> Report {
         let (rotation, version) = self.subject.clone().unzip();
-        let queued = self.record.queued().map(|_| {
-            "a rotation that was asked for meanwhile begins by itself once this one is through"
-                .to_owned()
-        });
+        let queued = self
+            .record
+            .queued()
+            .map(|_| "a rotation that was asked for begins by itself as soon as it can".to_owned());
         let warnings = self.warnings.iter().cloned().chain(self.told_of_left_out()).chain(queued);
         Report {
             outcome,

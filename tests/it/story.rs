@@ -217,14 +217,14 @@ async fn a_token_rotates_during_an_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_is_deferred_while_the_accepted_set_is_full() {
+async fn a_rotation_waits_while_the_accepted_set_is_full_and_begins_by_itself() {
     let mut spec = items();
     spec["overlap"] = json!("12h");
     let world = in_service(15, &spec).await;
+    let next = |world: &MemoryWorld| rotate(&format!("key {}", world.minted(&subject())));
     let deferred = loop {
-        let count = world.minted(&subject());
-        assert!(count <= 32, "more versions than the set may hold");
-        let ending = world.invoke("next", rotate(&format!("key {count}"))).await;
+        assert!(world.minted(&subject()) <= 32, "more versions than the set may hold");
+        let ending = world.invoke("next", next(&world)).await;
         if ending.outcome() == "deferred" {
             break ending;
         }
@@ -233,11 +233,22 @@ async fn a_rotation_is_deferred_while_the_accepted_set_is_full() {
     let depth = world.minted(&subject());
     assert!(depth > 20, "the set took only {depth}");
     assert!(deferred.answer()["not_before"].is_string(), "{deferred:?}");
+    // Whoever asks again, and whoever asks too, waits for the same version.
+    world.assert_outcome(&world.invoke("again", next(&world)).await, "deferred");
+    world.assert_outcome(&world.invoke("other", rotate("other")).await, "deferred");
+    let asked = [next(&world), rotate("other")];
 
-    world.pass(Duration::from_secs(12 * 60 * 60)).await;
-    let ending = world.invoke("later", rotate("later")).await;
-    world.assert_outcome(&ending, "rotated");
-    assert_eq!(ending.answer()["version"].as_u64(), Some(depth as u64 + 1));
+    let overlap = Duration::from_secs(12 * 60 * 60);
+    world.pass(overlap).await;
+    world.invoke("sweep", Request::Sweep).await;
+    for asked in asked {
+        let ending = world.invoke("later", asked).await;
+        world.assert_outcome(&ending, "unchanged");
+        assert_eq!(ending.answer()["version"].as_u64(), Some(depth as u64 + 1));
+    }
+    world.pass(overlap).await;
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(depth as u64 + 1);
 }
 
 #[tokio::test(start_paused = true)]
