@@ -19,8 +19,9 @@ def pipeline(testbed):
 
 
 def a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it(testbed, tell, pipeline):
-    with SmallPlatform(testbed, "pipeline") as platform:
-        switch = testbed.directory / "pipeline-broken"
+    # This story is told of more than one stack.
+    with SmallPlatform(testbed, f"pipeline-of-{testbed.stack}") as platform:
+        switch = testbed.directory / f"{platform.name}-broken"
         platform.create()
         # The next deployment crashes where the switch is set.
         platform.apply(platform.backend(CRASH_IF_EXISTS=str(switch)))

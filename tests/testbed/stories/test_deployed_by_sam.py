@@ -103,14 +103,14 @@ def testbed(testbed_itself, checkout) -> Testbed:
     checkout.run(f"{_commands()[0]} ARCHITECTURE=x86_64", "\n".join(answers) + "\n", BUILD_SECONDS)
     deployed = deployment.deployed(aws, STACK)
     tokens.admit(testbed_itself.access_entries, deployed.role, "changeover:{{SessionName}}", tokens.GROUP)
-    return testbed_itself.of(**dataclasses.asdict(deployed), specs=SPECS, clusters=f"/{STACK}/clusters")
+    return testbed_itself.of(**dataclasses.asdict(deployed), qualifier="live", specs=SPECS, clusters=f"/{STACK}/clusters")
 
 
 @pytest.fixture
 def pipeline(testbed):
     """A pipeline that invokes the alias which its action names, and takes the answers where deployed functions look for it."""
     port = int(testbed.aws.code_pipeline.rpartition(":")[2])
-    with CodePipeline(lambda event: testbed.invoke(event, "live"), port) as pipeline:
+    with CodePipeline(testbed.invoke, port) as pipeline:
         yield pipeline
 
 

@@ -49,7 +49,7 @@ def a_rule_rotates_to_the_end(testbed, service, tell):
         "InputPathsMap": {"time": "$.time"},
         "InputTemplate": template.replace("${ScheduledToken}", service.token),
     }
-    target = {"Id": "rotator", "Arn": _function(testbed)["FunctionArn"], "InputTransformer": transformer}
+    target = {"Id": "rotator", "Arn": f"{_function(testbed)['FunctionArn']}:live", "InputTransformer": transformer}
     rules.put_targets(Rule=service.name, Targets=[target])
     try:
         platform.wait_until(lambda: service.current_version() == 2, FIRED_SECONDS, "the rule's rotation", every=1)

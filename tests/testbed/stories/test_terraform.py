@@ -19,7 +19,6 @@ from testbed.deployment import PROJECT
 from testbed.dynamic_service import DynamicService
 from testbed.stacks import TOLD_WITH_ANOTHER, Stack
 from testbed.terraform import Terraform, TerraformFailed
-from testbed.testbed import Testbed
 
 NAME = "by-terraform"
 # Its sweep is about its own records; with specs of its own it does not find the other stack's tokens either.
@@ -102,13 +101,6 @@ REFUSED = {
     "event_bus": "arn:aws:events:eu-west-1:000000000000:event-bus/tokens",
     "alarm_topic": "topic",
 }
-
-
-class ThroughLive(Testbed):
-    """The testbed with the function that Terraform made, which is invoked by its alias `live`."""
-
-    def invoke(self, event, qualifier="live"):
-        return super().invoke(event, qualifier)
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +240,7 @@ def it_is_the_stack_that_cloudformation_makes(testbed, applied):
 
 def a_token_rotates_through_live_and_terraform_finds_nothing_to_do(testbed, applied, tell):
     outputs = applied.outputs()["changeover"]
-    description = json.loads((testbed.directory / "testbed.json").read_text())
-    stack = ThroughLive(description | {"function": outputs["function_name"], "specs": ITS_OWN["specs"]})
+    stack = testbed.of(function=outputs["function_name"], qualifier="live", specs=ITS_OWN["specs"])
     assert outputs["alias_arn"].endswith(f":{stack.function}:live")
     parameters, tables = testbed.boto3("ssm"), testbed.boto3("dynamodb")
     service = DynamicService(stack, NAME)

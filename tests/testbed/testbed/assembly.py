@@ -112,6 +112,7 @@ def _start(
         "moto": moto.result(),
         "cluster": emulator.CLUSTER,
         **asdict(deployed),
+        "qualifier": "$LATEST",
         "specs": SPECS,
         "clusters": CLUSTERS,
         "access_entries": str(webhook.entries),

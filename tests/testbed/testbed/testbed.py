@@ -40,6 +40,7 @@ class Testbed:
         self.cluster: str = description["cluster"]
         self.stack: str = description["stack"]
         self.function: str = description["function"]
+        self.qualifier: str = description["qualifier"]
         self.role: str = description["role"]
         self.table: str = description["table"]
         self.key: str = description["key"]
@@ -61,17 +62,17 @@ class Testbed:
         return cls(json.loads(Path(path).read_text()))
 
     def of(self, **changes: Any) -> "Testbed":
-        """The same parts, but for these keys: with another function, say."""
+        """The same parts, but for these keys: with another stack's function, say."""
         return Testbed({**self._description, **changes})
 
     def boto3(self, service: str, **options: Any) -> Any:
         """A boto3 client of the emulated account's administrator."""
         return self.aws.client(service, **options)
 
-    def invoke(self, event: dict[str, Any], qualifier: str = "$LATEST") -> dict[str, Any]:
+    def invoke(self, event: dict[str, Any], qualifier: str = "") -> dict[str, Any]:
         """The function's answer to one invocation, which is never repeated. Raises FunctionFailed for an error."""
         answer = self.boto3("lambda", config=PATIENT).invoke(
-            FunctionName=self.function, Qualifier=qualifier, Payload=json.dumps(event).encode()
+            FunctionName=self.function, Qualifier=qualifier or self.qualifier, Payload=json.dumps(event).encode()
         )
         payload = json.loads(answer["Payload"].read())
         if answer.get("FunctionError"):
