@@ -27,6 +27,7 @@ STACK = "by-sam"
 # The testbed's own stack has another, and README's token may be there too.
 SPECS = f"/{STACK}/tokens"
 TOKEN = f"{STACK}-token"
+NOT_CHECKED_OUT = (".git", ".aws-sam", ".cache", "__pycache__", "samconfig.toml", "target")
 # A release build of everything, on a computer that has not built it before.
 BUILD_SECONDS = 1800
 
@@ -39,12 +40,7 @@ class Checkout:
         # At the same place each time: cargo takes a package elsewhere for another one, and keeps both.
         self.directory = builds / "checkout"
         shutil.rmtree(self.directory, ignore_errors=True)
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        files = subprocess.run(listed, cwd=PROJECT, check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")
-        for file in filter(None, files):
-            if (PROJECT / file).exists():
-                (self.directory / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(PROJECT / file, self.directory / file)
+        shutil.copytree(PROJECT, self.directory, ignore=shutil.ignore_patterns(*NOT_CHECKED_OUT))
         programs = directory / "bin"
         programs.mkdir()
         (programs / "changeover").symlink_to(testbed.command)
