@@ -383,7 +383,8 @@ impl Record {
         &self.without
     }
 
-    /// The rotation that begins once the one in progress is done.
+    /// The rotation that begins by itself, once what it waits for has passed: the one in progress, or what
+    /// keeps the set of live versions from being changed.
     pub fn queued(&self) -> Option<&RotationId> {
         self.queued.as_ref()
     }

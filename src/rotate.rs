@@ -84,12 +84,7 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 world.clock.sleep_until(again.min(until).min(asking.stop_at)).await;
                 continue;
             }
-            Move::Defer { until, because: because @ (Deferred::Full | Deferred::Unanswered) }
-                if asking.ask.is_rotate() && spec.inbox().is_none() =>
-            {
-                turn.defer(until, because).await
-            }
-            Move::Defer { until, because } => Ok(turn.deferred(until, because)),
+            Move::Defer { until, because } => turn.defer(until, because).await,
             Move::Unchanged(entry) => return unchanged(world, asking.token, &entry).await,
             Move::Nothing => Ok(turn.report(Outcome::NothingOwed)),
             Move::Refuse { because, fix } => Err(Stop::Failed(
@@ -212,15 +207,18 @@ impl Turn<'_> {
 
     /// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
     async fn defer(&mut self, until: Timestamp, because: Deferred) -> Result<Report, Stop> {
-        // Where the key is saved already, it is waited for.
-        if self.key.is_some() {
+        // Where others are writing, it is theirs to save.
+        let passes_by_itself = matches!(because, Deferred::Full | Deferred::Unanswered);
+        // Only a rotation has a key, and one that is saved is waited for already; what arrives in an
+        // inbox is looked for anyway.
+        if passes_by_itself && self.key.is_some() && self.spec.inbox().is_none() {
             self.queue()?;
             self.release(until).await?;
         }
         Ok(self.deferred(until, because))
     }
 
-    /// Has a rotation follow the one in progress; the next save keeps it, with the trigger's key.
+    /// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.
     fn queue(&mut self) -> Result<(), Stop> {
         let id = self.follow(self.record.next_version())?;
         self.apply(Change::Queue(Some(id)))

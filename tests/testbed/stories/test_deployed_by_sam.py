@@ -52,12 +52,7 @@ class Checkout:
             "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
             "CARGO_PROFILE_RELEASE_LTO": "off",
             "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_ENDPOINT_URL": testbed.aws.endpoint,
-            "AWS_DEFAULT_REGION": testbed.aws.region,
-            "AWS_ACCESS_KEY_ID": testbed.aws.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": testbed.aws.secret_access_key,
+            **testbed.aws.environment,
             "CHANGEOVER_FUNCTION": f"{STACK}-rotator:live",
         }
         if cache := os.environ.get("CHANGEOVER_CACHE"):

@@ -36,6 +36,20 @@ class Aws:
     access_key_id: str = "test"
     secret_access_key: str = field(default="test", repr=False)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which programs use the account as its administrator, and no profile of whoever runs them."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            # What version 1 of the AWS CLI and boto3 read.
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of the account's administrator."""
         return boto3.client(

@@ -57,12 +57,7 @@ class DynamicService(Platform):
         self.put_spec(self.spec())
         answer = self.invoke("publish")
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
-        readers = {
-            "AWS_ENDPOINT_URL": self.testbed.aws.endpoint,
-            "AWS_DEFAULT_REGION": self.testbed.aws.region,
-            "AWS_ACCESS_KEY_ID": self.testbed.aws.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.testbed.aws.secret_access_key,
-        }
+        readers = self.testbed.aws.environment
         sending = readers | {"REQUESTS": str(self.load.path), "RATE": "25"}
         accepted = readers | {"ACCEPTED_TABLE": self.table, "ACCEPTED_ITEM": "service_token_accepted"}
         self.apply(

@@ -60,15 +60,7 @@ class Terraform:
     def __init__(self, aws: Aws, directory: Path, provider: Path) -> None:
         self.directory = directory
         self._provider = provider
-        self._environment = _environment() | {
-            "AWS_ENDPOINT_URL": aws.endpoint,
-            "AWS_REGION": aws.region,
-            "AWS_ACCESS_KEY_ID": aws.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": aws.secret_access_key,
-            # No profile of whoever runs the tests.
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        }
+        self._environment = _environment() | aws.environment
 
     def __call__(self, command: str, *arguments: str) -> str:
         """What the command says. Raises TerraformFailed where it ends with an error."""
