@@ -6,51 +6,106 @@ INSTALL := $(TOOLS)/bin/pip install --quiet --disable-pip-version-check --requir
 CARGO_DENY := $(CACHE)/cargo-deny/0.20.2
 CFN_GUARD := $(CACHE)/cfn-guard/3.2.1
 TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token.yaml
+# What is checked again only if one of these files has changed since it passed.
+ONCE := tests/once $(CACHE)/passed
+TIMED := tests/timed
 
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
+# By this text tests draw the samples of what they could try exhaustively; `all` tries everything.
+CHANGEOVER_SAMPLE ?= $(shell git rev-parse HEAD)
+export CHANGEOVER_SAMPLE
 
-.PHONY: demo test planted lint bench build deploy remove
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-cluster check test verify lint unit-tests planted bench build deploy remove \
+	lint-rust lint-dependencies lint-templates lint-scripts
 
-# Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
+help:
+	@echo 'See it work:'
+	@echo '  make demo          three rotations under load, on an emulated AWS account: 6 minutes the first time, then 1'
+	@echo '  make demo-cluster  the same with Kubernetes and External Secrets: 15 minutes the first time, then 2'
+	@echo '                     KEEP=1 leaves either running to look around'
+	@echo 'Prove it:'
+	@echo '  make check         formatting, lints and every test that needs no testbed: 2 minutes; before each commit'
+	@echo '  make test          every promise, on the real parts; a sample of what is exhaustive: 15 minutes; before each merge'
+	@echo '  make verify        everything exhaustively, and every planted mistake: hours; each night and before a release'
+	@echo '  make bench         size, start and calls of a rotation, and rotations by hand beside it'
+	@echo 'Run it:'
+	@echo '  make deploy        builds and deploys the stack of template.yaml; asks for its parameters the first time'
+	@echo '  make remove        takes the stack out; its table and its keys stay'
+
+# Three rotations of a token under load, on the emulated account alone, with every request counted.
 demo:
 	tests/testbed/run demo $(if $(KEEP),--keep)
 
-# Every test, on the real parts. The function under test is the one that the tests' own build brings: one build, not two.
-test:
-	cargo test --locked --no-run
-	tests/testbed/run with --rotator $(or $(CARGO_TARGET_DIR),target)/debug/rotator -- \
-		sh -c 'cargo test --locked && python -m pytest tests/testbed'
+# The same beside a real control plane, where the token reaches pods through External Secrets and rollouts.
+demo-cluster:
+	tests/testbed/run demo-cluster $(if $(KEEP),--keep)
 
-# Plants every mistake of tests/planted, one at a time, and fails unless a test catches each; a quarter of an hour on two cores.
+# What needs no testbed. The templates are looked at beside the compiler, which seldom keeps both cores busy.
+check:
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-others check-rust
+
+# In this order: what is quick to fail comes first, and Cargo does one thing at a time.
+.PHONY: check-rust lint-others
+check-rust:
+	@$(MAKE) --no-print-directory lint-rust
+	@$(MAKE) --no-print-directory unit-tests
+lint-others: lint-dependencies lint-templates lint-scripts
+
+unit-tests:
+	$(TIMED) unit-test-build cargo test --locked --no-run
+	$(TIMED) unit-tests tests/rust
+
+# Every promise, on the real parts. The function under test is the one that the tests' own build brings: one build, not two.
+test: $(TOOLS)/can-build
+	$(TIMED) test-build cargo test --locked --no-run
+	CHANGEOVER_CACHE=$(CACHE) tests/testbed/run test --rotator $(or $(CARGO_TARGET_DIR),target)/debug/rotator
+
+# Everything that `make test` draws a sample of: all kills, all faults, 20,000 worlds, the model with three actors at once, the
+# build by SAM and by cargo-lambda, Terraform, a minute of rotations, a kubelet's own pauses; and every planted mistake.
+verify: export CHANGEOVER_SAMPLE = all
+verify: export TESTBED_BACK_OFF_SECONDS = 10
+verify: check test planted
+
+# Plants every mistake of tests/planted, one at a time, and fails unless a test catches each; half an hour on two cores.
 planted:
 	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
-lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- --deny warnings
-	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
-	$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
-	$(TOOLS)/bin/cfn-lint $(TEMPLATES)
-	@# What the rules must refuse; told only where they do not.
+lint: lint-rust lint-dependencies lint-templates lint-scripts
+
+lint-rust:
+	$(TIMED) fmt cargo fmt --check
+	$(TIMED) clippy cargo clippy --locked --all-targets -- --deny warnings
+
+lint-dependencies: $(CARGO_DENY)/bin/cargo-deny
+	$(TIMED) deny $(ONCE) Cargo.toml Cargo.lock deny.toml -- $(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
+	@# The database of advisories is on a git host, which not every network reaches.
+	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
+		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
+		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
+
+lint-templates: $(TOOLS)/complete $(CFN_GUARD)/bin/cfn-guard
+	$(TIMED) sam-validate $(ONCE) template.yaml -- \
+		$(TOOLS)/bin/sam validate --lint --region us-east-1 --template template.yaml
+	$(TIMED) cfn-lint $(ONCE) $(TEMPLATES) -- $(TOOLS)/bin/cfn-lint $(TEMPLATES)
+	@# What the rules must refuse; printed only if they do not.
 	@$(CFN_GUARD)/bin/cfn-guard test --rules-file infra/guard/changeover.guard --test-data infra/guard/tests.yaml \
 		> $(CFN_GUARD)/tests.log || { cat $(CFN_GUARD)/tests.log; exit 1; }
-	$(CFN_GUARD)/bin/cfn-guard validate --rules infra/guard/changeover.guard $(TEMPLATES:%=--data %)
-	$(TOOLS)/bin/yamllint --strict --config-file .yamllint .
-	$(TOOLS)/bin/shellcheck .ci/run infra/github-action/*.sh
+	$(TIMED) cfn-guard $(CFN_GUARD)/bin/cfn-guard validate --rules infra/guard/changeover.guard $(TEMPLATES:%=--data %)
+
+lint-scripts: $(TOOLS)/complete
+	$(TIMED) yamllint $(ONCE) . -- $(TOOLS)/bin/yamllint --strict --config-file .yamllint .
+	$(TOOLS)/bin/shellcheck .ci/run tests/once tests/timed infra/github-action/*.sh
 	PATH="$(TOOLS)/bin:$$PATH" actionlint
 	@# An example is checked as it will lie in a repository: beside a checkout of changeover, whose inputs it has to name.
 	rm -rf $(TOOLS)/example && mkdir -p $(TOOLS)/example/.git $(TOOLS)/example/.github/workflows
 	ln -s $(CURDIR) $(TOOLS)/example/changeover
 	cp infra/github-action/example-workflow.yml $(TOOLS)/example/.github/workflows/
 	cd $(TOOLS)/example && PATH="$(TOOLS)/bin:$$PATH" actionlint
-	@# The database of advisories is on a git host, which not every network reaches.
-	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
-		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
-		else echo 'lint: advisories NOT checked: their database cannot be fetched from here'; fi
 
-# Size, start and calls of a rotation, how soon a rollout is told, and how rotations by hand fare beside it. The function is
+# Size, start and calls of a rotation, how soon a rollout is seen, and how rotations by hand fare beside it. The function is
 # measured as it is deployed.
 bench:
 	cargo bench --locked --no-default-features --bench startup

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, because each one links the SDKs anew.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+mod amount;
 mod clusters;
 mod contract;
 mod costs;

@@ -3,7 +3,7 @@
 //!
 //! The world has a verifier and a presenter that are restarted and one of each that are not, the
 //! publications and Secrets that they read, and turns that do between two saves what the shell does.
-//! Two rotations overlap. `CHANGEOVER_MODEL=full` looks at more at once.
+//! Two rotations overlap. `make verify` looks at more at once.
 //!
 //! Then each wait and each order that the design calls necessary is left out, and the shortest
 //! execution that breaks a promise is found. `--show-output` shows the table of them.
@@ -28,6 +28,8 @@ use omission::Omission;
 use promises::{ANSWERS, AUTHENTICATES, COMPLETES, ENDS, IS_LEGAL, MOVES, ONE_PENDING};
 use records::{Edit, Id, Records};
 use state::{Copy, Readers, State, View};
+
+use crate::amount::is_everything;
 
 /// What is checked.
 struct Protocol {
@@ -182,13 +184,9 @@ fn whatever_is_left_out_breaks_a_promise() {
 
 #[expect(clippy::print_stdout, reason = "how much was looked at is part of the result")]
 fn holds(fenced: [bool; 2]) {
-    let protocol = Protocol { at_once: if is_full() { 3 } else { 2 }, ..Protocol::of(fenced) };
+    let at_once = if is_everything() { 3 } else { 2 };
+    let protocol = Protocol { at_once, ..Protocol::of(fenced) };
     let (states, broken) = protocol.check();
     println!("{states} states, {} records", protocol.records.len());
     assert!(broken.is_none(), "{}", broken.map(|it| it.to_string()).unwrap_or_default());
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long a test runs is up to whoever runs it")]
-fn is_full() -> bool {
-    std::env::var("CHANGEOVER_MODEL").is_ok_and(|bounds| bounds == "full")
 }

@@ -1,6 +1,5 @@
-//! Clusters on a real API server, real controllers and External Secrets, where `CHANGEOVER_TESTBED`
-//! names the description of a testbed: with a presigned token, and no more rights than the manifest
-//! gives.
+//! Clusters on a real API server, real controllers and External Secrets, those of the testbed that
+//! `CHANGEOVER_TESTBED` names: with a presigned token, and no more rights than the manifest gives.
 
 mod copies;
 mod rollouts;
@@ -30,6 +29,8 @@ use changeover::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::amount::testbed_description;
+
 const LONG: Duration = Duration::from_secs(120);
 
 /// A testbed that somebody started, and a namespace of it for one test.
@@ -45,12 +46,10 @@ impl Testbed {
     /// the rights of `infra/eks-rbac.yaml`.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the edge of these tests: where their testbed and their time come from"
+        reason = "the edge of these tests: where their time comes from"
     )]
-    async fn with_namespace(name: &str) -> Option<Self> {
-        let path = std::env::var("CHANGEOVER_TESTBED").ok()?;
-        let description = std::fs::read_to_string(path).expect("the testbed's description");
-        let description: Value = serde_json::from_str(&description).expect("JSON");
+    async fn with_namespace(name: &str) -> Self {
+        let description = testbed_description();
         let namespace = format!("{name}-{:x}", Timestamp::now().as_millisecond());
         let administrator = administrator(&description).await;
         let role = AssumeRoleProvider::builder(text(&description["role"]))
@@ -78,7 +77,7 @@ impl Testbed {
         assert!(rights.contains(of_the_example));
         let rights = rights.replace(of_the_example, &format!("namespace: {}", testbed.namespace));
         testbed.kubectl(&["apply", "--filename=-"], &rights);
-        Some(testbed)
+        testbed
     }
 
     /// kubectl with the administrator's rights; what it says.
@@ -322,8 +321,9 @@ const PRESENTED: &str = "presenter.changeover.dev/a";
 const DRAINS: &str = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once() {
-    let Some(testbed) = Testbed::with_namespace("drains").await else { return };
+    let testbed = Testbed::with_namespace("drains").await;
     testbed.deploy("backend", DRAINS, json!({}));
     let (workload, stamp_5) = (testbed.workload("backend"), stamp(Side::Presenters, "a", 5));
     let older = testbed.stamps("backend", PRESENTED);
@@ -352,8 +352,9 @@ async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once(
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn stamps_of_every_side_and_token_stand_beside_each_other_and_beside_kubectls() {
-    let Some(testbed) = Testbed::with_namespace("beside").await else { return };
+    let testbed = Testbed::with_namespace("beside").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");
     testbed.in_namespace(&["rollout", "restart", "deployment/backend"]);
@@ -396,8 +397,9 @@ fn stuck<T: std::fmt::Debug>(progress: Progress<T>) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workload_finishes_it() {
-    let Some(testbed) = Testbed::with_namespace("crashes").await else { return };
+    let testbed = Testbed::with_namespace("crashes").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");
     let container = |script: &str| {
@@ -420,8 +422,9 @@ async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workl
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
-    let Some(testbed) = Testbed::with_namespace("stuck").await else { return };
+    let testbed = Testbed::with_namespace("stuck").await;
     let workload = testbed.workload("backend");
     let stamp_5 = stamp(Side::Presenters, "a", 5);
     assert_eq!(testbed.clusters.stamp(&workload, &stamp_5).await, Ok(None));
@@ -454,8 +457,9 @@ async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
-    let Some(testbed) = Testbed::with_namespace("zero").await else { return };
+    let testbed = Testbed::with_namespace("zero").await;
     testbed.deploy("backend", DRAINS, json!({"revisionHistoryLimit": 0}));
     let workload = testbed.workload("backend");
     testbed.in_namespace(&["scale", "deployment/backend", "--replicas=0"]);
@@ -467,8 +471,9 @@ async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_sync_is_proved_by_what_the_secret_holds() {
-    let Some(testbed) = Testbed::with_namespace("syncs").await else { return };
+    let testbed = Testbed::with_namespace("syncs").await;
     let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
     testbed.create_external_secret(&json!({}));
@@ -530,8 +535,9 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn what_a_look_before_a_rotation_finds_is_so() {
-    let Some(testbed) = Testbed::with_namespace("looks").await else { return };
+    let testbed = Testbed::with_namespace("looks").await;
     let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
     testbed.create_external_secret(&json!({}));
@@ -614,8 +620,9 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn the_function_has_no_rights_where_nobody_gave_it_any() {
-    let Some(testbed) = Testbed::with_namespace("rights").await else { return };
+    let testbed = Testbed::with_namespace("rights").await;
     let elsewhere = Workload { namespace: "kube-system".to_owned(), ..testbed.workload("backend") };
     let error = testbed.clusters.stamp(&elsewhere, &stamp(Side::Presenters, "a", 1)).await;
     let error = error.expect_err("forbidden");

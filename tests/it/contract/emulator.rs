@@ -1,5 +1,5 @@
-//! The emulator of AWS, where `CHANGEOVER_TESTBED` names the description of a testbed; and what only
-//! it can show.
+//! The emulator of AWS, which `CHANGEOVER_TESTBED` names by the description of its testbed; and what
+//! only it can show.
 
 use std::sync::Arc;
 
@@ -25,7 +25,10 @@ use rand::{TryRng as _, rngs::SysRng};
 use serde_json::Value;
 
 use super::Stores;
-use crate::sample::{accepted, named, presented};
+use crate::{
+    amount::testbed_description,
+    sample::{accepted, named, presented},
+};
 
 const ITEMS: &str = "changeover-contract-items";
 
@@ -41,12 +44,10 @@ impl Testbed {
     /// The one that the environment names.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the edge of these tests: where their testbed and their time come from"
+        reason = "the edge of these tests: where their time comes from"
     )]
-    pub(super) async fn named() -> Option<Self> {
-        let path = std::env::var("CHANGEOVER_TESTBED").ok()?;
-        let description = std::fs::read_to_string(path).expect("the testbed's description");
-        let description: Value = serde_json::from_str(&description).expect("JSON");
+    pub(super) async fn named() -> Self {
+        let description = testbed_description();
         let now = Timestamp::now();
         let endpoint = text(&description["aws"]["endpoint"]);
         let testbed = Self {
@@ -57,7 +58,7 @@ impl Testbed {
             suffix: format!("{:x}", now.as_nanosecond()),
         };
         testbed.create_items().await;
-        Some(testbed)
+        testbed
     }
 
     pub(super) fn stores(&self) -> Stores {
@@ -145,8 +146,9 @@ fn text(value: &Value) -> &str {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn other_attributes_of_an_item_are_left_alone() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let place = stores.item("other");
     let id = AttributeValue::S(format!("other-{}", stores.suffix));
@@ -166,8 +168,9 @@ async fn other_attributes_of_an_item_are_left_alone() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_label_names_the_version_that_it_was_moved_to() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let publication = stores.parameter("named");
     let Place::Parameter(name) = &publication.place else { panic!("a parameter") };
@@ -186,8 +189,9 @@ async fn a_label_names_the_version_that_it_was_moved_to() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_parameter_in_plain_is_not_written() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let publication = stores.parameter("plain");
     let Place::Parameter(name) = &publication.place else { panic!("a parameter") };
@@ -202,8 +206,9 @@ async fn a_parameter_in_plain_is_not_written() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn specs_are_what_stands_directly_below_their_path() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let config = testbed.config();
     let names: Vec<_> = (0..23).map(|number| format!("token-{number:02}")).collect();
     for name in names.iter().map(String::as_str).chain(["deeper/token", "Not-a-token"]) {
@@ -220,8 +225,9 @@ async fn specs_are_what_stands_directly_below_their_path() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn an_inbox_has_what_was_put_there_last() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let inboxes = SsmInboxes::new(Arc::clone(&testbed.aws));
     let Place::Parameter(name) = stores.parameter("inbox").place else { panic!("a parameter") };
@@ -244,8 +250,9 @@ async fn an_inbox_has_what_was_put_there_last() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_label_on_the_hundredth_version_stops_the_next_write_until_it_is_moved() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let publications = testbed.publications(&testbed.with_limits());
     let publication = testbed.stores().parameter("limits");
     let token = named("limits");
@@ -267,8 +274,9 @@ async fn a_label_on_the_hundredth_version_stops_the_next_write_until_it_is_moved
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_label_that_parameter_store_calls_invalid_is_an_error() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     let publications = testbed.publications(&testbed.with_limits());
     let publication = testbed.stores().parameter("invalid");
     let view = presented(&named("invalid"), 1, "ds_s3cret");
@@ -280,8 +288,9 @@ async fn a_label_that_parameter_store_calls_invalid_is_an_error() {
 }
 
 #[tokio::test]
+#[ignore = "needs a testbed: `make test`"]
 async fn a_missing_parameter_holds_nothing_with_limits_or_without() {
-    let Some(testbed) = Testbed::named().await else { return };
+    let testbed = Testbed::named().await;
     for aws in [Arc::clone(&testbed.aws), testbed.with_limits()] {
         let name = ParameterName::parse("/contract/never/written").expect("a name");
         let place = Place::Parameter(name);

@@ -2,10 +2,14 @@
 
 import threading
 
+import pytest
+
 from testbed import platform
 from testbed.small_platform import SmallPlatform
 
 
+@pytest.mark.xdist_group("homelab")
+@pytest.mark.slow
 def a_rotation_outlives_the_api_server(another_cluster, tell):
     with SmallPlatform(another_cluster, "outlives") as small:
         small.create(spec=small.spec(overlap="5s"))

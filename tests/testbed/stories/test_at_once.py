@@ -16,6 +16,9 @@ from testbed import runtime_interface, tables
 from testbed.runtime_interface import Function
 from testbed.testbed import Testbed
 
+# Stories that keep both cores busy do not run beside each other.
+pytestmark = [pytest.mark.xdist_group("heavy"), pytest.mark.slow]
+
 INVOCATIONS = 50
 TOKENS = 200
 # How many invocations two cores bear at once.

@@ -10,10 +10,13 @@ import subprocess
 from collections.abc import Container
 from pathlib import Path
 
-from testbed import command, platform, processes
+import pytest
+
+from testbed import command, platform, processes, sample
 from testbed.code_pipeline import CodePipeline
 from testbed.lone_account import LoneAccount, LoneToken
 from testbed.platform import PROJECT, Platform
+from testbed.testbed import Testbed
 
 EVENTS = {file.stem: json.loads(file.read_text()) for file in sorted((PROJECT / "events").glob("*.json"))}
 TOKEN = "datastore-token"
@@ -38,14 +41,24 @@ OUTCOMES = {
 BY_SERVICES = {"codepipeline", "import"}
 
 
+@pytest.fixture
+def testbed() -> Testbed:
+    """The testbed with its own stack, which is the one that README's commands name."""
+    return Testbed.from_environment()
+
+
 def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
     (invoke,) = _shown("aws lambda invoke")
+    # The CLI takes seconds to start: it sends some, and the others arrive as the same bytes.
+    by_the_cli = sample.drawn(list(OUTCOMES), one_in=4)
     (tmp_path / "events").symlink_to(PROJECT / "events")
     environment = _deployer(testbed, tmp_path)
     token = Platform(testbed, "by-hand", TOKEN)
     token.put_spec(_spec())
 
     def sent(event: str) -> dict:
+        if event not in by_the_cli:
+            return platform.ask(testbed, EVENTS[event])
         said = _run(invoke.replace("events/rotate.json", f"events/{event}.json"), environment, tmp_path)
         assert json.loads(said)["StatusCode"] == 200, said
         assert "FunctionError" not in said, (tmp_path / "answer.json").read_text()
@@ -75,6 +88,7 @@ def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
     assert json.loads((tmp_path / "answer.json").read_text())["errorType"] == "UnknownToken"
 
 
+@pytest.mark.verify
 def the_function_runs_on_ones_own_computer(testbed, tmp_path, tell):
     (watch,), (invoke,) = _shown("cargo lambda watch"), _shown("cargo lambda invoke")
     account = LoneAccount(testbed)

@@ -4,23 +4,25 @@ import json
 
 import pytest
 
-from testbed import runtime_interface
 from testbed.code_pipeline import CodePipeline, Hangs
 from testbed.small_platform import SmallPlatform
 
 
+# All deployed functions look for CodePipeline at the same place.
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
 @pytest.fixture
 def pipeline(testbed):
-    """A pipeline beside the function, as a process whose CodePipeline this is."""
-    with CodePipeline(lambda event: function.invoke(event)) as pipeline:
-        variables = runtime_interface.environment(testbed, AWS_ENDPOINT_URL_CODEPIPELINE=pipeline.endpoint)
-        with runtime_interface.Function(testbed.rotator, variables, testbed.logs / "code-pipeline.log") as function:
-            yield pipeline
+    """A pipeline that invokes the alias `live`, and takes the answers where deployed functions look for CodePipeline."""
+    port = int(testbed.aws.code_pipeline.rpartition(":")[2])
+    with CodePipeline(testbed.invoke, port) as pipeline:
+        yield pipeline
 
 
+@pytest.mark.slow
 def a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it(testbed, tell, pipeline):
-    # This story is told of more than one stack.
-    with SmallPlatform(testbed, f"pipeline-of-{testbed.stack}") as platform:
+    with SmallPlatform(testbed, "pipeline") as platform:
         switch = testbed.directory / f"{platform.name}-broken"
         platform.create()
         # The next deployment crashes where the switch is set.
@@ -79,7 +81,7 @@ def a_missing_right_to_answer_is_loud_and_not_tried_again(testbed, pipeline):
     pipeline.is_forbidden = True
     with pytest.raises(Hangs):
         pipeline.execute('{"action": "sweep"}')
-    log = (testbed.logs / "code-pipeline.log").read_text()
+    log = testbed.function_log.read_text()
     told = [json.loads(line) for line in log.splitlines() if "the job hangs unanswered" in line]
     assert len(told) == 1
     assert told[0]["level"] == "ERROR" and "codepipeline:PutJobSuccessResult" in told[0]["error"]

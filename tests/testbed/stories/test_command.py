@@ -21,7 +21,7 @@ def changeover(testbed, tmp_path_factory) -> Command:
 
 def a_deploy_step_follows_a_rotation_to_its_end(testbed, changeover, tell):
     with SmallPlatform(testbed, "command") as platform:
-        platform.create()
+        platform.create(spec=platform.spec(overlap="10s"))
         looked = changeover("preflight", platform.token)
         assert looked.code == 0 and looked.out.startswith((f"{platform.token}: passed", f"{platform.token}: warned")), looked
 

@@ -1,9 +1,9 @@
-"""The stack as a new user makes it: README's commands, with the SAM command line, in a checkout that nobody has built in.
+"""The stack as a new user makes it: README's commands, with the SAM command line, in a checkout without a build.
 
-Then each thing that starts rotations starts one there, by the story that holds it on the testbed's own stack.
+In `make test` the function that SAM deploys is the testbed's, handed over where cargo-lambda would build it; `make verify` builds it.
+Rules, schedules, inboxes and pipelines invoke the alias `live` of the testbed's own stack: their stories are not repeated here.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -15,35 +15,50 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
-from stories.test_code_pipeline import a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it  # noqa: F401
-from stories.test_import import name, what_arrives_is_rotated_to_without_one_failed_request  # noqa: F401
-from stories.test_schedules import a_rule_rotates_to_the_end, a_schedule_rotates_to_the_end, service  # noqa: F401
-from testbed import deployment, tokens
-from testbed.code_pipeline import CodePipeline
+from testbed import another_stack, deployment, sample
 from testbed.platform import PROJECT
 from testbed.testbed import Testbed
 
+# The tests follow each other in one account.
+pytestmark = [pytest.mark.xdist_group("sam"), pytest.mark.slow]
+
 STACK = "by-sam"
 # The testbed's own stack has another, and README's token may be there too.
-SPECS = f"/{STACK}/tokens"
+SPECS = deployment.paths(STACK)["Specs"]
 TOKEN = f"{STACK}-token"
 NOT_CHECKED_OUT = (".git", ".aws-sam", ".cache", "__pycache__", "samconfig.toml", "target")
 # A release build of everything, on a computer that has not built it before.
 BUILD_SECONDS = 1800
+# Stands for cargo where it is asked for the function: what cargo-lambda would build lies there already.
+PREPARED = """#!/bin/bash
+set -euo pipefail
+if [ "$1 $2" = "lambda build" ]; then
+    mkdir -p "$CARGO_TARGET_DIR/lambda/rotator"
+    exec cp {rotator} "$CARGO_TARGET_DIR/lambda/rotator/bootstrap"
+fi
+exec {cargo} "$@"
+"""
 
 
 class Checkout:
     """A copy of the project beside what its builds keep, and a shell in it whose account is the emulated one."""
 
     def __init__(self, testbed: Testbed, directory: Path) -> None:
-        builds = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")).absolute()
+        programs = directory / "bin"
+        programs.mkdir()
+        (programs / "changeover").symlink_to(testbed.command)
+        if sample.is_everything():
+            builds = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")).absolute()
+        else:
+            builds = directory / "target"
+            builds.mkdir()
+            cargo = programs / "cargo"
+            cargo.write_text(PREPARED.format(rotator=testbed.rotator, cargo=shutil.which("cargo")))
+            cargo.chmod(0o755)
         # At the same place each time: cargo takes a package elsewhere for another one, and keeps both.
         self.directory = builds / "checkout"
         shutil.rmtree(self.directory, ignore_errors=True)
         shutil.copytree(PROJECT, self.directory, ignore=shutil.ignore_patterns(*NOT_CHECKED_OUT))
-        programs = directory / "bin"
-        programs.mkdir()
-        (programs / "changeover").symlink_to(testbed.command)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_", "CHANGEOVER_"))},
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -85,24 +100,14 @@ def testbed_itself() -> Testbed:
 def testbed(testbed_itself, checkout) -> Testbed:
     """The testbed, whose function is the one that README's first command makes."""
     aws = testbed_itself.aws
-    asked = {**deployment.parameters(aws), "Specs": SPECS, "Clusters": f"/{STACK}/clusters"}
+    asked = {**deployment.parameters(aws), **deployment.paths(STACK)}
     prompts = yaml.load((PROJECT / "template.yaml").read_text(), Loader=yaml.BaseLoader)["Parameters"]
     assert asked.keys() <= prompts.keys()
     answers = [STACK, aws.region, *(asked.get(name, "") for name in prompts)]
     # Confirm changes? Let it make roles? Keep what failed? Remember the answers? Where, and as what?
     answers += ["n", "y", "n", "y", "", ""]
     checkout.run(f"{_commands()[0]} ARCHITECTURE=x86_64", "\n".join(answers) + "\n", BUILD_SECONDS)
-    deployed = deployment.deployed(aws, STACK)
-    tokens.admit(testbed_itself.access_entries, deployed.role, "changeover:{{SessionName}}", tokens.GROUP)
-    return testbed_itself.of(**dataclasses.asdict(deployed), qualifier="live", specs=SPECS, clusters=f"/{STACK}/clusters")
-
-
-@pytest.fixture
-def pipeline(testbed):
-    """A pipeline that invokes the alias which its action names, and takes the answers where deployed functions look for it."""
-    port = int(testbed.aws.code_pipeline.rpartition(":")[2])
-    with CodePipeline(testbed.invoke, port) as pipeline:
-        yield pipeline
+    return another_stack.found(testbed_itself, STACK)
 
 
 def readme_comes_from_an_empty_account_to_a_rotation(testbed, checkout, tell):

@@ -15,6 +15,9 @@ from testbed import platform
 from testbed.follower import Follower
 from testbed.testbed import FunctionFailed
 
+# Its fixtures are made once for the whole file.
+pytestmark = [pytest.mark.xdist_group("rights-in-a-cluster"), pytest.mark.slow]
+
 # What it comes to: refused before anything is minted, or held with the reason.
 PREFLIGHT = "PreflightFailed"
 ROTATION = "held"

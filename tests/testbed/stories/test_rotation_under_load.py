@@ -11,7 +11,7 @@ EVERY_STEP = [
 
 def no_request_fails_while_both_sides_restart(testbed, tell):
     with SmallPlatform(testbed, "under-load") as platform:
-        published = platform.create()
+        published = platform.create(spec=platform.spec(overlap="10s"))
         assert (published["outcome"], published["version"]) == ("published", 1)
 
         for version in (2, 3):

@@ -195,7 +195,7 @@ def _function(testbed) -> dict:
 def _deliver(testbed, event: dict) -> None:
     """As rules, schedules and pipelines invoke: nobody waits for the answer, and Lambda tries again what fails."""
     answer = testbed.boto3("lambda").invoke(
-        FunctionName=testbed.function, InvocationType="Event", Payload=json.dumps(event).encode()
+        FunctionName=testbed.function, Qualifier=testbed.qualifier, InvocationType="Event", Payload=json.dumps(event).encode()
     )
     assert answer["StatusCode"] == 202
 
@@ -211,15 +211,17 @@ def _invocations(testbed, token: str) -> int:
 
 
 def _kill_the_function(testbed) -> int:
-    """Kills every process of the deployed function, and returns how many there were."""
+    """Kills every process of the stack's deployed function, and returns how many there were."""
+    named = f"AWS_LAMBDA_FUNCTION_NAME={testbed.function}".encode()
     killed = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             program = os.readlink(process / "exe")
+            environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         # What stories start themselves is another file.
-        if program.startswith(f"{testbed.directory}/") and Path(program).name == "rotator":
+        if program.startswith(f"{testbed.directory}/") and Path(program).name == "rotator" and named in environment:
             os.kill(int(process.name), signal.SIGKILL)
             killed += 1
     return killed

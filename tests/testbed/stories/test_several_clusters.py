@@ -13,6 +13,9 @@ from testbed.small_platform import SmallPlatform
 ELSEWHERE = "elsewhere"
 
 
+pytestmark = [pytest.mark.xdist_group("homelab"), pytest.mark.slow]
+
+
 @pytest.fixture
 def elsewhere(testbed):
     """The EKS cluster in another region, which only a role that the function assumes may describe, and is known to."""

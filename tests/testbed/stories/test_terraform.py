@@ -103,6 +103,9 @@ REFUSED = {
 }
 
 
+pytestmark = [pytest.mark.verify, pytest.mark.xdist_group("terraform")]
+
+
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory) -> Path:
     try:

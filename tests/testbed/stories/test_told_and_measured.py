@@ -12,6 +12,9 @@ from testbed.deployment import PROJECT
 from testbed.dynamic_service import DynamicService
 from testbed.runtime_interface import Function
 
+# Its fixtures are made once for the whole file.
+pytestmark = pytest.mark.xdist_group("events")
+
 SCHEMAS = {
     schema["title"]: jsonschema.Draft202012Validator(schema)
     for schema in (json.loads(path.read_text()) for path in (PROJECT / "events" / "schema").glob("*.json"))
@@ -102,15 +105,14 @@ def _measured(testbed, metric: str | None = None) -> list[dict]:
     """The lines of the function's log from which CloudWatch makes metrics, or one metric."""
     lines = [line for line in testbed.function_log.read_text().splitlines() if '"_aws"' in line]
     found = []
-    for line in map(json.loads, lines):
+    # Other stacks have metrics of their own.
+    for line in (line for line in map(json.loads, lines) if line["FunctionName"] == testbed.function):
         for directive in line["_aws"]["CloudWatchMetrics"]:
             assert directive["Namespace"] == "changeover"
             for each in directive["Metrics"]:
                 assert isinstance(line[each["Name"]], int)
             assert all(isinstance(line[key], str) for keys in directive["Dimensions"] for key in keys)
-            # Another stack of the account has metrics of its own.
             assert all("FunctionName" in keys for keys in directive["Dimensions"])
-            assert line["FunctionName"] == testbed.function
         if metric is None or metric in line:
             found.append(line)
     return found

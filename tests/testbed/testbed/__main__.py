@@ -80,6 +80,17 @@ def run_with(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_tests(arguments: argparse.Namespace) -> int:
+    """Runs every test; ends with 1 if one failed."""
+    from testbed import everything
+    from testbed.assembly import started
+
+    with started(arguments.rotator, arguments.binary) as testbed:
+        if everything.main(testbed) != 0:
+            raise SystemExit(1)
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Shows rotations; with `--keep` the demo stays until it is interrupted."""
     from testbed import demo
@@ -131,6 +142,7 @@ def _arguments() -> argparse.Namespace:
     running = [
         command("up", up, "start everything and stay until Ctrl-C"),
         command("with", run_with, "start everything, run a command beside it, and exit with its code"),
+        command("test", run_tests, "start everything and run every test"),
         command("demo", demo, "show rotations under load"),
         command("compare", compare, "compare rotations by hand with changeover's, under load"),
     ]
@@ -141,7 +153,7 @@ def _arguments() -> argparse.Namespace:
             help="binary of the command `changeover`, in place of the one beside the function's",
         )
     running[1].add_argument("words", nargs="*", metavar="-- COMMAND ARGUMENT", help="what to run")
-    running[2].add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    running[3].add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     return parser.parse_args()
 
 

@@ -112,7 +112,7 @@ def _start(
         "moto": moto.result(),
         "cluster": emulator.CLUSTER,
         **asdict(deployed),
-        "qualifier": "$LATEST",
+        "qualifier": "live",
         "specs": SPECS,
         "clusters": CLUSTERS,
         "access_entries": str(webhook.entries),

@@ -100,7 +100,7 @@ class Changeover(SmallPlatform):
     """Rotated by the function."""
 
     def set_up(self) -> None:
-        self.create()
+        self.create(spec=self.spec(overlap="10s"))
 
     def rotate_to(self, version: int) -> None:
         self.rotate(f"version-{version}")

@@ -1,5 +1,6 @@
 """The project's own function and template, deployed to the emulated account."""
 
+import hashlib
 import io
 import json
 import os
@@ -151,10 +152,17 @@ def parameters(aws: Aws) -> dict[str, str]:
     }
 
 
+def paths(stack: str) -> dict[str, str]:
+    """The parameters that keep the specs and the clusters of a stack apart from those of others."""
+    return {"Specs": f"/{stack}/tokens", "Clusters": f"/{stack}/clusters"}
+
+
 def uploaded(aws: Aws, template: str) -> str:
     """The URL of a template in a bucket, as `sam deploy` hands it over: CloudFormation takes 51,200 bytes otherwise."""
-    aws.client("s3").put_object(Bucket=CODE_BUCKET, Key="template.yaml", Body=template.encode())
-    return f"{aws.endpoint}/{CODE_BUCKET}/template.yaml"
+    # Stories upload templates at the same time.
+    key = f"{hashlib.sha256(template.encode()).hexdigest()}.yaml"
+    aws.client("s3").put_object(Bucket=CODE_BUCKET, Key=key, Body=template.encode())
+    return f"{aws.endpoint}/{CODE_BUCKET}/{key}"
 
 
 def create(aws: Aws, stack: str, template: str, parameters: dict[str, str]) -> dict[str, str]:

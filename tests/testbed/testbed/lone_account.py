@@ -109,13 +109,7 @@ class LoneToken:
 
     def let_back_off_pass(self) -> None:
         """What failed is due again in a minute: makes it due now."""
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        self.account.dynamodb.update_item(
-            TableName=RECORDS,
-            Key=self._record_key(),
-            UpdateExpression="SET due_at = :now",
-            ExpressionAttributeValues={":now": {"S": now}},
-        )
+        tables.make_due(self.account.dynamodb, RECORDS, self.name)
 
     def _items(self) -> list[dict[str, Any]]:
         """The record, the keys of its triggers, and what is kept for ever of each version."""

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -129,14 +130,20 @@ class Processes:
 
 
 # Below the range from which the kernel serves outgoing connections (32768 and up by default), one of which could come first.
-PORTS = range(15_000, 21_000)
+PORTS = range(15_000, 32_000)
+# The testbed has the first slice of them, each worker of pytest-xdist the next: two processes that probe at the same moment
+# never pick the same port.
+SLICE = 1_500
+WORKER = re.compile(r"gw(\d+)")
 _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, and that this process has not been given before."""
+    """A port of 127.0.0.1 on which nothing listens, and which was not returned before in this process."""
+    worker = WORKER.fullmatch(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    ports = PORTS[SLICE * (1 + int(worker[1])) :][:SLICE] if worker else PORTS[:SLICE]
     for _ in range(1000):
-        port = random.choice(PORTS)
+        port = random.choice(ports)
         if port in _taken:
             continue
         with socket.socket() as probe:
@@ -146,7 +153,7 @@ def free_port() -> int:
                 continue
         _taken.add(port)
         return port
-    raise StartFailed(f"no free port on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
+    raise StartFailed(f"no free port on 127.0.0.1 from {ports.start} to {ports.stop - 1}")
 
 
 def listening(port: int) -> bool:

@@ -27,7 +27,7 @@ class SmallPlatform(Platform):
         return {
             "token": {"bytes": 32, "prefix": "ds_"},
             "source": "generated",
-            "overlap": "10s",
+            "overlap": "5s",
             "verifiers": {
                 "publish": [{"ssm": self.accepted_parameter}],
                 "workloads": [workload("datastore", "datastore-accepted")],

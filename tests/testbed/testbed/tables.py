@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from testbed.testbed import Testbed
@@ -40,6 +41,17 @@ def like_the_deployed(testbed: Testbed) -> dict[str, Any]:
         "KeySchema": deployed["KeySchema"],
         "GlobalSecondaryIndexes": [{each: index[each] for each in fields} for index in deployed["GlobalSecondaryIndexes"]],
     }
+
+
+def make_due(dynamodb: Any, table: str, token: str) -> None:
+    """Makes a token's record due, as the passing of time does: the next sweep takes it on."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    dynamodb.update_item(
+        TableName=table,
+        Key={"pk": {"S": f"token#{token}"}, "sk": {"S": "record"}},
+        UpdateExpression="SET due_at = :now",
+        ExpressionAttributeValues={":now": {"S": now}},
+    )
 
 
 def create_configuration(dynamodb: Any, name: str) -> None:

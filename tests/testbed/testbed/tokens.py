@@ -1,6 +1,9 @@
 """EKS's authentication: the token webhook and the access entries it maps roles by."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from testbed.aws import ACCOUNT, CLUSTER, Aws
@@ -12,6 +15,8 @@ from testbed.testbed import Testbed
 
 # The group that `infra/eks-rbac.yaml` gives its rights to.
 GROUP = "changeover"
+# Whom the API server takes the function for, by the name of its session.
+FUNCTION_USER = "changeover:{{SessionName}}"
 
 
 class TokenWebhook:
@@ -43,7 +48,7 @@ class TokenWebhook:
 
     def admit(self, role: str) -> None:
         """Gives the function's role an access entry."""
-        admit(self.entries, role, "changeover:{{SessionName}}", GROUP)
+        admit(self.entries, role, FUNCTION_USER, GROUP)
 
 
 def create_cluster_role(testbed: Testbed) -> None:
@@ -54,20 +59,35 @@ def create_cluster_role(testbed: Testbed) -> None:
     def policy(**statement: object) -> str:
         return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
 
-    trust = policy(Principal={"AWS": testbed.role}, Action="sts:AssumeRole")
-    try:
-        identities.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
-    except identities.exceptions.EntityAlreadyExistsException:
-        return
-    clusters = f"arn:aws:eks:*:{ACCOUNT}:cluster/{CLUSTER}"
-    describe = policy(Action="eks:DescribeCluster", Resource=clusters)
-    identities.put_role_policy(RoleName=name, PolicyName="describe", PolicyDocument=describe)
-    admit(testbed.access_entries, CLUSTER_ROLE, "changeover:{{SessionName}}", GROUP)
+    # Which roles of the account may assume it is up to their own policies: the functions of all stacks share it.
+    trust = policy(Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, Action="sts:AssumeRole")
+    with _locked(testbed.access_entries):
+        try:
+            identities.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
+        except identities.exceptions.EntityAlreadyExistsException:
+            return
+        clusters = f"arn:aws:eks:*:{ACCOUNT}:cluster/{CLUSTER}"
+        describe = policy(Action="eks:DescribeCluster", Resource=clusters)
+        identities.put_role_policy(RoleName=name, PolicyName="describe", PolicyDocument=describe)
+        _add(testbed.access_entries, CLUSTER_ROLE, FUNCTION_USER, GROUP)
 
 
 def admit(entries: Path, role: str, username: str, *groups: str) -> None:
     """Adds an access entry, as `aws eks create-access-entry` does; the webhook reads them for every token."""
+    with _locked(entries):
+        _add(entries, role, username, *groups)
+
+
+def _add(entries: Path, role: str, username: str, *groups: str) -> None:
     entry = {"principalArn": role, "username": username, "kubernetesGroups": list(groups)}
     whole = entries.with_suffix(".new")
     whole.write_text(json.dumps([*json.loads(entries.read_text()), entry]))
     whole.rename(entries)
+
+
+@contextmanager
+def _locked(entries: Path) -> Iterator[None]:
+    """Keeps other processes from changing the access entries meanwhile: stories run beside each other."""
+    with entries.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

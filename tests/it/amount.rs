@@ -1,0 +1,48 @@
+//! How much is tried and on which testbed: what the environment of these tests decides.
+//!
+//! `CHANGEOVER_SAMPLE` is the text that a sample is drawn by, the commit's hash in `make test`; `all`
+//! tries everything, as `make verify` does. tests/testbed/testbed/sample.py reads it too.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the edge of these tests: their amount and their testbed come from who runs them"
+)]
+
+use std::{env, fs, ops::Range};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+/// Whether everything is tried, whatever time it takes.
+pub(crate) fn is_everything() -> bool {
+    drawn_by() == "all"
+}
+
+/// So many seeds of a sample, from a first one that the text draws, or all of those below `everything`;
+/// those of `CHANGEOVER_SEEDS`, a number or a range, if it is set.
+pub(crate) fn seeds(sample: u64, everything: u64) -> Range<u64> {
+    if let Ok(asked) = env::var("CHANGEOVER_SEEDS") {
+        let number = |text: &str| text.parse().expect("CHANGEOVER_SEEDS: a number, or two as 3..7");
+        return match asked.split_once("..") {
+            Some((first, end)) => number(first)..number(end),
+            None => 0..number(&asked),
+        };
+    }
+    if is_everything() {
+        return 0..everything;
+    }
+    let drawn = Sha256::digest(drawn_by());
+    let first = u64::from(u32::from_be_bytes([drawn[0], drawn[1], drawn[2], drawn[3]]));
+    first..first + sample
+}
+
+/// The description of the running testbed. Tests that call this are ignored unless `make test` runs them.
+pub(crate) fn testbed_description() -> Value {
+    let path = env::var("CHANGEOVER_TESTBED")
+        .expect("CHANGEOVER_TESTBED names no testbed: run this by `tests/testbed/run with -- ...`");
+    let description = fs::read_to_string(path).expect("the testbed's description");
+    serde_json::from_str(&description).expect("JSON")
+}
+
+fn drawn_by() -> String {
+    env::var("CHANGEOVER_SAMPLE").unwrap_or_else(|_| "by-hand".to_owned())
+}

@@ -1,0 +1,79 @@
+"""`make test`: every test on one testbed, several at once.
+
+    stories, by four workers with a stack each    ─┐
+    tests in Rust: on the testbed, then in memory ─┴─►  what must stay secret is looked for in all that they wrote
+
+The stories mostly wait, for pods, leases and ends; the tests in memory take what is left of the two cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from testbed.platform import PROJECT
+from testbed.testbed import Testbed
+
+TESTS = PROJECT / "tests" / "testbed"
+# Looks into what all others have written, and so comes last.
+SECRETS = TESTS / "stories" / "test_tokens_stay_secret.py"
+# Two cores bear four, most of which wait at any time.
+WORKERS = 4
+PYTEST = [sys.executable, "-m", "pytest"]
+RUST = PROJECT / "tests" / "rust"
+
+
+def main(testbed: Testbed) -> int:
+    """Runs everything; 0 if all of it passed, else 1. What the tests in Rust write is printed when the stories are over."""
+    with (testbed.logs / "tests-in-rust.log").open("w+") as log, Commands() as commands, ThreadPoolExecutor() as executor:
+        rust = executor.submit(_tests_in_rust, commands, log)
+        codes = [commands.run("stories", [*PYTEST, f"--numprocesses={WORKERS}", "--dist=loadgroup", f"--ignore={SECRETS}", TESTS])]
+        codes += rust.result()
+        log.seek(0)
+        print(log.read(), end="", flush=True)
+        codes.append(commands.run("secrets", [*PYTEST, SECRETS]))
+        commands.tell()
+    return 1 if any(codes) else 0
+
+
+def _tests_in_rust(commands: Commands, log: IO[str]) -> list[int]:
+    return [
+        # These wait for the cluster, as stories do.
+        commands.run("rust-on-the-testbed", [RUST, "--ignored", "--test-threads=8"], log),
+        commands.run("rust-in-memory", ["nice", RUST], log),
+    ]
+
+
+class Commands:
+    """Commands that run beside each other, how long each took, and their end when the block ends early."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._seconds: dict[str, float] = {}
+
+    def run(self, phase: str, command: Sequence[str | Path], log: IO[str] | None = None) -> int:
+        """Runs it to its end, and returns its exit code."""
+        began = time.monotonic()
+        process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._running.append(process)
+        code = process.wait()
+        self._seconds[phase] = time.monotonic() - began
+        return code
+
+    def tell(self) -> None:
+        for phase, seconds in self._seconds.items():
+            print(f"phase {phase}: {seconds:.0f} s", flush=True)
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
