@@ -10,11 +10,15 @@ TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: demo test planted lint bench build deploy remove
+.PHONY: demo demo-cluster test planted lint bench build deploy remove
 
-# Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
+# Rotates a token under load on an emulated account, and counts refused requests; KEEP=1 leaves it running to look around.
 demo:
 	tests/testbed/run demo $(if $(KEEP),--keep)
+
+# The same for workloads of a real control plane, which it builds the first time.
+demo-cluster:
+	tests/testbed/run demo-cluster $(if $(KEEP),--keep)
 
 # Every test, on the real parts. The function under test is the one that the tests' own build brings: one build, not two.
 test:
