@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -14,6 +15,10 @@ from testbed.deployment import DeploymentFailed
 from testbed.kubectl import KubectlFailed
 from testbed.processes import StartFailed
 from testbed.testbed import DESCRIPTION, Testbed
+
+EVENTS = deployment.PROJECT / "events"
+# The token of the files in `events/`.
+DEMO_TOKEN = "datastore-token"
 
 # What their messages say is all there is to know; of anything else the traceback is wanted.
 FAILURES = (DeploymentFailed, KubectlFailed, StartFailed)
@@ -46,11 +51,8 @@ def up(arguments: argparse.Namespace) -> int:
 
     with started(arguments.rotator, arguments.binary) as testbed:
         print(look_around(testbed), flush=True)
-        try:
-            while True:
-                signal.pause()
-        except (KeyboardInterrupt, SystemExit):
-            return 0
+        _stay()
+    return 0
 
 
 def run_with(arguments: argparse.Namespace) -> int:
@@ -92,12 +94,30 @@ def run_tests(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Shows rotations; with `--keep` the demo stays until it is interrupted."""
-    from testbed import demo
-    from testbed.assembly import started
+    """Shows rotations for processes that read their token by themselves, on the account alone."""
+    from testbed.assembly import account_started
+    from testbed.local_platform import LocalPlatform
 
-    with started(arguments.rotator, arguments.binary) as testbed:
-        code = demo.main(testbed, arguments.keep)
+    return _demo(arguments, account_started, LocalPlatform)
+
+
+def demo_cluster(arguments: argparse.Namespace) -> int:
+    """Shows rotations for workloads of a cluster."""
+    from testbed.assembly import started
+    from testbed.small_platform import SmallPlatform
+
+    return _demo(arguments, started, SmallPlatform)
+
+
+def _demo(arguments: argparse.Namespace, started: Callable, platform: Callable) -> int:
+    """Runs the demo on a platform of that kind; with `--keep` everything stays until it is interrupted."""
+    from testbed import demo
+
+    with started(arguments.rotator, arguments.binary) as testbed, platform(testbed, "backend", DEMO_TOKEN) as shown:
+        code = demo.main(shown, arguments.picture or testbed.command.resolve().parent.parent / "demo.svg")
+        if arguments.keep:
+            print(f"\n{look_around(testbed)}\n{rotate_again(testbed)}", flush=True)
+            _stay()
         if code != 0:
             raise SystemExit(code)
     return 0
@@ -115,18 +135,41 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _stay() -> None:
+    """Returns when the testbed is interrupted."""
+    try:
+        while True:
+            signal.pause()
+    except (KeyboardInterrupt, SystemExit):
+        return
+
+
 def look_around(testbed: Testbed) -> str:
     """How to use a running testbed from another shell."""
-    return f"""testbed: it runs until Ctrl-C. From another shell:
-  export KUBECONFIG={testbed.kubeconfig} PATH={Path(str(testbed.kubectl)).parent}:$PATH
-  export AWS_ENDPOINT_URL={testbed.aws.endpoint} AWS_REGION={testbed.aws.region}
+    region = testbed.aws.region
+    return f"""testbed: it runs until Ctrl-C. From another shell:{_in_the_cluster(testbed)}
+  export AWS_ENDPOINT_URL={testbed.aws.endpoint} AWS_REGION={region} AWS_DEFAULT_REGION={region}
   export AWS_ACCESS_KEY_ID={testbed.aws.access_key_id} AWS_SECRET_ACCESS_KEY={testbed.aws.secret_access_key}
   export {DESCRIPTION}={testbed.directory / "testbed.json"}
-  kubectl get externalsecrets,deployments,pods --all-namespaces
-  aws lambda invoke --function-name {testbed.function} --cli-binary-format raw-in-base64-out \\
-      --payload '{{"action": "status"}}' /dev/stdout
+  aws lambda invoke --function-name {testbed.function} --payload fileb://{EVENTS / "status-all.json"} /dev/stdout
   tail -f {testbed.function_log}
   ls {testbed.logs}"""
+
+
+def _in_the_cluster(testbed: Testbed) -> str:
+    if not testbed.has_cluster:
+        return ""
+    return f"""
+  export KUBECONFIG={testbed.kubeconfig} PATH={Path(str(testbed.kubectl)).parent}:$PATH
+  kubectl get externalsecrets,deployments,pods --all-namespaces"""
+
+
+def rotate_again(testbed: Testbed) -> str:
+    """How to rotate the demo's token in the shell of `look_around`."""
+    return f"""To rotate again, by the command or by the AWS CLI:
+  {testbed.command} --function {testbed.function} rotate {DEMO_TOKEN} --follow
+  aws lambda invoke --function-name {testbed.function} --cli-read-timeout 0 \\
+      --payload fileb://{EVENTS / "rotate.json"} /dev/stdout"""
 
 
 def _arguments() -> argparse.Namespace:
@@ -143,7 +186,8 @@ def _arguments() -> argparse.Namespace:
         command("up", up, "start everything and stay until Ctrl-C"),
         command("with", run_with, "start everything, run a command beside it, and exit with its code"),
         command("test", run_tests, "start everything and run every test"),
-        command("demo", demo, "show rotations under load"),
+        command("demo", demo, "show rotations under load, on the emulated account alone"),
+        command("demo-cluster", demo_cluster, "show rotations under load, of workloads in a cluster"),
         command("compare", compare, "compare rotations by hand with changeover's, under load"),
     ]
     for added in running:
@@ -153,7 +197,9 @@ def _arguments() -> argparse.Namespace:
             help="binary of the command `changeover`, in place of the one beside the function's",
         )
     running[1].add_argument("words", nargs="*", metavar="-- COMMAND ARGUMENT", help="what to run")
-    running[3].add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    for added in running[3:5]:
+        added.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+        added.add_argument("--picture", type=Path, help="file of the picture, in place of demo.svg in the target directory")
     return parser.parse_args()
 
 

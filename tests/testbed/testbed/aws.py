@@ -69,14 +69,15 @@ def emulated() -> Aws:
     return Aws(endpoint=f"http://127.0.0.1:{free_port()}", code_pipeline=f"http://127.0.0.1:{free_port()}")
 
 
-def start_ministack(
-    processes: Processes, aws: Aws, directory: Path, api_server: str, certificate_authority: Path
-) -> None:
-    """Starts the emulator, in which the EKS cluster `demo` is the given API server, and returns when it answers."""
-    home = directory / "ministack"
-    state = home / "state"
-    state.mkdir(parents=True)
-    (state / "eks.json").write_text(json.dumps(_clusters(api_server, certificate_authority)))
+def save_cluster(directory: Path, api_server: str, certificate_authority: Path) -> None:
+    """Saves the state from which an emulator that is started afterwards knows the API server as EKS cluster `demo`."""
+    (_state(directory) / "eks.json").write_text(json.dumps(_clusters(api_server, certificate_authority)))
+
+
+def start_ministack(processes: Processes, aws: Aws, directory: Path) -> None:
+    """Starts the emulator on the state that is saved in the directory, and returns when it answers."""
+    state = _state(directory)
+    home = state.parent
     # Nothing of the caller's AWS settings may reach it: the functions that it runs inherit its environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CHANGEOVER_"))}
     environment |= {
@@ -109,6 +110,13 @@ def start_moto(processes: Processes) -> str:
     endpoint = f"http://127.0.0.1:{port}"
     processes.wait_until("moto is ready", lambda: _answers(f"{endpoint}/moto-api/"), "moto")
     return endpoint
+
+
+def _state(directory: Path) -> Path:
+    """The directory in which the emulator looks for its state."""
+    state = directory / "ministack" / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    return state
 
 
 def _answers(url: str) -> bool:

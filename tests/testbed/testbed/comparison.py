@@ -37,7 +37,7 @@ def main(testbed: Testbed) -> int:
         "changeover, its overlap of 10 s and the contract included": Changeover(testbed, "changeover"),
     }
     rows = [measured(how, platform) for how, platform in ways.items()]
-    slowest = min(row.rate for row in rows)
+    slowest = min(row.load.rate for row in rows)
     print(f"\n{table(rows)}\n\n{ROTATIONS} rotations each, at {slowest:.0f} requests/s or more", flush=True)
     for row in rows:
         if others := sum(request.failed for request in row.load.requests) - len(row.refused):
@@ -114,12 +114,6 @@ class Row:
     how: str
     load: Load
     rotation_seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Requests a second."""
-        times = [request.at for request in self.load.requests]
-        return len(times) / (max(times) - min(times))
 
     @property
     def refused(self) -> list[float]:

@@ -1,6 +1,8 @@
-"""`make demo`: three rotations of a token under load, shown as they happen, and counted.
+"""`make demo` and `make demo-cluster`: three rotations of a token under load, shown as they happen, and counted.
 
     create and publish  →  a schedule fires the first rotation  →  two more are invoked  →  the timeline, a picture and the verdict
+
+The platform makes the difference: processes that read the token by themselves, or workloads in a cluster.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from typing import Self
 
 from testbed.command import Command
 from testbed.load import Span, timeline
-from testbed.platform import Platform, wait_until
+from testbed.local_platform import LocalPlatform
+from testbed.platform import TokenUnderLoad, wait_until
 from testbed.small_platform import SmallPlatform
-from testbed.testbed import Testbed
 
 ROTATIONS = 3
 
@@ -24,15 +26,14 @@ ROTATIONS = 3
 SCHEDULED_ROTATION_SECONDS = 90
 
 
-def main(testbed: Testbed, keep: bool) -> int:
-    """Runs the demo on a running testbed. 0 if three rotations completed and no request failed, else 1.
+def main(platform: LocalPlatform | SmallPlatform, drawn: Path) -> int:
+    """Runs the demo on a platform that is not created yet. 0 if three rotations completed and no request failed, else 1.
 
-    With `keep` the caller leaves everything running, and is told how to rotate by hand.
+    The picture of the last rotation is written to the file `drawn`.
     """
     began = time.monotonic()
-    platform = SmallPlatform(testbed, "backend", "datastore-token")
     with Narrator(platform) as narrator:
-        narrator.say("a datastore and a backend, two pods each, ask for a token that does not exist yet")
+        narrator.say(platform.introduction)
         answer = platform.create()
         narrator.say(f"{answer['outcome']}: version {answer['version']}; the backend sends, the datastore accepts")
         rotations = 0
@@ -41,7 +42,7 @@ def main(testbed: Testbed, keep: bool) -> int:
             narrator.say(f"rotation {number} of {ROTATIONS}, {how}")
             answer = scheduled(platform) if number == 1 else platform.invoke("rotate")
             rotations += (answer["outcome"], answer["version"]) in (("rotated", number + 1), ("unchanged", number + 1))
-            narrator.say(told(answer))
+            narrator.say(in_one_line(answer))
         narrator.say("the sweep, which comes once a minute by itself, ends what is owed")
         platform.sweep_until_nothing_is_owed()
         platform.wait_under_load()
@@ -51,13 +52,11 @@ def main(testbed: Testbed, keep: bool) -> int:
     print(f"\n{timeline(load, narrator.spans())}\n")
     print("  E expand: verifiers learn the new version   M migrate: presenters change over")
     print("  O overlap: verifiers learn the old one's end   C contract: verifiers forget it\n")
-    print(f"The last rotation as a picture: {picture(platform)}\n")
+    draw(platform, drawn)
+    print(f"The last rotation as a picture: {drawn}")
+    print(f"Requests a second: {load.rate:.0f}\n")
     for failure in filter(None, [load.failures()]):
         print(f"failed: {failure}")
-    if keep:
-        print(f"To rotate again: aws lambda invoke --function-name {testbed.function} --cli-read-timeout 0 \\")
-        print("    --cli-binary-format raw-in-base64-out /dev/stdout \\")
-        print(f"""    --payload '{{"action": "rotate", "token": "{platform.token}"}}'\n""")
     seconds = round(time.monotonic() - began)
     print(
         f"demo: rotations={rotations} requests={len(load.requests)} failed={len(load.failed)} seconds={seconds}",
@@ -66,21 +65,19 @@ def main(testbed: Testbed, keep: bool) -> int:
     return 0 if rotations >= ROTATIONS and not load.failed else 1
 
 
-def picture(platform: Platform) -> Path:
-    """Has the command draw the newest rotation with the requests beside it; where that is."""
+def draw(platform: TokenUnderLoad, drawn: Path) -> None:
+    """Has the command draw the newest rotation with the requests beside it."""
     testbed = platform.testbed
     requests = testbed.directory / "demo-requests.json"
-    requests.write_text(json.dumps(platform.load.each_second()))
-    drawn = testbed.command.resolve().parent.parent / "demo.svg"
+    requests.write_text(json.dumps(platform.load.each_tenth()))
     changeover = Command(testbed, testbed.directory / "demo-home")
     ran = changeover("timeline", platform.token, "--output", str(drawn), "--requests", str(requests))
     if ran.code != 0:
         raise RuntimeError(f"the picture could not be drawn: {ran.log}")
-    return drawn
 
 
-def scheduled(platform: Platform) -> dict:
-    """A rotation that a one-time schedule fires within seconds: what became of it."""
+def scheduled(platform: TokenUnderLoad) -> dict:
+    """The answer about a rotation that a one-time schedule fires within seconds."""
     testbed = platform.testbed
     at = (datetime.now(timezone.utc) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S")
     before = platform.current_version() or 0
@@ -99,12 +96,11 @@ def scheduled(platform: Platform) -> dict:
         f"the scheduled rotation of {platform.token}: read {testbed.function_log}",
         every=1,
     )
-    # The same key never mints twice: asking again tells what became of the first time.
+    # The same key never mints twice: the second answer is about what the first invocation did.
     return platform.rotate(event["key"])
 
 
-def told(answer: dict) -> str:
-    """An answer in one line."""
+def in_one_line(answer: dict) -> str:
     if held := answer.get("held"):
         return f"{answer['outcome']}: {held['object']}: {held['reason']}; {held['fix']}"
     line = f"{answer['outcome']}: version {answer['version']}"
@@ -116,11 +112,11 @@ def told(answer: dict) -> str:
 
 
 class Narrator:
-    """Tells what happens when: lines of its own, and every step that the function's log says is done."""
+    """Prints what happens when: lines of the demo, and each step that the function's log reports as done."""
 
     EVERY_SECONDS = 0.2
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: TokenUnderLoad) -> None:
         self._log = platform.testbed.function_log.open("rb")
         self._pending = b""
         self._one_at_a_time = threading.Lock()
@@ -140,7 +136,7 @@ class Narrator:
         self._log.close()
 
     def say(self, line: str) -> None:
-        """Tells what the log says so far, and then this."""
+        """Prints the steps in the log so far, and then this line."""
         with self._one_at_a_time:
             self._catch_up()
             self._print(line)
@@ -157,9 +153,9 @@ class Narrator:
     def _catch_up(self) -> None:
         *lines, self._pending = (self._pending + self._log.read()).split(b"\n")
         for line in lines:
-            self._tell(line)
+            self._print_step(line)
 
-    def _tell(self, line: bytes) -> None:
+    def _print_step(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
         except ValueError:  # The runtime's own words, and a panic's, are not JSON.

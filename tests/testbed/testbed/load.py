@@ -58,19 +58,32 @@ class Load:
     def failed(self) -> list[Request]:
         return [request for request in self.requests if request.failed]
 
+    @property
+    def rate(self) -> float:
+        """Requests a second, from the first to the last."""
+        times = [request.at for request in self.requests]
+        return len(times) / (max(times) - min(times))
+
     def by_version(self) -> dict[int, int]:
         """How many requests were accepted, by the version of their token."""
         return dict(sorted(Counter(request.version for request in self.requests if not request.failed).items()))
 
-    def each_second(self) -> list[dict[str, Any]]:
-        """The requests as `changeover timeline --requests` reads them: counted by second and by version."""
+    def each_tenth(self) -> list[dict[str, Any]]:
+        """The requests as `changeover timeline --requests` reads them: counted by tenth of a second and by version.
+
+        Counted by second they would be drawn up to a second early, which is half of a short rotation.
+        """
         counts: dict[tuple[int, int | None], Counter[str]] = {}
         for request in self.requests:
             kind = "failed" if request.failed else "accepted"
-            counts.setdefault((int(request.at), request.version), Counter())[kind] += 1
+            counts.setdefault((round(request.at * 1000) // 100, request.version), Counter())[kind] += 1
         return [
-            {"at": datetime.fromtimestamp(second, timezone.utc).isoformat(), "version": version, **count}
-            for (second, version), count in counts.items()
+            {
+                "at": datetime.fromtimestamp(tenth / 10, timezone.utc).isoformat(timespec="milliseconds"),
+                "version": version,
+                **count,
+            }
+            for (tenth, version), count in counts.items()
         ]
 
     def failures(self) -> str:

@@ -1,7 +1,7 @@
-"""A namespace with workloads and a token that they share, as a team would have set them up.
+"""A token under load, and a namespace with workloads that share one, as a team sets them up.
 
-Everything is told to the API server and to AWS the way the team would; changeover learns of it from its spec alone.
-`small_platform.py` and `dynamic_service.py` are the two shapes of it.
+Objects, parameters and tables are created the way the team does it; changeover learns of them from its spec alone.
+`small_platform.py` and `dynamic_service.py` run the workloads in a cluster, `local_platform.py` runs them without one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PROJECT = Path(__file__).resolve().parents[3]
 APPLICATIONS = PROJECT / "tests" / "testbed" / "apps"
 
 
-class Platform:
-    """The namespace `name`, the token `token`, and the load between its workloads."""
+class TokenUnderLoad:
+    """The token `token`, the requests that its presenters send, and the function's answers about it.
 
-    # The label `app` of the pods that verify.
-    verifier = "datastore"
+    `name` is that of the environment in which verifiers and presenters run, whatever runs them.
+    """
 
     def __init__(self, testbed: Testbed, name: str, token: str | None = None) -> None:
         self.testbed = testbed
@@ -33,7 +33,65 @@ class Platform:
         self.token = token or f"{name}-token"
         self.load = Load(testbed.directory / f"{name}-requests.jsonl")
 
-    # The cluster.
+    def wait_under_load(self, seconds: float = 30) -> None:
+        """Returns when requests arrive, so that what follows happens under load."""
+        self.load.wait_until(lambda new: len(new) > 5, seconds, f"requests of {self.name}")
+
+    def put_spec(self, spec: dict) -> None:
+        self.testbed.boto3("ssm").put_parameter(
+            Name=f"{self.testbed.specs}/{self.token}", Type="String", Value=json.dumps(spec), Overwrite=True
+        )
+
+    def invoke(self, action: str, **event) -> dict:
+        """The function's answer about this token."""
+        return ask(self.testbed, {"action": action, "token": self.token, **event})
+
+    def rotate(self, key: str, seconds: float = 120) -> dict:
+        """The final answer about the rotation of this key: asks again while another invocation carries it out."""
+
+        def through() -> dict | None:
+            answer = self.invoke("rotate", key=key)
+            return answer if answer["outcome"] != "in_progress" else None
+
+        return wait_until(through, seconds, f"the rotation of {self.token}: read {self.testbed.function_log}", every=1)
+
+    def sweep(self) -> dict:
+        """The function's answer to a sweep, which is about every token that owes a step."""
+        return ask(self.testbed, {"action": "sweep"})
+
+    def status(self) -> dict:
+        """The token's state, as the function's `status` reports it."""
+        (standing,) = self.invoke("status")["results"]
+        return standing
+
+    def current_version(self) -> int | None:
+        """The version that presenters are on; None before the first is."""
+        return next((each["version"] for each in self.status()["versions"] if each["stage"] == "current"), None)
+
+    def sweep_until(self, condition, seconds: float, what: str) -> dict:
+        """Sweeps once a second, as the schedule does once a minute, until `condition(status)` holds; that status."""
+
+        def swept() -> dict | None:
+            self.sweep()
+            standing = self.status()
+            return standing if condition(standing) else None
+
+        return wait_until(swept, seconds, f"{what}: read {self.testbed.function_log}", every=1)
+
+    def sweep_until_nothing_is_owed(self, seconds: float = 90) -> dict:
+        """The status once the overlap has ended and the old version is forgotten everywhere."""
+        return self.sweep_until(
+            lambda standing: standing["leg"] is None and len(standing["versions"]) == 1,
+            seconds,
+            f"{self.token} owes nothing",
+        )
+
+
+class Platform(TokenUnderLoad):
+    """The namespace `name`, and the token under load between its workloads."""
+
+    # The label `app` of the pods that verify.
+    verifier = "datastore"
 
     def apply(self, *objects: dict) -> None:
         """Makes the objects so, as `kubectl apply` does."""
@@ -67,10 +125,6 @@ class Platform:
         )
         return json.loads(listed)["items"]
 
-    def wait_under_load(self, seconds: float = 30) -> None:
-        """Until requests arrive, so that what follows happens under load."""
-        self.load.wait_until(lambda new: len(new) > 5, seconds, f"requests in namespace {self.name}")
-
     def verdicts(self, token: str) -> dict[str, int]:
         """What each ready pod of the verifier answers to this token: its HTTP status, by pod."""
         endpoints = json.loads((self.testbed.directory / "endpoints.json").read_text())
@@ -93,57 +147,6 @@ class Platform:
     def __exit__(self, *_) -> None:
         """Takes the workloads away, without waiting for their end."""
         self.testbed.kubectl("delete", "namespace", self.name, "--wait=false", "--ignore-not-found")
-
-    # The token.
-
-    def put_spec(self, spec: dict) -> None:
-        self.testbed.boto3("ssm").put_parameter(
-            Name=f"{self.testbed.specs}/{self.token}", Type="String", Value=json.dumps(spec), Overwrite=True
-        )
-
-    def invoke(self, action: str, **event) -> dict:
-        """The function's answer about this token."""
-        return ask(self.testbed, {"action": action, "token": self.token, **event})
-
-    def rotate(self, key: str, seconds: float = 120) -> dict:
-        """What becomes of the rotation that this key asks for: asks again while somebody else is at it."""
-
-        def through() -> dict | None:
-            answer = self.invoke("rotate", key=key)
-            return answer if answer["outcome"] != "in_progress" else None
-
-        return wait_until(through, seconds, f"the rotation of {self.token}: read {self.testbed.function_log}", every=1)
-
-    def sweep(self) -> dict:
-        """The function's answer to a sweep, which is about every token that owes a step."""
-        return ask(self.testbed, {"action": "sweep"})
-
-    def status(self) -> dict:
-        """How the token stands, as the function's `status` tells it."""
-        (standing,) = self.invoke("status")["results"]
-        return standing
-
-    def current_version(self) -> int | None:
-        """The version that presenters are on; None before the first is."""
-        return next((each["version"] for each in self.status()["versions"] if each["stage"] == "current"), None)
-
-    def sweep_until(self, condition, seconds: float, what: str) -> dict:
-        """Sweeps once a second, as the schedule does once a minute, until `condition(status)` holds; that status."""
-
-        def swept() -> dict | None:
-            self.sweep()
-            standing = self.status()
-            return standing if condition(standing) else None
-
-        return wait_until(swept, seconds, f"{what}: read {self.testbed.function_log}", every=1)
-
-    def sweep_until_nothing_is_owed(self, seconds: float = 90) -> dict:
-        """The status once the overlap has ended and the old version is forgotten everywhere."""
-        return self.sweep_until(
-            lambda standing: standing["leg"] is None and len(standing["versions"]) == 1,
-            seconds,
-            f"{self.token} owes nothing",
-        )
 
 
 def ask(testbed: Testbed, event: dict) -> dict:

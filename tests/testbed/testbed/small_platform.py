@@ -12,6 +12,8 @@ from testbed.testbed import Testbed
 class SmallPlatform(Platform):
     """Two pods each of a datastore and a backend, which send at least a hundred requests a second together."""
 
+    introduction = "a datastore and a backend, two pods each, need the Secrets of a token that does not exist yet"
+
     def __init__(self, testbed: Testbed, name: str, token: str | None = None) -> None:
         super().__init__(testbed, name, token)
         self.token_parameter = f"/coilysiren/{name}/{self.token}"

@@ -10,6 +10,19 @@ from testbed.kubectl import Kubectl
 
 DESCRIPTION = "CHANGEOVER_TESTBED"
 
+# Attributes of the parts that run beside the account. An account that runs alone has none of them.
+BESIDE_THE_ACCOUNT = (
+    "kubeconfig",
+    "kubectl",
+    "api_server",
+    "certificate_authority",
+    "audit_log",
+    "cluster",
+    "access_entries",
+    "node",
+    "moto",
+)
+
 
 class FunctionFailed(Exception):
     """The function answered an invocation with an error."""
@@ -30,14 +43,7 @@ class Testbed:
         self._description = description
         self.directory = Path(description["directory"])
         self.logs = Path(description["logs"])
-        self.kubeconfig = Path(description["kubeconfig"])
-        self.kubectl = Kubectl(Path(description["kubectl"]), self.kubeconfig)
-        self.api_server: str = description["api_server"]
-        self.certificate_authority = Path(description["certificate_authority"])
-        self.audit_log = Path(description["audit_log"])
         self.aws = Aws(**description["aws"])
-        self.moto: str = description["moto"]
-        self.cluster: str = description["cluster"]
         self.stack: str = description["stack"]
         self.function: str = description["function"]
         self.qualifier: str = description["qualifier"]
@@ -47,11 +53,33 @@ class Testbed:
         self.publication_key: str = description["publication_key"]
         self.specs: str = description["specs"]
         self.clusters: str = description["clusters"]
-        self.access_entries = Path(description["access_entries"])
         self.function_log = Path(description["function_log"])
         self.rotator = Path(description["rotator"])
         self.command = Path(description["command"])
+        if self.has_cluster:
+            self._describe_cluster(description)
+
+    def _describe_cluster(self, description: dict[str, Any]) -> None:
+        self.kubeconfig = Path(description["kubeconfig"])
+        self.kubectl = Kubectl(Path(description["kubectl"]), self.kubeconfig)
+        self.api_server: str = description["api_server"]
+        self.certificate_authority = Path(description["certificate_authority"])
+        self.audit_log = Path(description["audit_log"])
+        self.cluster: str = description["cluster"]
+        self.access_entries = Path(description["access_entries"])
         self.node: str = description["node"]
+        self.moto: str = description["moto"]
+
+    @property
+    def has_cluster(self) -> bool:
+        """False for an account that runs alone, which has no attribute of `BESIDE_THE_ACCOUNT`."""
+        return "kubeconfig" in self._description
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for attributes that are missing only: says of a part that runs elsewhere how to start it."""
+        if name in BESIDE_THE_ACCOUNT:
+            raise AttributeError(f"this testbed is an AWS account alone, it has no {name}: `run with` and `run up` start all")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
     def from_environment(cls) -> "Testbed":

@@ -12,7 +12,7 @@ import botocore.exceptions
 import pytest
 
 from testbed import external_secrets, tokens
-from testbed.testbed import Testbed
+from testbed.testbed import BESIDE_THE_ACCOUNT, Testbed
 
 # The control plane
 
@@ -177,6 +177,17 @@ def a_role_may_only_do_what_its_policies_allow(testbed: Testbed) -> None:
     with pytest.raises(botocore.exceptions.ClientError) as refused:
         powerless.get_parameters_by_path(Path="/")
     assert refused.value.response["Error"]["Code"] == "AccessDeniedException"
+
+
+def an_account_alone_says_which_part_it_lacks(testbed: Testbed) -> None:
+    described = json.loads((testbed.directory / "testbed.json").read_text())
+    alone = Testbed({name: value for name, value in described.items() if name not in BESIDE_THE_ACCOUNT})
+    assert testbed.has_cluster and not alone.has_cluster
+    assert alone.invoke({"action": "status"})["outcome"] == "reported"
+    for part in BESIDE_THE_ACCOUNT:
+        assert getattr(testbed, part)
+        with pytest.raises(AttributeError, match=f"an AWS account alone, it has no {part}"):
+            getattr(alone, part)
 
 
 def moto_knows_that_a_labelled_hundredth_version_stays(testbed: Testbed) -> None:
