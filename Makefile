@@ -10,7 +10,7 @@ TEMPLATES := template.yaml infra/eks-access.yaml infra/pipeline.yaml infra/token
 # Without it every sam command reports its use.
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: demo test planted lint bench build deploy remove
+.PHONY: demo test planted planted-check lint bench build deploy remove
 
 # Rotates a token under load on real parts, and counts refused requests; KEEP=1 leaves it running to look around.
 demo:
@@ -26,8 +26,13 @@ test:
 planted:
 	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
+# Whether each of them can still be planted; builds nothing.
+planted-check:
+	python3 -B -m unittest discover --quiet --start-directory tests/planted
+	tests/planted/run --check
+
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
-lint: $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
+lint: planted-check $(TOOLS)/complete $(CARGO_DENY)/bin/cargo-deny $(CFN_GUARD)/bin/cfn-guard
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources

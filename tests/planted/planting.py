@@ -11,7 +11,7 @@ Python hold the indentation.
 import functools
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -56,27 +56,30 @@ OTHER = Language(comment="#")
 
 @dataclass(frozen=True)
 class Change:
-    """Replaces one expression by another; without an expression the whole item, without an item an expression of the whole file."""
+    """Replaces one expression by another. Without an item, the expression is searched in the whole file."""
 
     # The end of a path, in whole components.
     file: str
     # Names or headers, outermost first, separated by ` > `.
     item: str | None
+    # None for the whole item.
     replace: str | None
     becomes: str
 
 
-def planted(changes: Iterable[Change], files: dict[PurePosixPath, str]) -> dict[PurePosixPath, str]:
+def planted(
+    changes: Iterable[Change], paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], str]
+) -> dict[PurePosixPath, str]:
     """The changed files with these changes made. All places are found before any of them is changed."""
     edits: dict[PurePosixPath, list[tuple[int, int, str]]] = {}
     for change in changes:
-        path = file_named(change.file, files)
-        text = files[path]
+        path = file_named(change.file, paths)
+        text = read(path)
         start, end = place(text, path, change.item, change.replace)
         edits.setdefault(path, []).append((start, end, indented(change.becomes, text, start)))
     results = {}
     for path, of_file in edits.items():
-        text = files[path]
+        text = read(path)
         of_file.sort()
         for (_, end, _), (start, _, _) in zip(of_file, of_file[1:]):
             if start < end:
@@ -87,7 +90,7 @@ def planted(changes: Iterable[Change], files: dict[PurePosixPath, str]) -> dict[
     return results
 
 
-def file_named(suffix: str, paths: Iterable[PurePosixPath]) -> PurePosixPath:
+def file_named(suffix: str, paths: Sequence[PurePosixPath]) -> PurePosixPath:
     """The one path that ends with these components."""
     components = PurePosixPath(suffix).parts
     found = sorted(path for path in paths if path.parts[-len(components) :] == components)
@@ -103,16 +106,16 @@ def place(text: str, path: PurePosixPath, item: str | None, expression: str | No
     """Start and end of the one place where this item of the file holds the expression."""
     language = LANGUAGES.get(path.suffix, OTHER)
     code = without_comments(text, language)
-    extents = [(0, len(code))] if item is None else items(code, item, language)
-    if not extents:
+    within = [(0, len(code))] if item is None else items(code, item, language)
+    if not within:
         raise Moved(f"no item `{item}` in {path}")
     if expression is None:
-        if len(extents) > 1:
-            raise Moved(f"{path} has {len(extents)} items `{item}`")
-        return extents[0]
+        if len(within) > 1:
+            raise Moved(f"{path} has {len(within)} items `{item}`")
+        return within[0]
     pattern = pattern_of(expression)
     # Items of one name may be nested: a place in both is one place.
-    found = {match.span() for start, end in extents for match in pattern.finditer(code, start, end)}
+    found = {match.span() for start, end in within for match in pattern.finditer(code, start, end)}
     if len(found) != 1:
         holder = path if item is None else f"{path}'s `{item}`"
         raise Moved(f"{holder} holds `{' '.join(expression.split())}` {len(found)} times")
@@ -127,8 +130,8 @@ def items(code: str, item: str, language: Language) -> list[tuple[int, int]]:
             headers = [pattern_of(step).pattern]
         else:
             *containers, name = re.split(r"::|\.", step)
-            container = "|".join(filter(None, [language.declaration, language.container]))
-            headers = [container.replace("NAME", it) for it in containers]
+            contains = "|".join(filter(None, [language.declaration, language.container]))
+            headers = [contains.replace("NAME", container) for container in containers]
             headers.append(language.declaration.replace("NAME", name))
         for header in headers:
             found = [extent for within in found for extent in extents(code, header, language, within)]
@@ -136,6 +139,7 @@ def items(code: str, item: str, language: Language) -> list[tuple[int, int]]:
 
 
 def extents(code: str, header: str, language: Language, within: tuple[int, int]) -> list[tuple[int, int]]:
+    """Start and end of each item with a header that matches, from its attributes to its last line."""
     pattern = re.compile(rf"^([ \t]*)(?:{header})", re.MULTILINE)
     found = []
     for match in pattern.finditer(code, *within):
@@ -155,7 +159,7 @@ def extents(code: str, header: str, language: Language, within: tuple[int, int])
 
 
 def above(code: str, start: int, attribute: str) -> int:
-    """Start of the lines right above that begin so."""
+    """Start of the uninterrupted lines above `start` that begin with the attribute's mark."""
     while start > 0:
         before = code.rfind("\n", 0, start - 1) + 1
         if not code.startswith(attribute, before):
@@ -191,7 +195,6 @@ def is_word(token: str) -> bool:
 @functools.cache
 def without_comments(text: str, language: Language) -> str:
     """The same text, of the same length, with spaces in place of each comment that has its line to itself."""
-    # `#[` begins an attribute, and `#` alone begins no comment where `//` does.
     comment = re.compile(rf"^([ \t]*)({re.escape(language.comment)}[^\n]*)", re.MULTILINE)
     return comment.sub(lambda match: match[1] + " " * len(match[2]), text)
 

@@ -130,7 +130,7 @@ JSON = dedent(
 class Place(unittest.TestCase):
     def plant(self, text: str, item: str | None, replace: str | None, becomes: str, name: str = "src/record.rs") -> str:
         path = PurePosixPath(name)
-        return planted([Change(path.name, item, replace, becomes)], {path: text})[path]
+        return planted([Change(path.name, item, replace, becomes)], [path], {path: text}.__getitem__)[path]
 
     def assert_replaced(self, text: str, item: str | None, replaced: str, *others: str, name: str = "src/record.rs") -> None:
         """`replaced` and its other spellings all find the first occurrence of `replaced` in the text."""
@@ -150,7 +150,8 @@ class Place(unittest.TestCase):
     def test_wrapped_expression_is_the_same(self):
         wrapped = RUST.replace(
             "self.synced_at(workload, side) + workload.settle",
-            "self\n            .synced_at(\n                workload,\n                side,\n            )\n            + workload.settle",
+            "self\n            .synced_at(\n                workload,\n                side,\n            )"
+            "\n            + workload.settle",
         )
         expression = "self.synced_at(workload, side) + workload.settle"
         self.assertNotIn(expression, wrapped)
@@ -263,16 +264,16 @@ class Place(unittest.TestCase):
 class File(unittest.TestCase):
     def test_end_of_a_path_survives_a_move(self):
         for path in ("src/steps/record.rs", "crates/core/src/steps/record.rs"):
-            files = {PurePosixPath(path): RUST, PurePosixPath("tests/it/record.rs"): RUST, PurePosixPath("src/on_record.rs"): RUST}
-            results = planted([Change("steps/record.rs", "next", "now", "then")], files)
+            files = {PurePosixPath(it): RUST for it in (path, "tests/it/record.rs", "src/steps/on_record.rs")}
+            results = planted([Change("steps/record.rs", "next", "now", "then")], list(files), files.__getitem__)
             self.assertEqual(list(results), [PurePosixPath(path)])
 
     def test_one_file_must_match(self):
         files = {PurePosixPath("src/record.rs"): RUST, PurePosixPath("tests/record.rs"): RUST}
         with self.assertRaisesRegex(Moved, "^record.rs is the end of 2 files: src/record.rs, tests/record.rs$"):
-            planted([Change("record.rs", "next", "now", "then")], files)
+            planted([Change("record.rs", "next", "now", "then")], list(files), files.__getitem__)
         with self.assertRaisesRegex(Moved, "^no file cord.rs$"):
-            planted([Change("cord.rs", "next", "now", "then")], files)
+            planted([Change("cord.rs", "next", "now", "then")], list(files), files.__getitem__)
 
 
 class SeveralChanges(unittest.TestCase):
@@ -285,7 +286,7 @@ class SeveralChanges(unittest.TestCase):
             Change("b.rs", "inner", "{}", "{ three() }"),
         ]
         self.assertEqual(
-            planted(changes, self.FILES),
+            planted(changes, list(self.FILES), self.FILES.__getitem__),
             {
                 PurePosixPath("a.rs"): "fn outer() {\n    two();\n    one();\n    \n}\n",
                 PurePosixPath("b.rs"): "fn inner() { three() }\n",
@@ -295,7 +296,7 @@ class SeveralChanges(unittest.TestCase):
     def test_overlap_is_refused(self):
         changes = [Change("a.rs", "outer", "one(); two()", ""), Change("a.rs", "outer", "two()", "")]
         with self.assertRaisesRegex(Moved, "^two of its changes overlap in a.rs$"):
-            planted(changes, self.FILES)
+            planted(changes, list(self.FILES), self.FILES.__getitem__)
 
 
 if __name__ == "__main__":
