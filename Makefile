@@ -18,7 +18,7 @@ export CHANGEOVER_SAMPLE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-cluster check test verify lint unit-tests planted bench build deploy remove \
-	lint-rust lint-dependencies lint-templates lint-scripts
+	lint-rust lint-others lint-dependencies lint-templates lint-scripts check-rust planted-check
 
 help:
 	@echo 'See it work:'
@@ -46,12 +46,12 @@ demo-cluster:
 check:
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-others check-rust
 
-# In this order: what is quick to fail comes first, and Cargo does one thing at a time.
-.PHONY: check-rust lint-others
+# One after the other: what is quick to fail comes first, and Cargo does one thing at a time.
 check-rust:
 	@$(MAKE) --no-print-directory lint-rust
 	@$(MAKE) --no-print-directory unit-tests
-lint-others: lint-dependencies lint-templates lint-scripts
+
+lint-others: planted-check lint-dependencies lint-templates lint-scripts
 
 unit-tests:
 	$(TIMED) unit-test-build cargo test --locked --no-run
@@ -72,8 +72,13 @@ verify: check test planted
 planted:
 	CHANGEOVER_CACHE=$(CACHE) tests/planted/run
 
+# Checks that each of them can still be planted; builds nothing.
+planted-check:
+	@python3 -B -m unittest discover --quiet --start-directory tests/planted
+	tests/planted/run --check
+
 # Formatting, lints, licences and sources of dependencies, templates, manifests and scripts.
-lint: lint-rust lint-dependencies lint-templates lint-scripts
+lint: lint-others lint-rust
 
 lint-rust:
 	$(TIMED) fmt cargo fmt --check

@@ -19,7 +19,6 @@ mod moves;
 mod notices;
 mod parse;
 mod pipeline;
-mod planted;
 mod race;
 mod readme;
 mod real_cluster;
