@@ -64,8 +64,12 @@ def binaries() -> Binaries:
         Part(
             "external-secrets",
             {"external-secrets": "."},
-            "5 minutes",
-            definitions=("github.com/external-secrets/external-secrets", "config/crds/bases"),
+            "2 minutes",
+            trimmed=Trimmed(
+                "github.com/external-secrets/external-secrets",
+                {"provider.go": "pkg/provider/register/register.go", "generator.go": "pkg/generator/register/register.go"},
+            ),
+            definitions="config/crds/bases",
         )
     )
     return Binaries(
@@ -81,24 +85,33 @@ def binaries() -> Binaries:
 
 
 @dataclass(frozen=True)
+class Trimmed:
+    """A module that is built without much of what it brings: files of `registered/`, each in place of one of the module's."""
+
+    module: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Part:
-    """One Go module of `go/`: the programs built from it, and a directory of a module it depends on to keep beside them."""
+    """One Go module of `go/`: the programs built from it, and a directory of its trimmed module to keep beside them."""
 
     name: str
     programs: dict[str, str]
     takes: str
     link_flags: str = ""
-    definitions: tuple[str, str] | None = None
+    trimmed: Trimmed | None = None
+    definitions: str | None = None
 
     @property
     def source(self) -> Path:
         return GO_SOURCES / self.name
 
     def key(self) -> str:
-        recipe = (os.uname().machine, self.programs, self.link_flags, self.definitions)
+        recipe = (os.uname().machine, self.programs, self.link_flags, self.trimmed, self.definitions)
         digest = hashlib.sha256(repr(recipe).encode())
-        for file in sorted(self.source.iterdir()):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        for file in sorted(path for path in self.source.rglob("*") if path.is_file()):
+            digest.update(str(file.relative_to(self.source)).encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()[:16]
 
 
@@ -135,20 +148,44 @@ def _build(part: Part, into: Path) -> None:
     print(f"testbed: building {part.name} (once, about {part.takes} on two cores)", flush=True)
     environment = os.environ | {"GOFLAGS": "-mod=readonly -buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     flags = ["-trimpath", f"-ldflags=-s -w {part.link_flags}".rstrip()]
+    module = into / "module"
+    if part.trimmed:
+        flags.append(f"-modfile={_trim(part, go, environment, module)}")
     for program, package in part.programs.items():
         command = [go, "build", "-v", *flags, "-o", str(into / program), package]
         _watched(command, part.source, environment, program)
     if part.definitions:
-        module, directory = part.definitions
-        found = subprocess.run(
-            [go, "list", "-m", "-f", "{{.Dir}}", module],
-            cwd=part.source, env=environment, check=True, text=True, stdout=subprocess.PIPE,
-        )
-        # Files of the module cache are read-only; their copies are not.
         (into / "definitions").mkdir()
-        for file in sorted((Path(found.stdout.strip()) / directory).glob("*.yaml")):
+        for file in sorted((module / part.definitions).glob("*.yaml")):
             if file.name != "kustomization.yaml":
                 shutil.copyfile(file, into / "definitions" / file.name)
+    shutil.rmtree(module, ignore_errors=True)
+
+
+def _trim(part: Part, go: str, environment: dict[str, str], into: Path) -> Path:
+    """Copies the module that the part trims, with the part's own files in place of some; a go.mod that builds from the copy.
+
+    Go takes no overlay of files in its module cache.
+    """
+    assert part.trimmed
+
+    def run(*arguments: str) -> str:
+        ran = subprocess.run([go, *arguments], cwd=part.source, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+        return ran.stdout.strip()
+
+    # The first time this downloads it.
+    run("mod", "download", part.trimmed.module)
+    # Contents alone: files of the module cache are read-only.
+    shutil.copytree(run("list", "-m", "-f", "{{.Dir}}", part.trimmed.module), into, copy_function=shutil.copyfile)
+    for path in [into, *(path for path in into.rglob("*") if path.is_dir())]:
+        path.chmod(0o755)
+    for ours, theirs in part.trimmed.files.items():
+        shutil.copyfile(part.source / "registered" / ours, into / theirs)
+    modfile = into / "trimmed.mod"
+    for name in ("mod", "sum"):
+        shutil.copyfile(part.source / f"go.{name}", modfile.with_suffix(f".{name}"))
+    run("mod", "edit", f"-replace={part.trimmed.module}={into}", str(modfile))
+    return modfile
 
 
 def _watched(command: list[str], directory: Path, environment: dict[str, str], what: str) -> None:
