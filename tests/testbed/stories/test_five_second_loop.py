@@ -12,7 +12,7 @@ LOOP_SECONDS = 60 if sample.is_everything() else 20
 
 def a_rotation_every_five_seconds_fails_no_request(testbed, tell):
     with DynamicService(testbed, "five-seconds") as service:
-        assert service.create()["outcome"] == "published"
+        assert service.create(service.spec(overlap="10s"))["outcome"] == "published"
         began = time.monotonic()
         due, version = began, 1
         took = []

@@ -21,8 +21,8 @@ from testbed.dynamic_service import DynamicService
 from testbed.runtime_interface import Function
 from testbed.testbed import FunctionFailed
 
-# Its fixtures are made once for the whole file.
-pytestmark = [pytest.mark.xdist_group("rights"), pytest.mark.slow]
+# Its fixtures are made once for the whole file, and keep both cores busy.
+pytestmark = [pytest.mark.xdist_group("heavy"), pytest.mark.slow]
 
 # What AWS does in the function's name, and the emulator does without asking. What these allow, and under which conditions,
 # is held by tests/it/template.rs; so are all conditions on KMS, which the emulator does not evaluate.

@@ -32,7 +32,7 @@ class DynamicService(Platform):
         return {
             "token": {"bytes": 32, "prefix": "st_"},
             "source": "generated",
-            "overlap": "10s",
+            "overlap": "5s",
             "verifiers": {"publish": [item("service_token_accepted")], "within": "1s"},
             "presenters": {"publish": [item("service_token"), {"ssm": self.token_parameter}], "within": "1s"},
         } | changes
@@ -51,10 +51,10 @@ class DynamicService(Platform):
             ExpressionAttributeNames={"#token": "token"}, ExpressionAttributeValues={":token": {"S": token}},
         )
 
-    def create(self) -> dict:
+    def create(self, spec: dict | None = None) -> dict:
         """Sets all of it up and has the first token published, whose answer is returned."""
         self.create_table()
-        self.put_spec(self.spec())
+        self.put_spec(spec or self.spec())
         answer = self.invoke("publish")
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
         readers = self.testbed.aws.environment

@@ -9,6 +9,7 @@ The stories mostly wait, for pods, leases and ends; the tests in memory take wha
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from testbed.platform import PROJECT
-from testbed.testbed import Testbed
+from testbed.testbed import DESCRIPTION, Testbed
 
 TESTS = PROJECT / "tests" / "testbed"
 # Looks into what all others have written, and so comes last.
@@ -31,7 +32,7 @@ RUST = PROJECT / "tests" / "rust"
 
 def main(testbed: Testbed) -> int:
     """Runs everything; 0 if all of it passed, else 1. What the tests in Rust write is printed when the stories are over."""
-    with (testbed.logs / "tests-in-rust.log").open("w+") as log, Commands() as commands, ThreadPoolExecutor() as executor:
+    with (testbed.logs / "tests-in-rust.log").open("w+") as log, Commands(testbed) as commands, ThreadPoolExecutor() as executor:
         rust = executor.submit(_tests_in_rust, commands, log)
         codes = [commands.run("stories", [*PYTEST, f"--numprocesses={WORKERS}", "--dist=loadgroup", f"--ignore={SECRETS}", TESTS])]
         codes += rust.result()
@@ -45,7 +46,7 @@ def main(testbed: Testbed) -> int:
 def _tests_in_rust(commands: Commands, log: IO[str]) -> list[int]:
     return [
         # These wait for the cluster, as stories do.
-        commands.run("rust-on-the-testbed", [RUST, "--ignored", "--test-threads=8"], log),
+        commands.run("rust-on-the-testbed", [RUST, "--ignored", "--test-threads=4"], log),
         commands.run("rust-in-memory", ["nice", RUST], log),
     ]
 
@@ -53,14 +54,17 @@ def _tests_in_rust(commands: Commands, log: IO[str]) -> list[int]:
 class Commands:
     """Commands that run beside each other, how long each took, and their end when the block ends early."""
 
-    def __init__(self) -> None:
+    def __init__(self, testbed: Testbed) -> None:
+        self._environment = os.environ | {DESCRIPTION: str(testbed.directory / "testbed.json")}
         self._running: list[subprocess.Popen[bytes]] = []
         self._seconds: dict[str, float] = {}
 
     def run(self, phase: str, command: Sequence[str | Path], log: IO[str] | None = None) -> int:
         """Runs it to its end, and returns its exit code."""
         began = time.monotonic()
-        process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         self._running.append(process)
         code = process.wait()
         self._seconds[phase] = time.monotonic() - began

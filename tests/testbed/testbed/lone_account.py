@@ -46,6 +46,7 @@ class LoneAccount:
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "CHANGEOVER_TABLE": RECORDS,
+            "CHANGEOVER_SPECS": self.testbed.specs,
             "CHANGEOVER_KEY": self.sealing_key,
             "CHANGEOVER_PUBLICATION_KEY": self.publication_key,
             "CHANGEOVER_LOG": "info,changeover=debug",
