@@ -1,9 +1,10 @@
 """`make test`: every test on one testbed, several at once.
 
-    stories, by four workers with a stack each    ─┐
-    tests in Rust: on the testbed, then in memory ─┴─►  what must stay secret is looked for in all that they wrote
+    stories, by four workers with a stack each     ─┐
+    tests in Rust: on the testbed, then in memory; ─┴─►  what must stay secret is looked for in all that they wrote
+    then planted mistakes
 
-The stories mostly wait, for pods, leases and ends; the tests in memory take what is left of the two cores.
+The stories mostly wait, for pods, leases and ends; what runs in memory takes what is left of the two cores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from testbed import sample
 from testbed.platform import PROJECT
 from testbed.testbed import DESCRIPTION, Testbed
 
@@ -28,6 +30,9 @@ SECRETS = TESTS / "stories" / "test_tokens_stay_secret.py"
 WORKERS = 4
 PYTEST = [sys.executable, "-m", "pytest"]
 RUST = PROJECT / "tests" / "rust"
+PLANTED = PROJECT / "tests" / "planted" / "run"
+# Of more than 160, each of which takes some ten seconds; `make verify` plants all.
+MISTAKES = 2
 
 
 def main(testbed: Testbed) -> int:
@@ -44,11 +49,15 @@ def main(testbed: Testbed) -> int:
 
 
 def _tests_in_rust(commands: Commands, log: IO[str]) -> list[int]:
-    return [
+    codes = [
         # These wait for the cluster, as stories do.
         commands.run("rust-on-the-testbed", [RUST, "--ignored", "--test-threads=4"], log),
         commands.run("rust-in-memory", ["nice", RUST], log),
     ]
+    if not sample.is_everything():
+        planted = ["nice", PLANTED, f"--sample={MISTAKES}", f"--seed={sample.drawn_by()}"]
+        codes.append(commands.run("planted-mistakes", planted, log))
+    return codes
 
 
 class Commands:

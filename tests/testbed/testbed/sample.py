@@ -1,7 +1,7 @@
 """How much of what could be tried exhaustively is tried: a sample that the commit draws, or everything.
 
 `CHANGEOVER_SAMPLE` is the text that a sample is drawn by, the commit's hash in `make test`; `all` tries everything, as
-`make verify` does. The same text draws the same sample, here and in the tests in Rust (tests/it/sampling.rs).
+`make verify` does. The same text draws the same sample, here and in the tests in Rust (tests/it/amount.rs).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Case = TypeVar("Case")
 
 
 def is_everything() -> bool:
-    return _drawn_by() == EVERYTHING
+    return drawn_by() == EVERYTHING
 
 
 def described() -> str:
     """What draws the samples, in words that say how to draw them again."""
-    return "everything is tried" if is_everything() else f"drawn by {VARIABLE}={_drawn_by()}"
+    return "everything is tried" if is_everything() else f"drawn by {VARIABLE}={drawn_by()}"
 
 
 def drawn(cases: Sequence[Case], one_in: int) -> list[Case]:
@@ -33,10 +33,11 @@ def drawn(cases: Sequence[Case], one_in: int) -> list[Case]:
     """
     if is_everything():
         return list(cases)
-    ranked = sorted(range(len(cases)), key=lambda at: hashlib.sha256(f"{_drawn_by()} {at}".encode()).digest())
+    ranked = sorted(range(len(cases)), key=lambda at: hashlib.sha256(f"{drawn_by()} {at}".encode()).digest())
     chosen = sorted(ranked[: -(-len(cases) // one_in)])
     return [cases[at] for at in chosen]
 
 
-def _drawn_by() -> str:
+def drawn_by() -> str:
+    """The text that draws the samples."""
     return os.environ.get(VARIABLE) or "by-hand"
