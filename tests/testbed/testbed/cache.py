@@ -108,7 +108,7 @@ class Part:
         return GO_SOURCES / self.name
 
     def key(self) -> str:
-        recipe = (os.uname().machine, self.programs, self.link_flags, self.trimmed, self.definitions)
+        recipe = (os.uname().machine, self.programs, self.link_flags, self.trimmed and (self.trimmed, self.definitions))
         digest = hashlib.sha256(repr(recipe).encode())
         for file in sorted(path for path in self.source.rglob("*") if path.is_file()):
             digest.update(str(file.relative_to(self.source)).encode() + b"\0" + file.read_bytes())
