@@ -178,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
         self.send_header("Content-Length", str(len(payload)))
+        # The function would keep the connection, and answer the jobs of the next pipeline to this one.
+        self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(payload)
 

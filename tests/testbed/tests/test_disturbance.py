@@ -18,6 +18,9 @@ from testbed.light_platform import LightPlatform
 from testbed.readers import Readers
 from testbed.testbed import Testbed
 
+# Two of them share a platform.
+pytestmark = pytest.mark.xdist_group("disturbance")
+
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "after it was applied"])
 def a_call_is_cut(testbed: Testbed, after: bool) -> None:
