@@ -188,17 +188,20 @@ impl Testbed {
         progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The stamps of the pods of a Deployment, by the pods' names; those that end included.
+    /// The stamps of a Deployment's pods, by the pods' names. Pods that are ending count; a pod whose
+    /// containers have all ended does not, although the API server may list it a moment longer.
     fn stamps(&self, name: &str, annotation: &str) -> BTreeMap<String, Option<String>> {
         let selector = format!("--selector=app={name}");
         let pods = self.in_namespace(&["get", "pods", &selector, "--output=json"]);
         let pods: Value = serde_json::from_str(&pods).expect("JSON");
         let pods = pods["items"].as_array().expect("a list").iter();
-        pods.map(|pod| {
-            let stamp = &pod["metadata"]["annotations"][annotation];
-            (text(&pod["metadata"]["name"]).to_owned(), stamp.as_str().map(str::to_owned))
-        })
-        .collect()
+        let runs = |pod: &&Value| !matches!(text(&pod["status"]["phase"]), "Succeeded" | "Failed");
+        pods.filter(runs)
+            .map(|pod| {
+                let stamp = &pod["metadata"]["annotations"][annotation];
+                (text(&pod["metadata"]["name"]).to_owned(), stamp.as_str().map(str::to_owned))
+            })
+            .collect()
     }
 
     async fn put_parameter(&self, name: &ParameterName, value: &str) {
