@@ -165,5 +165,5 @@ def a_team_that_edits_its_item_by_hand_gets_an_overlap_for_each_edit(testbed, na
 def _sweep_until(service: DynamicService, version: int) -> None:
     """Sweeps until presenters are on this version, as the stack's rule does: it looks at such a token each minute."""
     testbed = service.testbed
-    tables.make_due(testbed.boto3("dynamodb"), testbed.table, service.token)
+    tables.make_due(testbed.boto3("dynamodb"), testbed.table, service.token, compare=True)
     service.sweep_until(lambda _: service.current_version() == version, SWEPT_SECONDS, f"version {version} of {service.token}")

@@ -193,7 +193,7 @@ def _function(testbed) -> dict:
 
 
 def _deliver(testbed, event: dict) -> None:
-    """As rules, schedules and pipelines invoke: nobody waits for the answer, and Lambda tries again what fails. By no alias: the
+    """Invokes as rules, schedules and pipelines do: without waiting for the answer, and Lambda retries a failure. By no alias: the
     emulator keeps what failed for the function itself alone."""
     answer = testbed.boto3("lambda").invoke(
         FunctionName=testbed.function, InvocationType="Event", Payload=json.dumps(event).encode()

@@ -43,14 +43,17 @@ def like_the_deployed(testbed: Testbed) -> dict[str, Any]:
     }
 
 
-def make_due(dynamodb: Any, table: str, token: str) -> None:
-    """Makes a token's record due, as the passing of time does: the next sweep takes it on."""
+def make_due(dynamodb: Any, table: str, token: str, compare: bool = False) -> None:
+    """Makes a token's record due, as the passing of time does: the next sweep takes it on; with `compare` it looks at what is
+    published, too, as it does each minute or each day."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    names = {"ExpressionAttributeNames": {"#record": "record"}} if compare else {}
     dynamodb.update_item(
         TableName=table,
         Key={"pk": {"S": f"token#{token}"}, "sk": {"S": "record"}},
-        UpdateExpression="SET due_at = :now",
+        UpdateExpression="SET due_at = :now" + (", #record.compare_at = :now" if compare else ""),
         ExpressionAttributeValues={":now": {"S": now}},
+        **names,
     )
 
 
