@@ -1,7 +1,8 @@
 //! How much is tried and on which testbed: what the environment of these tests decides.
 //!
-//! `CHANGEOVER_SAMPLE` is the text that a sample is drawn by, the commit's hash in `make test`; `all`
-//! tries everything, as `make verify` does. tests/testbed/testbed/sample.py reads it too.
+//! `CHANGEOVER_SAMPLE` is the text that a sample is drawn by, the commit's hash in `make test`. `all`
+//! tries everything, as `make verify` does; a text that begins with `few` tries little, as `make check`
+//! does. tests/testbed/testbed/sample.py reads it too.
 #![expect(
     clippy::disallowed_methods,
     reason = "the edge of these tests: their amount and their testbed come from who runs them"
@@ -17,7 +18,19 @@ pub(crate) fn is_everything() -> bool {
     drawn_by() == "all"
 }
 
-/// So many seeds of a sample, from a first one that the text draws, or all of those below `everything`;
+/// Whether so little is tried that it can be after every edit.
+pub(crate) fn is_little() -> bool {
+    drawn_by().starts_with("few")
+}
+
+/// The calls at which something is tried: all of them, or one in five, beginning with one that the text
+/// draws.
+pub(crate) fn calls<Call>(calls: impl Iterator<Item = Call>) -> impl Iterator<Item = Call> {
+    let (first, every) = if is_little() { (usize::from(drawn()[4] % 5), 5) } else { (0, 1) };
+    calls.skip(first).step_by(every)
+}
+
+/// So many seeds of a sample, a quarter if little is tried, from a first one that the text draws, or all of those below `everything`;
 /// those of `CHANGEOVER_SEEDS`, a number or a range, if it is set.
 pub(crate) fn seeds(sample: u64, everything: u64) -> Range<u64> {
     if let Ok(asked) = env::var("CHANGEOVER_SEEDS") {
@@ -30,9 +43,9 @@ pub(crate) fn seeds(sample: u64, everything: u64) -> Range<u64> {
     if is_everything() {
         return 0..everything;
     }
-    let drawn = Sha256::digest(drawn_by());
+    let drawn = drawn();
     let first = u64::from(u32::from_be_bytes([drawn[0], drawn[1], drawn[2], drawn[3]]));
-    first..first + sample
+    first..first + if is_little() { sample / 4 } else { sample }
 }
 
 /// The description of the running testbed. Tests that call this are ignored unless `make test` runs them.
@@ -41,6 +54,10 @@ pub(crate) fn testbed_description() -> Value {
         .expect("CHANGEOVER_TESTBED names no testbed: run this by `tests/testbed/run with -- ...`");
     let description = fs::read_to_string(path).expect("the testbed's description");
     serde_json::from_str(&description).expect("JSON")
+}
+
+fn drawn() -> [u8; 32] {
+    Sha256::digest(drawn_by()).into()
 }
 
 fn drawn_by() -> String {

@@ -6,6 +6,7 @@ use changeover::{error::Kind, event::Request};
 use serde_json::{Value, json};
 
 use crate::{
+    amount,
     scene::*,
     world::{Ending, Fault, Faults, LONG, MemoryWorld, Rest},
 };
@@ -83,7 +84,7 @@ async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
     };
     let late = Fault::CutLate(Duration::from_secs(4 * 60 + 40));
     for spec in [parameters(), mixed] {
-        for call in 1..=calls {
+        for call in amount::calls(1..=calls) {
             for is_respecified in [false, true] {
                 let world = in_service(1, &spec).await;
                 world.replayed_by(format!("{late:?} at call {call}, respecified {is_respecified}"));
@@ -117,7 +118,7 @@ async fn a_panic_after_any_call_is_an_error_without_its_words_and_carried_on() {
             let world = in_service(1, &spec).await;
             world.run("a", rotate("a"), LONG, Faults::none()).await.calls
         };
-        for call in 1..=calls {
+        for call in amount::calls(1..=calls) {
             let world = in_service(1, &spec).await;
             world.replayed_by(format!("kind {kind}, a panic at call {call}"));
             let faults = Faults::at(call, Fault::Panics(WORDS));
@@ -143,7 +144,7 @@ async fn a_first_publication_cut_at_any_call_is_carried_on_to_the_same_end() {
             world.specify(&subject(), &spec);
             world.run("first", publish(), LONG, Faults::none()).await.calls
         };
-        for call in 1..=calls {
+        for call in amount::calls(1..=calls) {
             for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
                 let world = MemoryWorld::new(1);
                 world.replayed_by(format!("kind {kind}, {fault:?} at call {call}"));
@@ -163,7 +164,7 @@ async fn a_first_publication_cut_at_any_call_is_carried_on_to_the_same_end() {
 async fn the_end_of_an_overlap_cut_at_any_call_is_carried_on_to_the_same_end() {
     for (kind, spec) in kinds() {
         let (undisturbed, calls) = overlap_ended(kind, &spec, Faults::none()).await;
-        for call in 1..=calls {
+        for call in amount::calls(1..=calls) {
             for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
                 let faults = Faults::at(call, fault);
                 let (rest, _) = overlap_ended(kind, &spec, faults).await;
@@ -194,7 +195,7 @@ async fn every_call(kind: &str, spec: &Value, faults: &[Fault]) {
     let seed = 1;
     let (undisturbed, calls) = rotated(seed, spec, Faults::none(), kind).await;
     assert!(calls > 5, "{kind}: a rotation of {calls} calls");
-    for call in 1..=calls {
+    for call in amount::calls(1..=calls) {
         for fault in faults {
             let replay = format!("kind {kind}, seed {seed}, {fault:?} at call {call}");
             let faults = Faults::at(call, *fault);

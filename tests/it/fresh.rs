@@ -6,6 +6,7 @@ use changeover::event::Request;
 use serde_json::json;
 
 use crate::{
+    amount,
     scene::*,
     world::{Fault, Faults, LONG},
 };
@@ -107,7 +108,7 @@ async fn a_fresh_version_follows_one_that_somebody_watches() {
 #[tokio::test(start_paused = true)]
 async fn a_fresh_version_is_asked_for_once_wherever_whoever_asks_is_cut() {
     for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
-        for call in 1.. {
+        for call in amount::calls(1..) {
             let world = in_service(44, &parameters()).await;
             world.replayed_by(format!("{fault:?} at {call}"));
             world.invoke("a", rotate_without_waiting("a")).await;

@@ -11,6 +11,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
+    amount,
     scene::*,
     world::{Ending, Fault, Faults, LONG, MemoryWorld, place},
 };
@@ -145,7 +146,7 @@ async fn a_token_begins_with_what_presenters_have_and_then_with_what_arrived() {
 async fn an_import_cut_at_any_call_is_carried_on_to_the_same_end() {
     for (kind, spec) in few_kinds() {
         for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
-            for call in 1.. {
+            for call in amount::calls(1..) {
                 let world = imported(56, &spec).await;
                 world.replayed_by(format!("{kind}, {fault:?} at {call}"));
                 world.arrive(INBOX, &issued(2), true);

@@ -5,6 +5,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
+    amount,
     scene::*,
     world::{Fault, Faults, Intruder, LEASE, LONG, MemoryWorld, place},
 };
@@ -73,7 +74,7 @@ async fn who_does_not_wait_is_not_put_off_by_one_lost_race() {
             let world = in_service(1, &spec).await;
             world.run("a", rotate_without_waiting("a"), LONG, Faults::none()).await.calls
         };
-        for call in 1..=calls {
+        for call in amount::calls(1..=calls) {
             let world = in_service(1, &spec).await;
             world.replayed_by(format!("kind {kind}, somebody just before call {call}"));
             let faults = Faults::intruded(call, Intruder::new("b", rotate_without_waiting("b")));
@@ -122,7 +123,7 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
         let world = in_service(1, &everything()).await;
         world.run("a", rotate("a"), LONG, Faults::none()).await.calls
     };
-    for call in 1..=calls {
+    for call in amount::calls(1..=calls) {
         let world = in_service(1, &everything()).await;
         world.replayed_by(format!("the spec changes just before call {call}"));
         world.joins_with_its_first_view(&place(added));
@@ -176,7 +177,7 @@ async fn before_every_call(
         let world = in_service(1, spec).await;
         world.run("a", rotate("a"), LONG, Faults::none()).await.calls
     };
-    for call in 1..=calls {
+    for call in amount::calls(1..=calls) {
         let world = in_service(1, spec).await;
         let request = request();
         world.replayed_by(format!("kind {kind}, {request:?} just before call {call}"));
