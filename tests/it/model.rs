@@ -185,7 +185,8 @@ fn whatever_is_left_out_breaks_a_promise() {
 #[expect(clippy::print_stdout, reason = "how much was looked at is part of the result")]
 fn holds(fenced: [bool; 2]) {
     let at_once = match () {
-        () if amount::is_everything() => 3,
+        // On parameters three at once were never tried, for the memory that the states would need.
+        () if amount::is_everything() && fenced == FENCED => 3,
         () if amount::is_little() => 1,
         () => 2,
     };
