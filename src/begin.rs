@@ -69,7 +69,9 @@ impl Turn<'_> {
             .extend(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
         if first {
             let now = self.now();
-            self.record = Record::new(self.asking.token.clone(), look.highest_revision, now);
+            let last_version = self.record.last_version();
+            self.record = Record::new(self.asking.token.clone(), look.highest_revision, now)
+                .numbered_after(last_version);
         }
 
         self.found = std::mem::take(&mut look.found);
