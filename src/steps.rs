@@ -76,7 +76,7 @@ impl Turn<'_> {
         Ok(self.report(self.outcome_at_rest()))
     }
 
-    /// Carries on what comes before what is asked: once it is through, that is planned.
+    /// Carries on what comes before what is asked; once that is complete, plans what is asked.
     pub(crate) async fn carry_on_first(&mut self) -> Result<Report, Stop> {
         let report = self.carry_on().await?;
         if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }

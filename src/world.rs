@@ -195,7 +195,7 @@ pub trait RecordStore: Send + Sync {
     ) -> Result<Saved, Error>;
 
     /// Tokens whose record was due at `now` and whose last run did not fail, the longest overdue first,
-    /// at most `limit`. Eventually consistent: whoever acts on one rereads its record.
+    /// at most `limit`. Eventually consistent: reread the record before acting on it.
     async fn due(&self, now: Timestamp, limit: usize)
     -> Result<Vec<(TokenName, Timestamp)>, Error>;
 

@@ -449,7 +449,7 @@ impl DynamoDbRecords {
                     tracing::warn!(table = self.table, "an item in the index is no token's record");
                     continue;
                 };
-                // Whoever rereads a record whose time is damaged learns what is wrong with it.
+                // A record whose time is damaged is reported when it is reread.
                 let due_at = text_in(item, DUE_AT).and_then(|time| time.parse().ok());
                 due.push((token, due_at.unwrap_or(self.clock.now())));
             }

@@ -24,7 +24,7 @@ async fn forgotten_token_keeps_its_audit_and_publications() {
         assert!(world.record(&subject()).is_none());
         assert_eq!(world.rest(&subject()).places, places, "{kind}");
         assert!(audit.is_some() && world.audit(&subject(), 2) == audit, "{kind}");
-        // Nothing is due any more, and nobody lists it.
+        // Nothing is due any more, and no list has it.
         world.pass(Duration::from_secs(25 * 60 * 60)).await;
         for request in [Request::Sweep, Request::Status { token: None }] {
             let ending = world.invoke("all", request).await;
@@ -57,7 +57,7 @@ async fn token_with_a_spec_is_not_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn rotation_is_not_forgotten_until_its_fix_is_followed() {
-    // One that nobody can present yet is given up; another one comes to its end.
+    // One that cannot be presented yet is given up; another one comes to its end.
     for is_presented in [false, true] {
         let world = in_service(73, &workloads()).await;
         if is_presented {

@@ -121,7 +121,7 @@ impl MemoryWorld {
         state.deploy(&spec);
     }
 
-    /// Somebody deletes the spec of a token. Its readers stay.
+    /// Deletes the spec of a token. Its readers stay.
     pub(crate) fn unspecify(&self, token: &TokenName) {
         let mut state = self.state();
         state.bad_specs.remove(token);

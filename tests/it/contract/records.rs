@@ -254,7 +254,7 @@ async fn forgets_a_record_and_no_more(stores: &Stores) {
     assert_eq!(loaded.key, Some(entry), "keys stay");
     let audit = stores.records.audit(&token, seventh).await.expect("an answer");
     assert_eq!(audit.as_ref(), Some(&audited[0]), "the audit stays");
-    // Whoever still has the record in hand comes too late.
+    // An invocation that still has the record in hand comes too late.
     assert_eq!(forget(1).await, Saved::Overtaken);
     assert_eq!(stores.saved(&first.to_save(), Some(1)).await, Saved::Overtaken);
     let error = Error::new(Kind::BadSpec, "read the spec of", "it is empty", "fill it in");
