@@ -33,8 +33,9 @@ pub(crate) fn calls<Call>(calls: impl Iterator<Item = Call>) -> impl Iterator<It
     calls.skip(first).step_by(every)
 }
 
-/// So many seeds of a sample, a quarter if little is tried, from a first one that the text draws, or all of those below `everything`;
-/// those of `CHANGEOVER_SEEDS`, a number or a range, if it is set.
+/// The seeds to run: as many as `sample` says in a row, from one that the text draws, a quarter of them
+/// if little is tried, and all below `everything` if everything is. `CHANGEOVER_SEEDS`, a number or a
+/// range, overrides all of that.
 pub(crate) fn seeds(sample: u64, everything: u64) -> Range<u64> {
     if let Ok(asked) = env::var("CHANGEOVER_SEEDS") {
         let number = |text: &str| text.parse().expect("CHANGEOVER_SEEDS: a number, or two as 3..7");

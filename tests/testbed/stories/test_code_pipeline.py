@@ -7,7 +7,6 @@ import pytest
 from testbed.code_pipeline import CodePipeline, Hangs
 from testbed.small_platform import SmallPlatform
 
-
 # All deployed functions look for CodePipeline at the same place.
 pytestmark = pytest.mark.xdist_group("pipeline")
 

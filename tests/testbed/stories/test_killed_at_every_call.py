@@ -36,7 +36,8 @@ def a_rotation_killed_at_any_call_comes_to_the_same_end(testbed, tell):
     ):
         undisturbed = Rotations(platforms[0], loop).run(None)
         calls = undisturbed.calls
-        every_cut = [Cut(call, after) for call in range(1, len(calls) + 1) for after in (False, True) if _leaves_a_trace(calls, call, after)]
+        both = [Cut(call, after) for call in range(1, len(calls) + 1) for after in (False, True)]
+        every_cut = [cut for cut in both if _leaves_a_trace(calls, cut)]
         drawn = sample.drawn(every_cut, one_in=4)
         cuts: queue.SimpleQueue[Cut] = queue.SimpleQueue()
         for cut in drawn:
@@ -67,9 +68,9 @@ def a_rotation_killed_at_any_call_comes_to_the_same_end(testbed, tell):
     assert readers.refused == []
 
 
-def _leaves_a_trace(calls: list[str], call: int, after: bool) -> bool:
-    """Whether a cut there can leave behind anything that the cut before it did not."""
-    return after or sample.is_everything() or any(change in calls[call - 1] for change in CHANGES)
+def _leaves_a_trace(calls: list[str], cut: Cut) -> bool:
+    """Whether this cut can leave behind anything that the cut before it did not."""
+    return cut.after or sample.is_everything() or any(change in calls[cut.call - 1] for change in CHANGES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,13 +32,14 @@ WORKERS = 4
 PYTEST = [sys.executable, "-m", "pytest"]
 RUST = PROJECT / "tests" / "rust"
 PLANTED = PROJECT / "tests" / "planted" / "run"
-# Of more than 160, each of which takes some ten seconds; `make verify` plants all.
+# Of more than 160, each of which takes up to a minute beside the stories; `make verify` plants all.
 MISTAKES = 2
 
 
 def main(testbed: Testbed) -> int:
     """Runs everything; 0 if all of it passed, else 1. What the tests in Rust write is printed when the stories are over."""
-    with (testbed.logs / "tests-in-rust.log").open("w+") as log, Commands(testbed) as commands, ThreadPoolExecutor() as executor:
+    # Ended early, the commands end first: the executor waits for them.
+    with (testbed.logs / "tests-in-rust.log").open("w+") as log, ThreadPoolExecutor() as executor, Commands(testbed) as commands:
         rust = executor.submit(_tests_in_rust, commands, log)
         codes = [commands.run("stories", [*PYTEST, f"--numprocesses={WORKERS}", "--dist=loadgroup", f"--ignore={SECRETS}", TESTS])]
         codes += rust.result()
@@ -66,10 +68,13 @@ class Commands:
     def __init__(self, testbed: Testbed) -> None:
         self._environment = os.environ | {DESCRIPTION: str(testbed.directory / "testbed.json")}
         self._running: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Event()
         self._seconds: dict[str, float] = {}
 
     def run(self, phase: str, command: Sequence[str | Path], log: IO[str] | None = None) -> int:
-        """Runs it to its end, and returns its exit code."""
+        """Runs it to its end, and returns its exit code; 1 for one that was to begin after the block's end."""
+        if self._ended.is_set():
+            return 1
         began = time.monotonic()
         process = subprocess.Popen(
             command, cwd=PROJECT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -87,6 +92,7 @@ class Commands:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         for process in self._running:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
