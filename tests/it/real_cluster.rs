@@ -32,6 +32,14 @@ use serde_json::{Value, json};
 use crate::amount::testbed_description;
 
 const LONG: Duration = Duration::from_secs(120);
+/// For how long what is not done is looked at until it is so with the expected words: as soon as the
+/// cluster gets to it, and for as long as a busy one needs.
+const LOOKS: [Duration; 4] = [
+    Duration::from_secs(6),
+    Duration::from_secs(12),
+    Duration::from_secs(24),
+    Duration::from_secs(48),
+];
 
 /// A testbed that somebody started, and a namespace of it for one test.
 struct Testbed {
@@ -261,6 +269,18 @@ impl Testbed {
         progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Forced, and found under way with these words. It is never anything but under way meanwhile.
+    async fn under_way(&self, workload: &Workload, value: &str, words: &[&str]) {
+        let mut found = String::new();
+        for within in LOOKS {
+            found = under_way(self.synced(workload, value, within).await);
+            if words.iter().all(|expected| found.contains(expected)) {
+                return;
+            }
+        }
+        panic!("it is under way without {words:?}: {found}");
+    }
+
     /// Ends the processes of the namespace's pods; nobody waits for them.
     fn tidied(self) {
         self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
@@ -399,6 +419,13 @@ fn stuck<T: std::fmt::Debug>(progress: Progress<T>) -> String {
     }
 }
 
+fn under_way(progress: Progress<SecretRevision>) -> String {
+    match progress {
+        Progress::UnderWay(words) => words,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
 async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workload_finishes_it() {
@@ -495,12 +522,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
     );
 
     // It syncs, and holds something else.
-    let progress = synced("three", Duration::from_secs(5)).await;
-    assert!(
-        matches!(&progress, Progress::UnderWay(words)
-            if words.contains("does not hold what was published")),
-        "{progress:?}"
-    );
+    testbed.under_way(&workload, "three", &["does not hold what was published"]).await;
 
     // On the External Secret: what somebody adds to the Secret itself, the operator takes away.
     testbed.in_namespace(&[
@@ -524,12 +546,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         "--patch",
         elsewhere,
     ]);
-    let within = Duration::from_secs(10);
-    let progress = testbed.synced(&testbed.copied(Some("token")), "two", within).await;
-    assert!(
-        matches!(&progress, Progress::UnderWay(words) if words.contains("fails to sync")),
-        "{progress:?}"
-    );
+    testbed.under_way(&testbed.copied(Some("token")), "two", &["fails to sync"]).await;
     let findings = clusters.inspect(&workload, &[parameter]).await.expect("an answer");
     let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
     assert!(severities.contains(&Severity::Refusal), "{findings:?}");

@@ -4,9 +4,6 @@ use changeover::token::Secret;
 
 use super::*;
 
-/// A time in which External Secrets does whatever it is going to do.
-const SOON: Duration = Duration::from_secs(6);
-
 impl Testbed {
     fn create_secret(&self, data: Value) {
         let metadata = json!({"name": "copy"});
@@ -52,13 +49,6 @@ impl Testbed {
         let verbs = ["get", "create", "patch"];
         let rule = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["copy"], "verbs": verbs});
         self.grant("Role", rule);
-    }
-}
-
-fn under_way(progress: Progress<SecretRevision>) -> String {
-    match progress {
-        Progress::UnderWay(words) => words,
-        other => panic!("{other:?}"),
     }
 }
 
@@ -147,8 +137,7 @@ async fn what_a_broken_store_says_is_told() {
     let nowhere = r#"{"spec": {"secretStoreRef": {"name": "nowhere"}}}"#;
     testbed.in_namespace(&["patch", "externalsecret", "token", "--type=merge", "--patch", nowhere]);
     // Ready=True is that of the sync before, until it fails.
-    let words = under_way(testbed.synced(&workload, "one", SOON).await);
-    assert!(words.contains("fails to sync") && words.contains("\"nowhere\" not found"), "{words}");
+    testbed.under_way(&workload, "one", &["fails to sync", "\"nowhere\" not found"]).await;
     testbed.tidied();
 }
 
@@ -207,6 +196,8 @@ async fn ready_on_a_retained_secret_is_not_done() {
         secret_key: Some("token".to_owned()),
     };
     let workload = testbed.copied_by(copy);
+    let is_ready = "--for=condition=Ready";
+    testbed.in_namespace(&["wait", "externalsecret/retaining", is_ready, "--timeout=60s"]);
     let words = under_way(testbed.synced(&workload, "two", Duration::from_secs(2)).await);
     let ready = &testbed.object("externalsecret", "retaining")["status"]["conditions"][0];
     assert_eq!(ready["status"], "True");

@@ -90,7 +90,7 @@ class Restricted(Follower):
             answer = self.testbed.kubectl("create", "--filename=-", "--output=json", stdin=json.dumps(review))
             return json.loads(answer)["status"]["allowed"] == allowed
 
-        platform.wait_until(reviewed, 10, f"{verb} {resource} in {self.name} is {'' if allowed else 'not '}allowed")
+        platform.wait_until(reviewed, 60, f"{verb} {resource} in {self.name} is {'' if allowed else 'not '}allowed")
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,7 @@ def _start_all(binaries: Binaries, site: Site) -> Testbed:
         controllers.result()
 
     accounts, clusters = site.executor.submit(account), site.executor.submit(cluster)
-    moto = site.executor.submit(emulator.start_moto, site.processes)
+    moto = site.executor.submit(emulator.start_moto, site.processes, aws)
     clusters.result()
     deployed = accounts.result()
     external_secrets.create_store(plane, aws)

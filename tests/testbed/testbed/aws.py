@@ -103,12 +103,14 @@ def start_ministack(processes: Processes, aws: Aws, directory: Path) -> None:
     processes.wait_until("the AWS emulator is ready", lambda: _answers(f"{aws.endpoint}/_ministack/health"), "ministack")
 
 
-def start_moto(processes: Processes) -> str:
-    """Starts moto, and returns its endpoint when it answers."""
+def start_moto(processes: Processes, aws: Aws) -> str:
+    """Starts moto, and returns its endpoint when its Parameter Store answers."""
     port = free_port()
     processes.start("moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
     endpoint = f"http://127.0.0.1:{port}"
     processes.wait_until("moto is ready", lambda: _answers(f"{endpoint}/moto-api/"), "moto")
+    # The first request of a service loads it, which takes longer than the function waits for an answer.
+    aws.client("ssm", endpoint_url=endpoint).describe_parameters()
     return endpoint
 
 
