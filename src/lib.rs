@@ -50,6 +50,7 @@ pub mod finding;
 
 // What it is about.
 pub mod record;
+pub mod fence;
 pub mod spec;
 pub mod token;
 pub mod time;

@@ -13,9 +13,9 @@ pub(crate) fn read(text: &str) -> Option<Timestamp> {
 }
 
 /// 2000-01-01T00:00:00Z.
-const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
+pub(crate) const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 /// 3000-01-01T00:00:00Z.
-const LATEST: Timestamp = Timestamp::constant(32_503_680_000, 0);
+pub(crate) const LATEST: Timestamp = Timestamp::constant(32_503_680_000, 0);
 
 /// Times in the record are RFC 3339 with milliseconds: of one width, so that they sort as text.
 pub(crate) mod in_milliseconds {

@@ -9,9 +9,9 @@ use crate::sources::{self, Source};
 const COMING_IN: [&str; 2] = ["config", "event"];
 
 /// Modules that decide: values in, values out.
-const PURE: [&str; 13] = [
-    "config", "error", "event", "finding", "metrics", "notice", "plan", "record", "report", "spec",
-    "time", "token", "verdict",
+const PURE: [&str; 14] = [
+    "config", "error", "event", "fence", "finding", "metrics", "notice", "plan", "record", "report",
+    "spec", "time", "token", "verdict",
 ];
 /// Modules that carry decisions out through the ports.
 const SHELL: [&str; 12] = [

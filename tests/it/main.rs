@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod drift;
 mod events;
+mod fence;
 mod fresh;
 mod hostile;
 mod import;
