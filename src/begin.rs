@@ -10,7 +10,7 @@ use crate::{
     finding::Severity,
     import::Arrived,
     look::{conflict, look},
-    plan::Ask,
+    plan::{Ask, Deferred},
     record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
     spec::{OnDrift, Place, Side, Source},
@@ -51,8 +51,8 @@ impl Turn<'_> {
         if let Some(finding) = refused {
             // The publications were read after the record: somebody may have moved both since.
             let now = self.world.records.load(self.asking.token, None).await?.record;
-            let revision = |record: &Option<Record>| record.as_ref().map(Record::revision);
-            if revision(&now) != revision(&self.stored) {
+            let fence = |record: &Option<Record>| record.as_ref().map(Record::fence);
+            if fence(&now) != fence(&self.stored) {
                 return Err(Stop::Overtaken);
             }
             return Err(Stop::Failed(
@@ -67,9 +67,9 @@ impl Turn<'_> {
         }
         self.warnings
             .extend(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
+        self.life = self.life.above(look.highest_life);
         if first {
-            let now = self.now();
-            self.record = Record::new(self.asking.token.clone(), look.highest_revision, now);
+            self.record = Record::new(self.asking.token.clone(), self.life, self.now());
         }
 
         self.found = std::mem::take(&mut look.found);
@@ -119,7 +119,8 @@ impl Turn<'_> {
     pub(crate) fn slot(&self, id: RotationId, purpose: Purpose) -> Begin {
         let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
         let compare_within = self.spec.looked_at_every();
-        Begin { compare_within, ..Begin::new(id, purpose, self.spec.version, lease) }
+        let begin = Begin::new(id, purpose, self.spec.version, lease);
+        Begin { life: Some(self.life), compare_within, ..begin }
     }
 
     /// Saves the rotation, its version, its trigger's key and the lease, all or nothing.
@@ -150,6 +151,12 @@ impl Turn<'_> {
     /// Makes a value that presenters may have already the next version. Where a rotation is asked for,
     /// that is saved to follow.
     async fn take_over(&mut self, edited: Minted) -> Result<Begun, Stop> {
+        // `publish` with `adopt` is planned before it is known that it mints.
+        let unanswered = self.record.unanswered_until().filter(|until| *until > self.now());
+        if let Some(until) = unanswered {
+            let report = self.deferred(until, Deferred::Unanswered);
+            return Ok(Begun::Nothing(Box::new(report)));
+        }
         let id = RotationId(self.world.random_name()?);
         let mut begin =
             Begin { minted: Some(edited), is_presented: true, ..self.slot(id, Purpose::Rotate) };

@@ -11,13 +11,14 @@ use serde::Deserialize;
 
 use crate::{
     begin::Begun,
+    fence::{Fence, Life},
     look::away,
     plan::{self, Move, Terms},
     record::{Begin, Change, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
     spec::{AcceptedForm, OnDrift, Side},
     token::{Digest, VersionNumber},
-    turn::{Stop, Turn},
+    turn::{Stop, Turn, UnderWay},
     world::{Holding, Progress},
 };
 
@@ -50,7 +51,13 @@ impl Turn<'_> {
                     }
                     None => None,
                 };
-                if found.is_none_or(|found| is_own(&self.record, side, &found)) {
+                let other = found.as_ref().and_then(|found| self.other_record(side, found));
+                if let Some(other) = other {
+                    let place = publication.place.to_string();
+                    let held = self.owned_by_another(side, place.clone(), other);
+                    self.warnings.push(format!("{place}: {}. {}", held.reason, held.fix));
+                    drift.push(place);
+                } else if found.is_none_or(|found| is_own(&self.record, side, &found)) {
                     repaired.push(side);
                 } else {
                     is_edited |= side == Side::Presenters;
@@ -129,12 +136,24 @@ impl Turn<'_> {
             // What is in the way holds the repair; a cluster that is away is looked at the next time.
             let held = match rewritten {
                 Ok(Progress::Stuck(held)) => held,
-                Ok(_) => continue,
+                // The repair meets a newer record again, and is held by it.
+                Ok(Progress::Ahead(found)) => {
+                    match self.surpass(side, vec![(workload.copy_told(), found)]).await? {
+                        Some(UnderWay::Held(held)) => held,
+                        _ => continue,
+                    }
+                }
+                Ok(Progress::Done(_) | Progress::UnderWay(_)) => continue,
                 Err(error) => away(workload, error)?,
             };
             self.warnings.push(format!("{}: {}", held.object, held.reason));
         }
         Ok(differ)
+    }
+
+    /// The fence of a newer record of this token, if that wrote what was found.
+    fn other_record(&self, side: Side, found: &Holding) -> Option<Fence> {
+        found.fence_of(side).filter(|fence| fence.life > self.record.life())
     }
 }
 
@@ -143,12 +162,19 @@ impl Turn<'_> {
 fn is_own(record: &Record, side: Side, found: &Holding) -> bool {
     match side {
         Side::Presenters => record.holds(&found.value.digest()),
+        // An older record of this token wrote it, whatever its numbers.
+        Side::Verifiers if older_life(record, found).is_some() => true,
         Side::Verifiers => {
             let highest = record.next_version();
             serde_json::from_str::<Document>(found.value.expose())
                 .is_ok_and(|document| document.accepted.iter().all(|entry| entry.version < highest))
         }
     }
+}
+
+fn older_life(record: &Record, found: &Holding) -> Option<Life> {
+    let life = found.fence_of(Side::Verifiers)?.life?;
+    (Some(life) < record.life()).then_some(life)
 }
 
 /// As much of an accepted document as tells that changeover wrote it.

@@ -9,6 +9,7 @@ use futures::future::join_all;
 
 use crate::{
     error::{Error, Kind},
+    fence::Life,
     finding::{Finding, Severity, Subject},
     record::{Held, Record},
     spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
@@ -26,8 +27,8 @@ pub(crate) struct Look {
     pub(crate) adopted: Option<Secret>,
     /// The one value that somebody else wrote since, where it is to become the next version.
     pub(crate) edited: Option<Secret>,
-    /// The highest revision of a view that any publication carries.
-    pub(crate) highest_revision: u64,
+    /// The highest life of a record that any publication carries.
+    pub(crate) highest_life: Option<Life>,
     /// What stands in the way, and what is worth knowing; the worst first.
     pub(crate) findings: Vec<Finding>,
 }
@@ -168,14 +169,13 @@ impl Look {
             has_current: record.is_some(),
             adopted: None,
             edited: None,
-            highest_revision: 0,
+            highest_life: None,
             findings: Vec::new(),
         };
         let mut values: Vec<(&Place, Secret)> = Vec::new();
         for (side, place, holding) in holdings {
-            if place.is_fenced() {
-                look.highest_revision = look.highest_revision.max(holding.store_version);
-            }
+            let life = holding.fence_of(side).and_then(|fence| fence.life);
+            look.highest_life = look.highest_life.max(life);
             if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
                 look.findings.push(Finding::refusal(
                     place.to_string(),

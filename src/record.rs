@@ -29,6 +29,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sha2::Digest as _;
 
 use crate::{
+    fence::{Fence, Life},
     spec::{COMPARE_EVERY, Side},
     time::{in_milliseconds, optional_milliseconds},
     token::{Digest, Sealed, TokenName, VersionNumber},
@@ -55,6 +56,9 @@ const TIMELINE: usize = 64;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     token: TokenName,
+    /// `None` in a record that an earlier version of changeover created: its next rotation gives it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    life: Option<Life>,
     #[serde(deserialize_with = "counter")]
     revision: u64,
     /// Live versions, newest first.
@@ -62,7 +66,12 @@ pub struct Record {
     /// The highest number ever used: a dropped one is never used again.
     last_version: VersionNumber,
     accepted_revision: u64,
+    /// The life that the record had when the view changed: giving it one changes no view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepted_life: Option<Life>,
     presented_revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    presented_life: Option<Life>,
     rotation: Option<Rotation>,
     owed: Option<Owed>,
     /// How often this leg was published again since it was last held.
@@ -174,6 +183,9 @@ pub struct SecretRevision(pub String);
 pub struct Seen {
     /// The revision of the view.
     pub revision: u64,
+    /// The life that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<Life>,
     /// SSM: the version of the parameter. DynamoDB: the revision of the view.
     pub store_version: u64,
     /// Digest of its bytes.
@@ -213,6 +225,13 @@ pub struct Held {
     pub attempts: u32,
 }
 
+impl Seen {
+    /// The fence of the view.
+    pub fn fence(&self) -> Fence {
+        Fence { life: self.life, revision: self.revision }
+    }
+}
+
 impl Held {
     /// Held on an object, for a reason, until somebody does something.
     pub fn new(
@@ -225,16 +244,19 @@ impl Held {
 }
 
 impl Record {
-    /// A record of a token that nothing is known of. `revision` is the highest found in any of its
-    /// publications, so that what is written next supersedes them; it is not saved as such.
-    pub fn new(token: TokenName, revision: u64, now: Timestamp) -> Self {
+    /// A record of a token that nothing is known of. Its life is above that of every record before it, so
+    /// that what it writes supersedes whatever it finds.
+    pub fn new(token: TokenName, life: Life, now: Timestamp) -> Self {
         Self {
             token,
-            revision,
+            life: Some(life),
+            revision: 0,
             versions: Vec::new(),
             last_version: VersionNumber::default(),
             accepted_revision: 0,
+            accepted_life: None,
             presented_revision: 0,
+            presented_life: None,
             rotation: None,
             owed: None,
             repeats: 0,
@@ -270,9 +292,19 @@ impl Record {
         &self.token
     }
 
-    /// The fence: each save raises it by one.
+    /// What saves of this record are conditional on: each save raises the revision.
+    pub fn fence(&self) -> Fence {
+        Fence { life: self.life, revision: self.revision }
+    }
+
+    /// The revision: each save raises it.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The identity of this record among those that the token had or has.
+    pub fn life(&self) -> Option<Life> {
+        self.life
     }
 
     /// Live versions, newest first.
@@ -303,12 +335,13 @@ impl Record {
         self.last_version.next()
     }
 
-    /// The revision at which the view of a side last changed.
-    pub fn view(&self, side: Side) -> u64 {
-        match side {
-            Side::Verifiers => self.accepted_revision,
-            Side::Presenters => self.presented_revision,
-        }
+    /// The fence of a side's view: the life and the revision at which it last changed.
+    pub fn view(&self, side: Side) -> Fence {
+        let (life, revision) = match side {
+            Side::Verifiers => (self.accepted_life, self.accepted_revision),
+            Side::Presenters => (self.presented_life, self.presented_revision),
+        };
+        Fence { life, revision }
     }
 
     /// What is in progress.

@@ -229,8 +229,8 @@ impl Turn<'_> {
             (relation, self.key, self.record.rotation())
         {
             let entry = self.key_entry(rotation);
-            let (token, revision) = (self.record.token(), self.record.revision());
-            if self.world.records.join(token, revision, key, &entry).await? == Saved::Overtaken {
+            let (token, fence) = (self.record.token(), self.record.fence());
+            if self.world.records.join(token, fence, key, &entry).await? == Saved::Overtaken {
                 return Err(Stop::Overtaken);
             }
         }

@@ -154,7 +154,8 @@ impl Spec {
 
 // The parts of an accepted document at their longest, in the spelling of the contract: ten digits are
 // what the audit keeps of a version's number. Separators count as if every entry had one.
-const DOCUMENT: &str = r#"{"accepted":[]}"#;
+const DOCUMENT: &str =
+    r#"{"accepted":[],"life":"00000000000000000000","revision":9999999999999999}"#;
 const ENTRY: &str = r#"{"version":9999999999,"stage":"previous",},"#;
 const DIGEST: &str =
     r#""sha256":"0000000000000000000000000000000000000000000000000000000000000000""#;

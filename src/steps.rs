@@ -5,6 +5,7 @@
 //! record decides, a sync asks for one refresh more, a stamp that stands is left as it is. A step that
 //! has nothing to do passes without a call.
 
+mod ahead;
 mod publish;
 mod roll_out;
 mod standing;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
+    fence::Life,
     metrics::Measurement,
     notice,
     plan::{Ask, Deferred},
@@ -74,6 +75,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) key: Option<&'a KeyDigest>,
     /// Random, not the request id: Lambda's retries keep that one, and are somebody else.
     pub(crate) holder: String,
+    /// The life of a record that this turn creates, or that has none yet.
+    pub(crate) life: Life,
     /// As the store has it; `None` where it has none.
     pub(crate) stored: Option<Record>,
     /// As it is to be saved next.
@@ -99,11 +102,13 @@ impl<'a> Turn<'a> {
         stored: Option<Record>,
         key: Option<&'a KeyDigest>,
     ) -> Result<Self, Error> {
+        let life = world.random_life()?;
         let record = match &stored {
             Some(record) => record.clone(),
-            None => Record::new(asking.token.clone(), 0, world.clock.now()),
+            None => Record::new(asking.token.clone(), life, world.clock.now()),
         };
         let mut turn = Self {
+            life,
             world,
             settings,
             spec,
@@ -205,9 +210,9 @@ impl<'a> Turn<'a> {
                 biased;
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep(self.settings.watch() / 2) => {
-                    let (token, revision) = (self.record.token(), self.record.revision());
+                    let (token, fence) = (self.record.token(), self.record.fence());
                     let due_at = self.now() + self.settings.watch();
-                    match self.world.records.postpone(token, revision, due_at).await {
+                    match self.world.records.postpone(token, fence, due_at).await {
                         Ok(Saved::Saved) => {}
                         Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
                         // Somebody else may take over now; the revision keeps the two apart.
@@ -253,7 +258,7 @@ impl<'a> Turn<'a> {
             }
         }
         let save = Save {
-            replaces: self.stored.as_ref().map(Record::revision),
+            replaces: self.stored.as_ref().map(Record::fence),
             record: &record,
             key: self.key.zip(self.joins.as_ref()),
             audit: &audit,

@@ -46,6 +46,7 @@ use serde_json::Value;
 
 use crate::{
     error::Error,
+    fence::Fence,
     metrics::Measurement,
     notice::Notice,
     record::{Held, KeyDigest, Record, RotationId},
@@ -132,16 +133,16 @@ pub struct Arrival {
     pub written_at: Timestamp,
 }
 
-/// One record a token, fenced by its revision; beside it the keys of triggers and the audit.
+/// One record a token, fenced by its life and revision; beside it the keys of triggers and the audit.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
     /// The record of a token, and what an idempotency key resolved to, read consistently in one
     /// call. An expired key reads as absent, whether or not it was deleted yet.
     async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error>;
 
-    /// Saves a record if it still has the revision that it was loaded with, together with the key
+    /// Saves a record if it still has the fence that it was loaded with, together with the key
     /// of a trigger and entries of the audit, all or nothing. The stored revision is
-    /// `save.record.revision()`; it must be one above `save.replaces`.
+    /// `save.record.revision()`; it must be above that of `save.replaces`.
     ///
     /// A crash before it: nothing is changed. A crash after it: the record stands, and whoever
     /// reads it next carries on. A reply that was lost is found out by a write id kept in the item
@@ -149,21 +150,21 @@ pub trait RecordStore: Send + Sync {
     async fn save(&self, save: Save<'_>) -> Result<Saved, Error>;
 
     /// Adds the key of a trigger that joins the rotation in progress, if the record still has
-    /// this revision. The key resolves to `entry` from then on.
+    /// this fence. The key resolves to `entry` from then on.
     async fn join(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         key: &KeyDigest,
         entry: &KeyEntry,
     ) -> Result<Saved, Error>;
 
-    /// Moves the time at which the record is due, if it still has this revision, without giving
-    /// it a new one: a sign of life while an invocation watches a cluster.
+    /// Moves the time at which the record is due, if it still has this fence, without giving
+    /// it a new revision: a sign of life while an invocation watches a cluster.
     async fn postpone(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         due_at: Timestamp,
     ) -> Result<Saved, Error>;
 
@@ -228,8 +229,8 @@ pub struct KeyEntry {
 /// One conditional write.
 #[derive(Clone, Copy, Debug)]
 pub struct Save<'a> {
-    /// The revision that the stored record must have; `None`: there must be no record.
-    pub replaces: Option<u64>,
+    /// The fence that the stored record must have; `None`: there must be no record.
+    pub replaces: Option<Fence>,
     /// The record to store.
     pub record: &'a Record,
     /// The trigger's key, which must be new.
@@ -260,7 +261,7 @@ pub trait Publications: Send + Sync {
     async fn key(&self, place: &Place) -> Result<Option<String>, Error>;
 
     /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
-    /// [`WriteError::overtaken`] where the place carries a higher revision of this view.
+    /// [`WriteError::ahead`] if the place carries a later fence of this view.
     ///
     /// A crash before it: readers see the view before. A crash after it: readers see this view,
     /// and writing the same view again changes nothing that they see. It returns within ten
@@ -290,6 +291,8 @@ pub struct Holding {
     pub value: Secret,
     /// SSM: the version of the parameter. DynamoDB: the revision of the view, 0 where it has none.
     pub store_version: u64,
+    /// DynamoDB: the fence of the view. A parameter has none beside its value.
+    pub fence: Option<Fence>,
     /// DynamoDB: whose item it is, where it says so.
     pub token: Option<TokenName>,
 }
@@ -313,8 +316,8 @@ pub struct WriteError {
     pub error: Error,
     /// Whether it, or an attempt of it, may still be applied. Always false on a fenced store.
     pub unanswered: bool,
-    /// Whether the place carries a higher revision of this view.
-    pub overtaken: bool,
+    /// The later fence of this view that the place carries: nothing was written.
+    pub ahead: Option<Fence>,
 }
 
 /// The clusters that run verifiers and presenters. Every wait is by watch, lasts at most
@@ -362,9 +365,10 @@ pub trait Clusters: Send + Sync {
     ) -> Vec<Result<Progress<SecretRevision>, Error>>;
 
     /// Writes the bytes of a side's view under the key of the Secret that this workload's spec names,
-    /// and the view's revision beside it; makes the Secret where there is none. Its other keys are left
-    /// alone. A Secret that has this revision and these bytes, or a newer revision, is left as it is;
-    /// one that somebody else has to write is [`Progress::Stuck`].
+    /// and the view's fence beside it; makes the Secret where there is none. Its other keys are left
+    /// alone. A Secret that has this fence and these bytes is left as it is. One that has a later fence
+    /// is left as it is, too, and is [`Progress::Ahead`]; one that External Secrets or another token has to
+    /// write is [`Progress::Stuck`].
     ///
     /// A crash before it: pods that start read the view before. A crash after it: they read this one,
     /// and writing it again changes nothing. A write that arrives late, after another one, changes
@@ -388,14 +392,19 @@ pub trait Clusters: Send + Sync {
     /// such key, or the workload names none. No effect.
     async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error>;
 
-    /// Stamps the pod template of a workload, so that its pods are replaced; stamping it with a
-    /// stamp that it has, or with an older one, changes nothing. `None` where the workload does
-    /// not exist. A crash after it: the rollout goes on by itself.
-    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error>;
+    /// Stamps the pod template of a workload, so that its pods are replaced. A template that has this
+    /// stamp is left as it is: [`Progress::Done`]. One that has a later stamp is left as it is, too, and
+    /// nothing is proved by it: [`Progress::Ahead`]. An earlier stamp is replaced, whatever its numbers.
+    /// `None` if the workload does not exist. A crash after it: the rollout continues by itself.
+    async fn stamp(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+    ) -> Result<Option<Progress<()>>, Error>;
 
     /// Waits until each of these workloads is rolled out by kubectl's rule for its kind, and no pod
-    /// of it with an older stamp is left, Terminating ones included. The workloads are of one
-    /// namespace of one cluster, and so are the answers, in their order. No effect.
+    /// of it with another stamp than this one is left, Terminating ones included. The workloads are of
+    /// one namespace of one cluster, and so are the answers, in their order. No effect.
     async fn rolled_out(
         &self,
         workloads: &[&Workload],
@@ -417,6 +426,9 @@ pub enum Progress<T> {
     UnderWay(String),
     /// It cannot become so without somebody's help.
     Stuck(Held),
+    /// The object carries this later fence of the view, and was left as it is. Nothing follows from that:
+    /// another invocation was first, the record was restored, or another record writes there.
+    Ahead(Fence),
 }
 
 /// What an External Secret had synced when it was told to refresh.
@@ -426,15 +438,15 @@ pub struct SyncedBefore {
     pub synced_resource_version: String,
 }
 
-/// `verifier.changeover.dev/<token>: "<revision>"` on a pod template, or on a Secret that is written.
+/// `verifier.changeover.dev/<token>: "<life>.<revision>"` on a pod template, or on a Secret that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Whose view it is for.
     pub side: Side,
     /// Which token.
     pub token: TokenName,
-    /// The record revision at which that side's view last changed: it only grows.
-    pub revision: u64,
+    /// The fence of that side's view: it only grows.
+    pub fence: Fence,
 }
 
 /// Whoever waits for a job to be answered.

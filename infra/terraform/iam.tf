@@ -34,7 +34,10 @@ locals {
   published_attributes = {
     for operator in ["ForAllValues:StringEquals"] : operator => {
       "dynamodb:Attributes" = concat(
-        ["token", "token_version", "token_revision", "accepted", "accepted_revision", "changeover_token"],
+        [
+          "token", "token_version", "token_life", "token_revision",
+          "accepted", "accepted_life", "accepted_revision", "changeover_token",
+        ],
         var.published_key_attributes,
       )
     }

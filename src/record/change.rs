@@ -13,6 +13,7 @@ use super::{
     Seen, Stage, Step, TIMELINE, Version, Wait,
 };
 use crate::{
+    fence::{Fence, Life},
     spec::{COMPARE_EVERY, Side},
     token::{Digest, Sealed},
 };
@@ -47,6 +48,9 @@ pub enum Change {
     LeaveOut(BTreeSet<String>),
     /// What was published does not stand: publish again, as a new revision of the view.
     Repeat,
+    /// A place carries a later revision of this life: the record was restored from a backup. Continue above
+    /// that revision, and publish again the view of the leg that is owed.
+    Surpass(Fence),
     /// Versions past their end leave the set.
     Retire,
     /// Give up the pending version.
@@ -96,6 +100,8 @@ pub struct Begin {
     pub queued: Option<RotationId>,
     /// The version of the spec that it works from.
     pub spec_version: i64,
+    /// The life of a record that has none yet.
+    pub life: Option<Life>,
     /// How long until the publications are compared, at most.
     pub compare_within: Duration,
     /// The lease, taken by the same write.
@@ -115,6 +121,7 @@ impl Begin {
             imported: None,
             queued: None,
             spec_version,
+            life: None,
             compare_within: COMPARE_EVERY,
             lease,
         }
@@ -146,8 +153,8 @@ impl Record {
     /// The record after a change. Total: what is not a legal move is [`Illegal`], and the record
     /// is as it was.
     ///
-    /// The revision stays; [`Record::to_save`] raises it. A view that changes gets the revision
-    /// that the next save will have.
+    /// [`Record::to_save`] raises the revision. A view that changes gets the revision that the next save
+    /// will have, which is at least [`Life::least_revision`].
     pub fn after(&self, change: Change, now: Timestamp) -> Result<Record, Illegal> {
         let mut next = self.clone();
         let name = change.name();
@@ -228,7 +235,7 @@ impl Record {
                             && !rotation.presented
                         {
                             rotation.presented = true;
-                            next.presented_revision = self.revision + 1;
+                            next.renew(Side::Presenters, now);
                         }
                         next.owe(Leg::Migrate, Step::Publish, now);
                     }
@@ -241,8 +248,24 @@ impl Record {
 
             (Some((leg, Step::Sync | Step::RollOut)), Change::Repeat) => {
                 next.repeats = self.repeats.saturating_add(1);
-                *next.view_mut(leg.side()) = self.revision + 1;
+                next.renew(leg.side(), now);
                 next.owe(leg, Step::Publish, now);
+            }
+
+            (_, Change::Surpass(found)) => {
+                if found.life != self.life {
+                    return Err(illegal("what was found is another record's"));
+                }
+                if found.revision > Fence::LARGEST_REVISION {
+                    return Err(illegal("what was found is no revision"));
+                }
+                next.revision = self.revision.max(found.revision);
+                if let Some((leg, Step::Publish | Step::Sync | Step::RollOut)) = step {
+                    // Two copies of one record surpass each other without end: repeats are bounded.
+                    next.repeats = self.repeats.saturating_add(1);
+                    next.renew(leg.side(), now);
+                    next.owe(leg, Step::Publish, now);
+                }
             }
 
             (Some((Leg::Contract, Step::Retire)), Change::Retire) => {
@@ -273,7 +296,7 @@ impl Record {
                     return Err(illegal("a write to a store that cannot fence is unanswered"));
                 }
                 next.versions.retain(|version| version.stage != Stage::Pending);
-                next.accepted_revision = next.revision + 1;
+                next.renew(Side::Verifiers, now);
                 next.rotation = None;
                 next.held = None;
                 next.owe(Leg::Overlap, Step::Publish, now);
@@ -343,6 +366,7 @@ impl Record {
     }
 
     fn begin(&mut self, begin: Begin, now: Timestamp) {
+        self.life = self.life.or(begin.life);
         let before = self.versions.len();
         if begin.minted.is_some() {
             // A newer rotation's expand does an older one's contract on its way.
@@ -357,6 +381,7 @@ impl Record {
             for (place, store_version) in value.held_at {
                 let seen = self.publications.entry(place).or_insert_with(|| Seen {
                     revision: 0,
+                    life: None,
                     store_version,
                     sha256: value.sha256,
                     key: None,
@@ -379,13 +404,13 @@ impl Record {
             changed = true;
         }
         if changed || begin.repaired.contains(&Side::Verifiers) {
-            self.accepted_revision = self.revision + 1;
+            self.renew(Side::Verifiers, now);
         }
         if self.presented_revision == 0
             || begin.is_presented
             || begin.repaired.contains(&Side::Presenters)
         {
-            self.presented_revision = self.revision + 1;
+            self.renew(Side::Presenters, now);
         }
         if self.queued.as_ref() == Some(&begin.id) {
             self.queued = None;
@@ -427,7 +452,7 @@ impl Record {
                     Stage::Previous | Stage::Retired => {}
                 }
             }
-            self.accepted_revision = self.revision + 1;
+            self.renew(Side::Verifiers, now);
         }
         if purpose == Some(Purpose::Rotate) || self.next_end().is_some() {
             // Where a rotation was not what ended, an overlap may have been owed before it.
@@ -443,7 +468,7 @@ impl Record {
         for seen in self.publications.values_mut() {
             seen.held_at.retain(|version, _| live.contains(version));
         }
-        self.accepted_revision = self.revision + 1;
+        self.renew(Side::Verifiers, now);
     }
 
     /// After a leg of the overlap: the next end is awaited, or nothing is.
@@ -499,11 +524,16 @@ impl Record {
         self.watcher = None;
     }
 
-    fn view_mut(&mut self, side: Side) -> &mut u64 {
-        match side {
-            Side::Verifiers => &mut self.accepted_revision,
-            Side::Presenters => &mut self.presented_revision,
-        }
+    /// Gives the view of a side the fence of the next save.
+    fn renew(&mut self, side: Side, now: Timestamp) {
+        let least = self.life.map_or(0, |life| life.least_revision(now));
+        self.revision = self.revision.max(least);
+        let (life, revision) = match side {
+            Side::Verifiers => (&mut self.accepted_life, &mut self.accepted_revision),
+            Side::Presenters => (&mut self.presented_life, &mut self.presented_revision),
+        };
+        *life = self.life;
+        *revision = self.revision + 1;
     }
 
     fn owed_in_words(&self) -> String {
@@ -524,6 +554,7 @@ impl Change {
             Change::RolledOut { .. } => "rolled out",
             Change::LeaveOut(_) => "leave out",
             Change::Repeat => "repeat",
+            Change::Surpass(_) => "surpass",
             Change::Retire => "retire",
             Change::Drop => "drop",
             Change::Await { .. } => "await",

@@ -232,11 +232,13 @@ pub enum KeyValue {
 }
 
 /// Every attribute that a publication writes into an item (contract, "What is published").
-pub const WRITTEN_ATTRIBUTES: [&str; 6] = [
+pub const WRITTEN_ATTRIBUTES: [&str; 8] = [
     "token",
     "token_version",
+    "token_life",
     "token_revision",
     "accepted",
+    "accepted_life",
     "accepted_revision",
     "changeover_token",
 ];

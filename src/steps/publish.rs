@@ -35,9 +35,17 @@ impl Turn<'_> {
         let answered_at = self.now();
         self.note_lost_replies(&results)?;
 
+        let carried = publications.iter().zip(&results).filter_map(|(publication, result)| {
+            Some((publication.place.to_string(), result.as_ref().err()?.ahead?))
+        });
+        let ahead: Vec<_> = carried.collect();
+        if !ahead.is_empty() {
+            return self.surpass(side, ahead).await;
+        }
+
         let mut seen = BTreeMap::new();
         for (publication, result) in publications.iter().zip(results) {
-            let written = result.map_err(stop)?;
+            let written = result.map_err(|failed| Stop::Failed(failed.error))?;
             seen.insert(
                 publication.place.to_string(),
                 self.seen(side, publication, &content, written, answered_at),
@@ -125,7 +133,8 @@ impl Turn<'_> {
                 && self.record.versions().iter().any(|live| live.version == *number)
         });
         Seen {
-            revision: content.revision(),
+            revision: content.fence().revision,
+            life: content.fence().life,
             store_version: written.store_version,
             sha256: content.bytes(publication.form).digest(),
             key: written.key.or_else(|| before.and_then(|seen| seen.key.clone())),
@@ -165,7 +174,7 @@ impl Turn<'_> {
             let results = join_all(calls).await;
             self.note_lost_replies(&results)?;
             for result in results {
-                result.map_err(stop)?;
+                result.map_err(|failed| Stop::Failed(failed.error))?;
             }
         }
         Ok(())
@@ -181,8 +190,4 @@ impl Turn<'_> {
         }
         Ok(())
     }
-}
-
-fn stop(failed: WriteError) -> Stop {
-    if failed.overtaken { Stop::Overtaken } else { Stop::Failed(failed.error) }
 }

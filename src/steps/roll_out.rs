@@ -65,12 +65,17 @@ impl Turn<'_> {
 
         let mut under_way = Vec::new();
         let mut stuck = Vec::new();
+        let mut ahead = Vec::new();
         for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
             match progress.or_else(|error| away(workload, error).map(Progress::Stuck))? {
                 Progress::Done(()) => {}
                 Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
                 Progress::Stuck(held) => stuck.push(held),
+                Progress::Ahead(found) => ahead.push((workload.to_string(), found)),
             }
+        }
+        if !ahead.is_empty() {
+            return self.surpass(side, ahead).await;
         }
         if let Some(held) = self.first(stuck, &under_way) {
             return Ok(Some(UnderWay::Held(held)));
@@ -132,7 +137,7 @@ impl Turn<'_> {
             return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
         }
         Ok(match self.world.clusters.stamp(workload, stamp).await? {
-            Some(()) => Progress::Done(()),
+            Some(progress) => progress,
             None => Progress::Stuck(Held::new(
                 workload.to_string(),
                 "the workload does not exist",

@@ -4,6 +4,7 @@ use futures::future::join_all;
 
 use crate::{
     error::Error,
+    fence::Fence,
     look::away,
     record::{Change, Held},
     spec::Side,
@@ -15,9 +16,16 @@ use crate::{
 pub(super) enum Standing {
     Stands,
     /// What is not.
-    Changed(String),
+    Changed(Changed),
     /// Somebody cannot be asked.
     Unknown(Held),
+}
+
+/// What no longer holds what was published.
+pub(super) struct Changed {
+    object: String,
+    /// The later fence that it carries now, if it does.
+    ahead: Option<Fence>,
 }
 
 impl Turn<'_> {
@@ -29,8 +37,8 @@ impl Turn<'_> {
         let clusters = &self.world.clusters;
         let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
         let (changed, secrets) = tokio::join!(self.publication_that_changed(side), secrets);
-        if let Some(place) = changed? {
-            return Ok(Standing::Changed(place));
+        if let Some(changed) = changed? {
+            return Ok(Standing::Changed(changed));
         }
         let mut standing = Standing::Stands;
         for (workload, revision) in copied.into_iter().zip(secrets) {
@@ -38,7 +46,10 @@ impl Turn<'_> {
                 self.record.wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
             match revision {
                 Ok(revision) if revision.as_ref() == synced => {}
-                Ok(_) => return Ok(Standing::Changed(format!("the Secret of {workload}"))),
+                Ok(_) => {
+                    let object = format!("the Secret of {workload}");
+                    return Ok(Standing::Changed(Changed { object, ahead: None }));
+                }
                 Err(error) => standing = Standing::Unknown(away(workload, error)?),
             }
         }
@@ -49,28 +60,41 @@ impl Turn<'_> {
     pub(super) async fn publication_that_changed(
         &self,
         side: Side,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<Changed>, Error> {
+        let mut changed = None;
         for (publication, holding) in self.holdings(side).await {
-            let place = publication.place.to_string();
-            let stands = match (holding?, self.record.seen(&place)) {
+            let object = publication.place.to_string();
+            let holding = holding?;
+            let stands = match (&holding, self.record.seen(&object)) {
                 (Some(holding), Some(seen)) => {
                     holding.store_version == seen.store_version
+                        && holding.fence.is_none_or(|fence| fence == seen.fence())
                         && holding.value.digest() == seen.sha256
                 }
                 _ => false,
             };
             if !stands {
-                return Ok(Some(place));
+                let found = holding.and_then(|holding| holding.fence_of(side));
+                let ahead = found.filter(|found| *found > self.record.view(side));
+                // What is ahead comes first: it tells a record that writes there from a person.
+                changed = match (changed, ahead) {
+                    (Some(first), None) => Some(first),
+                    _ => Some(Changed { object, ahead }),
+                };
             }
         }
-        Ok(None)
+        Ok(changed)
     }
 
     pub(super) async fn repeat(
         &mut self,
         side: Side,
-        changed: String,
+        changed: Changed,
     ) -> Result<Option<UnderWay>, Stop> {
+        let Changed { object: changed, ahead } = changed;
+        if let Some(found) = ahead {
+            return self.surpass(side, vec![(changed, found)]).await;
+        }
         let enough = self.record.has_repeated_enough();
         self.apply(Change::Repeat)?;
         if !enough {

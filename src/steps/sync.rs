@@ -33,6 +33,7 @@ impl Turn<'_> {
             let synced = self.attended(join_all(syncs)).await?;
             let mut under_way = Vec::new();
             let mut stuck = Vec::new();
+            let mut ahead = Vec::new();
             for (workload, progress) in synced.into_iter().flatten() {
                 let progress = progress
                     .or_else(|error| away(workload, error).map(|held| Some(Progress::Stuck(held))));
@@ -45,6 +46,7 @@ impl Turn<'_> {
                         under_way.push((workload.to_string(), awaited));
                     }
                     Some(Progress::Stuck(held)) => stuck.push(held),
+                    Some(Progress::Ahead(found)) => ahead.push((workload.copy_told(), found)),
                     None => {
                         let object = workload.copy_told();
                         if self.passes_over_absent(owed) {
@@ -55,6 +57,9 @@ impl Turn<'_> {
                         }
                     }
                 }
+            }
+            if !ahead.is_empty() {
+                return self.surpass(owed.leg.side(), ahead).await;
             }
             if let Some(held) = self.first(stuck, &under_way) {
                 return Ok(Some(UnderWay::Held(held)));

@@ -30,17 +30,17 @@ impl Turn<'_> {
             }
         }
         let token = self.record.token().clone();
-        let revision = self.record.view(side);
+        let fence = self.record.view(side);
         Ok(match (side, self.record.presented()) {
             (Side::Presenters, Some(presented)) => Content::Presented {
                 token,
-                revision,
+                fence,
                 version: presented.version,
                 value: self.values[&presented.version].clone(),
             },
             _ => Content::Accepted {
                 token,
-                revision,
+                fence,
                 // Exactly the live versions, newest first.
                 entries: self
                     .record
@@ -58,10 +58,9 @@ impl Turn<'_> {
         })
     }
 
-    /// The revision of a side's view, as workloads and Secrets bear it.
+    /// The fence of a side's view, as workloads and Secrets carry it.
     pub(crate) fn stamp(&self, side: Side) -> Stamp {
-        let revision = self.record.view(side);
-        Stamp { side, token: self.record.token().clone(), revision }
+        Stamp { side, token: self.record.token().clone(), fence: self.record.view(side) }
     }
 
     /// What copies of a side's view are to hold.

@@ -178,7 +178,11 @@ impl Clusters for KubernetesClusters {
         sync::written_secret(self, workload).await
     }
 
-    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+    async fn stamp(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+    ) -> Result<Option<Progress<()>>, Error> {
         rollout::stamp(self, workload, stamp).await
     }
 

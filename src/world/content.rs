@@ -1,11 +1,13 @@
 //! What publications hold: the bytes of a side's view.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Holding;
 use crate::{
+    fence::{Fence, Life},
     record::Stage,
-    spec::AcceptedForm,
+    spec::{AcceptedForm, Side},
     time::milliseconds,
     token::{Digest, Secret, TokenName, VersionNumber},
 };
@@ -17,8 +19,8 @@ pub enum Content {
     Accepted {
         /// Whose.
         token: TokenName,
-        /// Record revision at which this view last changed.
-        revision: u64,
+        /// The life and the revision of the record at which this view last changed.
+        fence: Fence,
         /// Newest first.
         entries: Vec<Accepted>,
     },
@@ -26,8 +28,8 @@ pub enum Content {
     Presented {
         /// Whose.
         token: TokenName,
-        /// Record revision at which this view last changed.
-        revision: u64,
+        /// The life and the revision of the record at which this view last changed.
+        fence: Fence,
         /// Which version it is.
         version: VersionNumber,
         /// The value.
@@ -51,19 +53,26 @@ pub struct Accepted {
 }
 
 impl Content {
-    /// The record revision at which this view last changed.
-    pub fn revision(&self) -> u64 {
+    /// The life and the revision of the record at which this view last changed.
+    pub fn fence(&self) -> Fence {
         match self {
-            Content::Accepted { revision, .. } | Content::Presented { revision, .. } => *revision,
+            Content::Accepted { fence, .. } | Content::Presented { fence, .. } => *fence,
         }
     }
 
     /// The value of an SSM parameter that publishes this view, byte for byte: the bare token, or
     /// the accepted document in the given form, without white space, in the order of the contract.
+    ///
+    /// The document of a view without a life is that of earlier versions of changeover, without life and
+    /// revision: an upgrade changes no bytes before the view itself changes.
     pub fn bytes(&self, form: AcceptedForm) -> Secret {
         #[derive(Serialize)]
         struct Document<'a> {
             accepted: Vec<Line<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            life: Option<Life>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            revision: Option<u64>,
         }
         #[derive(Serialize)]
         struct Line<'a> {
@@ -78,7 +87,7 @@ impl Content {
         }
         match self {
             Content::Presented { value, .. } => value.clone(),
-            Content::Accepted { entries, .. } => {
+            Content::Accepted { entries, fence, .. } => {
                 let accepted = entries
                     .iter()
                     .map(|entry| Line {
@@ -92,9 +101,29 @@ impl Content {
                         not_after: entry.not_after.map(milliseconds),
                     })
                     .collect();
-                let document = serde_json::to_string(&Document { accepted });
+                let Fence { life, revision } = *fence;
+                let revision = life.is_some().then_some(revision);
+                let document = serde_json::to_string(&Document { accepted, life, revision });
                 Secret::verbatim(document.expect("a document of plain fields serializes"))
             }
         }
+    }
+}
+
+impl Holding {
+    /// The fence that goes with what a side reads there: the item's, or that of the accepted document. A
+    /// presented token in a parameter has none.
+    pub fn fence_of(&self, side: Side) -> Option<Fence> {
+        #[derive(Deserialize)]
+        struct Document {
+            life: Option<Life>,
+            revision: u64,
+        }
+        if self.fence.is_some() || side == Side::Presenters {
+            return self.fence;
+        }
+        let document: Document = serde_json::from_str(self.value.expose()).ok()?;
+        let fence = Fence { life: document.life, revision: document.revision };
+        (fence.revision <= Fence::LARGEST_REVISION).then_some(fence)
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rand::{TryCryptoRng, TryRng};
 
 use super::World;
-use crate::error::Error;
+use crate::{error::Error, fence::Life};
 
 /// Fills a buffer with random bytes.
 pub type Fill = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
@@ -24,6 +24,14 @@ impl World {
         let mut bytes = [0; 16];
         (self.fill)(&mut bytes)?;
         Ok(hex::encode(bytes))
+    }
+
+    /// The life of a record that is created now.
+    ///
+    /// # Errors
+    /// Where the source has none.
+    pub fn random_life(&self) -> Result<Life, Error> {
+        Ok(Life::new(self.clock.now(), self.random().try_next_u32()?))
     }
 
     /// A pause of any length up to this one: callers that met at one record part ("full jitter" of

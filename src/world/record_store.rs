@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pk             sk                     what it is
-//! token#<name>   record                 the record, beside revision, write_id, owed and due_at
+//! token#<name>   record                 the record, beside life, revision, write_id, owed and due_at
 //! token#<name>   key#<sha256>           an idempotency key -> rotation, version; expires_at (TTL)
 //! token#<name>   rotation#<version>     the audit of a version, for ever
 //! ```
@@ -12,7 +12,7 @@
 //! (github.com/aws/aws-sdk-java/issues/2667), and the write id in the item that DynamoDB returns
 //! with the failure tells it from somebody else's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::{
@@ -37,6 +37,7 @@ use super::{
 use crate::{
     config::Config,
     error::{Error, Kind},
+    fence::Fence,
     record::KeyDigest,
     token::{Digest, Secret, TokenName, VersionNumber},
 };
@@ -119,7 +120,7 @@ impl RecordStore for DynamoDbRecords {
 
     async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
         let token = save.record.token();
-        if save.replaces.is_some_and(|replaces| save.record.revision() != replaces + 1) {
+        if save.replaces.is_some_and(|replaces| save.record.fence() <= replaces) {
             return Err(Error::new(
                 Kind::Internal,
                 SAVE_RECORD,
@@ -132,9 +133,8 @@ impl RecordStore for DynamoDbRecords {
         let item = record_item(save.record, &write_id)?;
         let (condition, values) = match save.replaces {
             None => ("attribute_not_exists(pk)", None),
-            Some(revision) => ("revision = :replaces", Some((":replaces", number(revision)))),
+            Some(fence) => (still_at(fence), Some(values_of(fence))),
         };
-        let values = values.map(|(name, value)| HashMap::from([(name.to_owned(), value)]));
         if save.key.is_none() && save.audit.is_empty() {
             return self.put(token, item, condition, values, &write_id).await;
         }
@@ -165,7 +165,7 @@ impl RecordStore for DynamoDbRecords {
     async fn join(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         key: &KeyDigest,
         entry: &KeyEntry,
     ) -> Result<Saved, Error> {
@@ -173,8 +173,8 @@ impl RecordStore for DynamoDbRecords {
         let check = ConditionCheck::builder()
             .table_name(&self.table)
             .set_key(Some(item_key(token, RECORD)))
-            .condition_expression("revision = :revision")
-            .expression_attribute_values(":revision", number(revision))
+            .condition_expression(still_at(fence))
+            .set_expression_attribute_values(Some(values_of(fence)))
             .build()
             .map_err(unbuildable)?;
         let writes = vec![
@@ -187,7 +187,7 @@ impl RecordStore for DynamoDbRecords {
     async fn postpone(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         due_at: Timestamp,
     ) -> Result<Saved, Error> {
         let answer = self
@@ -197,10 +197,10 @@ impl RecordStore for DynamoDbRecords {
             .table_name(&self.table)
             .set_key(Some(item_key(token, RECORD)))
             .update_expression("SET owed = :owed, due_at = :due_at")
-            .condition_expression("revision = :revision")
+            .condition_expression(still_at(fence))
+            .set_expression_attribute_values(Some(values_of(fence)))
             .expression_attribute_values(":owed", text(OWED))
             .expression_attribute_values(":due_at", text(milliseconds(due_at)))
-            .expression_attribute_values(":revision", number(revision))
             .customize()
             .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
                 UpdateItemError,
@@ -324,6 +324,21 @@ impl RecordStore for DynamoDbRecords {
     ) -> Result<Secret, Error> {
         self.sealing.open(token, version, sealed).await
     }
+}
+
+/// The condition that the stored record still has this fence.
+fn still_at(fence: Fence) -> &'static str {
+    match fence.life {
+        Some(_) => "revision = :revision AND life = :life",
+        None => "revision = :revision AND attribute_not_exists(life)",
+    }
+}
+
+/// The values of that condition.
+fn values_of(fence: Fence) -> Attributes {
+    let revision = (":revision".to_owned(), number(fence.revision));
+    let life = fence.life.map(|life| (":life".to_owned(), text(life.to_string())));
+    [revision].into_iter().chain(life).collect()
 }
 
 impl DynamoDbRecords {

@@ -122,7 +122,9 @@ async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() 
         world.edit_secret(&secret, "somebody's own");
         world.pass(Duration::from_secs(24 * 60 * 60)).await;
         world.sweep_until_rest(&subject()).await;
-        assert_eq!(world.secret(&secret), written);
+        // A repair is a later view, and says so.
+        let view = |document: &str| document.split(r#","life""#).next().map(str::to_owned);
+        assert_eq!(view(&world.secret(&secret)), view(&written));
         world.assert_settled_on(2);
     }
 }

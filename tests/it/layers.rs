@@ -10,8 +10,8 @@ const COMING_IN: [&str; 2] = ["config", "event"];
 
 /// Modules that decide: values in, values out.
 const PURE: [&str; 14] = [
-    "config", "error", "event", "fence", "finding", "metrics", "notice", "plan", "record", "report",
-    "spec", "time", "token", "verdict",
+    "config", "error", "event", "fence", "finding", "metrics", "notice", "plan", "record",
+    "report", "spec", "time", "token", "verdict",
 ];
 /// Modules that carry decisions out through the ports.
 const SHELL: [&str; 12] = [

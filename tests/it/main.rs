@@ -14,6 +14,7 @@ mod fresh;
 mod hostile;
 mod import;
 mod layers;
+mod lives;
 mod metrics;
 mod model;
 mod moves;

@@ -113,7 +113,7 @@ async fn what_is_held_is_told_once_and_again_when_it_goes_on() {
     let told = &world.told_of(&subject())[before..];
     let of_a_hold: Vec<_> =
         told.iter().map(line).filter(|it| it.contains("Held") || it.contains("Resumed")).collect();
-    assert_eq!(of_a_hold, ["Rotation Held", "Rotation Resumed"]);
+    assert_eq!(of_a_hold, ["Rotation Held", "Rotation Resumed"], "{told:#?}");
 }
 
 #[tokio::test(start_paused = true)]

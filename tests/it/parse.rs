@@ -525,6 +525,6 @@ fn the_accepted_set_is_as_deep_as_fits_its_smallest_store() {
     let parameter = json!({"ssm": "/a"});
     let item = json!({"dynamodb": {"table": "table", "key": {"id": 1}}});
     assert_eq!(with(json!([item])), 32);
-    assert_eq!(with(json!([parameter, item])), 26);
+    assert_eq!(with(json!([parameter, item])), 25);
     assert_eq!(with(json!([{"ssm": "/a", "as": "plain"}])), 28);
 }

@@ -19,6 +19,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use changeover::{
     config::{self, Config},
     error::Kind,
+    fence::Fence,
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
@@ -188,7 +189,7 @@ impl Testbed {
 
     async fn stamp(&self, workload: &Workload, stamp: &Stamp) {
         let stamped = self.clusters.stamp(workload, stamp).await;
-        assert_eq!(stamped.unwrap_or_else(|error| panic!("{error}")), Some(()));
+        assert_eq!(stamped.unwrap_or_else(|error| panic!("{error}")), Some(Progress::Done(())));
     }
 
     async fn rolled_out(&self, workload: &Workload, stamp: &Stamp) -> Progress<()> {
@@ -335,7 +336,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn stamp(side: Side, token: &str, revision: u64) -> Stamp {
-    Stamp { side, token: TokenName::parse(token).expect("a name"), revision }
+    Stamp { side, token: TokenName::parse(token).expect("a name"), fence: Fence::bare(revision) }
 }
 
 const PRESENTED: &str = "presenter.changeover.dev/a";

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use changeover::{
+    fence::{Fence, Life},
     record::{
         ArrivalId, Begin, Change, Imported, KeyDigest, Lease, Minted, Purpose, Record, RotationId,
         Stage,
@@ -30,7 +31,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 
 /// A record of revision 1 that knows nothing and owes nothing.
 pub(crate) fn bare_record(token: &TokenName) -> Record {
-    Record::new(token.clone(), 0, at(0)).to_save()
+    Record::new(token.clone(), life(0), at(0)).to_save()
 }
 
 /// A record in the middle of a rotation, with as much in it as a record can hold at its begin.
@@ -54,7 +55,7 @@ pub(crate) fn begun_record(token: &TokenName) -> Record {
         queued: Some(RotationId("51ab".to_owned())),
         ..Begin::new(id, Purpose::Rotate, 4, lease)
     };
-    let record = Record::new(token.clone(), 0, at(0));
+    let record = Record::new(token.clone(), life(0), at(0));
     let begun = record.after(Change::Begin(Box::new(begin)), at(0)).expect("a rotation begins");
     let edited = Change::Edited(Minted { held_at: BTreeMap::new(), ..value("edited") });
     begun.after(edited, at(0)).expect("somebody edits").to_save()
@@ -88,11 +89,31 @@ pub(crate) fn audit(token: &TokenName, version: u64) -> Audit {
     }
 }
 
+/// The life of a record that was created so many seconds after 2026-11-01T00:00:00Z.
+pub(crate) fn life(seconds: i64) -> Life {
+    Life::new(at(seconds), 0xabcd)
+}
+
+/// A revision of the record that was created at 2026-11-01T00:00:00Z.
+pub(crate) fn fence(revision: u64) -> Fence {
+    Fence { life: Some(life(0)), revision }
+}
+
+/// The same view under another fence.
+pub(crate) fn under(fence: Fence, view: Content) -> Content {
+    match view {
+        Content::Accepted { token, entries, .. } => Content::Accepted { token, fence, entries },
+        Content::Presented { token, version, value, .. } => {
+            Content::Presented { token, fence, version, value }
+        }
+    }
+}
+
 /// The presented view.
 pub(crate) fn presented(token: &TokenName, revision: u64, value: &str) -> Content {
     Content::Presented {
         token: token.clone(),
-        revision,
+        fence: fence(revision),
         version: VersionNumber::new(7),
         value: Secret::verbatim(value.to_owned()),
     }
@@ -112,7 +133,7 @@ pub(crate) fn accepted(token: &TokenName, revision: u64) -> Content {
     };
     Content::Accepted {
         token: token.clone(),
-        revision,
+        fence: fence(revision),
         entries: vec![
             entry(7, Stage::Current, "ds_new", None),
             entry(6, Stage::Previous, "ds_old", Some(at(900))),

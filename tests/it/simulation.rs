@@ -12,13 +12,19 @@ use std::{
     time::Duration,
 };
 
-use changeover::{error::Error, event::Request, spec::Place};
+use changeover::{
+    error::Error,
+    event::Request,
+    fence::Fence,
+    spec::{Place, Side},
+};
 use futures::future::join_all;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use serde_json::Value;
 
 use crate::{
     amount::seeds,
+    sample::life,
     scene::*,
     world::{Ending, LATE_WRITE, MemoryWorld, place},
 };
@@ -124,6 +130,24 @@ async fn live(schedule: &Schedule) {
     if schedule.is_in_use {
         places.iter().for_each(|place| world.in_use_before(place, "issued-by-hand"));
     }
+    // A year older, and it has counted further.
+    let older = Fence { life: Some(life(-365 * 24 * 3600)), revision: 4_000_000_000 };
+    let workloads: Vec<_> = Side::BOTH
+        .into_iter()
+        .flat_map(|side| workloads_of(spec, side).into_iter().map(move |name| (side, name)))
+        .collect();
+    if schedule.is_marked {
+        for (side, name) in &workloads {
+            world.apply_stamp(name, &subject(), *side, older);
+        }
+        if schedule.is_in_use {
+            let items = places.iter().filter(|place| place.is_fenced());
+            items.for_each(|item| world.mark_item(item, Side::Presenters, older));
+        }
+    }
+    if schedule.turns.iter().any(|it| matches!(it, Happening::TableIsRestored(_))) {
+        world.back_up_each_save();
+    }
     let mut edits = 100;
     let mut broken = None;
     for turn in &schedule.turns {
@@ -132,9 +156,8 @@ async fn live(schedule: &Schedule) {
             Happening::PodRestarts => world.restart_some_pod(),
             Happening::SpecIsSavedAgain => world.specify(&subject(), spec),
             Happening::WorkloadBreaks(which) => {
-                let workloads = workloads_of(spec);
                 if broken.is_none() && !workloads.is_empty() {
-                    let name = workloads[which.index(workloads.len())].clone();
+                    let (_, name) = workloads[which.index(workloads.len())].clone();
                     world.break_workload(&name, "CrashLoopBackOff");
                     broken = Some(name);
                 }
@@ -157,6 +180,19 @@ async fn live(schedule: &Schedule) {
                 if adopts && world.record(&subject()).is_some() {
                     edits += 1;
                     world.edit_presented(&places[which.index(places.len())], &issued(edits));
+                }
+            }
+            Happening::ManifestIsCopied(which) => {
+                if !workloads.is_empty() {
+                    let (side, name) = &workloads[which.index(workloads.len())];
+                    world.apply_stamp(name, &subject(), *side, older);
+                }
+            }
+            Happening::RecordIsDeleted => world.delete_record_at_rest(&subject()),
+            Happening::TableIsRestored(which) => {
+                let backups = world.harmless_backups(&subject());
+                if !backups.is_empty() {
+                    world.restore(backups[which.index(backups.len())].clone());
                 }
             }
             Happening::ClusterGoesAway => world.lose_cluster(CLUSTER),
@@ -215,9 +251,8 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
     }
 }
 
-fn workloads_of(spec: &Value) -> Vec<String> {
-    let sides = ["verifiers", "presenters"].into_iter();
-    let workloads = sides.filter_map(|side| spec[side]["workloads"].as_array()).flatten();
+fn workloads_of(spec: &Value, side: Side) -> Vec<String> {
+    let workloads = spec[side.as_str()]["workloads"].as_array().into_iter().flatten();
     workloads.filter_map(|workload| workload["deployment"].as_str()).map(deployed).collect()
 }
 

@@ -53,7 +53,7 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
     let stamp = changeover::world::Stamp {
         side: Side::Presenters,
         token: subject(),
-        revision: record.view(Side::Presenters),
+        fence: record.view(Side::Presenters),
     };
     let world = hand.memory.world();
     world.clusters.force_sync(&presenters[0], "by-hand").await.unwrap();
@@ -83,7 +83,7 @@ async fn a_value_that_no_record_decided_is_noticed() {
         Side::Presenters,
         &Content::Presented {
             token: subject(),
-            revision: record.view(Side::Presenters),
+            fence: record.view(Side::Presenters),
             version: VersionNumber::new(1),
             value,
         },
@@ -104,17 +104,17 @@ async fn records_that_break_a_promise_are_noticed() {
             json["versions"][0]["sha256"] = json["versions"][1]["sha256"].clone();
         }),
         ("not newest first", |json| json["versions"].as_array_mut().unwrap().reverse()),
-        ("the revision of the view of verifiers fell", |json| {
+        ("the fence of the view of verifiers fell", |json| {
             json["accepted_revision"] = json!(0);
         }),
-        ("changed under its revision", |json| {
+        ("changed under its fence", |json| {
             json["versions"][1]["not_after"] = json!("2026-11-01T00:05:00.000Z");
             json["accepted_revision"] = json["kept"].take();
         }),
     ];
     for (promise, break_it) in breaks {
         let hand = Hand::with_pending(&items()).await;
-        let kept = hand.record().view(Side::Verifiers);
+        let kept = hand.record().view(Side::Verifiers).revision;
         hand.saved_with(|json| {
             json["kept"] = json!(kept);
             break_it(json);
@@ -157,12 +157,12 @@ async fn a_save_from_a_stale_record_is_refused() {
     let postponed = Change::Await { due_at: hand.memory.now(), watcher: None };
     hand.saved([postponed]).await;
     let record = stale.to_save();
-    let save = Save { replaces: Some(stale.revision()), record: &record, key: None, audit: &[] };
+    let save = Save { replaces: Some(stale.fence()), record: &record, key: None, audit: &[] };
     assert_eq!(world.records.save(save).await.unwrap(), Saved::Overtaken);
     let save = Save { replaces: None, record: &record, key: None, audit: &[] };
     assert_eq!(world.records.save(save).await.unwrap(), Saved::Overtaken);
     let postponed =
-        world.records.postpone(&subject(), stale.revision(), hand.memory.now()).await.unwrap();
+        world.records.postpone(&subject(), stale.fence(), hand.memory.now()).await.unwrap();
     assert_eq!(postponed, Saved::Overtaken);
 }
 
@@ -177,7 +177,7 @@ async fn a_key_is_taken_once() {
         expires_at: hand.memory.now() + Duration::from_secs(60),
     };
     let key = KeyDigest::of("new");
-    let join = async || world.records.join(&subject(), record.revision(), &key, &entry).await;
+    let join = async || world.records.join(&subject(), record.fence(), &key, &entry).await;
     assert_eq!(join().await.unwrap(), Saved::Saved);
     assert_eq!(join().await.unwrap(), Saved::Overtaken);
     let loaded = world.records.load(&subject(), Some(&key)).await.unwrap();
@@ -202,7 +202,7 @@ async fn an_item_refuses_an_older_view_and_a_parameter_takes_it() {
         let publication = &hand.spec(Side::Presenters).publications[0];
         let world = hand.memory.world();
         let written = world.publications.write(publication, None, &old).await;
-        assert_eq!(written.is_err_and(|error| error.overtaken), refuses);
+        assert_eq!(written.is_err_and(|error| error.ahead.is_some()), refuses);
         assert_eq!(hand.memory.violation(), None);
     }
 }
@@ -264,7 +264,7 @@ impl Hand {
             version: number,
             expires_at: Timestamp::MAX,
         };
-        let replaces = Some(record.revision());
+        let replaces = Some(record.fence());
         let save = Save { replaces, record: &begun, key: Some((&key, &entry)), audit: &[] };
         assert_eq!(world.records.save(save).await.unwrap(), Saved::Saved);
         assert_eq!(hand.memory.violation(), None);
@@ -302,7 +302,7 @@ impl Hand {
 
     async fn save(&self, before: &Record, record: Record) -> Record {
         let world = self.memory.world();
-        let replaces = Some(before.revision());
+        let replaces = Some(before.fence());
         let save = Save { replaces, record: &record, key: None, audit: &[] };
         assert_eq!(world.records.save(save).await.unwrap(), Saved::Saved);
         record
@@ -316,8 +316,8 @@ impl Hand {
             value: None,
             not_after: version.not_after,
         });
-        let revision = record.view(Side::Verifiers);
-        Content::Accepted { token: subject(), revision, entries: entries.collect() }
+        let fence = record.view(Side::Verifiers);
+        Content::Accepted { token: subject(), fence, entries: entries.collect() }
     }
 
     fn presented(&self, record: &Record) -> Content {
@@ -331,7 +331,7 @@ impl Hand {
         };
         Content::Presented {
             token: subject(),
-            revision: record.view(Side::Presenters),
+            fence: record.view(Side::Presenters),
             version: version.version,
             value: Secret::verbatim(value),
         }

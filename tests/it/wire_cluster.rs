@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover::{
     error::Kind,
+    fence::Fence,
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::api_server::{ApiServer, Fault, Reached};
+use crate::sample::{fence, life};
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/web/deployments/backend";
 const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/web/replicasets";
@@ -74,8 +76,17 @@ fn parameters() -> [ParameterName; 1] {
     [ParameterName::parse("/backend/token").unwrap()]
 }
 
+/// The stamp of a record without a life.
 fn stamp(revision: u64) -> Stamp {
-    Stamp { side: Side::Presenters, token: TokenName::parse("datastore").unwrap(), revision }
+    Stamp {
+        side: Side::Presenters,
+        token: TokenName::parse("datastore").unwrap(),
+        fence: Fence::bare(revision),
+    }
+}
+
+fn stamp_of(fence: Fence) -> Stamp {
+    Stamp { fence, ..stamp(0) }
 }
 
 /// The only answer there is.
@@ -109,7 +120,10 @@ mod stamping {
     async fn it_is_one_conditional_server_side_apply_of_one_annotation() {
         let server = ApiServer::new();
         deployment(&server, None);
-        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(
+            clusters(&server).stamp(&workload(), &stamp(7)).await,
+            Ok(Some(Progress::Done(())))
+        );
         let [apply] = server.patches().try_into().unwrap();
         assert_eq!(apply.path, DEPLOYMENT);
         assert_eq!(apply.query, "&force=true&fieldManager=changeover-presenter-datastore");
@@ -127,12 +141,49 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stamp_that_is_there_or_newer_is_left_alone() {
-        for live in ["7", "8", "10"] {
+    async fn exactly_its_own_stamp_is_proof() {
+        let server = ApiServer::new();
+        deployment(&server, Some("7"));
+        assert_eq!(
+            clusters(&server).stamp(&workload(), &stamp(7)).await,
+            Ok(Some(Progress::Done(())))
+        );
+        assert_eq!(server.patches().len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn later_stamp_is_no_proof_and_is_left_alone() {
+        let ours = fence(7);
+        let later = [fence(8), fence(10), Fence { life: Some(life(60)), revision: 1 }];
+        for later in later {
             let server = ApiServer::new();
-            deployment(&server, Some(live));
-            assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
-            assert_eq!(server.patches().len(), 0, "{live}");
+            deployment(&server, Some(&later.to_string()));
+            let stamped = clusters(&server).stamp(&workload(), &stamp_of(ours)).await;
+            assert_eq!(stamped, Ok(Some(Progress::Ahead(later))));
+            assert_eq!(server.patches().len(), 0, "{later}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn older_record_is_overwritten_whatever_its_revision() {
+        let older = Fence { life: Some(life(-60)), revision: 4_000 };
+        for older in [older, Fence::bare(4_000)] {
+            let server = ApiServer::new();
+            deployment(&server, Some(&older.to_string()));
+            let stamped = clusters(&server).stamp(&workload(), &stamp_of(fence(7))).await;
+            assert_eq!(stamped, Ok(Some(Progress::Done(()))));
+            assert_eq!(live(&server)[STAMP], fence(7).to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unreadable_stamp_is_overwritten() {
+        for text in ["", "x", "-1", "7.7", "99999999999999999999"] {
+            let server = ApiServer::new();
+            deployment(&server, Some(text));
+            let stamped = clusters(&server).stamp(&workload(), &stamp(7)).await;
+            assert_eq!(stamped, Ok(Some(Progress::Done(()))));
+            assert_eq!(live(&server)[STAMP], "7");
         }
     }
 
@@ -144,7 +195,10 @@ mod stamping {
         // The read is answered as it should be; the write finds the newer stamp.
         let unchanged = Fault::After(DEPLOYMENT.to_owned(), json!({}));
         server.fail([unchanged, Fault::After(DEPLOYMENT.to_owned(), newer)]);
-        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(
+            clusters(&server).stamp(&workload(), &stamp(7)).await,
+            Ok(Some(Progress::Ahead(Fence::bare(9))))
+        );
         assert_eq!(live(&server)[STAMP], "9");
         assert_eq!(server.patches().len(), 1);
     }
@@ -155,7 +209,10 @@ mod stamping {
         deployment(&server, Some("5"));
         let touch = || Fault::After(DEPLOYMENT.to_owned(), json!({"status": {"replicas": 1}}));
         server.fail([touch(), touch(), touch(), touch()]);
-        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(
+            clusters(&server).stamp(&workload(), &stamp(7)).await,
+            Ok(Some(Progress::Done(())))
+        );
         assert_eq!(live(&server)[STAMP], "7");
         assert_eq!(server.patches().len(), 3);
     }
@@ -165,7 +222,10 @@ mod stamping {
         let server = ApiServer::new();
         deployment(&server, None);
         server.fail([Fault::After(DEPLOYMENT.to_owned(), json!({})), Fault::LostReply]);
-        assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(Some(())));
+        assert_eq!(
+            clusters(&server).stamp(&workload(), &stamp(7)).await,
+            Ok(Some(Progress::Done(())))
+        );
         assert_eq!(live(&server)[STAMP], "7");
     }
 

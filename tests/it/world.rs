@@ -11,6 +11,7 @@
 mod cluster;
 mod faults;
 mod invariants;
+mod lives;
 mod looks;
 mod notices;
 mod place;
@@ -43,6 +44,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 pub(crate) use faults::{Fault, Faults, Intruder};
+pub(crate) use lives::Backup;
 pub(crate) use rest::Rest;
 
 use faults::{Actor, Signal};

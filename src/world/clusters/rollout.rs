@@ -73,7 +73,7 @@ pub(super) async fn stamp(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     stamp: &Stamp,
-) -> Result<Option<()>, Error> {
+) -> Result<Option<Progress<()>>, Error> {
     match workload.kind {
         WorkloadKind::Deployment => stamp::stamp::<Deployment>(kubernetes, workload, stamp).await,
         WorkloadKind::StatefulSet => stamp::stamp::<StatefulSet>(kubernetes, workload, stamp).await,
@@ -113,7 +113,7 @@ pub(super) async fn rolled_out(
         kubernetes,
         beside: first,
         annotation: &annotation,
-        revision: stamp.revision,
+        fence: stamp.fence,
         by_name: workloads.iter().enumerate().map(|(at, it)| ((it.kind, &*it.name), at)).collect(),
     };
     let error = match timeout_at(deadline, wait.until_rolled_out(&mut subjects)).await {

@@ -16,7 +16,7 @@ use kube::{Resource, core::ObjectMeta};
 
 use self::pod::Weight;
 pub(super) use self::pod::{Pod, Replica};
-use crate::record::Held;
+use crate::{fence::Fence, record::Held};
 
 /// What the names of our annotations hold.
 pub(super) const ANNOTATIONS: &str = "changeover.dev/";
@@ -74,7 +74,7 @@ impl Live {
     }
 
     /// The stamp that its pod template carries; `None` where it has none that can be read.
-    pub(super) fn stamped(&self, annotation: &str) -> Option<u64> {
+    pub(super) fn stamped(&self, annotation: &str) -> Option<Fence> {
         let template = self.template()?.metadata.as_ref()?;
         template.annotations.as_ref()?.get(annotation)?.parse().ok()
     }
@@ -198,6 +198,8 @@ pub(super) enum Verdict {
     },
     /// It does not go on from here.
     Stuck(Held),
+    /// Its pod template carries this later stamp.
+    Ahead(Fence),
 }
 
 /// One rollout: of what, to which stamp.
@@ -207,7 +209,7 @@ pub(super) struct Rollout<'a> {
     /// The annotation that carries the stamp.
     pub(super) annotation: &'a str,
     /// The stamp.
-    pub(super) revision: u64,
+    pub(super) fence: Fence,
 }
 
 impl Rollout<'_> {
@@ -219,12 +221,13 @@ impl Rollout<'_> {
         replica_set: Option<&str>,
         replicas: &[&Replica],
     ) -> Verdict {
-        if live.stamped(self.annotation).is_none_or(|stamp| stamp < self.revision) {
+        let stamped = live.stamped(self.annotation);
+        if let Some(later) = stamped.filter(|stamp| *stamp > self.fence) {
+            return Verdict::Ahead(later);
+        }
+        if stamped != Some(self.fence) {
             return Verdict::Stuck(self.held(
-                format!(
-                    "the pod template has lost its stamp {}: {}",
-                    self.annotation, self.revision
-                ),
+                format!("the pod template has lost its stamp {}: {}", self.annotation, self.fence),
                 "let whatever applies this workload leave annotations of changeover.dev on the pod \
                  template alone; the next run stamps it anew",
             ));
@@ -244,7 +247,7 @@ impl Rollout<'_> {
                  both tokens stay valid, and the next run carries on",
             ));
         }
-        let older = replicas.iter().find(|replica| replica.is_older(self.revision));
+        let older = replicas.iter().find(|replica| replica.is_of_another_view(self.fence));
         let left = match (live.left(), older) {
             (None, None) => return Verdict::Done,
             (Some(left), _) => left,
@@ -317,7 +320,7 @@ impl Rollout<'_> {
             let trouble = replica.trouble.as_ref()?;
             let is_current = current.is_some() && current == replica.template.as_deref();
             // What only is told may be of a template that was repaired since.
-            let is_told = trouble.weight == Weight::Told && !replica.is_older(self.revision);
+            let is_told = trouble.weight == Weight::Told && !replica.is_of_another_view(self.fence);
             if !is_current && !waits_for_all && !is_told {
                 return None;
             }

@@ -1,7 +1,7 @@
 //! Views in DynamoDB: a few attributes of an item, the others left alone.
 //!
-//! These writes are fenced: each is conditional on the revision that the item carries, so that a late
-//! one is refused.
+//! These writes are fenced: each is conditional on the life and the revision that the item carries, so that a
+//! late one is refused, and one of an older record of the same token.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::answered;
 use crate::{
     error::{Error, Kind},
+    fence::Fence,
     spec::{AcceptedForm, ItemKey, KeyValue, Place, Side, WRITTEN_ATTRIBUTES},
     token::{Secret, TokenName},
     world::{
@@ -58,7 +59,7 @@ impl Items {
     ) -> Result<Written, WriteError> {
         let place = place_of(table, key);
         let written = attributes_to_write(form, view);
-        let revision_name = revision_name(side_of(view));
+        let side = side_of(view);
         let mut assignments = Vec::new();
         let mut update = self
             .aws
@@ -67,12 +68,14 @@ impl Items {
             .table_name(table)
             .set_key(Some(attributes_of(key)))
             .expression_attribute_names("#token", OWNER)
-            .expression_attribute_names("#revision", revision_name);
+            .expression_attribute_names("#revision", revision_name(side))
+            .expression_attribute_names("#life", life_name(side));
         for (index, (name, value)) in written.into_iter().enumerate() {
             // `token` is a reserved word of DynamoDB's expressions: every name is a placeholder.
             let placeholder = match name {
                 OWNER => "token".to_owned(),
-                name if name == revision_name => "revision".to_owned(),
+                name if name == revision_name(side) => "revision".to_owned(),
+                name if name == life_name(side) => "life".to_owned(),
                 _ => index.to_string(),
             };
             assignments.push(format!("#{placeholder} = :{placeholder}"));
@@ -82,10 +85,10 @@ impl Items {
         }
         let answer = update
             .update_expression(format!("SET {}", assignments.join(", ")))
-            .condition_expression(
-                "(attribute_not_exists(#revision) OR #revision <= :revision) \
-                 AND (attribute_not_exists(#token) OR #token = :token)",
-            )
+            .condition_expression(match view.fence().life {
+                Some(_) => OF_A_LIFE,
+                None => WITHOUT_A_LIFE,
+            })
             .customize()
             .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
                 UpdateItemError,
@@ -95,7 +98,10 @@ impl Items {
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Written { store_version: view.revision(), key: None, unanswered: false }),
+            Ok(_) => {
+                let store_version = view.fence().revision;
+                Ok(Written { store_version, key: None, unanswered: false })
+            }
             Err(error)
                 if error
                     .as_service_error()
@@ -151,22 +157,20 @@ impl Items {
             Err(error) => return answered(error),
         };
         let ours = owner(view);
-        let (because, fix) = match (owner_in(&item), revision_in(&item, side_of(view))) {
+        let (because, fix) = match (owner_in(&item), fence_in(&item, side_of(view))) {
             (Ok(Some(theirs)), _) if theirs != *ours => (
                 format!("it is published to by the token {theirs}, and this is {ours}"),
                 "name another item in one of the two specs, or remove its attribute \
                  `changeover_token` if that token is gone",
             ),
-            (Ok(_), Ok(Some(revision))) if revision > view.revision() => {
-                let because = format!(
-                    "it carries revision {revision} of this view, and this is {}",
-                    view.revision()
-                );
-                let fix = "nothing: a newer write was there first";
+            (Ok(_), Ok(found)) if found > view.fence() => {
+                let because =
+                    format!("it carries {found} of this view, and this is {}", view.fence());
+                let fix = "run it again";
                 return WriteError {
                     error: Error::new(Kind::Internal, WRITE, because, fix).on(place),
                     unanswered: false,
-                    overtaken: true,
+                    ahead: Some(found),
                 };
             }
             (Err(because), _) | (_, Err(because)) => (because, "remove that attribute by hand"),
@@ -180,15 +184,17 @@ impl Items {
 fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> {
     let value = match (side, item.get(view_name(side))) {
         (_, None) => return Ok(None),
-        (Side::Verifiers, Some(accepted)) => document(accepted),
+        (Side::Verifiers, Some(accepted)) => document(accepted, fence_in(item, side)?),
         (Side::Presenters, Some(AttributeValue::S(token))) => token.clone(),
         (Side::Presenters, Some(_)) => {
             return Err(format!("its attribute `{PRESENTED}` is not a String"));
         }
     };
+    let fence = fence_in(item, side)?;
     Ok(Some(Holding {
         value: Secret::verbatim(value),
-        store_version: revision_in(item, side)?.unwrap_or(0),
+        store_version: fence.revision,
+        fence: Some(fence),
         token: owner_in(item)?,
     }))
 }
@@ -204,17 +210,28 @@ fn owner_in(item: &Attributes) -> Result<Option<TokenName>, String> {
     }
 }
 
-/// The revision of a side's view in an item.
-fn revision_in(item: &Attributes, side: Side) -> Result<Option<u64>, String> {
+/// The fence of a side's view in an item; the lowest if it has none.
+fn fence_in(item: &Attributes, side: Side) -> Result<Fence, String> {
     let name = revision_name(side);
-    match item.get(name) {
-        None => Ok(None),
+    let revision = match item.get(name) {
+        None => 0,
         Some(AttributeValue::N(number)) => number
             .parse()
-            .map(Some)
-            .map_err(|_| format!("its attribute `{name}` is not a whole number")),
-        Some(_) => Err(format!("its attribute `{name}` is not a Number")),
-    }
+            .ok()
+            .filter(|revision| *revision <= Fence::LARGEST_REVISION)
+            .ok_or_else(|| format!("its attribute `{name}` is not a whole number below 2^52"))?,
+        Some(_) => return Err(format!("its attribute `{name}` is not a Number")),
+    };
+    let name = life_name(side);
+    let life = match item.get(name) {
+        None => None,
+        Some(AttributeValue::S(text)) => {
+            let life = text.parse().map_err(|error| format!("its attribute `{name}`: {error}"))?;
+            Some(life)
+        }
+        Some(_) => return Err(format!("its attribute `{name}` is not a String")),
+    };
+    Ok(Fence { life, revision })
 }
 
 fn place_of(table: &str, key: &ItemKey) -> Place {
@@ -226,8 +243,11 @@ fn attributes_to_write(form: AcceptedForm, view: &Content) -> Vec<(&'static str,
     let number = |number: u64| AttributeValue::N(number.to_string());
     let mut attributes = vec![
         (OWNER, AttributeValue::S(owner(view).to_string())),
-        (revision_name(side_of(view)), number(view.revision())),
+        (revision_name(side_of(view)), number(view.fence().revision)),
     ];
+    // A view without a life is written only where there is none: there is nothing to remove.
+    let life = view.fence().life;
+    attributes.extend(life.map(|it| (life_name(side_of(view)), AttributeValue::S(it.to_string()))));
     match view {
         Content::Presented { version, value, .. } => {
             attributes.push((PRESENTED, AttributeValue::S(value.expose().to_owned())));
@@ -245,9 +265,13 @@ fn attributes_to_write(form: AcceptedForm, view: &Content) -> Vec<(&'static str,
 
 /// The accepted document of which this attribute is the list, in the bytes of [`Content::bytes`].
 /// Whatever else somebody put there stays in it, so that it is seen to differ.
-fn document(accepted: &AttributeValue) -> String {
-    let document = Ordered(serde_json::json!({ACCEPTED: to_json(accepted)}));
-    serde_json::to_string(&document).unwrap_or_default()
+fn document(accepted: &AttributeValue, fence: Fence) -> String {
+    let mut document = serde_json::json!({ACCEPTED: to_json(accepted)});
+    if let Some(life) = fence.life {
+        document["life"] = Value::String(life.to_string());
+        document["revision"] = fence.revision.into();
+    }
+    serde_json::to_string(&Ordered(document)).unwrap_or_default()
 }
 
 /// JSON whose fields come in the contract's order, and unknown ones after them by name.
@@ -273,8 +297,9 @@ impl Serialize for Ordered {
     }
 }
 
-/// The fields of an entry of the accepted document (contract, "What is published").
-const FIELDS: [&str; 5] = ["version", "stage", "sha256", "token", "not_after"];
+/// The fields of the accepted document and of its entries (contract, "What is published").
+const FIELDS: [&str; 8] =
+    [ACCEPTED, "life", "revision", "version", "stage", "sha256", "token", "not_after"];
 
 fn attributes_of(key: &ItemKey) -> HashMap<String, AttributeValue> {
     let value = |value: &KeyValue| match value {
@@ -311,6 +336,13 @@ fn revision_name(side: Side) -> &'static str {
     }
 }
 
+fn life_name(side: Side) -> &'static str {
+    match side {
+        Side::Verifiers => "accepted_life",
+        Side::Presenters => "token_life",
+    }
+}
+
 /// What to do about the refusals that are about the spec.
 fn explained(code: Option<&str>, error: Error) -> Error {
     let fix = match code {
@@ -337,6 +369,14 @@ fn without(view: &Content, error: Error) -> Error {
     Error { because, ..error }
 }
 
+/// Writes over an older record's view, whatever its revision, and over an earlier one of its own.
+const OF_A_LIFE: &str = "(attribute_not_exists(#life) OR #life < :life OR (#life = :life \
+     AND (attribute_not_exists(#revision) OR #revision <= :revision))) \
+     AND (attribute_not_exists(#token) OR #token = :token)";
+/// The same for a record that has no life yet: every life is above it.
+const WITHOUT_A_LIFE: &str = "attribute_not_exists(#life) \
+     AND (attribute_not_exists(#revision) OR #revision <= :revision) \
+     AND (attribute_not_exists(#token) OR #token = :token)";
 /// A single write that met a transaction on the same item.
 const CONFLICT: &[&str] = &["TransactionConflictException"];
 const OWNER: &str = "changeover_token";
@@ -352,7 +392,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{record::Stage, token::VersionNumber, world::Accepted};
+    use crate::{fence::Life, record::Stage, token::VersionNumber, world::Accepted};
 
     fn any_value() -> impl Strategy<Value = Secret> {
         "[!-~]{1,64}".prop_map(Secret::verbatim)
@@ -372,25 +412,28 @@ mod tests {
         })
     }
 
+    fn any_fence() -> impl Strategy<Value = Fence> {
+        let created = Timestamp::constant(1_793_491_200, 0);
+        let life = any::<u32>().prop_map(move |random| Life::new(created, random));
+        (prop::option::of(life), 0..=Fence::LARGEST_REVISION)
+            .prop_map(|(life, revision)| Fence { life, revision })
+    }
+
     fn any_view() -> impl Strategy<Value = Content> {
         let token = TokenName::parse("datastore-token").expect("a name");
         let owner = token.clone();
         prop_oneof![
-            (any::<u64>(), prop::collection::vec(any_entry(), 0..6)).prop_map(
-                move |(revision, entries)| Content::Accepted {
-                    token: token.clone(),
-                    revision,
-                    entries
-                }
+            (any_fence(), prop::collection::vec(any_entry(), 0..6)).prop_map(
+                move |(fence, entries)| Content::Accepted { token: token.clone(), fence, entries }
             ),
-            (any::<u64>(), any::<u64>(), any_value()).prop_map(
-                move |(revision, version, value)| Content::Presented {
+            (any_fence(), any::<u64>(), any_value()).prop_map(move |(fence, version, value)| {
+                Content::Presented {
                     token: owner.clone(),
-                    revision,
+                    fence,
                     version: VersionNumber::new(version),
                     value,
                 }
-            ),
+            }),
         ]
     }
 
@@ -405,7 +448,7 @@ mod tests {
             let holding = holding_in(&item, side_of(&view)).expect("sound").expect("a view");
             let written = view.bytes(form);
             prop_assert_eq!(holding.value.expose(), written.expose());
-            prop_assert_eq!(holding.store_version, view.revision());
+            prop_assert_eq!(holding.fence, Some(view.fence()));
             prop_assert_eq!(holding.token.as_ref(), Some(owner(&view)));
         }
 

@@ -42,7 +42,12 @@ impl Parameters {
             return Ok(None);
         };
         check_type(READ, name, stored.kind.as_ref())?;
-        Ok(Some(Holding { value: stored.value, store_version: stored.version, token: None }))
+        Ok(Some(Holding {
+            value: stored.value,
+            store_version: stored.version,
+            fence: None,
+            token: None,
+        }))
     }
 
     /// The KMS key that a parameter is encrypted with, by the name that its last put gave.
@@ -108,7 +113,7 @@ impl Parameters {
             Ok(_) => Err(WriteError {
                 error: incomplete("ssm:PutParameter", WRITE, name, "version"),
                 unanswered: true,
-                overtaken: false,
+                ahead: None,
             }),
             Err(error) => {
                 let failed = failed("ssm:PutParameter", WRITE, name, &error);
@@ -118,7 +123,7 @@ impl Parameters {
                 } else {
                     explained(error.code(), failed)
                 };
-                Err(WriteError { error: without(value, error), unanswered, overtaken: false })
+                Err(WriteError { error: without(value, error), unanswered, ahead: None })
             }
         }
     }
@@ -166,7 +171,7 @@ impl Parameters {
                 explained(error.code(), failed)
             }
         };
-        Err(WriteError { error, unanswered, overtaken: false })
+        Err(WriteError { error, unanswered, ahead: None })
     }
 
     /// What is known of an existing parameter without reading it.

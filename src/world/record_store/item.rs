@@ -22,6 +22,9 @@ use crate::{
 pub(super) fn record_item(record: &Record, write_id: &str) -> Result<Attributes, Error> {
     let mut item = item_key(record.token(), RECORD);
     item.insert(REVISION.to_owned(), number(record.revision()));
+    if let Some(life) = record.life() {
+        item.insert(LIFE.to_owned(), text(life.to_string()));
+    }
     item.insert(WRITE_ID.to_owned(), text(write_id));
     item.insert(RECORD.to_owned(), to_attributes(record)?);
     if let Some(due_at) = record.due_at() {
@@ -41,6 +44,10 @@ pub(super) fn record_in(item: Attributes, token: &TokenName) -> Result<Record, E
     }
     if number_in(&item, REVISION) != Some(record.revision()) {
         return Err(bad("its attribute `revision` is not the record's".to_owned()));
+    }
+    let life = record.life().map(|life| life.to_string());
+    if text_in(&item, LIFE) != life.as_deref() {
+        return Err(bad("its attribute `life` is not the record's".to_owned()));
     }
     let Some(due_at) = item.get(DUE_AT) else {
         return Ok(record);
@@ -187,4 +194,5 @@ pub(super) const SAVE_RECORD: &str = "save the record";
 pub(super) const REPORT: &str = "report this as a fault of changeover";
 const SK: &str = "sk";
 const REVISION: &str = "revision";
+const LIFE: &str = "life";
 const EXPIRES_AT: &str = "expires_at";

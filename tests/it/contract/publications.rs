@@ -1,12 +1,13 @@
 //! What publications promise.
 
 use changeover::{
+    fence::Fence,
     spec::{AcceptedForm, Publication, Side},
     world::{Content, Holding, Written},
 };
 
 use super::{Stores, promises};
-use crate::sample::{accepted, presented};
+use crate::sample::{accepted, fence, life, presented, under};
 
 promises!(
     hold_nothing_before_the_first_write,
@@ -14,6 +15,8 @@ promises!(
     give_each_version_of_a_parameter_a_number,
     keep_the_key_of_a_parameter,
     refuse_a_late_write_where_they_can_fence,
+    take_what_an_older_record_wrote,
+    refuse_what_a_newer_record_wrote,
     take_the_same_view_again,
     hold_both_views_in_one_item,
     refuse_another_tokens_item,
@@ -86,9 +89,40 @@ async fn refuse_a_late_write_where_they_can_fence(stores: &Stores) {
     stores.wrote(&place, &view).await;
     let late = presented(&token, 4, "older");
     let error = stores.publications.write(&place, None, &late).await.expect_err("overtaken");
-    assert!(error.overtaken && !error.unanswered, "{}", error.error);
+    assert_eq!((error.ahead, error.unanswered), (Some(fence(5)), false), "{}", error.error);
     let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
     assert_eq!((holding.value.expose(), holding.store_version), ("newer", 5));
+}
+
+async fn take_what_an_older_record_wrote(stores: &Stores) {
+    let older = Fence { life: Some(life(-60)), revision: 4_000 };
+    for (name, older) in [("older-life", older), ("older-bare", Fence::bare(4_000))] {
+        let (token, place) = (stores.token(name), stores.item(name));
+        stores.wrote(&place, &under(older, presented(&token, 0, "older"))).await;
+        stores.wrote(&place, &under(older, accepted(&token, 0))).await;
+        stores.wrote(&place, &presented(&token, 5, "ours")).await;
+        stores.wrote(&place, &accepted(&token, 6)).await;
+        for (side, expected) in [(Side::Presenters, fence(5)), (Side::Verifiers, fence(6))] {
+            let holding = stores.holding(&place, side).await.expect("a view");
+            assert_eq!(holding.fence, Some(expected));
+        }
+    }
+}
+
+async fn refuse_what_a_newer_record_wrote(stores: &Stores) {
+    let newer = Fence { life: Some(life(60)), revision: 1 };
+    for (name, ours) in [("newer", fence(4_000)), ("newer-bare", Fence::bare(4_000))] {
+        let (token, place) = (stores.token(name), stores.item(name));
+        stores.wrote(&place, &under(newer, presented(&token, 0, "newer"))).await;
+        stores.wrote(&place, &under(newer, accepted(&token, 0))).await;
+        for view in [presented(&token, 0, "ours"), accepted(&token, 0)] {
+            let view = under(ours, view);
+            let error = stores.publications.write(&place, None, &view).await.expect_err("refused");
+            assert_eq!(error.ahead, Some(newer));
+        }
+        let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
+        assert_eq!(holding.value.expose(), "newer");
+    }
 }
 
 async fn take_the_same_view_again(stores: &Stores) {
@@ -110,7 +144,7 @@ async fn hold_both_views_in_one_item(stores: &Stores) {
     for (side, view) in [(Side::Presenters, shown), (Side::Verifiers, known)] {
         let holding = stores.holding(&place, side).await.expect("a view");
         assert_eq!(holding.value.expose(), view.bytes(AcceptedForm::Digests).expose());
-        assert_eq!(holding.store_version, view.revision(), "each view has its own revision");
+        assert_eq!(holding.fence, Some(view.fence()), "each view has its own fence");
         assert_eq!(holding.token.as_ref(), Some(&token));
     }
 }
@@ -121,7 +155,7 @@ async fn refuse_another_tokens_item(stores: &Stores) {
     stores.wrote(&place, &presented(&theirs, 1, "theirs")).await;
     for view in [presented(&ours, 5, "ours"), accepted(&ours, 5)] {
         let error = stores.publications.write(&place, None, &view).await.expect_err("refused");
-        assert!(!error.overtaken && !error.unanswered);
+        assert!(error.ahead.is_none() && !error.unanswered);
     }
     let holding = stores.holding(&place, Side::Presenters).await.expect("a view");
     assert_eq!(holding.value.expose(), "theirs");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use changeover::{
+    fence::Fence,
     record::Record,
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{Audit, Loaded, Save, Saved},
@@ -10,7 +11,7 @@ use changeover::{
 use jiff::Timestamp;
 
 use super::{Stores, promises};
-use crate::sample::{audit, bare_record, begun_record, key, key_entry};
+use crate::sample::{audit, bare_record, begun_record, fence, key, key_entry, life};
 
 promises!(
     saves_only_if_unmoved,
@@ -30,7 +31,7 @@ promises!(
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 fn alone(record: &Record, replaces: Option<u64>) -> Save<'_> {
-    Save { replaces, record, key: None, audit: &[] }
+    Save { replaces: replaces.map(fence), record, key: None, audit: &[] }
 }
 
 impl Stores {
@@ -87,9 +88,13 @@ async fn knows_nothing_of_what_was_never_saved(stores: &Stores) {
     let audit = stores.records.audit(&token, VersionNumber::new(1)).await;
     assert_eq!(audit.expect("an answer"), None);
     let due_at = stores.clock.now();
-    let postponed = stores.records.postpone(&token, 1, due_at).await;
+    let another = Fence { life: Some(life(60)), revision: 1 };
+    let postponed = stores.records.postpone(&token, another, due_at).await.expect("an answer");
+    assert_eq!(postponed, Saved::Overtaken, "another life");
+    let postponed = stores.records.postpone(&token, fence(1), due_at).await;
     assert_eq!(postponed.expect("an answer"), Saved::Overtaken);
-    let joined = stores.records.join(&token, 1, &key("k"), &key_entry(stores.in_a_week())).await;
+    let joined =
+        stores.records.join(&token, fence(1), &key("k"), &key_entry(stores.in_a_week())).await;
     assert_eq!(joined.expect("an answer"), Saved::Overtaken);
 }
 
@@ -139,10 +144,12 @@ async fn adds_a_key_only_to_the_record_that_was_read(stores: &Stores) {
     assert_eq!(stores.saved(&record, None).await, Saved::Saved);
     let entry = key_entry(stores.in_a_week());
     let join = async |revision| {
-        let joined = stores.records.join(&token, revision, &key("k"), &entry).await;
+        let joined = stores.records.join(&token, fence(revision), &key("k"), &entry).await;
         joined.expect("an answer")
     };
     assert_eq!(join(2).await, Saved::Overtaken);
+    let another = stores.records.join(&token, Fence::bare(1), &key("k"), &entry).await;
+    assert_eq!(another.expect("an answer"), Saved::Overtaken, "another life");
     assert_eq!(stores.loaded(&token, Some("k")).await.key, None);
     assert_eq!(join(1).await, Saved::Saved);
     let loaded = stores.loaded(&token, Some("k")).await;
@@ -156,9 +163,12 @@ async fn postpones_without_a_new_revision(stores: &Stores) {
     let record = begun_record(&token);
     assert_eq!(stores.saved(&record, None).await, Saved::Saved);
     let due_at = stores.clock.now() + Duration::from_secs(60);
-    let postponed = stores.records.postpone(&token, 2, due_at).await.expect("an answer");
+    let postponed = stores.records.postpone(&token, fence(2), due_at).await.expect("an answer");
     assert_eq!(postponed, Saved::Overtaken, "another revision");
-    let postponed = stores.records.postpone(&token, 1, due_at).await.expect("an answer");
+    let another = Fence { life: Some(life(60)), revision: 1 };
+    let postponed = stores.records.postpone(&token, another, due_at).await.expect("an answer");
+    assert_eq!(postponed, Saved::Overtaken, "another life");
+    let postponed = stores.records.postpone(&token, fence(1), due_at).await.expect("an answer");
     assert_eq!(postponed, Saved::Saved);
     let loaded = stores.loaded(&token, None).await.record;
     assert_eq!(loaded, Some(record.postponed(due_at)));

@@ -96,7 +96,7 @@ impl Facts {
                 seen(side).is_some_and(|seen| seen.answered_at + WITHIN > NOW)
             }),
             synced: [synced(0), synced(1)],
-            has_new_view: both(&|side| record.view(Side::BOTH[side]) == record.revision() + 1),
+            has_new_view: both(&|side| record.view(Side::BOTH[side]) == record.to_save().fence()),
         }
     }
 }

@@ -14,13 +14,12 @@ use std::{
 use super::{
     checker::Quick,
     facts::Facts,
-    form::{
-        HOUR, LATE_WRITE, LEASE, MINE, NOW, PLACES, REVISION, WITHIN, WORKLOADS, normalise, pass,
-    },
+    form::{HOUR, LATE_WRITE, LEASE, MINE, NOW, PLACES, WITHIN, WORKLOADS, normalise, pass},
     state::{Asks, View, index},
 };
 use crate::scene::subject;
 use changeover::{
+    fence::Life,
     plan::{self, Ask, Move, Terms},
     record::{
         Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId, SecretRevision, Seen, Wait,
@@ -111,7 +110,7 @@ struct Met {
 impl Records {
     /// A record at rest, with one version.
     pub(crate) fn at_rest(&self) -> Id {
-        let record = Record::new(subject(), REVISION, NOW);
+        let record = Record::new(subject(), Life::new(NOW, 0), NOW);
         let begin = begin(Purpose::Publish, Some(minted(1)), Vec::new());
         let begun = record.after(begin, NOW).expect("a first publication begins");
         let mut id = self.meet(&begun);
@@ -188,6 +187,7 @@ impl Records {
             Edit::Published { side, view, readers_know } => {
                 let seen = Seen {
                     revision: 0,
+                    life: None,
                     store_version: 1,
                     sha256: self.digest(view),
                     key: None,

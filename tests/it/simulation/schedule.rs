@@ -25,6 +25,8 @@ pub(super) struct Schedule {
     pub(super) spec: Value,
     /// Whether the token was in use before changeover came.
     pub(super) is_in_use: bool,
+    /// Whether its objects carry what another record wrote, before this one is created.
+    pub(super) is_marked: bool,
     pub(super) turns: Vec<Happening>,
 }
 
@@ -45,6 +47,13 @@ pub(super) enum Happening {
     },
     /// Somebody writes a value to a place that presenters read, where that is adopted.
     SomebodyEdits(Index),
+    /// A manifest of an older record is applied to a workload, with its stamps.
+    ManifestIsCopied(Index),
+    /// The record of a token at rest is deleted.
+    RecordIsDeleted,
+    /// The table is restored to one of its last saves, if no knowledge is lost by it that no record can
+    /// regain: of a version, or that presenters may have one.
+    TableIsRestored(Index),
     /// Mostly one, sometimes a few at once.
     Invocations(Vec<Planned>),
 }
@@ -60,8 +69,9 @@ pub(super) struct Planned {
 }
 
 pub(super) fn schedules() -> impl Strategy<Value = Schedule> {
-    (any::<u64>(), specs(), weighted(1.0 / 3.0), vec(happenings(), 1..9)).prop_map(
-        |(chance, spec, is_in_use, mut turns)| {
+    let before = (weighted(1.0 / 3.0), weighted(1.0 / 4.0));
+    (any::<u64>(), specs(), before, vec(happenings(), 1..9)).prop_map(
+        |(chance, spec, (is_in_use, is_marked), mut turns)| {
             // Answers and the journal tell invocations apart.
             for (turn, happening) in turns.iter_mut().enumerate() {
                 if let Happening::Invocations(planned) = happening {
@@ -70,7 +80,7 @@ pub(super) fn schedules() -> impl Strategy<Value = Schedule> {
                     }
                 }
             }
-            Schedule { chance, spec, is_in_use, turns }
+            Schedule { chance, spec, is_in_use, is_marked, turns }
         },
     )
 }
@@ -87,6 +97,9 @@ fn happenings() -> impl Strategy<Value = Happening> {
         2 => (0..5_u8, weighted(0.8))
             .prop_map(|(which, is_fit)| Happening::ValueArrives { which, is_fit }),
         2 => any::<Index>().prop_map(Happening::SomebodyEdits),
+        1 => any::<Index>().prop_map(Happening::ManifestIsCopied),
+        1 => Just(Happening::RecordIsDeleted),
+        2 => any::<Index>().prop_map(Happening::TableIsRestored),
         7 => vec(invocations(), 1..2).prop_map(Happening::Invocations),
         3 => vec(invocations(), 2..5).prop_map(Happening::Invocations),
     ]

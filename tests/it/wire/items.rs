@@ -2,13 +2,14 @@
 
 use changeover::{
     error::Kind,
+    fence::Fence,
     spec::{AcceptedForm, ItemKey, KeyValue, Place, Publication, Side},
     world::{Content, Publications, WriteError, Written, publications::AwsPublications},
 };
 use serde_json::{Value, json};
 
 use super::{Answer, Call, Wire, config, error_body, ok, refused};
-use crate::sample::{accepted, presented, token};
+use crate::sample::{accepted, fence, life, presented, token, under};
 
 fn place() -> Place {
     let key = vec![("id".to_owned(), KeyValue::Text("service_token".to_owned()))];
@@ -37,7 +38,7 @@ fn assigned(call: &Call) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_presented_view_is_three_attributes_and_a_mark() {
+async fn the_presented_view_is_four_attributes_and_a_mark() {
     let wire = Wire::script([ok(json!({}))]);
     let written = write(&wire, AcceptedForm::Digests, &presented(&token(), 5, "ds_s3cret")).await;
     let expected = Written { store_version: 5, key: None, unanswered: false };
@@ -51,6 +52,7 @@ async fn the_presented_view_is_three_attributes_and_a_mark() {
         json!({
             "token": {"S": "ds_s3cret"},
             "token_version": {"N": "7"},
+            "token_life": {"S": life(0).to_string()},
             "token_revision": {"N": "5"},
             "changeover_token": {"S": "datastore-token"},
         })
@@ -58,9 +60,11 @@ async fn the_presented_view_is_three_attributes_and_a_mark() {
     let condition = call.body["ConditionExpression"].as_str().expect("a condition");
     assert_eq!(
         condition,
-        "(attribute_not_exists(#revision) OR #revision <= :revision) \
+        "(attribute_not_exists(#life) OR #life < :life OR (#life = :life \
+         AND (attribute_not_exists(#revision) OR #revision <= :revision))) \
          AND (attribute_not_exists(#token) OR #token = :token)"
     );
+    assert_eq!(call.body["ExpressionAttributeNames"]["#life"], "token_life");
     assert_eq!(call.body["ExpressionAttributeNames"]["#revision"], "token_revision");
     assert_eq!(call.body["ExpressionAttributeNames"]["#token"], "changeover_token");
 }
@@ -86,11 +90,27 @@ async fn the_accepted_view_is_a_list_of_maps() {
                     "not_after": {"S": "2026-11-01T00:15:00.000Z"},
                 }},
             ]},
+            "accepted_life": {"S": life(0).to_string()},
             "accepted_revision": {"N": "5"},
             "changeover_token": {"S": "datastore-token"},
         })
     );
     assert_eq!(call.body["ExpressionAttributeNames"]["#revision"], "accepted_revision");
+    assert_eq!(call.body["ExpressionAttributeNames"]["#life"], "accepted_life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_without_a_life_writes_none_and_meets_none() {
+    let wire = Wire::script([ok(json!({}))]);
+    let view = under(Fence::bare(5), presented(&token(), 0, "ds_s3cret"));
+    write(&wire, AcceptedForm::Digests, &view).await.expect("written");
+    let call = wire.only_call();
+    assert_eq!(assigned(&call).get("token_life"), None);
+    assert_eq!(
+        call.body["ConditionExpression"],
+        "attribute_not_exists(#life) AND (attribute_not_exists(#revision) OR #revision <= :revision) \
+         AND (attribute_not_exists(#token) OR #token = :token)"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +134,7 @@ async fn what_was_written_reads_back_in_the_same_bytes() {
             let holding = publications.read(&place(), side).await.expect("an answer");
             let holding = holding.expect("a view");
             assert_eq!(holding.value.expose(), view.bytes(form).expose());
-            assert_eq!(holding.store_version, view.revision());
+            assert_eq!(holding.fence, Some(view.fence()));
             assert_eq!(holding.token, Some(token()));
             assert_eq!(wire.calls()[1].body["ConsistentRead"], true);
         }
@@ -166,11 +186,12 @@ fn refusing(item: Value) -> Wire {
 async fn a_late_write_is_overtaken() {
     let wire = refusing(json!({
         "token": {"S": "newer"}, "token_revision": {"N": "6"},
+        "token_life": {"S": life(0).to_string()},
         "changeover_token": {"S": "datastore-token"},
     }));
     let late = presented(&token(), 5, "ds_s3cret");
     let error = write(&wire, AcceptedForm::Digests, &late).await.expect_err("overtaken");
-    assert!(error.overtaken && !error.unanswered, "{}", error.error);
+    assert_eq!((error.ahead, error.unanswered), (Some(fence(6)), false), "{}", error.error);
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +199,7 @@ async fn another_tokens_item_is_refused_naming_both() {
     let wire = refusing(json!({"changeover_token": {"S": "other-token"}}));
     let view = presented(&token(), 5, "ds_s3cret");
     let error = write(&wire, AcceptedForm::Digests, &view).await.expect_err("refused");
-    assert!(!error.overtaken);
+    assert_eq!(error.ahead, None);
     assert_eq!(error.error.kind, Kind::PreflightFailed);
     let message = error.error.to_string();
     let names = ["other-token", "datastore-token", "dynamodb:my-service/id=service_token"];
@@ -191,6 +212,13 @@ async fn a_damaged_item_is_an_error_that_names_the_attribute() {
         (json!({"token": {"N": "5"}}), "token"),
         (json!({"token": {"S": "t"}, "token_revision": {"S": "five"}}), "token_revision"),
         (json!({"token": {"S": "t"}, "token_revision": {"N": "5.5"}}), "token_revision"),
+        (json!({"token": {"S": "t"}, "token_revision": {"N": "9e15"}}), "token_revision"),
+        (
+            json!({"token": {"S": "t"}, "token_revision": {"N": "9007199254740992"}}),
+            "token_revision",
+        ),
+        (json!({"token": {"S": "t"}, "token_life": {"N": "5"}}), "token_life"),
+        (json!({"token": {"S": "t"}, "token_life": {"S": "zz"}}), "token_life"),
         (json!({"token": {"S": "t"}, "changeover_token": {"S": "NOT"}}), "changeover_token"),
         (json!({"token": {"S": "t"}, "changeover_token": {"N": "5"}}), "changeover_token"),
     ];

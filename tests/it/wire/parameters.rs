@@ -93,7 +93,7 @@ async fn a_parameter_in_plain_is_neither_read_nor_written() {
     let view = presented(&token(), 5, "ds_s3cret");
     let error = publications.write(&publication(None), None, &view).await.expect_err("refused");
     assert_eq!(error.error.kind, Kind::PreflightFailed);
-    assert!(!error.unanswered && !error.overtaken);
+    assert!(!error.unanswered && error.ahead.is_none());
     let error = publications.read(&place(), Side::Presenters).await.expect_err("refused");
     assert_eq!(error.kind, Kind::PreflightFailed);
     assert_eq!(wire.operations(), ["DescribeParameters", "GetParameter"]);

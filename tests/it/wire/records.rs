@@ -7,14 +7,18 @@ use std::{
 
 use changeover::{
     error::Kind,
+    fence::Fence,
     record::Record,
+    spec::Side,
     token::{Digest, Secret, VersionNumber},
     world::{Clock, RecordStore, Save, Saved, Sealed, record_store::DynamoDbRecords},
 };
 use serde_json::{Value, json};
 
 use super::{Answer, Call, Wire, config, error_body, ok, refused};
-use crate::sample::{at, audit, bare_record, begun_record, key, key_entry, named, token};
+use crate::sample::{
+    at, audit, bare_record, begun_record, fence, key, key_entry, life, named, token,
+};
 
 fn records(wire: &Wire) -> DynamoDbRecords {
     let fill = Arc::new(|buffer: &mut [u8]| {
@@ -28,7 +32,7 @@ fn records(wire: &Wire) -> DynamoDbRecords {
 const WRITE_ID: &str = "abababababababababababababababab";
 
 fn save(record: &Record, replaces: Option<u64>) -> Save<'_> {
-    Save { replaces, record, key: None, audit: &[] }
+    Save { replaces: replaces.map(fence), record, key: None, audit: &[] }
 }
 
 /// The item that a record is saved as, as DynamoDB would return it.
@@ -48,13 +52,17 @@ async fn a_record_alone_is_put_on_condition_of_the_revision_that_it_replaces() {
     let call = wire.only_call();
     assert_eq!(call.operation, "PutItem");
     assert_eq!(call.body["TableName"], "changeover");
-    assert_eq!(call.body["ConditionExpression"], "revision = :replaces");
-    assert_eq!(call.body["ExpressionAttributeValues"], json!({":replaces": {"N": "1"}}));
+    assert_eq!(call.body["ConditionExpression"], "revision = :revision AND life = :life");
+    assert_eq!(
+        call.body["ExpressionAttributeValues"],
+        json!({":revision": {"N": "1"}, ":life": {"S": life(0).to_string()}})
+    );
     assert_eq!(call.body["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
     let item = &call.body["Item"];
     assert_eq!(item["pk"], json!({"S": "token#datastore-token"}));
     assert_eq!(item["sk"], json!({"S": "record"}));
     assert_eq!(item["revision"], json!({"N": "2"}));
+    assert_eq!(item["life"], json!({"S": life(0).to_string()}));
     assert_eq!(item["write_id"], json!({"S": WRITE_ID}));
     assert_eq!(item["owed"], json!({"S": "1"}));
     assert_eq!(item["due_at"], json!({"S": "2026-11-01T00:00:35.000Z"}));
@@ -129,7 +137,7 @@ fn losing_the_first_reply(stored: Option<Value>) -> Wire {
         let mut stored = stored.lock().expect("nobody panicked");
         puts += 1;
         let is = stored.as_ref().map(|item| item["revision"].clone());
-        let must_be = call.body["ExpressionAttributeValues"].get(":replaces").cloned();
+        let must_be = call.body["ExpressionAttributeValues"].get(":revision").cloned();
         if is == must_be {
             *stored = Some(call.body["Item"].clone());
             return if puts == 1 { Answer::Lost } else { ok(json!({})) };
@@ -334,6 +342,8 @@ async fn a_damaged_record_is_a_bad_record_that_names_it() {
         ("empty", with("/record", json!({"M": {}}))),
         ("bytes", with("/record", json!({"B": "AAAA"}))),
         ("another revision", with("/revision", json!({"N": "9"}))),
+        ("another life", with("/life", json!({"S": life(60).to_string()}))),
+        ("a life that is none", with("/record/M/life", json!({"S": "zz"}))),
         ("no number", with("/revision", json!({"S": "1"}))),
         ("no time", with("/due_at", json!({"S": "tomorrow"}))),
         ("no text", with("/due_at", json!({"N": "5"}))),
@@ -364,14 +374,37 @@ async fn a_damaged_key_is_a_bad_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn record_without_a_life_is_read_and_saved_as_before() {
+    let mut item = item_of(&begun_record(&token())).await;
+    item.as_object_mut().expect("an item").remove("life");
+    for field in ["life", "accepted_life", "presented_life"] {
+        item["record"]["M"].as_object_mut().expect("a record").remove(field);
+    }
+    let wire = Wire::script([ok(json!({"Item": item})), ok(json!({}))]);
+    let loaded = records(&wire).load(&token(), None).await.expect("an answer");
+    let record = loaded.record.expect("a record");
+    assert_eq!((record.fence(), record.view(Side::Verifiers)), (Fence::bare(1), Fence::bare(1)));
+    let next = record.to_save();
+    let save = Save { replaces: Some(record.fence()), ..save(&next, None) };
+    assert_eq!(records(&wire).save(save).await.expect("an answer"), Saved::Saved);
+    let call = &wire.calls()[1];
+    let condition = "revision = :revision AND attribute_not_exists(life)";
+    assert_eq!(call.body["ConditionExpression"], condition);
+    assert!(!call.body["Item"].to_string().contains("life"), "{}", call.body["Item"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn joining_checks_the_revision_and_adds_the_key() {
     let wire = Wire::script([ok(json!({}))]);
-    let saved = records(&wire).join(&token(), 4, &key("k"), &key_entry(at(604_800))).await;
+    let saved = records(&wire).join(&token(), fence(4), &key("k"), &key_entry(at(604_800))).await;
     assert_eq!(saved.expect("an answer"), Saved::Saved);
     let call = wire.only_call();
     let check = &call.body["TransactItems"][0]["ConditionCheck"];
-    assert_eq!(check["ConditionExpression"], "revision = :revision");
-    assert_eq!(check["ExpressionAttributeValues"], json!({":revision": {"N": "4"}}));
+    assert_eq!(check["ConditionExpression"], "revision = :revision AND life = :life");
+    assert_eq!(
+        check["ExpressionAttributeValues"],
+        json!({":revision": {"N": "4"}, ":life": {"S": life(0).to_string()}})
+    );
     assert_eq!(check["Key"]["sk"], json!({"S": "record"}));
     assert!(call.body["TransactItems"][1].get("Put").is_some());
 }
@@ -379,21 +412,21 @@ async fn joining_checks_the_revision_and_adds_the_key() {
 #[tokio::test(start_paused = true)]
 async fn postponing_moves_the_time_alone_and_loading_sees_it() {
     let wire = Wire::script([ok(json!({}))]);
-    let saved = records(&wire).postpone(&token(), 4, at(60)).await.expect("an answer");
+    let saved = records(&wire).postpone(&token(), fence(4), at(60)).await.expect("an answer");
     assert_eq!(saved, Saved::Saved);
     let call = wire.only_call();
     assert_eq!(call.operation, "UpdateItem");
     assert_eq!(call.body["UpdateExpression"], "SET owed = :owed, due_at = :due_at");
-    assert_eq!(call.body["ConditionExpression"], "revision = :revision");
+    assert_eq!(call.body["ConditionExpression"], "revision = :revision AND life = :life");
     assert_eq!(
         call.body["ExpressionAttributeValues"],
         json!({
             ":owed": {"S": "1"}, ":due_at": {"S": "2026-11-01T00:01:00.000Z"},
-            ":revision": {"N": "4"},
+            ":revision": {"N": "4"}, ":life": {"S": life(0).to_string()},
         })
     );
     let wire = Wire::script([refused("ConditionalCheckFailedException")]);
-    let saved = records(&wire).postpone(&token(), 4, at(60)).await.expect("an answer");
+    let saved = records(&wire).postpone(&token(), fence(4), at(60)).await.expect("an answer");
     assert_eq!(saved, Saved::Overtaken);
 
     let record = begun_record(&token());

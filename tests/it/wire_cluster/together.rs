@@ -131,7 +131,12 @@ async fn every_kind_is_stamped_and_waited_for_until_its_last_older_pod_is_gone()
         let labels = json!({"app": "backend"});
         begun(&server, kind, "backend", &labels);
         let workload = named(kind, "backend");
-        assert_eq!(clusters(&server).stamp(&workload, &stamp(8)).await, Ok(Some(())));
+        let unstamped = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: "6"}}}}});
+        server.put(&path(kind, "backend"), unstamped);
+        assert_eq!(
+            clusters(&server).stamp(&workload, &stamp(7)).await,
+            Ok(Some(Progress::Done(())))
+        );
         let [apply] = server.patches().try_into().unwrap();
         assert_eq!(apply.path, path(kind, "backend"));
         assert_eq!(apply.body["kind"].as_str().unwrap().to_lowercase(), kind.to_string());
@@ -179,7 +184,7 @@ async fn fifty_workloads_cost_a_get_and_a_patch_each_and_one_list_of_each_kind_t
     }
     let clusters = clusters(&server);
     for workload in &workloads {
-        assert_eq!(clusters.stamp(workload, &stamp(7)).await, Ok(Some(())));
+        assert_eq!(clusters.stamp(workload, &stamp(7)).await, Ok(Some(Progress::Done(()))));
     }
     assert_eq!(server.requests().len(), 100, "a GET and a PATCH each");
     let rollout = async {

@@ -135,7 +135,7 @@ async fn a_call_waits_as_long_as_the_server_asks_or_gives_up_at_once() {
     let server = rolling();
     server.fail([Fault::NotBefore(429, 7)]);
     let began = Instant::now();
-    assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(())));
+    assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(Progress::Done(()))));
     assert_eq!(began.elapsed().as_secs(), 7);
 
     server.fail([Fault::NotBefore(429, 30)]);
@@ -170,7 +170,7 @@ async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
     })
     .await;
     server.fail([503, 403].map(Fault::Status));
-    assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(())));
+    assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(Progress::Done(()))));
     // One that goes on forbidding does.
     server.fail([503, 403, 403, 403].map(Fault::Status));
     let error = clusters(&server).stamp(&workload(), &stamp(9)).await.unwrap_err();

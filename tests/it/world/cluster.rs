@@ -7,13 +7,14 @@ use std::{
 };
 
 use changeover::{
+    fence::Fence,
     spec::{ParameterName, PicksUp, Place, SecretCopy, Side, Spec, Workload},
     token::{Digest, TokenName},
-    world::Stamp,
+    world::{Progress, Stamp},
 };
 use jiff::Timestamp;
 
-use super::state::State;
+use super::{place::without_a_fence, state::State};
 
 /// Everything that runs in clusters.
 #[derive(Default)]
@@ -51,8 +52,8 @@ pub(crate) struct Copy {
     pub(super) side: Side,
     /// What an External Secret reads; `None` where nobody but us writes the Secret.
     pub(super) parameter: Option<ParameterName>,
-    /// The revision of the view that was written.
-    revision: u64,
+    /// The fence of the view that was written.
+    fence: Fence,
     interval: Duration,
     /// The value of its `force-sync` annotation: a new one each time.
     force: u64,
@@ -68,7 +69,7 @@ pub(crate) struct Copy {
 pub(crate) struct Deployment {
     pub(super) replicas: usize,
     /// What its template is stamped with.
-    pub(super) template: BTreeMap<(TokenName, Side), u64>,
+    pub(super) template: BTreeMap<(TokenName, Side), Fence>,
     mounts: Vec<Mount>,
     pub(super) pods: Vec<Pod>,
     /// Since when new pods do not become ready, and why.
@@ -90,7 +91,7 @@ pub(crate) struct Mount {
 pub(crate) struct Pod {
     id: u64,
     pub(super) started_at: Timestamp,
-    pub(super) stamps: BTreeMap<(TokenName, Side), u64>,
+    pub(super) stamps: BTreeMap<(TokenName, Side), Fence>,
     /// What it read when it started.
     environment: BTreeMap<(TokenName, Side), String>,
     pub(super) is_ready: bool,
@@ -151,19 +152,37 @@ impl State {
         Some(before)
     }
 
-    /// Stamps a template; an older stamp changes nothing.
-    pub(super) fn stamp(
-        &mut self,
-        name: &ObjectName,
-        token: &TokenName,
-        side: Side,
-        revision: u64,
-    ) -> Option<()> {
+    /// Stamps a template; an earlier stamp changes nothing.
+    pub(super) fn stamp(&mut self, name: &ObjectName, stamp: &Stamp) -> Option<Progress<()>> {
+        let Stamp { side, token, fence } = stamp;
         let deployment = self.cluster.deployments.get_mut(name)?;
-        let stamp = deployment.template.entry((token.clone(), side)).or_default();
-        *stamp = revision.max(*stamp);
+        let standing = deployment.template.entry((token.clone(), *side)).or_default();
+        if *standing > *fence {
+            return Some(Progress::Ahead(*standing));
+        }
+        *standing = *fence;
         self.progress(name);
-        Some(())
+        Some(Progress::Done(()))
+    }
+
+    /// Somebody applies a manifest that carries this stamp: its pods are replaced.
+    pub(super) fn apply_stamp(&mut self, name: &str, stamp: Stamp) {
+        let Stamp { side, token, fence } = stamp;
+        let name = name.to_owned();
+        self.deployment(&name).template.insert((token, side), fence);
+        self.progress(&name);
+        self.happened(&format!("somebody applies {name} with the stamp {fence}"));
+    }
+
+    /// The stamp of a template.
+    pub(super) fn stamp_of(&self, name: &str, token: &TokenName, side: Side) -> Option<Fence> {
+        self.cluster.deployments.get(name)?.template.get(&(token.clone(), side)).copied()
+    }
+
+    /// Somebody copies a Secret from another cluster, with its annotation.
+    pub(super) fn mark_secret(&mut self, name: &str, fence: Fence) {
+        self.cluster.copies.get_mut(name).expect("a Secret of a spec").fence = fence;
+        self.happened(&format!("somebody marks the Secret {name} with {fence}"));
     }
 
     /// A container of some pod starts anew: what it reads is newer, its stamps are not.
@@ -187,29 +206,34 @@ impl State {
         }
     }
 
-    /// Writes a key of a Secret, as a write that arrives now does; `false` where it holds a newer view.
-    pub(super) fn write_copy(&mut self, name: &ObjectName, stamp: &Stamp, value: &str) -> bool {
-        let Stamp { side, token, revision } = stamp;
+    /// Writes a key of a Secret, as a write that arrives now does; the fence of a later view that it holds.
+    pub(super) fn write_copy(
+        &mut self,
+        name: &ObjectName,
+        stamp: &Stamp,
+        value: &str,
+    ) -> Result<(), Fence> {
+        let Stamp { side, token, fence } = stamp;
         let now = self.now;
         let copy = self.cluster.copies.entry(name.clone()).or_insert_with(|| Copy::new(*side));
-        if copy.revision > *revision {
-            return false;
+        if copy.fence > *fence {
+            return Err(copy.fence);
         }
-        copy.revision = *revision;
+        copy.fence = *fence;
         if copy.data.last().is_none_or(|(_, data)| data != value) {
             copy.data.push((now, value.to_owned()));
         }
         if *side == Side::Presenters {
-            let saved = self.records.presented_at(token, *revision);
+            let saved = self.records.presented_at(token, *fence);
             if saved.map(|(_, digest)| digest) != Some(Digest::of(value)) {
                 self.violated(&format!(
-                    "a value was written to {name} as revision {revision}, and no saved record says so"
+                    "a value was written to {name} as {fence}, and no saved record says so"
                 ));
             }
         }
         let deployments: Vec<_> = self.cluster.deployments.keys().cloned().collect();
         deployments.iter().for_each(|deployment| self.progress(deployment));
-        true
+        Ok(())
     }
 
     /// What a Secret holds.
@@ -383,13 +407,31 @@ impl Copy {
         Self {
             side,
             parameter: None,
-            revision: 0,
+            fence: Fence::default(),
             interval: Duration::ZERO,
             force: 0,
             synced: String::new(),
             data: Vec::new(),
             is_busy: false,
             again: false,
+        }
+    }
+}
+
+impl Cluster {
+    /// Takes the life out of every stamp, and out of every copy.
+    pub(super) fn downgrade(&mut self) {
+        for copy in self.copies.values_mut() {
+            copy.fence.life = None;
+            copy.data.iter_mut().for_each(|(_, value)| *value = without_a_fence(value));
+        }
+        for deployment in self.deployments.values_mut() {
+            let stamps = deployment.pods.iter_mut().flat_map(|pod| pod.stamps.values_mut());
+            stamps.chain(deployment.template.values_mut()).for_each(|fence| fence.life = None);
+            let environments = deployment.pods.iter_mut().map(|pod| &mut pod.environment);
+            environments
+                .flat_map(BTreeMap::values_mut)
+                .for_each(|value| *value = without_a_fence(value));
         }
     }
 }

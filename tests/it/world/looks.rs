@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover::{
+    fence::Fence,
     record::Held,
     spec::{ParameterName, Place, Workload},
     token::{Digest, TokenName},
@@ -57,9 +58,11 @@ impl State {
             return Progress::Stuck(Held::new(name, "it does not exist", "create it"));
         };
         let key = (stamp.token.clone(), stamp.side);
-        let is_stamped = |stamps: &BTreeMap<_, u64>| {
-            stamps.get(&key).is_some_and(|revision| *revision >= stamp.revision)
-        };
+        let is_stamped = |stamps: &BTreeMap<_, Fence>| stamps.get(&key) == Some(&stamp.fence);
+        let standing = deployment.template.get(&key).copied();
+        if let Some(later) = standing.filter(|standing| *standing > stamp.fence) {
+            return Progress::Ahead(later);
+        }
         if !is_stamped(&deployment.template) {
             return Progress::UnderWay("its template is not stamped".into());
         }

@@ -25,9 +25,8 @@ impl State {
     }
 
     fn is_so(&self, notice: &Notice) -> bool {
-        let saved = |revision| self.records.saved_as(&notice.token, revision);
-        let Some(after) = saved(notice.revision) else { return false };
-        let before = saved(notice.revision - 1);
+        let saved = self.records.saved_as(&notice.token, notice.revision);
+        let Some((before, after)) = saved else { return false };
         let rotation = |record: Option<&Record>| record.and_then(Record::rotation).cloned();
         let (rotated_before, rotates) = (rotation(before), rotation(Some(after)));
         let stage_of = |record: Option<&Record>, number| {

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover::{
+    fence::Fence,
     spec::{Place, Publication, Side},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{Content, Holding, Written},
@@ -38,8 +39,8 @@ pub(crate) struct Stored {
 #[derive(Clone)]
 struct View {
     since: Timestamp,
-    /// Item: the revision of the view.
-    revision: u64,
+    /// Item: the fence of the view.
+    fence: Fence,
     value: String,
 }
 
@@ -62,8 +63,8 @@ impl Stored {
         self.labels.iter().map(|(label, version)| (label.as_str(), value(version))).collect()
     }
 
-    fn put(&mut self, side: Side, revision: u64, value: String, now: Timestamp) {
-        self.views.entry(side).or_default().push(View { since: now, revision, value });
+    fn put(&mut self, side: Side, fence: Fence, value: String, now: Timestamp) {
+        self.views.entry(side).or_default().push(View { since: now, fence, value });
     }
 }
 
@@ -79,7 +80,8 @@ fn held(views: &[View], within: Duration, now: Timestamp) -> impl Iterator<Item 
 
 /// Why a write was not applied.
 pub(crate) enum Refused {
-    Overtaken,
+    /// It carries this later fence.
+    Ahead(Fence),
     /// The item is another token's: whose it is, and who wanted it.
     Another(TokenName, TokenName),
     Broken(&'static str),
@@ -94,8 +96,9 @@ impl State {
             value: Secret::verbatim(view.value.clone()),
             store_version: match place {
                 Place::Parameter(_) => stored.last_version,
-                Place::Item { .. } => view.revision,
+                Place::Item { .. } => view.fence.revision,
             },
+            fence: (!matches!(place, Place::Parameter(_))).then_some(view.fence),
             token: stored.owner.clone(),
         })
     }
@@ -112,7 +115,7 @@ impl State {
             Content::Presented { token, .. } => (Side::Presenters, token),
         };
         let bytes = content.bytes(publication.form).expose().to_owned();
-        let revision = content.revision();
+        let fence = content.fence();
         let now = self.now;
         let stored = self.places.entry(publication.place.clone()).or_default();
         let written = match &publication.place {
@@ -120,16 +123,22 @@ impl State {
                 if let Some(owner) = stored.owner.as_ref().filter(|owner| *owner != token) {
                     return Err(Refused::Another(owner.clone(), token.clone()));
                 }
-                let last = stored.views.get(&side).and_then(|views| views.last());
-                if last.is_some_and(|view| view.revision > revision) {
-                    return Err(Refused::Overtaken);
+                let last = stored.views.get_mut(&side).and_then(|views| views.last_mut());
+                let last = last.map(|view| {
+                    if self.rivalled.as_ref() == Some(&publication.place) {
+                        view.fence = Fence { revision: fence.revision + 1_000, ..fence };
+                    }
+                    &*view
+                });
+                if let Some(later) = last.map(|view| view.fence).filter(|last| *last > fence) {
+                    return Err(Refused::Ahead(later));
                 }
                 stored.owner = Some(token.clone());
                 if let Content::Presented { version, .. } = content {
                     stored.version = Some(*version);
                 }
-                stored.put(side, revision, bytes, now);
-                Written { store_version: revision, key: None, unanswered: false }
+                stored.put(side, fence, bytes, now);
+                Written { store_version: fence.revision, key: None, unanswered: false }
             }
             Place::Parameter(_) => {
                 let key = publication.key.clone().or_else(|| known_key.map(str::to_owned));
@@ -160,10 +169,18 @@ impl State {
             };
             stored.labels.insert(label.to_owned(), version);
             if label == "current" {
-                stored.labelled.push(View { since: now, revision: version, value });
+                stored.labelled.push(View { since: now, fence: Fence::bare(version), value });
             }
         }
         Ok(Written { store_version: version, key: None, unanswered: false })
+    }
+
+    /// Another record of the token wrote an item.
+    pub(super) fn mark_item(&mut self, place: &Place, side: Side, fence: Fence) {
+        let stored = self.places.get_mut(place).expect("an item of a spec");
+        let views = stored.views.get_mut(&side).expect("a view");
+        views.last_mut().expect("a view").fence = fence;
+        self.happened(&format!("another record marks {place} with {fence}"));
     }
 
     /// Somebody writes a value by hand.
@@ -177,8 +194,9 @@ impl State {
             }
             Place::Item { .. } => {
                 let views = stored.views.get(&side);
-                let revision = views.and_then(|views| views.last()).map_or(0, |view| view.revision);
-                stored.put(side, revision, value.to_owned(), now);
+                let last = views.and_then(|views| views.last());
+                let fence = last.map_or(Fence::default(), |view| view.fence);
+                stored.put(side, fence, value.to_owned(), now);
             }
         }
         self.happened(&format!("somebody edits {place}"));
@@ -188,16 +206,16 @@ impl State {
     /// revision, and be what a saved record decided.
     fn published(&mut self, content: &Content) {
         let broken = match content {
-            Content::Presented { token, revision, version, value } => {
-                let saved = self.records.presented_at(token, *revision);
+            Content::Presented { token, fence, version, value } => {
+                let saved = self.records.presented_at(token, *fence);
                 (saved != Some((*version, value.digest()))).then(|| {
                     format!(
-                        "version {version} was presented as revision {revision}, \
+                        "version {version} was presented as {fence}, \
                          and no saved record says so"
                     )
                 })
             }
-            Content::Accepted { token, revision, entries } => {
+            Content::Accepted { token, fence, entries } => {
                 let entries: Vec<_> = entries
                     .iter()
                     .map(|entry| (entry.version, entry.stage, entry.sha256, entry.not_after))
@@ -214,10 +232,10 @@ impl State {
                         self.at(end.max(self.now), "a verifier's clock ends a version", |_| {});
                     }
                 }
-                let saved = self.records.accepted_at(token, *revision);
+                let saved = self.records.accepted_at(token, *fence);
                 (saved != Some(&entries) || wrong_value).then(|| {
                     format!(
-                        "{entries:?} was published as accepted at revision {revision}, \
+                        "{entries:?} was published as accepted at {fence}, \
                          and the saved records say {saved:?}"
                     )
                 })
@@ -230,6 +248,21 @@ impl State {
 }
 
 impl Stored {
+    /// Takes the life out of all that it holds.
+    pub(super) fn downgrade(&mut self) {
+        for (side, views) in &mut self.views {
+            for view in views {
+                view.fence.life = None;
+                if *side == Side::Verifiers {
+                    view.value = without_a_fence(&view.value);
+                }
+            }
+        }
+        if self.views.contains_key(&Side::Verifiers) {
+            self.values.values_mut().for_each(|value| *value = without_a_fence(value));
+        }
+    }
+
     /// A new version of a parameter; the hundred and first pushes out the oldest.
     fn put_parameter(
         &mut self,
@@ -247,9 +280,16 @@ impl Stored {
         }
         self.last_version += 1;
         self.values.insert(self.last_version, value.clone());
-        self.put(side, self.last_version, value, now);
+        self.put(side, Fence::bare(self.last_version), value, now);
         Ok(self.last_version)
     }
+}
+
+/// A document of changeover as versions without lives wrote it; anything else as it is.
+pub(super) fn without_a_fence(value: &str) -> String {
+    value
+        .split_once(r#","life":"#)
+        .map_or_else(|| value.to_owned(), |(before, _)| format!("{before}}}"))
 }
 
 /// How far a verifier's clock may be ahead.

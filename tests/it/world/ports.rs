@@ -12,9 +12,10 @@ use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
     event::Request,
+    fence::Fence,
     metrics::Measurement,
     notice::Notice,
-    record::{Held, KeyDigest},
+    record::KeyDigest,
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
@@ -270,22 +271,22 @@ impl RecordStore for Ports {
     async fn join(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         key: &KeyDigest,
         entry: &KeyEntry,
     ) -> Result<Saved, Error> {
         let (name, key, entry) = (token.clone(), key.clone(), entry.clone());
-        self.plain("join", token, move |it| it.join(&name, revision, &key, &entry)).await
+        self.plain("join", token, move |it| it.join(&name, fence, &key, &entry)).await
     }
 
     async fn postpone(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         due_at: Timestamp,
     ) -> Result<Saved, Error> {
         let name = token.clone();
-        self.plain("postpone", token, move |it| it.postpone(&name, revision, due_at)).await
+        self.plain("postpone", token, move |it| it.postpone(&name, fence, due_at)).await
     }
 
     async fn due(
@@ -359,7 +360,7 @@ impl Publications for Ports {
         };
         let place = publication.place.clone();
         let (to, key, view) = (publication.clone(), known_key.map(str::to_owned), view.clone());
-        let on = format!("{place} as revision {}", view.revision());
+        let on = format!("{place} as {}", view.fence());
         self.written("write", on, &place, token, move |it| it.publish(&to, key.as_deref(), &view))
             .await
     }
@@ -396,20 +397,23 @@ impl Ports {
             Ok((Ok(written), unanswered)) => Ok(Written { unanswered, ..written }),
             Ok((Err(refused), unanswered)) => {
                 let because = match &refused {
-                    Refused::Overtaken => "it carries a higher revision".to_owned(),
+                    Refused::Ahead(found) => format!("it carries {found}"),
                     Refused::Another(owner, token) => format!("it is {owner}'s, not {token}'s"),
                     Refused::Broken(because) => (*because).to_owned(),
                 };
                 Err(WriteError {
                     error: Error::new(Kind::Internal, "write", because, "invoke again").on(place),
                     unanswered,
-                    overtaken: matches!(refused, Refused::Overtaken),
+                    ahead: match refused {
+                        Refused::Ahead(found) => Some(found),
+                        Refused::Another(..) | Refused::Broken(_) => None,
+                    },
                 })
             }
             Err(lost) => Err(WriteError {
                 error: unreachable(port, &on),
                 unanswered: lost.may_land && !is_fenced,
-                overtaken: false,
+                ahead: None,
             }),
         }
     }
@@ -482,12 +486,12 @@ impl Clusters for Ports {
     ) -> Result<Progress<SecretRevision>, Error> {
         self.reach(workload)?;
         let name = copy_of(workload).unwrap_or_default();
-        let on = format!("{name} as revision {}", stamp.revision);
+        let on = format!("{name} as {}", stamp.fence);
         let (stamp, value) = (stamp.clone(), value.clone());
         self.plain("write_secret", on, move |it| {
             match it.write_copy(&name, &stamp, value.expose()) {
-                true => Progress::Done(it.secret_revision(&name).expect("it was written")),
-                false => Progress::Stuck(Held::new(&name, "it holds a newer view", "see why")),
+                Ok(()) => Progress::Done(it.secret_revision(&name).expect("it was written")),
+                Err(later) => Progress::Ahead(later),
             }
         })
         .await
@@ -513,12 +517,16 @@ impl Clusters for Ports {
         self.plain("written_secret", on, move |it| it.written_secret(&name)).await
     }
 
-    async fn stamp(&self, workload: &Workload, stamp: &Stamp) -> Result<Option<()>, Error> {
+    async fn stamp(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+    ) -> Result<Option<Progress<()>>, Error> {
         self.reach(workload)?;
         let name = super::cluster::deployment_of(workload);
-        let Stamp { side, token, revision } = stamp.clone();
-        let on = format!("{workload} as {side} revision {revision}");
-        self.plain("stamp", on, move |it| it.stamp(&name, &token, side, revision)).await
+        let on = format!("{workload} as {} {}", stamp.side, stamp.fence);
+        let stamp = stamp.clone();
+        self.plain("stamp", on, move |it| it.stamp(&name, &stamp)).await
     }
 
     async fn rolled_out(

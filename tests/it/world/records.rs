@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use changeover::{
     error::{Error, Kind},
+    fence::Fence,
     record::{KeyDigest, Purpose, Record, RotationId, Stage, Version},
     spec::Side,
     token::{Digest, Secret, TokenName, VersionNumber},
@@ -15,26 +16,26 @@ use serde_json::{Value, json};
 use super::state::State;
 
 /// Records, keys, audit and index, and what was ever saved.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Records {
     /// As JSON: what does not survive being written and read is lost here too.
-    stored: BTreeMap<TokenName, Value>,
-    keys: BTreeMap<(TokenName, String), KeyEntry>,
+    pub(super) stored: BTreeMap<TokenName, Value>,
+    pub(super) keys: BTreeMap<(TokenName, String), KeyEntry>,
     pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
     /// What the index says of a token since when; it lags behind.
-    index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
-    /// Every record ever saved, by its revision.
-    saved: BTreeMap<(TokenName, u64), Record>,
+    pub(super) index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
+    /// Every record ever saved, in order.
+    pub(super) saved: BTreeMap<TokenName, Vec<Record>>,
     /// Every version ever saved, and its digest.
-    minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
-    /// Each revision of the accepted view that was ever saved.
-    accepted: BTreeMap<(TokenName, u64), Vec<Entry>>,
+    pub(super) minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
+    /// Each fence of the accepted view that was ever saved.
+    pub(super) accepted: BTreeMap<(TokenName, Fence), Vec<Entry>>,
     /// Every rotation that ever began.
     begun: BTreeSet<RotationId>,
     /// Every arrival that ever became a version.
     imported: BTreeSet<(TokenName, String)>,
-    /// Each revision of the presented view that was ever saved.
-    presented: BTreeMap<(TokenName, u64), (VersionNumber, Digest)>,
+    /// Each fence of the presented view that was ever saved.
+    pub(super) presented: BTreeMap<(TokenName, Fence), (VersionNumber, Digest)>,
 }
 
 /// One line of the accepted view.
@@ -42,7 +43,7 @@ pub(super) type Entry = (VersionNumber, Stage, Digest, Option<Timestamp>);
 
 /// A [`changeover::world::Save`] that owns what it saves, since it may be applied late.
 pub(crate) struct OwnedSave {
-    pub(super) replaces: Option<u64>,
+    pub(super) replaces: Option<Fence>,
     pub(super) record: Record,
     pub(super) key: Option<(KeyDigest, KeyEntry)>,
     pub(super) audit: Vec<Audit>,
@@ -66,15 +67,20 @@ impl Records {
         self.minted.get(token).map_or(0, BTreeMap::len)
     }
 
-    /// The record of a token as it was saved under a revision.
-    pub(super) fn saved_as(&self, token: &TokenName, revision: u64) -> Option<&Record> {
-        self.saved.get(&(token.clone(), revision))
+    /// The record of a token as it was last saved under a revision, and the one saved before it.
+    pub(super) fn saved_as(
+        &self,
+        token: &TokenName,
+        revision: u64,
+    ) -> Option<(Option<&Record>, &Record)> {
+        let saved = self.saved.get(token)?;
+        let at = saved.iter().rposition(|record| record.revision() == revision)?;
+        Some((at.checked_sub(1).map(|before| &saved[before]), &saved[at]))
     }
 
     /// Every record of a token that was ever saved, in order.
     pub(crate) fn saved(&self, token: &TokenName) -> Vec<Record> {
-        let saved = self.saved.iter().filter(|((owner, _), _)| owner == token);
-        saved.map(|(_, record)| record.clone()).collect()
+        self.saved.get(token).cloned().unwrap_or_default()
     }
 
     /// The digest of every version that was ever minted or adopted.
@@ -95,18 +101,18 @@ impl Records {
         audits.map(|audit| audit.version).max()
     }
 
-    /// What a saved record decided for a revision of the accepted view.
-    pub(super) fn accepted_at(&self, token: &TokenName, revision: u64) -> Option<&Vec<Entry>> {
-        self.accepted.get(&(token.clone(), revision))
+    /// What a saved record decided for a fence of the accepted view.
+    pub(super) fn accepted_at(&self, token: &TokenName, fence: Fence) -> Option<&Vec<Entry>> {
+        self.accepted.get(&(token.clone(), fence))
     }
 
-    /// What a saved record decided for a revision of the presented view.
+    /// What a saved record decided for a fence of the presented view.
     pub(super) fn presented_at(
         &self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
     ) -> Option<(VersionNumber, Digest)> {
-        self.presented.get(&(token.clone(), revision)).copied()
+        self.presented.get(&(token.clone(), fence)).copied()
     }
 }
 
@@ -124,7 +130,7 @@ impl State {
     pub(super) fn save(&mut self, save: &OwnedSave) -> Saved {
         let token = save.record.token().clone();
         let before = self.records.record(&token);
-        if before.as_ref().map(Record::revision) != save.replaces {
+        if before.as_ref().map(Record::fence) != save.replaces {
             return Saved::Overtaken;
         }
         if let Some((key, entry)) = &save.key {
@@ -140,11 +146,12 @@ impl State {
         let broken = self.broken_by(before.as_ref(), save);
         let json = serde_json::to_value(&save.record).expect("a record serializes");
         self.records.stored.insert(token.clone(), json);
-        self.records.saved.insert((token.clone(), save.record.revision()), save.record.clone());
+        self.records.saved.entry(token.clone()).or_default().push(save.record.clone());
         if self.records.record(&token).as_ref() != Some(&save.record) {
             self.violated("a record reads back as another than was saved");
         }
         self.index(&token, save.record.due_at());
+        self.back_up_save();
         for broken in broken {
             self.violated(&broken);
         }
@@ -154,23 +161,23 @@ impl State {
     pub(super) fn join(
         &mut self,
         token: &TokenName,
-        revision: u64,
+        fence: Fence,
         key: &KeyDigest,
         entry: &KeyEntry,
     ) -> Saved {
-        let stored = self.records.record(token).map(|record| record.revision());
+        let stored = self.records.record(token).map(|record| record.fence());
         let item = (token.clone(), key.as_str().to_owned());
         let is_known = self.records.keys.get(&item).is_some_and(|old| old.expires_at > self.now);
-        if stored != Some(revision) || is_known {
+        if stored != Some(fence) || is_known {
             return Saved::Overtaken;
         }
         self.records.keys.insert(item, entry.clone());
         Saved::Saved
     }
 
-    pub(super) fn postpone(&mut self, token: &TokenName, revision: u64, to: Timestamp) -> Saved {
+    pub(super) fn postpone(&mut self, token: &TokenName, fence: Fence, to: Timestamp) -> Saved {
         match self.records.record(token) {
-            Some(record) if record.revision() == revision => {
+            Some(record) if record.fence() == fence => {
                 let record = record.postponed(to);
                 let json = serde_json::to_value(&record).expect("a record serializes");
                 self.records.stored.insert(token.clone(), json);
@@ -215,7 +222,9 @@ impl State {
             }
         };
         if let Some(replaced) = save.replaces {
-            unless(after.revision() == replaced + 1, "a save raises the revision by one".into());
+            let same_life = replaced.life.is_none() || after.life() == replaced.life;
+            unless(same_life, "a record keeps its life".into());
+            unless(after.fence() > replaced, "a save raises the revision".into());
         }
 
         // Versions: one pending, numbers that only grow, one value each, for ever.
@@ -323,10 +332,10 @@ impl State {
             );
         }
 
-        // Views: their revisions never fall, and what a revision says never changes.
+        // Views: their fences never fall, and what a fence says never changes.
         for side in Side::BOTH {
             let fell = before.is_some_and(|before| before.view(side) > after.view(side));
-            unless(!fell, format!("the revision of the view of {side} fell"));
+            unless(!fell, format!("the fence of the view of {side} fell"));
         }
         let entries: Vec<Entry> = after
             .versions()
@@ -337,7 +346,7 @@ impl State {
         let decided = self.records.accepted.entry(view).or_insert_with(|| entries.clone());
         unless(
             *decided == entries,
-            format!("the accepted view changed under its revision: {decided:?} to {entries:?}"),
+            format!("the accepted view changed under its fence: {decided:?} to {entries:?}"),
         );
         if let Some(presented) = after.presented() {
             let presented = (presented.version, presented.sha256);
@@ -345,7 +354,7 @@ impl State {
             let decided = *self.records.presented.entry(view).or_insert(presented);
             unless(
                 decided == presented,
-                format!("the presented view changed under its revision: {decided:?}"),
+                format!("the presented view changed under its fence: {decided:?}"),
             );
         }
         broken

@@ -31,6 +31,10 @@ pub(crate) struct State {
     /// Specs that do not parse.
     pub(super) bad_specs: BTreeMap<TokenName, SpecText>,
     pub(super) records: Records,
+    /// Where a second copy of a record is always ahead.
+    pub(super) rivalled: Option<Place>,
+    /// The table after each save, if that is asked for.
+    pub(super) backups: Option<Vec<Records>>,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
     /// What arrived in inboxes.
@@ -110,6 +114,8 @@ impl State {
             refused: BTreeSet::new(),
             looked_at: 0,
             records: Records::default(),
+            rivalled: None,
+            backups: None,
             places: BTreeMap::new(),
             cluster: Cluster::default(),
             legacy: BTreeSet::new(),

@@ -22,26 +22,30 @@ use super::{
 use crate::{
     error::{Error, Kind},
     spec::{Side, Workload},
-    world::Stamp,
+    world::{Progress, Stamp},
 };
 
 /// See [`crate::world::Clusters::stamp`].
 ///
 /// It reads before it writes, and writes only if nothing changed in between: a stamp never goes
-/// back, whoever else stamps at the same time.
+/// back, whoever else stamps at the same time. A later stamp is not ours, so it proves no rollout of ours.
 pub(super) async fn stamp<K: Rolled>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     stamp: &Stamp,
-) -> Result<Option<()>, Error> {
+) -> Result<Option<Progress<()>>, Error> {
     let annotation = annotation(stamp);
     for attempt in 1..=STAMP_ATTEMPTS {
         let Some(live) = read::<K>(kubernetes, workload).await? else {
             return Ok(None);
         };
         let live: Live = live.into();
-        if live.stamped(&annotation).is_some_and(|live| live >= stamp.revision) {
-            return Ok(Some(()));
+        match live.stamped(&annotation) {
+            Some(standing) if standing == stamp.fence => return Ok(Some(Progress::Done(()))),
+            Some(standing) if standing > stamp.fence => {
+                return Ok(Some(Progress::Ahead(standing)));
+            }
+            _ => {}
         }
         // With uid and resourceVersion an apply neither creates a workload that was deleted
         // meanwhile nor overwrites a newer stamp: both are conflicts.
@@ -55,7 +59,7 @@ pub(super) async fn stamp<K: Rolled>(
                 "resourceVersion": live.metadata().resource_version,
             },
             "spec": {"template": {"metadata": {"annotations": {
-                annotation.as_str(): stamp.revision.to_string(),
+                annotation.as_str(): stamp.fence.to_string(),
             }}}},
         });
         let apply = &apply;
@@ -75,7 +79,9 @@ pub(super) async fn stamp<K: Rolled>(
                 // Tokens that stamp one workload at once part by it.
                 sleep(spread(pause, &format!("{workload} {annotation}"))).await;
             }
-            applied => return found(applied).map(|applied| applied.map(|_| ())),
+            applied => {
+                return found(applied).map(|applied| applied.map(|_| Progress::Done(())));
+            }
         }
     }
     Err(Error::new(
@@ -111,12 +117,15 @@ const STAMP_ATTEMPTS: u32 = 12;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::TokenName;
+    use crate::{fence::Fence, token::TokenName};
 
     #[test]
     fn each_side_and_token_has_an_annotation_and_a_manager_of_its_own() {
-        let stamp =
-            |side| Stamp { side, token: TokenName::parse("datastore-token").unwrap(), revision: 7 };
+        let stamp = |side| Stamp {
+            side,
+            token: TokenName::parse("datastore-token").unwrap(),
+            fence: Fence::bare(7),
+        };
         let verifiers = stamp(Side::Verifiers);
         assert_eq!(annotation(&verifiers), "verifier.changeover.dev/datastore-token");
         assert_eq!(manager(&verifiers), "changeover-verifier-datastore-token");

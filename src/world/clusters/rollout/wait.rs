@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
+    fence::Fence,
     record::Held,
     spec::{Workload, WorkloadKind},
     world::Progress,
@@ -41,7 +42,7 @@ pub(super) struct Wait<'a> {
     /// The annotation that carries the stamp.
     pub(super) annotation: &'a str,
     /// The stamp.
-    pub(super) revision: u64,
+    pub(super) fence: Fence,
     /// Where each stands among the subjects.
     pub(super) by_name: ByName<'a>,
 }
@@ -283,7 +284,7 @@ impl<'a> Wait<'a> {
             };
             let is_complete = live.is_complete();
             let matters = |replica: &&Replica| {
-                is_complete && replica.is_older(self.revision) || replica.is_in_trouble()
+                is_complete && replica.is_of_another_view(self.fence) || replica.is_in_trouble()
             };
             let is_current = subject.listed_at.as_deref() == subject.revision();
             let mut depended_on = pods.of_workload(*at).values().filter(matters);
@@ -314,13 +315,16 @@ impl<'a> Wait<'a> {
             let current = owners.current(live.metadata().uid.as_deref(), subject.revision());
             let object = subject.object.clone();
             let rollout =
-                Rollout { object: &object, annotation: self.annotation, revision: self.revision };
+                Rollout { object: &object, annotation: self.annotation, fence: self.fence };
             match rollout.judge(live, current, &replicas) {
                 Verdict::Done => {
                     subject.suspicion = None;
                     subject.state = State::Complete;
                 }
                 Verdict::Stuck(held) => subject.end(held),
+                Verdict::Ahead(found) => {
+                    subject.state = State::Ended(Ok(Progress::Ahead(found)));
+                }
                 Verdict::UnderWay(left) => {
                     subject.suspicion = None;
                     subject.state = State::Awaited(left);

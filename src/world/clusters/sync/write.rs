@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
+    fence::Fence,
     record::Held,
     spec::{SecretCopy, Workload},
     token,
@@ -65,21 +66,15 @@ pub(in super::super) async fn write_secret(
                     return Ok(stuck(reason, fix));
                 }
                 let annotations = found.metadata.annotations.as_ref();
-                let standing = annotations.and_then(|it| it.get(&annotation)?.parse::<u64>().ok());
+                let standing =
+                    annotations.and_then(|it| it.get(&annotation)?.parse::<Fence>().ok());
                 let holds = found.digests.get(key) == Some(&digest);
                 match standing {
-                    Some(standing) if holds && standing >= stamp.revision => {
+                    Some(standing) if holds && standing == stamp.fence => {
                         return Ok(Progress::Done(found.revision([key.as_str()])));
                     }
-                    Some(standing) if standing > stamp.revision => {
-                        let own = stamp.revision;
-                        return Ok(stuck(
-                            format!(
-                                "it holds revision {standing} of the view, above the record's {own}"
-                            ),
-                            "if the table was restored from a backup, take the annotation \
-                             *.changeover.dev/<token> away from the Secret",
-                        ));
+                    Some(standing) if standing > stamp.fence => {
+                        return Ok(Progress::Ahead(standing));
                     }
                     _ => write.apply(&found, &manager).await,
                 }
@@ -210,7 +205,7 @@ impl Write<'_> {
     /// late finds the Secret made, and is a conflict with whoever owns the annotation by then.
     async fn make(&self, manager: &str) -> Result<ObjectMeta, Failed> {
         let maker = manager.replacen(MANAGER, &format!("{MANAGER}-create"), 1);
-        let metadata = json!({"annotations": {self.annotation: "0"}});
+        let metadata = json!({"annotations": {self.annotation: Fence::default().to_string()}});
         self.call("create", &format!("fieldManager={maker}"), metadata, None).await
     }
 
@@ -221,7 +216,7 @@ impl Write<'_> {
         let metadata = json!({
             "uid": found.metadata.uid,
             "resourceVersion": found.metadata.resource_version,
-            "annotations": {self.annotation: self.stamp.revision.to_string()},
+            "annotations": {self.annotation: self.stamp.fence.to_string()},
         });
         // Forced: what a person has put under this key is what is to be replaced.
         let query = format!("fieldManager={manager}&force=true");

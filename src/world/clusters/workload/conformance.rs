@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use super::{ByKubectl, Live, Pod, Replica, Rollout, Verdict};
+use crate::fence::Fence;
 
 const STAMP: &str = "verifier.changeover.dev/token";
 
@@ -267,13 +268,13 @@ fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained()
             ByKubectl::DeadlineExceeded | ByKubectl::NotRolling => Fails,
         };
         assert_eq!(kubectl, row.kubectl, "kubectl's answer to {told}");
-        let rollout = Rollout { object: "foo", annotation: STAMP, revision: 7 };
+        let rollout = Rollout { object: "foo", annotation: STAMP, fence: Fence::bare(7) };
         let replicas = row.replicas();
         let verdict = rollout.judge(&live, Some("1"), &replicas.iter().collect::<Vec<_>>());
         let ours = match &verdict {
             Verdict::Done => Done,
             Verdict::UnderWay(_) | Verdict::Missing(_) | Verdict::Suspect { .. } => Waits,
-            Verdict::Stuck(_) => Fails,
+            Verdict::Stuck(_) | Verdict::Ahead(_) => Fails,
         };
         assert_eq!(ours, row.ours, "our answer to {told}: {verdict:?}");
         assert_eq!(row.why.is_empty(), row.kubectl == row.ours, "why {told} differs");

@@ -12,6 +12,8 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+use crate::fence::Fence;
+
 /// A pod without all that nobody here asks for: there may be thousands in a namespace.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -178,7 +180,7 @@ pub(crate) struct Replica {
     /// puts on it.
     pub(super) template: Option<String>,
     /// The stamp of that template.
-    pub(super) stamp: Option<u64>,
+    pub(super) stamp: Option<Fence>,
     /// The node that it runs on.
     pub(super) node: Option<String>,
     /// Whether it was told to end.
@@ -290,9 +292,10 @@ impl Replica {
         self.trouble.as_ref().is_some_and(|trouble| trouble.weight > Weight::Told)
     }
 
-    /// Whether it was made from a template with an older stamp, or with none.
-    pub(crate) fn is_older(&self, revision: u64) -> bool {
-        self.stamp.is_none_or(|stamp| stamp < revision)
+    /// Whether it was made from a template with another stamp, or with none. A later stamp proves nothing:
+    /// it is that of another view.
+    pub(crate) fn is_of_another_view(&self, fence: Fence) -> bool {
+        self.stamp != Some(fence)
     }
 
     /// Which pod it is, and where.

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{ByKubectl, Live, Pod, Replica, Rollout, Verdict};
+use crate::fence::Fence;
 
 const STAMP: &str = "presenter.changeover.dev/datastore-token";
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
@@ -115,7 +116,8 @@ fn waiting(reason: &str, restarts: u32) -> Value {
 }
 
 fn judge(live: &Live, pods: &[Pod]) -> Verdict {
-    let rollout = Rollout { object: "prod/web/deployment/backend", annotation: STAMP, revision: 7 };
+    let rollout =
+        Rollout { object: "prod/web/deployment/backend", annotation: STAMP, fence: Fence::bare(7) };
     let replicas: Vec<_> = pods.iter().filter_map(|it| Replica::of(it.clone(), STAMP)).collect();
     rollout.judge(live, Some("new"), &replicas.iter().collect::<Vec<_>>())
 }
@@ -140,10 +142,28 @@ fn suspect(verdict: &Verdict, words: &str) {
 }
 
 #[test]
-fn it_is_done_when_kubectl_says_so_and_every_pod_has_the_stamp_or_a_newer_one() {
+fn it_is_done_when_kubectl_says_so_and_every_pod_has_the_stamp() {
+    for kind in KINDS {
+        let pods = [pod(kind, "a", "7", json!({})), pod(kind, "b", "7", json!({}))];
+        assert_eq!(judge(&with(kind, &[]), &pods), Verdict::Done, "{kind}");
+    }
+}
+
+#[test]
+fn pod_of_a_later_stamp_is_no_proof() {
     for kind in KINDS {
         let pods = [pod(kind, "a", "7", json!({})), pod(kind, "b", "8", json!({}))];
-        assert_eq!(judge(&with(kind, &[]), &pods), Verdict::Done, "{kind}");
+        under_way(&judge(&with(kind, &[]), &pods), "pod b on node node-1");
+    }
+}
+
+#[test]
+fn template_of_a_later_stamp_is_ahead() {
+    let stamp = "/spec/template/metadata/annotations";
+    for kind in KINDS {
+        let live = with(kind, &[(stamp, json!({STAMP: "8"}))]);
+        let verdict = judge(&live, &[pod(kind, "a", "8", json!({}))]);
+        assert_eq!(verdict, Verdict::Ahead(Fence::bare(8)), "{kind}");
     }
 }
 
@@ -344,7 +364,7 @@ fn trouble_of_another_template_is_no_trouble_where_its_pods_are_ended_anyway() {
 fn what_may_go_by_is_told_before_it_is_known_whose_a_replica_set_is() {
     let starting = container(json!({"state": {"running": {}}}));
     let replica = Replica::of(pod("Deployment", "a", "7", starting), STAMP).unwrap();
-    let rollout = Rollout { object: "a", annotation: STAMP, revision: 7 };
+    let rollout = Rollout { object: "a", annotation: STAMP, fence: Fence::bare(7) };
     let verdict = rollout.judge(&under_way_of("Deployment"), None, &[&replica]);
     under_way(&verdict, "container main: it runs and is not ready");
 }
