@@ -35,7 +35,7 @@ class Observed:
         document = self._parameter(platform.accepted_parameter)
         token, accepted = self._item(platform.token_item), self._item(platform.accepted_item)
         names = {self._presented: "former", presented: "presented", _digest(presented): "digest of presented"}
-        stamps = {side: stamps.pop() if len(stamps) == 1 else 0 for side, stamps in self._stamps().items()}
+        stamps = {side: stamps.pop() if len(stamps) == 1 else ("", 0) for side, stamps in self._stamps().items()}
 
         def entries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             known = ({"version": int(each["version"]) - self.version, "sha256": names.get(each["sha256"])} for each in found)
@@ -57,7 +57,7 @@ class Observed:
             ],
             # The view that presenters are on, the one that verifiers were restarted for, and the one without the former token.
             "revisions": _ranks(
-                int(token["token_revision"]), stamps["presenter"], stamps["verifier"], int(accepted["accepted_revision"])
+                _fence(token, "token"), stamps["presenter"], stamps["verifier"], _fence(accepted, "accepted")
             ),
             "rollouts": [
                 now - before for now, before in zip(self._of_deployments("generation"), self._generations, strict=True)
@@ -95,15 +95,25 @@ class Observed:
         names = (self._platform.verifier, self._platform.presenter)
         return [self._cluster.get(f"{path}/{name}")["metadata"][field] for name in names]
 
-    def _stamps(self) -> dict[str, set[int]]:
+    def _stamps(self) -> dict[str, set[tuple[str, int]]]:
         """By side, the stamps that its pods bear, but for pods whose containers have ended and that the node has yet to delete."""
-        stamps: dict[str, set[int]] = {}
+        stamps: dict[str, set[tuple[str, int]]] = {}
         for side, name in (("verifier", self._platform.verifier), ("presenter", self._platform.presenter)):
             pods = self._cluster.get(f"/api/v1/namespaces/{self._platform.name}/pods?labelSelector=app%3D{name}")["items"]
             stamp = f"{side}.changeover.dev/{self._platform.token}"
             alive = [pod["metadata"] for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
-            stamps[side] = {int(metadata.get("annotations", {}).get(stamp, 0)) for metadata in alive}
+            stamps[side] = {fence_of(metadata.get("annotations", {}).get(stamp, "0")) for metadata in alive}
         return stamps
+
+
+def fence_of(stamp: str) -> tuple[str, int]:
+    """The life and the revision of a stamp, which compare in this order. Texts of lives compare as lives do."""
+    life, _, revision = stamp.rpartition(".")
+    return life, int(revision)
+
+
+def _fence(item: dict[str, Any], view: str) -> tuple[str, int]:
+    return item.get(f"{view}_life", ""), int(item[f"{view}_revision"])
 
 
 class Cluster:
@@ -137,6 +147,6 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _ranks(*numbers: int) -> list[int]:
+def _ranks(*fences: tuple[str, int]) -> list[int]:
     """Which are equal, and which greater."""
-    return [sorted(set(numbers)).index(number) for number in numbers]
+    return [sorted(set(fences)).index(fence) for fence in fences]
