@@ -16,6 +16,7 @@ use std::{
 use async_trait::async_trait;
 use changeover::{
     error::Error,
+    fence::Fence,
     spec::{PicksUp, Side, Workload, WorkloadKind},
     token::TokenName,
     world::{
@@ -334,7 +335,7 @@ fn workload(namespace: &str, name: &str) -> Workload {
 
 fn stamp(revision: u64) -> Stamp {
     let token = TokenName::parse("bench").expect("a name");
-    Stamp { side: Side::Presenters, token, revision }
+    Stamp { side: Side::Presenters, token, fence: Fence::bare(revision) }
 }
 
 /// Negative where it was before.

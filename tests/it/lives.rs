@@ -12,7 +12,7 @@ use changeover::{
 use serde_json::Value;
 
 use crate::{
-    sample::life,
+    sample::{at, life},
     scene::*,
     world::{Backup, LATE_WRITE, MemoryWorld, place},
 };
@@ -315,6 +315,37 @@ async fn upgrade_in_the_middle_of_a_rotation_continues_it() {
         world.assert_settled_on(4);
         assert_eq!(life_of(&world), None, "{kind}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_rotation_after_an_upgrade_restarts_no_presenter() {
+    let world = used_for_a_day(85, &workloads()).await;
+    world.downgrade(&subject());
+    let stamp = || world.stamp(&deployed("backend"), &subject(), Side::Presenters);
+    let before = stamp();
+    world.invoke("dropped", rotate_without_waiting("dropped")).await;
+    world.assert_outcome(&world.invoke("drop", drop_pending()).await, "dropped");
+    world.sweep_until_rest(&subject()).await;
+    assert!(life_of(&world).is_some());
+    // Nothing of theirs changed: their view keeps the fence under which it was stamped.
+    let record = world.record(&subject()).expect("a record");
+    assert_eq!((stamp(), Some(record.view(Side::Presenters))), (before, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_that_is_behind_creates_a_newer_record() {
+    let world = used_for_a_day(86, &items()).await;
+    // The function that used the record before had a clock that was half an hour ahead.
+    let ahead = world.now().duration_since(at(0)).as_secs() + 1_800;
+    let ahead = Fence { life: Some(life(ahead)), revision: 7 };
+    for (side, item) in [(Side::Verifiers, "accepted"), (Side::Presenters, "presented")] {
+        world.mark_item(&place(&format!("dynamodb:configuration/id={item}")), side, ahead);
+    }
+    world.delete_record(&subject());
+    world.assert_outcome(&world.invoke("new", rotate("new")).await, "rotated");
+    assert!(life_of(&world) > ahead.life);
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
 }
 
 #[tokio::test(start_paused = true)]

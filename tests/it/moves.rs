@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover::{
+    fence::Fence,
     record::{
         Begin, Change, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Stage,
         Step,
@@ -155,7 +156,7 @@ struct Ask {
 fn ask() -> impl Strategy<Value = Ask> {
     let after = prop_oneof![4 => 1..2_000_u64, 1 => 30_000..60_000_u64, 1 => 200_000..400_000_u64];
     // What is owed is asked for most of the time; else nothing would ever end.
-    (after, 0..24_u8, 0..3_u8, any::<bool>()).prop_map(|(after, what, holder, flag)| Ask {
+    (after, 0..25_u8, 0..3_u8, any::<bool>()).prop_map(|(after, what, holder, flag)| Ask {
         after,
         what,
         holder,
@@ -188,6 +189,10 @@ impl Ask {
             // Even a step that is not owed is claimed to be done, now and then.
             13 => Change::RolledOut { overlap: OVERLAP },
             14 => Change::Published(BTreeMap::new()),
+            24 => {
+                let ahead = if self.flag { 0 } else { 1_000 };
+                Change::Surpass(Fence { revision: record.revision() + ahead, ..record.fence() })
+            }
             _ => match record.owed().map(|owed| owed.step) {
                 None => self.begin(record, minted, lease),
                 Some(Step::Retire) => Change::Retire,
@@ -244,6 +249,26 @@ fn a_held_rotation_is_tried_again_later_and_later() {
         now = due_at;
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn restored_record_is_raised_above_what_it_found() {
+    let now = Timestamp::constant(1_793_491_200, 0);
+    let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
+    let record = Record::new(subject(), life(0), now);
+    let begun = record.after(ask.change(&record, 1, now), now).unwrap().to_save();
+    let found = Fence { revision: 4_000, ..begun.fence() };
+    let raised = begun.after(Change::Surpass(found), now).unwrap();
+    assert!(raised.view(Side::Verifiers) > found, "what is published next is above it");
+    assert_eq!(raised.view(Side::Verifiers), raised.to_save().fence(), "and saved before");
+    assert_eq!(raised.owed().map(|owed| owed.step), Some(Step::Publish));
+
+    // Nothing is raised by another record, nor without end.
+    for life in [None, Some(life(-60)), Some(life(60))] {
+        assert!(begun.after(Change::Surpass(Fence { life, ..found }), now).is_err());
+    }
+    let damage = Fence { revision: u64::MAX, ..found };
+    assert!(begun.after(Change::Surpass(damage), now).is_err());
 }
 
 #[test]

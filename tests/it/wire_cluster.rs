@@ -724,6 +724,26 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn pod_of_a_later_stamp_is_waited_for() {
+        let server = rolling();
+        replaced(&server);
+        gone(&server);
+        pod(&server, "new-2", "new", "8");
+        let Progress::UnderWay(left) = rolled_out(&server).await else { panic!("it counts") };
+        assert!(left.contains("pod new-2"), "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn template_of_a_later_stamp_is_ahead() {
+        let server = rolling();
+        replaced(&server);
+        gone(&server);
+        let later = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: "8"}}}}});
+        server.put(DEPLOYMENT, later);
+        assert_eq!(rolled_out(&server).await, Progress::Ahead(Fence::bare(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_is_done_when_the_last_older_pod_is_gone_and_not_before() {
         let server = rolling();
         let rollout = async {
