@@ -149,18 +149,19 @@ impl Records {
         backup.accepted = std::mem::take(&mut self.accepted);
         backup.presented = std::mem::take(&mut self.presented);
         backup.index = std::mem::take(&mut self.index);
-        // What is saved next follows the backup.
-        backup.saved.clear();
+        backup.saved = std::mem::take(&mut self.saved);
         *self = backup;
-        for record in self.all().collect::<Vec<_>>() {
-            self.saved.insert(record.token().clone(), vec![record]);
+        // What is saved next follows the backup.
+        for (token, saved) in &mut self.saved {
+            let restored = self.stored.get(token).cloned();
+            saved.push(restored.map(|json| serde_json::from_value(json).expect("a record")));
         }
     }
 
     fn delete(&mut self, token: &TokenName) {
         self.stored.remove(token);
         self.keys.retain(|(owner, _), _| owner != token);
-        self.saved.remove(token);
+        self.saved.entry(token.clone()).or_default().push(None);
         self.minted.remove(token);
     }
 

@@ -25,8 +25,11 @@ impl State {
     }
 
     fn is_so(&self, notice: &Notice) -> bool {
-        let saved = self.records.saved_as(&notice.token, notice.revision);
-        let Some((before, after)) = saved else { return false };
+        let mut saved = self.records.saved_as(&notice.token, notice.revision);
+        saved.any(|(before, after)| Self::follows(notice, before, after))
+    }
+
+    fn follows(notice: &Notice, before: Option<&Record>, after: &Record) -> bool {
         let rotation = |record: Option<&Record>| record.and_then(Record::rotation).cloned();
         let (rotated_before, rotates) = (rotation(before), rotation(Some(after)));
         let stage_of = |record: Option<&Record>, number| {

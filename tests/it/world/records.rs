@@ -24,8 +24,8 @@ pub(crate) struct Records {
     pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
     /// What the index says of a token since when; it lags behind.
     pub(super) index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
-    /// Every record ever saved, in order.
-    pub(super) saved: BTreeMap<TokenName, Vec<Record>>,
+    /// Every record ever saved, in order; `None` where it was deleted.
+    pub(super) saved: BTreeMap<TokenName, Vec<Option<Record>>>,
     /// Every version ever saved, and its digest.
     pub(super) minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
     /// Each fence of the accepted view that was ever saved.
@@ -67,20 +67,23 @@ impl Records {
         self.minted.get(token).map_or(0, BTreeMap::len)
     }
 
-    /// The record of a token as it was last saved under a revision, and the one saved before it.
+    /// The records of a token that were saved under a revision, each with the one that it replaced.
     pub(super) fn saved_as(
         &self,
         token: &TokenName,
         revision: u64,
-    ) -> Option<(Option<&Record>, &Record)> {
-        let saved = self.saved.get(token)?;
-        let at = saved.iter().rposition(|record| record.revision() == revision)?;
-        Some((at.checked_sub(1).map(|before| &saved[before]), &saved[at]))
+    ) -> impl Iterator<Item = (Option<&Record>, &Record)> {
+        let saved = self.saved.get(token).map_or(&[][..], Vec::as_slice);
+        let before = [None].into_iter().chain(saved.iter().map(Option::as_ref));
+        before.zip(saved).filter_map(move |(before, after)| {
+            let after = after.as_ref().filter(|after| after.revision() == revision)?;
+            Some((before, after))
+        })
     }
 
     /// Every record of a token that was ever saved, in order.
     pub(crate) fn saved(&self, token: &TokenName) -> Vec<Record> {
-        self.saved.get(token).cloned().unwrap_or_default()
+        self.saved.get(token).into_iter().flatten().flatten().cloned().collect()
     }
 
     /// The digest of every version that was ever minted or adopted.
@@ -146,7 +149,7 @@ impl State {
         let broken = self.broken_by(before.as_ref(), save);
         let json = serde_json::to_value(&save.record).expect("a record serializes");
         self.records.stored.insert(token.clone(), json);
-        self.records.saved.entry(token.clone()).or_default().push(save.record.clone());
+        self.records.saved.entry(token.clone()).or_default().push(Some(save.record.clone()));
         if self.records.record(&token).as_ref() != Some(&save.record) {
             self.violated("a record reads back as another than was saved");
         }
