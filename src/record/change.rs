@@ -48,8 +48,9 @@ pub enum Change {
     LeaveOut(BTreeSet<String>),
     /// What was published does not stand: publish again, as a new revision of the view.
     Repeat,
-    /// A place carries a later revision of this life: the record was restored from a backup. Continue above
-    /// that revision, and publish again the view of the leg that is owed.
+    /// A place carries a later fence than the view, of no newer record: this one was restored from a backup, or
+    /// got its life since the view changed. Continue above that fence, and publish again the view of the leg
+    /// that is owed.
     Surpass(Fence),
     /// Versions past their end leave the set.
     Retire,
@@ -253,13 +254,16 @@ impl Record {
             }
 
             (_, Change::Surpass(found)) => {
-                if found.life != self.life {
-                    return Err(illegal("what was found is another record's"));
+                if found.life > self.life {
+                    return Err(illegal("a newer record wrote what was found"));
                 }
                 if found.revision > Fence::LARGEST_REVISION {
                     return Err(illegal("what was found is no revision"));
                 }
-                next.revision = self.revision.max(found.revision);
+                // An older record is ahead of a view that changed before this one had its life.
+                if found.life == self.life {
+                    next.revision = self.revision.max(found.revision);
+                }
                 if let Some((leg, Step::Publish | Step::Sync | Step::RollOut)) = step {
                     // Two copies of one record surpass each other without end: repeats are bounded.
                     next.repeats = self.repeats.saturating_add(1);

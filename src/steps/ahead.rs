@@ -1,8 +1,8 @@
 //! What becomes of a leg that finds a later fence than its own.
 //!
 //! A later fence proves nothing about what is owed here. The record is read again. If it moved, another
-//! invocation was first. If it did not, either the record was restored from a backup, and continues above
-//! what was found, or another record of this token writes there, and people decide which one is to go.
+//! invocation was first. If it did not, either the record was restored from a backup and continues above
+//! what was found, or a newer record of this token writes there and the leg is held.
 
 use crate::{
     fence::Fence,
@@ -33,14 +33,14 @@ impl Turn<'_> {
         let enough = self.record.has_repeated_enough();
         self.apply(Change::Surpass(found))?;
         if !enough {
-            self.warnings.push(format!("{object} carries the later revision {found}: the record was restored, and continues above it"));
+            self.warnings.push(format!(
+                "{object} carries the later revision {found}: this record continues above it"
+            ));
             return Ok(None);
         }
         Ok(Some(UnderWay::Held(Held::new(
             object,
-            format!(
-                "it carries the later revision {found} each time: another copy of this record is in use"
-            ),
+            format!("it is at {found}, ahead again: another copy of this record is in use"),
             "Stop the function that uses the other copy of the table. Then run it again: the same version \
              continues.",
         ))))

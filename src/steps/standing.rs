@@ -76,7 +76,7 @@ impl Turn<'_> {
             if !stands {
                 let found = holding.and_then(|holding| holding.fence_of(side));
                 let ahead = found.filter(|found| *found > self.record.view(side));
-                // What is ahead comes first: it tells a record that writes there from a person.
+                // What is ahead comes first: only a record writes a later fence.
                 changed = match (changed, ahead) {
                     (Some(first), None) => Some(first),
                     _ => Some(Changed { object, ahead }),

@@ -40,7 +40,7 @@ async fn used_for_a_day(seed: u64, spec: &Value) -> MemoryWorld {
     world
 }
 
-/// Rotates, with everything that an operator is told to do on the way, until presenters have a new version.
+/// Rotates, with everything that the documents ask of an operator, until presenters have a new version.
 async fn rotated_at_last(world: &MemoryWorld) {
     let before = world.record(&subject()).and_then(|it| Some(it.presented()?.sha256));
     for attempt in 0..6 {
@@ -135,7 +135,7 @@ async fn restored_table_never_gives_a_revision_twice() {
         let backup = world.back_up();
         let lost = world.invoke("lost", rotate_without_waiting("lost")).await;
         world.assert_outcome(&lost, "in_progress");
-        // Its pending version reaches verifiers, and nobody else.
+        // Its pending version reaches verifiers only.
         let expanded =
             world.invoke("expands", rotate_for(Some(Duration::from_secs(1)), "lost", []));
         world.assert_outcome(&expanded.await, "in_progress");
@@ -330,6 +330,28 @@ async fn dropped_rotation_after_an_upgrade_restarts_no_presenter() {
     // Nothing of theirs changed: their view keeps the fence under which it was stamped.
     let record = world.record(&subject()).expect("a record");
     assert_eq!((stamp(), Some(record.view(Side::Presenters))), (before, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_stamp_is_replaced_under_a_view_without_a_life() {
+    let world = used_for_a_day(87, &workloads()).await;
+    world.downgrade(&subject());
+    // The record gets its life; the view of presenters keeps its fence.
+    world.invoke("dropped", rotate_without_waiting("dropped")).await;
+    world.assert_outcome(&world.invoke("drop", drop_pending()).await, "dropped");
+    world.sweep_until_rest(&subject()).await;
+    world.apply_stamp(&deployed("backend"), &subject(), Side::Presenters, older());
+    world.pass(Duration::from_secs(5 * 60)).await;
+    // A repair of the other side goes through both legs.
+    let accepted = place("ssm:/backend/token/accepted");
+    world.edit(&accepted, Side::Verifiers, r#"{"accepted":[]}"#);
+    world.pass(Duration::from_secs(25 * 3600)).await;
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(3);
+    let record = world.record(&subject()).expect("a record");
+    let stamped = world.stamp(&deployed("backend"), &subject(), Side::Presenters);
+    assert_eq!(stamped, Some(record.view(Side::Presenters)));
+    assert_eq!(record.view(Side::Presenters).life, record.life());
 }
 
 #[tokio::test(start_paused = true)]

@@ -263,10 +263,14 @@ fn restored_record_is_raised_above_what_it_found() {
     assert_eq!(raised.view(Side::Verifiers), raised.to_save().fence(), "and saved before");
     assert_eq!(raised.owed().map(|owed| owed.step), Some(Step::Publish));
 
-    // Nothing is raised by another record, nor without end.
-    for life in [None, Some(life(-60)), Some(life(60))] {
-        assert!(begun.after(Change::Surpass(Fence { life, ..found }), now).is_err());
+    // An older record is below it, whatever its numbers, and a newer one is for people to decide.
+    for older in [None, Some(life(-60))] {
+        let above = begun.after(Change::Surpass(Fence { life: older, ..found }), now).unwrap();
+        assert_eq!(above.revision(), begun.revision());
+        assert!(above.view(Side::Verifiers) > begun.view(Side::Verifiers));
     }
+    let newer = Fence { life: Some(life(60)), ..found };
+    assert!(begun.after(Change::Surpass(newer), now).is_err());
     let damage = Fence { revision: u64::MAX, ..found };
     assert!(begun.after(Change::Surpass(damage), now).is_err());
 }

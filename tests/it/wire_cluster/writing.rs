@@ -94,7 +94,7 @@ async fn a_view_never_goes_back() {
     let server = ApiServer::new();
     write(&server, 7, "new").await;
     assert_eq!(write(&server, 6, "old").await, Progress::Ahead(Fence::bare(7)));
-    // Not even with the same bytes: the later view may have been read by nobody yet.
+    // Not even with the same bytes: no pod may have read the later view yet.
     assert_eq!(write(&server, 6, "new").await, Progress::Ahead(Fence::bare(7)));
     assert_eq!((held(&server, "token"), revision(&server)), ("new".into(), json!("7")));
 

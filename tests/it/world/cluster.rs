@@ -165,13 +165,13 @@ impl State {
         Some(Progress::Done(()))
     }
 
-    /// Somebody applies a manifest that carries this stamp: its pods are replaced.
+    /// An operator applies a manifest that carries this stamp: its pods are replaced.
     pub(super) fn apply_stamp(&mut self, name: &str, stamp: Stamp) {
         let Stamp { side, token, fence } = stamp;
         let name = name.to_owned();
         self.deployment(&name).template.insert((token, side), fence);
         self.progress(&name);
-        self.happened(&format!("somebody applies {name} with the stamp {fence}"));
+        self.happened(&format!("an operator applies {name} with the stamp {fence}"));
     }
 
     /// The stamp of a template.
@@ -179,10 +179,10 @@ impl State {
         self.cluster.deployments.get(name)?.template.get(&(token.clone(), side)).copied()
     }
 
-    /// Somebody copies a Secret from another cluster, with its annotation.
+    /// An operator copies a Secret from another cluster, with its annotation.
     pub(super) fn mark_secret(&mut self, name: &str, fence: Fence) {
         self.cluster.copies.get_mut(name).expect("a Secret of a spec").fence = fence;
-        self.happened(&format!("somebody marks the Secret {name} with {fence}"));
+        self.happened(&format!("an operator marks the Secret {name} with {fence}"));
     }
 
     /// A container of some pod starts anew: what it reads is newer, its stamps are not.

@@ -34,7 +34,7 @@ impl MemoryWorld {
         self.state().backups.take().unwrap_or_default().into_iter().map(Backup).collect()
     }
 
-    /// Somebody restores the table from a backup.
+    /// An operator restores the table from a backup.
     pub(crate) fn restore(&self, Backup(records): Backup) {
         let mut state = self.state();
         state.records.restore(records);
@@ -72,7 +72,7 @@ impl MemoryWorld {
         backups.filter(is_harmless).cloned().map(Backup).collect()
     }
 
-    /// Somebody deletes the record of a token that owes nothing, if presenters agree on their token.
+    /// An operator deletes the record of a token that owes nothing, if presenters agree on their token.
     pub(crate) fn delete_record_at_rest(&self, token: &TokenName) {
         let Some(current) = self.record(token).and_then(|it| Some(it.presented()?.version)) else {
             return;
@@ -91,7 +91,7 @@ impl MemoryWorld {
         }
     }
 
-    /// Somebody deletes the record of a token and its keys; its audit remains.
+    /// An operator deletes the record of a token and its keys; its audit remains.
     pub(crate) fn delete_record(&self, token: &TokenName) {
         let mut state = self.state();
         state.records.delete(token);
@@ -99,12 +99,12 @@ impl MemoryWorld {
         state.happened(&format!("the record of {token} is deleted"));
     }
 
-    /// Somebody deletes the stack, and creates it again: its table is empty.
+    /// An operator deletes the stack, and creates it again: its table is empty.
     pub(crate) fn create_stack_again(&self) {
         self.restore(Backup(Records::default()));
     }
 
-    /// Somebody applies a manifest that carries this stamp.
+    /// An operator applies a manifest that carries this stamp.
     pub(crate) fn apply_stamp(&self, workload: &str, token: &TokenName, side: Side, fence: Fence) {
         let stamp = Stamp { side, token: token.clone(), fence };
         self.state().apply_stamp(workload, stamp);
@@ -125,7 +125,7 @@ impl MemoryWorld {
         self.state().rivalled = place.cloned();
     }
 
-    /// Somebody copied this Secret from another cluster.
+    /// An operator copied this Secret from another cluster.
     pub(crate) fn mark_secret(&self, name: &str, fence: Fence) {
         self.state().mark_secret(name, fence);
     }
@@ -144,7 +144,7 @@ impl Records {
         self.stored.keys().filter_map(|token| self.record(token))
     }
 
-    /// What was published stays published, and nobody forgets what each fence stood for.
+    /// What was published stays published, and what each fence stood for is remembered.
     fn restore(&mut self, mut backup: Records) {
         backup.accepted = std::mem::take(&mut self.accepted);
         backup.presented = std::mem::take(&mut self.presented);
