@@ -316,7 +316,10 @@ impl State {
         } else if !is_moving {
             if deployment.pods.len() > deployment.replicas {
                 self.terminate_old_pod(name);
-            } else if deployment.pods.iter().any(|pod| pod.stamps != deployment.template) {
+            } else if deployment.pods.len() < deployment.replicas
+                || deployment.pods.iter().any(|pod| pod.stamps != deployment.template)
+            {
+                // Too few are left if the template is again what it was before some were ended.
                 self.start_pod(name);
             }
         }

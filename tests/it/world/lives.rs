@@ -45,8 +45,9 @@ impl MemoryWorld {
         state.happened("the table is restored from a backup");
     }
 
-    /// The last backups that lack nothing which no record can regain: no version was minted, dropped or ended
-    /// since, presenters were not given one since, and no write is in flight that only the record remembers.
+    /// The last backups that lack nothing which no record can regain: since then the record was not created
+    /// again, no version was minted, dropped or ended, and presenters were given none. No write is in flight
+    /// that only the record remembers.
     pub(crate) fn harmless_backups(&self, token: &TokenName) -> Vec<Backup> {
         let state = self.state();
         let Some(now) = state.records.record(token) else { return Vec::new() };
@@ -58,12 +59,8 @@ impl MemoryWorld {
         };
         let presented = |record: &Record| record.presented().map(|version| version.version);
         let known = |record: &Record| {
-            (
-                numbers(record),
-                presented(record),
-                record.imported().cloned(),
-                record.edited().cloned(),
-            )
+            let values = (record.imported().cloned(), record.edited().cloned());
+            (record.life(), numbers(record), presented(record), values)
         };
         let is_harmless = |backup: &&Records| {
             backup.record(token).is_some_and(|before| known(&before) == known(&now))
