@@ -69,7 +69,9 @@ impl Turn<'_> {
             .extend(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
         self.life = self.life.above(look.highest_life);
         if first {
-            self.record = Record::new(self.asking.token.clone(), self.life, self.now());
+            let last_version = self.record.last_version();
+            self.record = Record::new(self.asking.token.clone(), self.life, self.now())
+                .numbered_after(last_version);
         }
 
         self.found = std::mem::take(&mut look.found);

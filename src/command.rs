@@ -169,6 +169,7 @@ fn event(action: &Action) -> Value {
         }
         Action::Publish { name, .. } => json!({"action": "publish", "token": name.as_str()}),
         Action::Drop { name } => json!({"action": "drop", "token": name.as_str()}),
+        Action::Forget { name } => json!({"action": "forget", "token": name.as_str()}),
         Action::Preflight { name } => json!({"action": "preflight", "token": name.as_str()}),
         Action::Status { name: Some(name) } => json!({"action": "status", "token": name.as_str()}),
         Action::Timeline { name, .. } => json!({"action": "status", "token": name.as_str()}),

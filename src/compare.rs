@@ -6,8 +6,11 @@
 //! somebody's hand: it is told, and never overwritten. A Secret that changeover writes is a copy, which
 //! nobody else keeps: whatever it holds instead is repaired.
 
+use std::time::Duration;
+
 use futures::future::join_all;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
+use tracing::warn;
 
 use crate::{
     begin::Begun,
@@ -17,7 +20,7 @@ use crate::{
     record::{Begin, Change, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
     spec::{AcceptedForm, OnDrift, Side},
-    token::{Digest, VersionNumber},
+    token::{Digest, Secret, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{Holding, Progress},
 };
@@ -29,6 +32,9 @@ impl Turn<'_> {
         let mut drift = Vec::new();
         let mut is_edited = false;
         let mut repaired = Vec::new();
+        // One read that fails stops nothing else; it is returned in the end.
+        let mut failed = None;
+        let mut is_accepted_set_unread = false;
         for side in Side::BOTH {
             if self.spec.side(side).is_empty() {
                 continue;
@@ -40,7 +46,16 @@ impl Turn<'_> {
             };
             let presented = self.record.presented().map(|version| version.sha256);
             for (publication, holding) in self.holdings(side).await {
-                let found = match holding? {
+                let holding = match holding {
+                    Ok(holding) => holding,
+                    Err(error) => {
+                        warn!(token = %self.record.token(), %error, "not compared");
+                        failed.get_or_insert(error);
+                        is_accepted_set_unread |= side == Side::Verifiers;
+                        continue;
+                    }
+                };
+                let found = match holding {
                     Some(holding) => {
                         let accepted =
                             content.as_ref().map(|it| it.bytes(publication.form).digest());
@@ -73,8 +88,23 @@ impl Turn<'_> {
         }
         repaired.dedup();
         let repairs = drift.is_empty() && !repaired.is_empty();
-        let again_after = self.spec.looked_at_every();
-        self.apply(Change::Compared { drift, again_after })?;
+        let mut arrives = false;
+        if let (false, Some(inbox)) = (repairs, self.spec.inbox()) {
+            match self.has_arrival(inbox).await {
+                Ok(has_arrived) => arrives = has_arrived,
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        // A comparison that is not whole is due again. It is saved only if it brought anything: each save
+        // ends the back-off.
+        let is_news = drift != self.record.drift();
+        if failed.is_none() || repairs || is_news {
+            let again_after = match failed {
+                None => self.spec.looked_at_every(),
+                Some(_) => Duration::ZERO,
+            };
+            self.apply(Change::Compared { drift, again_after })?;
+        }
         if repairs {
             let id = RotationId(self.world.random_name()?);
             let begin = Begin { repaired, ..self.slot(id, Purpose::Repair) };
@@ -82,33 +112,55 @@ impl Turn<'_> {
             return self.carry_on().await;
         }
         let adopts = is_edited && self.spec.on_drift == OnDrift::Adopt;
-        let arrives = match self.spec.inbox() {
-            Some(inbox) => self.has_arrival(inbox).await?,
-            None => false,
-        };
-        let is_brought = adopts || arrives;
+        let is_brought = adopts || arrives || self.record.is_rotation_waiting();
         let now = self.now();
-        if !is_brought && self.record.versions().iter().any(|version| version.has_ended(now)) {
-            // Whoever is looked at each minute is looked at whenever a version has ended.
-            return self.carry_on().await;
+        let has_ended = self.record.versions().iter().any(|version| version.has_ended(now));
+        // An accepted set that was not read keeps what a late write may have left there.
+        let may_be_written = !(is_accepted_set_unread && self.record.is_late_write_uncompared());
+        if has_ended && may_be_written {
+            // What comes after it may be refused each time.
+            return match is_brought {
+                true => self.carry_on_first().await,
+                false => self.carry_on().await,
+            };
         }
+        if !is_brought {
+            return match failed {
+                None => self.rest_until_due(Outcome::Completed).await,
+                Some(error) => {
+                    if is_news {
+                        self.save().await?;
+                    }
+                    Err(Stop::Failed(error))
+                }
+            };
+        }
+        match plan::mint(&self.record, Terms::of(self.spec), self.now()) {
+            // Nothing is saved before: what begins may be refused, each time.
+            Move::Begin(purpose) => match self.begin(purpose).await? {
+                Begun::Nothing(report) => {
+                    self.rest_until_due(report.outcome).await?;
+                    Ok(*report)
+                }
+                Begun::Asked | Begun::Before => self.carry_on().await,
+            },
+            // The next look, a minute later, tries again.
+            Move::Defer { until, because } => {
+                self.rest_until_due(Outcome::Deferred).await?;
+                Ok(self.deferred(until, because))
+            }
+            _ => self.rest_until_due(Outcome::Completed).await,
+        }
+    }
+
+    /// Saves the comparison, and leaves the token until its next end or comparison.
+    async fn rest_until_due(&mut self, outcome: Outcome) -> Result<Report, Stop> {
         let due_at = match self.record.owed() {
             Some(_) => self.record.next_end().unwrap_or(self.record.compare_at()),
             None => self.record.compare_at(),
         };
-        self.release(due_at.min(self.record.compare_at())).await?;
-        if !is_brought {
-            return Ok(self.report(Outcome::Completed));
-        }
-        match plan::mint(&self.record, Terms::of(self.spec), self.now()) {
-            Move::Begin(purpose) => match self.begin(purpose).await? {
-                Begun::Nothing(report) => Ok(*report),
-                Begun::Asked | Begun::Before => self.carry_on().await,
-            },
-            // The next look, a minute later, tries again.
-            Move::Defer { until, because } => Ok(self.deferred(until, because)),
-            _ => Ok(self.report(Outcome::Completed)),
-        }
+        self.release(due_at.min(self.record.due_at_rest(self.now()))).await?;
+        Ok(self.report(outcome))
     }
 
     /// Compares the Secrets that are written for this side, and writes those anew that differ: at once,
@@ -177,6 +229,13 @@ fn older_life(record: &Record, found: &Holding) -> Option<Life> {
     (Some(life) < record.life()).then_some(life)
 }
 
+/// The form of an accepted document; `None` if a value is none.
+pub(crate) fn form_of(value: &Secret) -> Option<AcceptedForm> {
+    let document = serde_json::from_str::<Document>(value.expose()).ok()?;
+    let is_plain = document.accepted.iter().any(|entry| entry.token.is_some());
+    Some(if is_plain { AcceptedForm::Plain } else { AcceptedForm::Digests })
+}
+
 /// As much of an accepted document as tells that changeover wrote it.
 #[derive(Deserialize)]
 struct Document {
@@ -188,4 +247,6 @@ struct Entry {
     version: VersionNumber,
     #[serde(rename = "stage")]
     _stage: Stage,
+    /// In the form `plain`.
+    token: Option<IgnoredAny>,
 }

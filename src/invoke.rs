@@ -8,7 +8,7 @@ use tracing::info;
 use crate::{
     error::{Error, Kind, caught},
     event::{Event, Invocation, Request},
-    look,
+    forget, look,
     metrics::Measurement,
     pipeline,
     plan::Ask,
@@ -103,6 +103,10 @@ async fn carry_out(
             }
             Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
+            Request::Forget { token } => {
+                let report = forget::run(world, settings, token).await?;
+                Ok(Answer::One(Box::new(report)))
+            }
             Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
             Request::SweepOne { token } => {
                 Ok(sweep::one(world, settings, token, invocation, stop_at).await)

@@ -44,13 +44,15 @@ pub enum Metric {
     Sweeps,
     /// Tokens that a sweep found to owe something.
     DueTokens,
+    /// Tokens whose last run by a sweep failed.
+    StuckTokens,
     /// Events that the bus did not take.
     EventsNotSent,
 }
 
 impl Metric {
     /// Every metric, in README's order.
-    pub const ALL: [Metric; 11] = [
+    pub const ALL: [Metric; 12] = [
         Metric::Outcomes,
         Metric::Errors,
         Metric::StepDuration,
@@ -61,6 +63,7 @@ impl Metric {
         Metric::AwsCalls,
         Metric::Sweeps,
         Metric::DueTokens,
+        Metric::StuckTokens,
         Metric::EventsNotSent,
     ];
 
@@ -77,6 +80,7 @@ impl Metric {
             Metric::AwsCalls => "AwsCalls",
             Metric::Sweeps => "Sweeps",
             Metric::DueTokens => "DueTokens",
+            Metric::StuckTokens => "StuckTokens",
             Metric::EventsNotSent => "EventsNotSent",
         }
     }
@@ -91,6 +95,7 @@ impl Metric {
             | Metric::AwsCalls
             | Metric::Sweeps
             | Metric::DueTokens
+            | Metric::StuckTokens
             | Metric::EventsNotSent => "Count",
         }
     }
@@ -108,6 +113,7 @@ impl Metric {
             | Metric::AwsCalls
             | Metric::Sweeps
             | Metric::DueTokens
+            | Metric::StuckTokens
             | Metric::EventsNotSent => &[&[]],
         }
     }
@@ -183,10 +189,15 @@ impl Measurement {
         measurement
     }
 
-    /// A sweep that is through, and how many tokens it found to owe something.
-    pub fn of_sweep(at: Timestamp, due: usize) -> Self {
-        let due = due.try_into().unwrap_or(u64::MAX);
-        let values = vec![(Metric::Sweeps, 1), (Metric::DueTokens, due)];
+    /// A sweep that is complete, how many tokens it found to owe something, and how many tokens had failed
+    /// in their last run, due again or not.
+    pub fn of_sweep(at: Timestamp, due: usize, stuck: usize) -> Self {
+        let count = |tokens: usize| tokens.try_into().unwrap_or(u64::MAX);
+        let values = vec![
+            (Metric::Sweeps, 1),
+            (Metric::DueTokens, count(due)),
+            (Metric::StuckTokens, count(stuck)),
+        ];
         Self { at, values, dimensions: Vec::new(), about: Vec::new() }
     }
 
@@ -225,6 +236,13 @@ impl Measurement {
             values.push((Metric::CurrentAge, age));
         }
         Self { at, values, dimensions: Vec::new(), about: about(record) }
+    }
+
+    /// A token whose record cannot be read: what it owes is not known, so it counts from its first failed
+    /// run.
+    pub fn of_unreadable(at: Timestamp, token: &TokenName, since: Timestamp) -> Self {
+        let values = vec![(Metric::Overdue, milliseconds(since, at) / 1000)];
+        Self { at, values, dimensions: Vec::new(), about: vec![("token", token.to_string())] }
     }
 
     fn ended(at: Timestamp, outcome: Result<Option<Outcome>, &Error>) -> Self {

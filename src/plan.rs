@@ -3,7 +3,7 @@
 //! Pure: nothing is read here and nothing is done. Whatever the answer, it is carried out by a save
 //! that is conditional on the record that it was made from; who loses that save plans again.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use jiff::Timestamp;
 
@@ -73,6 +73,8 @@ pub enum Move {
     },
     /// Give the pending version up.
     Drop,
+    /// End the record.
+    Forget,
     /// Compare the publications with the record.
     Compare,
     /// This key did it already.
@@ -97,6 +99,7 @@ impl Move {
             Move::Join(_) => "join",
             Move::Defer { .. } => "defer",
             Move::Drop => "drop",
+            Move::Forget => "forget",
             Move::Compare => "compare",
             Move::Unchanged(_) => "unchanged",
             Move::Nothing => "nothing",
@@ -155,10 +158,12 @@ impl fmt::Display for Deferred {
 /// Decides.
 pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
     let Some(record) = &loaded.record else {
-        return match ask {
-            Ask::Rotate { .. } => Move::Begin(Purpose::Rotate),
-            Ask::Publish { .. } => Move::Begin(Purpose::Publish),
-            Ask::Drop | Ask::Resume => Move::Nothing,
+        return match (ask, &loaded.key) {
+            // The record in which this key brought its version was forgotten.
+            (Ask::Rotate { .. }, Some(entry)) => Move::Unchanged(entry.clone()),
+            (Ask::Rotate { .. }, None) => Move::Begin(Purpose::Rotate),
+            (Ask::Publish { .. }, _) => Move::Begin(Purpose::Publish),
+            (Ask::Drop | Ask::Resume, _) => Move::Nothing,
         };
     };
     let attended = record.is_attended(now);
@@ -193,11 +198,17 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
 
         Ask::Resume if attended => Move::Join(Relation::Same),
         Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Move::Nothing,
+        // A token at rest, or one that only waits for the end of a version, has time to be looked at: before
+        // an end is published, since that writes over what a late write may have left.
+        Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Move::Compare,
+        // Ends before a rotation that waits: it may be refused each time.
+        Ask::Resume if is_end_due(record, now) => match record.is_rotation_waiting() {
+            true => Move::CarryOn(Relation::Before),
+            false => Move::CarryOn(Relation::Same),
+        },
         Ask::Resume if is_at_rest(record) && record.is_rotation_waiting() => {
             mint(record, terms, now)
         }
-        // A token at rest, or one that only waits for the end of a version, has time to be looked at.
-        Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Move::Compare,
         Ask::Resume if record.owed().is_some() => Move::CarryOn(Relation::Same),
         Ask::Resume => Move::Nothing,
     }
@@ -311,6 +322,35 @@ fn leased(record: &Record, now: Timestamp) -> Move {
     Move::Defer { until, because: Deferred::Leased }
 }
 
-fn is_at_rest(record: &Record) -> bool {
+/// Whether nothing is owed, or only the end of a version.
+pub(crate) fn is_at_rest(record: &Record) -> bool {
     record.owed().is_none_or(|owed| owed.step == Step::Retire)
+}
+
+/// Whether a version is past its end, and may leave the set.
+fn is_end_due(record: &Record, now: Timestamp) -> bool {
+    record.owed().is_some_and(|owed| owed.step == Step::Retire)
+        && record.next_end().is_some_and(|end| end <= now)
+        && !record.is_unanswered(now)
+}
+
+/// Whether a record may be forgotten whose spec is gone. `late_write` is how long a write whose reply was
+/// lost may still land: on what another record of this token has published by then, if it is not awaited.
+pub fn forget(record: &Record, late_write: Duration, now: Timestamp) -> Move {
+    if record.rotation().is_some() {
+        return Move::Refuse {
+            because: "a rotation is in progress, and without the spec it stands still",
+            fix: "create the parameter of the spec again; give the rotation up with `drop`, or let it \
+                  come to its end if that is refused; then delete the parameter and forget the token",
+        };
+    }
+    if record.is_leased(now) {
+        return leased(record, now);
+    }
+    let was_publishing = record.owed().is_some_and(|owed| owed.step == Step::Publish);
+    let unfinished = record.lease().filter(|_| was_publishing).map(|it| it.until + late_write);
+    match record.unanswered_until().max(unfinished).filter(|until| *until > now) {
+        Some(until) => Move::Defer { until, because: Deferred::Unanswered },
+        None => Move::Forget,
+    }
 }

@@ -16,6 +16,7 @@
 
 mod audit;
 mod change;
+mod failing;
 mod imported;
 mod rotation;
 
@@ -36,6 +37,7 @@ use crate::{
 };
 pub use audit::Audit;
 pub use change::{Begin, Change, Illegal, Minted};
+pub use failing::{Failing, back_off};
 pub use imported::{ArrivalId, Imported};
 pub use rotation::{Entry, Leg, Owed, Purpose, Rotation, RotationId, Step};
 
@@ -344,6 +346,18 @@ impl Record {
         Fence { life, revision }
     }
 
+    /// The highest number ever used.
+    pub fn last_version(&self) -> VersionNumber {
+        self.last_version
+    }
+
+    /// This record with its versions numbered above `last`, the highest number of a record of the same
+    /// token that was forgotten: a number is never used twice, and its audit never written over.
+    #[must_use]
+    pub fn numbered_after(self, last: VersionNumber) -> Self {
+        Self { last_version: self.last_version.max(last), ..self }
+    }
+
     /// What is in progress.
     pub fn rotation(&self) -> Option<&Rotation> {
         self.rotation.as_ref()
@@ -374,6 +388,11 @@ impl Record {
     /// What a publication was last seen to hold.
     pub fn seen(&self, place: &str) -> Option<&Seen> {
         self.publications.get(place)
+    }
+
+    /// Every publication that was ever written, and what it was last seen to hold.
+    pub fn published(&self) -> impl Iterator<Item = (&str, &Seen)> {
+        self.publications.iter().map(|(place, seen)| (place.as_str(), seen))
     }
 
     /// Why nothing moves.
@@ -458,9 +477,20 @@ impl Record {
         self.unanswered_until.is_some_and(|until| until > now)
     }
 
+    /// Whether a write whose reply was lost may have landed since the publications were last compared. Until
+    /// they are, nothing is written over what it left: a pod may have started on that.
+    pub fn is_late_write_uncompared(&self) -> bool {
+        self.unanswered_until.is_some_and(|until| self.compare_at <= until)
+    }
+
+    /// The ends of versions, passed or not.
+    pub fn ends(&self) -> impl Iterator<Item = Timestamp> {
+        self.versions.iter().filter_map(|version| version.not_after)
+    }
+
     /// The next end of a version.
     pub fn next_end(&self) -> Option<Timestamp> {
-        self.versions.iter().filter_map(|version| version.not_after).min()
+        self.ends().min()
     }
 
     /// Versions that left the set between an earlier record and this one.

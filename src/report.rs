@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     error::Error,
     finding::Finding,
-    record::{Entry, Held, Imported, Leg, RotationId, Stage, Step},
+    record::{Entry, Failing, Held, Imported, Leg, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
     verdict::Verdict,
@@ -74,6 +74,8 @@ pub enum Outcome {
     Published,
     /// The pending version is given up.
     Dropped,
+    /// The record is ended; what is published stays.
+    Forgotten,
     /// There was nothing to do.
     NothingOwed,
     /// An invocation of its own carries it on.
@@ -102,6 +104,7 @@ impl Outcome {
             Outcome::Completed => "completed",
             Outcome::Published => "published",
             Outcome::Dropped => "dropped",
+            Outcome::Forgotten => "forgotten",
             Outcome::NothingOwed => "nothing_owed",
             Outcome::HandedOn => "handed_on",
             Outcome::Swept => "swept",
@@ -235,6 +238,8 @@ impl<T> Each<T> {
 pub struct Standing {
     /// The token.
     pub token: TokenName,
+    /// The version of its spec's parameter; `None` if the spec is gone.
+    pub spec: Option<i64>,
     /// The revision of its record; `None` where it has none yet.
     pub revision: Option<u64>,
     /// Its live versions, newest first.
@@ -255,6 +260,9 @@ pub struct Standing {
     pub publications: Vec<Published>,
     /// Why nothing moves.
     pub held: Option<Reason>,
+    /// The sweep's runs that failed since its record was last saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
     /// Places that hold a value that is none of this token's.
     pub drift: Vec<String>,
     /// Clusters that the last rotation was told to go without, and so does what it owes.

@@ -18,9 +18,10 @@ use tracing::info;
 pub use crate::turn::{Asking, Settings};
 use crate::{
     begin::Begun,
+    ends,
     error::{Error, Kind},
     metrics::Measurement,
-    plan::{self, Deferred, Move, Relation, Terms},
+    plan::{self, Ask, Deferred, Move, Relation, Terms},
     record::{Change, KeyDigest, Leg},
     report::{Outcome, Report},
     spec::{Side, Spec},
@@ -52,7 +53,13 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         let loaded = world.records.load(asking.token, key).await?;
         // Read after the record: whoever saved it worked from this spec or from an earlier one, and
         // a later save of theirs would overtake ours.
-        let spec = spec(world, settings, asking.token).await?;
+        let spec = match (spec(world, settings, asking.token).await, &loaded.record) {
+            (Err(error), Some(record)) if asking.ask == Ask::Resume => {
+                ends::without_spec(world, settings, &asking, record, error.kind).await?;
+                return Err(error);
+            }
+            (spec, _) => spec?,
+        };
         let now = world.clock.now();
         let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
         let decision = plan::leaving_out(decision, asking.without, &loaded, now);
@@ -62,7 +69,9 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
         // A key that is saved already is not saved again.
         let key = key.filter(|_| loaded.key.is_none());
+        let last_version = loaded.last_version;
         let mut turn = Turn::new(world, settings, &spec, &asking, loaded.record, key)?;
+        turn.record = turn.record.numbered_after(last_version);
         let done = match decision {
             Move::Begin(purpose) => match turn.begin(purpose).await {
                 Ok(Begun::Asked) => turn.carry_on().await,
@@ -86,7 +95,7 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
             }
             Move::Defer { until, because } => turn.defer(until, because).await,
             Move::Unchanged(entry) => return unchanged(world, asking.token, &entry).await,
-            Move::Nothing => Ok(turn.report(Outcome::NothingOwed)),
+            Move::Nothing | Move::Forget => Ok(turn.report(Outcome::NothingOwed)),
             Move::Refuse { because, fix } => Err(Stop::Failed(
                 Error::new(Kind::PreflightFailed, "drop the pending version of", because, fix)
                     .on(asking.token),
@@ -199,12 +208,6 @@ impl Turn<'_> {
         }
     }
 
-    /// Carries on what comes before what is asked: once it is through, that is planned.
-    async fn carry_on_first(&mut self) -> Result<Report, Stop> {
-        let report = self.carry_on().await?;
-        if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
-    }
-
     /// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
     async fn defer(&mut self, until: Timestamp, because: Deferred) -> Result<Report, Stop> {
         // Where others are writing, it is theirs to save.
@@ -214,8 +217,22 @@ impl Turn<'_> {
         if passes_by_itself && self.key.is_some() && self.spec.inbox().is_none() {
             self.queue()?;
             self.release(until).await?;
+        } else if passes_by_itself && self.asking.ask == Ask::Resume {
+            self.leave_until(until).await?;
         }
         Ok(self.deferred(until, because))
+    }
+
+    /// Has the sweep leave a token that waits for this time alone until then, or until something else is
+    /// due.
+    async fn leave_until(&self, until: Timestamp) -> Result<(), Stop> {
+        let record = &self.record;
+        let others = [Some(record.compare_at()), record.next_end()].into_iter().flatten();
+        let next = others.filter(|time| *time > self.now()).fold(until, Timestamp::min);
+        match self.world.records.postpone(record.token(), record.fence(), next).await? {
+            Saved::Saved => Ok(()),
+            Saved::Overtaken => Err(Stop::Overtaken),
+        }
     }
 
     /// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.

@@ -1,16 +1,21 @@
-//! How tokens stand, told from their specs, records and audits. Asking changes nothing.
+//! How tokens stand, from their specs, records and audits. Asking changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use tracing::warn;
 
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     record::{Purpose, Record, Stage},
     report::{Each, LiveVersion, Newest, Outcome, Published, Replaced, Results, Standing},
     rotate::{self, Settings},
     spec::{Side, Spec},
     token::{TokenName, VersionNumber},
-    world::World,
+    world::{Loaded, SpecText, World},
 };
 
 /// Tells how one token stands, or all.
@@ -22,15 +27,15 @@ pub(crate) async fn run(
     settings: &Settings,
     token: Option<&TokenName>,
 ) -> Result<Results<Each<Standing>>, Error> {
-    let standing_of = async |spec: Spec| {
-        let loaded = world.records.load(&spec.token, None).await?;
-        Ok(standing(&spec, loaded.record.as_ref()))
-    };
     let results = match token {
         Some(token) => {
-            let spec = rotate::spec(world, settings, token).await?;
-            let record = world.records.load(token, None).await?.record;
-            let newest = match &record {
+            let spec = rotate::spec(world, settings, token).await;
+            let loaded = world.records.load(token, None).await?;
+            let spec = match spec {
+                Err(error) if error.kind == Kind::UnknownToken && loaded.record.is_some() => None,
+                spec => Some(spec?),
+            };
+            let newest = match &loaded.record {
                 Some(record) => newest(world, record).await.unwrap_or_else(|error| {
                     // How the token stands matters more than how that came.
                     warn!(%token, %error, "not told how the newest version came");
@@ -38,23 +43,49 @@ pub(crate) async fn run(
                 }),
                 None => None,
             };
-            let standing = Standing { newest, ..standing(&spec, record.as_ref()) };
+            let standing = Standing { newest, ..standing(token, spec.as_ref(), &loaded) };
             vec![Each::Done(Box::new(standing))]
         }
         None => {
-            let specs = stream::iter(world.specs.all().await?);
-            let each = specs.map(async |(token, text)| {
-                let spec = text.and_then(|text| Spec::parse(&token, text.version, &text.json));
-                let stands = match spec {
-                    Ok(spec) => standing_of(spec).await,
-                    Err(error) => Err(error),
-                };
-                Each::of(token, stands)
-            });
-            each.buffered(AT_ONCE).collect().await
+            let tokens = stream::iter(all(world).await?);
+            let each = tokens.map(|(token, text)| stands(world, token, text));
+            each.buffered(AT_ONCE).filter_map(async |each| each).collect().await
         }
     };
     Ok(Results { outcome: Outcome::Reported, results })
+}
+
+/// Every token that has a spec, with its text, or a record.
+async fn all(world: &World) -> Result<BTreeMap<TokenName, Option<Result<SpecText, Error>>>, Error> {
+    let any_time = world.clock.now() + LONGEST_WAIT;
+    let (specs, due, failing) = tokio::join!(
+        world.specs.all(),
+        world.records.due(any_time, MOST_RECORDS),
+        world.records.failing(MOST_RECORDS),
+    );
+    let records = due?.into_iter().chain(failing?);
+    let mut all: BTreeMap<_, _> = records.map(|(token, _)| (token, None)).collect();
+    all.extend(specs?.into_iter().map(|(token, text)| (token, Some(text))));
+    Ok(all)
+}
+
+/// How one of all tokens stands; `None` if it has neither a spec nor a record, as the index is late.
+async fn stands(
+    world: &World,
+    token: TokenName,
+    text: Option<Result<SpecText, Error>>,
+) -> Option<Each<Standing>> {
+    let spec = text.map(|text| text.and_then(|it| Spec::parse(&token, it.version, &it.json)));
+    let spec = match spec.transpose() {
+        Ok(spec) => spec,
+        Err(error) => return Some(Each::of(token, Err(error))),
+    };
+    let standing = match world.records.load(&token, None).await {
+        Ok(loaded) if spec.is_none() && loaded.record.is_none() => return None,
+        Ok(loaded) => Ok(standing(&token, spec.as_ref(), &loaded)),
+        Err(error) => Err(error),
+    };
+    Some(Each::of(token, standing))
 }
 
 /// How the newest version came to everybody: by the rotation in progress, else as the audit has it.
@@ -99,24 +130,35 @@ async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error>
     }))
 }
 
-fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
+fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing {
+    let record = loaded.record.as_ref();
     let owed = record.and_then(Record::owed);
     let versions = record.map(Record::versions).unwrap_or_default();
-    let publications = Side::BOTH.into_iter().flat_map(|side| {
-        spec.side(side).publications.iter().map(move |publication| {
-            let place = publication.place.to_string();
-            let seen = record.and_then(|record| record.seen(&place));
-            Published {
-                side: side.as_str(),
-                revision: seen.map(|seen| seen.revision),
-                store_version: seen.map(|seen| seen.store_version),
-                answered_at: seen.map(|seen| seen.answered_at),
-                place,
-            }
+    let specified = spec.into_iter().flat_map(|spec| {
+        Side::BOTH.into_iter().flat_map(|side| {
+            let publications = spec.side(side).publications.iter();
+            publications.map(move |publication| (side, publication.place.to_string()))
         })
     });
+    // Without a spec, every place that was written and may still be read.
+    let written = record.into_iter().filter(|_| spec.is_none()).flat_map(Record::published);
+    let written = written.map(|(place, seen)| match seen.held_at.is_empty() {
+        true => (Side::Verifiers, place.to_owned()),
+        false => (Side::Presenters, place.to_owned()),
+    });
+    let publications = specified.chain(written).map(|(side, place)| {
+        let seen = record.and_then(|record| record.seen(&place));
+        Published {
+            side: side.as_str(),
+            revision: seen.map(|seen| seen.revision),
+            store_version: seen.map(|seen| seen.store_version),
+            answered_at: seen.map(|seen| seen.answered_at),
+            place,
+        }
+    });
     Standing {
-        token: spec.token.clone(),
+        token: token.clone(),
+        spec: spec.map(|spec| spec.version),
         revision: record.map(Record::revision),
         versions: versions
             .iter()
@@ -134,8 +176,9 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
         unanswered_until: record.and_then(Record::unanswered_until),
         publications: publications.collect(),
         held: record.and_then(Record::held).map(Into::into),
+        failing: loaded.failing.clone(),
         drift: record.map(|record| record.drift().to_vec()).unwrap_or_default(),
-        without: record.map(|record| record.without().clone()).unwrap_or_default(),
+        without: record.map_or_else(BTreeSet::new, |record| record.without().clone()),
         queued: record.and_then(Record::queued).cloned(),
         imported: record.and_then(Record::imported).cloned(),
         newest: None,
@@ -144,3 +187,7 @@ fn standing(spec: &Spec, record: Option<&Record>) -> Standing {
 
 /// How many tokens are looked at at once.
 const AT_ONCE: usize = 8;
+/// As many records as there may be specs.
+const MOST_RECORDS: usize = 10_000;
+/// Longer than any record waits until it is due.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);

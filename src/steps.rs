@@ -77,6 +77,12 @@ impl Turn<'_> {
         Ok(self.report(self.outcome_at_rest()))
     }
 
+    /// Carries on what comes before what is asked; once that is complete, plans what is asked.
+    pub(crate) async fn carry_on_first(&mut self) -> Result<Report, Stop> {
+        let report = self.carry_on().await?;
+        if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
+    }
+
     fn outcome_at_rest(&self) -> Outcome {
         match self.asking.ask {
             Ask::Rotate { .. } if self.last.is_some_and(|owed| owed.leg >= Leg::Overlap) => {

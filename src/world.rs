@@ -49,7 +49,7 @@ use crate::{
     fence::Fence,
     metrics::Measurement,
     notice::Notice,
-    record::{Held, KeyDigest, Record, RotationId},
+    record::{Failing, Held, KeyDigest, Record, RotationId},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
 };
@@ -168,10 +168,41 @@ pub trait RecordStore: Send + Sync {
         due_at: Timestamp,
     ) -> Result<Saved, Error>;
 
-    /// Tokens whose record was due at `now`, the longest overdue first, at most `limit`. Eventually
-    /// consistent: whoever acts on one rereads its record.
+    /// Counts a run of this token that failed with `error`, and moves the time at which its record is
+    /// due by [`Failing::due_at`]. It reads and writes attributes beside the record only, so it works
+    /// for a record that cannot be read. The write is conditional on the attributes that were read.
+    /// `None` if the token was not due any more: another invocation saved, or there is no record.
+    ///
+    /// A crash before the write: the token stays due. A crash after it: the token is due after the
+    /// back-off. If the reply of the write is lost, the SDK's second attempt answers `None`.
+    async fn back_off(
+        &self,
+        token: &TokenName,
+        error: &Error,
+        now: Timestamp,
+        latest: Option<Timestamp>,
+    ) -> Result<Option<Failing>, Error>;
+
+    /// Ends a record if it still has this fence. What is left of it is the number of its last
+    /// version: [`Loaded::last_version`]. Keys of triggers and the audit stay.
+    ///
+    /// A crash before it: nothing is changed. A crash after it: there is no record. A reply that was
+    /// lost is found out as that of [`RecordStore::save`] is.
+    async fn forget(
+        &self,
+        token: &TokenName,
+        fence: Fence,
+        last_version: VersionNumber,
+    ) -> Result<Saved, Error>;
+
+    /// Tokens whose record was due at `now` and whose last run did not fail, the longest overdue first,
+    /// at most `limit`. Eventually consistent: reread the record before acting on it.
     async fn due(&self, now: Timestamp, limit: usize)
     -> Result<Vec<(TokenName, Timestamp)>, Error>;
+
+    /// Tokens whose last run failed, with the time of their next one, the earliest first, at most
+    /// `limit`. Eventually consistent.
+    async fn failing(&self, limit: usize) -> Result<Vec<(TokenName, Timestamp)>, Error>;
 
     /// The permanent audit entry of a version; `None` where there is none yet.
     async fn audit(
@@ -213,6 +244,10 @@ pub struct Loaded {
     pub record: Option<Record>,
     /// `None` where the key was not seen in the last seven days.
     pub key: Option<KeyEntry>,
+    /// The runs that failed since the record was last saved.
+    pub failing: Option<Failing>,
+    /// The highest version number of a record of this token that was forgotten; 0 if none was.
+    pub last_version: VersionNumber,
 }
 
 /// What a trigger's key resolves to.

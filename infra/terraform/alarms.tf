@@ -21,6 +21,16 @@ locals {
       threshold   = 3600
       missing     = "ignore"
     }
+    tokens-stuck = {
+      description = "At least one token cannot be carried on: its spec, its record, or what it reads is gone or broken. Both of its tokens stay valid."
+      namespace   = "changeover"
+      metric      = "StuckTokens"
+      dimensions  = { FunctionName = aws_lambda_function.rotator.function_name }
+      statistic   = "Minimum"
+      period      = 300
+      evaluations = 3
+      missing     = "notBreaching"
+    }
     sweep-missing = {
       description = "No sweep came to its end for five minutes: nobody carries on what is owed, and old tokens do not end."
       namespace   = "changeover"

@@ -61,11 +61,12 @@ locals {
       ]
     },
     {
-      title  = "Sweeps, and the tokens they found to owe something"
+      title  = "Sweeps, the tokens they found to owe something, and those that are stuck"
       period = 60
       metrics = [
         ["changeover", "Sweeps", "FunctionName", local.shown, { stat = "Sum" }],
         [".", "DueTokens", ".", ".", { stat = "Maximum", yAxis = "right" }],
+        [".", "StuckTokens", ".", ".", { stat = "Maximum", yAxis = "right" }],
       ]
     },
     {

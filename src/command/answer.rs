@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::function::Reply;
 
@@ -31,6 +32,10 @@ pub(crate) struct Answer {
     /// One entry a token, of sweep, status and preflight.
     pub(crate) results: Vec<Answer>,
     // Of status.
+    /// The version of its spec; null if the spec is gone, absent of a function that does not say it.
+    #[serde(deserialize_with = "present")]
+    pub(crate) spec: Option<Value>,
+    pub(crate) failing: Option<Failing>,
     pub(crate) versions: Vec<Version>,
     pub(crate) due_at: Option<String>,
     pub(crate) unanswered_until: Option<String>,
@@ -61,6 +66,16 @@ pub(crate) struct Reason {
     pub(crate) object: String,
     pub(crate) reason: String,
     pub(crate) fix: String,
+}
+
+/// Runs of the sweep that failed since the record was last saved.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Failing {
+    pub(crate) tries: u32,
+    pub(crate) since: String,
+    pub(crate) error: String,
+    pub(crate) message: String,
 }
 
 /// A live version.
@@ -187,8 +202,13 @@ impl Answer {
     }
 }
 
+/// A value that is there, null included.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
+}
+
 /// The entries that can be read: one that cannot is no reason to show none.
 fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Done>, D::Error> {
-    let entries = Vec::<serde_json::Value>::deserialize(from)?;
+    let entries = Vec::<Value>::deserialize(from)?;
     Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
 }

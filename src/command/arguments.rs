@@ -76,6 +76,11 @@ pub enum Action {
         /// Name of the token
         name: TokenName,
     },
+    /// End the record of a token whose spec is deleted; what is published stays
+    Forget {
+        /// Name of the token
+        name: TokenName,
+    },
     /// Show how one token stands, or all of them
     Status {
         /// Name of the token [default: all of them]
@@ -211,6 +216,7 @@ mod tests {
             "changeover publish datastore-token --json",
             "changeover publish datastore-token --adopt",
             "changeover --json --function f --region eu-west-1 --profile p drop datastore-token",
+            "changeover forget datastore-token",
             "changeover status",
             "changeover status datastore-token",
             "changeover preflight datastore-token",
@@ -237,6 +243,7 @@ mod tests {
             "changeover rotate datastore-token --timeout 0s",
             "changeover rotate datastore-token --key ",
             "changeover rotate datastore-token other-token",
+            "changeover forget",
             "changeover status --follow",
             "changeover preflight",
             "changeover timeline datastore-token",

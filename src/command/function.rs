@@ -163,11 +163,11 @@ impl Function {
 }
 
 /// Whether an event may arrive twice without doing more than once: a rotation by its key, and what
-/// only reads or only carries on. A second `drop` could give up a version that was minted since.
+/// only reads or only carries on. A second `forget` finds nothing. A second `drop` could give up a version that was minted since.
 fn may_come_twice(event: &Value) -> bool {
     match event["action"].as_str() {
         Some("rotate") => event["key"].is_string(),
-        Some("publish" | "status" | "preflight" | "sweep") => true,
+        Some("publish" | "forget" | "status" | "preflight" | "sweep") => true,
         _ => false,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
-use super::answer::{Answer, Arrival, Done, Imported, Publication, Reason, Version};
+use super::answer::{Answer, Arrival, Done, Failing, Imported, Publication, Reason, Version};
 
 /// An answer as text, each line with its end, and wrapped where a line has this many columns.
 pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
@@ -90,6 +90,15 @@ impl Page {
         let unanswered = standing.unanswered_until.iter();
         facts.extend(unanswered.map(|time| ("write may land until", self.when(time))));
         reason(&mut facts, standing.held.as_ref());
+        if standing.spec.as_ref().is_some_and(serde_json::Value::is_null) {
+            let fix = format!("gone; `changeover forget {}` ends the record", standing.token);
+            facts.push(("spec", fix));
+        }
+        if let Some(Failing { tries, since, error, message }) = &standing.failing {
+            let runs = if *tries == 1 { "run" } else { "runs" };
+            facts.push(("failing", format!("{tries} {runs} since {}", self.when(since))));
+            facts.extend([("error", error.clone()), ("message", message.clone())]);
+        }
         facts.extend(standing.drift.iter().map(|place| ("drift", place.clone())));
         facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
         if let Some(Imported { arrival, refused }) = &standing.imported {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Record, Rotation, RotationId,
-    Seen, Stage, Step, TIMELINE, Version, Wait,
+    Seen, Stage, Step, TIMELINE, Version, Wait, back_off,
 };
 use crate::{
     fence::{Fence, Life},
@@ -319,11 +319,9 @@ impl Record {
 
             (Some(_), Change::Hold(held)) => {
                 let attempts = self.held.as_ref().map_or(0, |held| held.attempts);
-                // One minute, doubled each time, an hour at most.
-                let pause = Duration::from_secs((60 << attempts.min(6)).min(3600));
                 next.lease = None;
                 next.watcher = None;
-                next.due_at = Some(now + pause);
+                next.due_at = Some(now + back_off(attempts));
                 next.held = Some(Held { attempts: attempts.saturating_add(1), ..held });
                 next.repeats = 0;
             }

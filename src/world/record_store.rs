@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pk             sk                     what it is
-//! token#<name>   record                 the record, beside life, revision, write_id, owed and due_at
+//! token#<name>   record                 the record, beside life, revision, write_id, owed, due_at and failing
 //! token#<name>   key#<sha256>           an idempotency key -> rotation, version; expires_at (TTL)
 //! token#<name>   rotation#<version>     the audit of a version, for ever
 //! ```
@@ -29,7 +29,7 @@ use aws_sdk_dynamodb::{
 use jiff::Timestamp;
 
 use super::{
-    Audit, Clock, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
+    Audit, Clock, Failing, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
     attributes::Attributes,
     aws::{Aws, also_retrying, failed, incomplete},
     milliseconds,
@@ -48,9 +48,10 @@ mod sealing;
 
 use cancelled::{CancelledForNow, passes, was_cancelled_for_now};
 use item::{
-    AUDIT, DUE_AT, OWED, OWNER, PK, RECORD, REPORT, SAVE_RECORD, WRITE_ID, audit_in, audit_item,
-    audit_sort, bad_record, item_key, key_entry_in, key_item, key_sort, number, number_in,
-    record_in, record_item, text, text_in,
+    AUDIT, DUE_AT, FAILING, FORGOTTEN_AT, LAST_VERSION, OWED, OWNER, PK, RECORD, REPORT, REVISION,
+    SAVE_RECORD, WRITE_ID, audit_in, audit_item, audit_sort, bad_record, failing_attribute,
+    failing_in, item_key, key_entry_in, key_item, key_sort, loaded_in, number, number_in,
+    record_item, text, text_in,
 };
 use sealing::Sealing;
 
@@ -78,10 +79,8 @@ impl RecordStore for DynamoDbRecords {
         let record = item_key(token, RECORD);
         let Some(key) = key else {
             let found = self.item(READ_RECORD, token, record).await?;
-            return Ok(Loaded {
-                record: found.map(|item| record_in(item, token)).transpose()?,
-                key: None,
-            });
+            let loaded = found.map(|item| loaded_in(item, token)).transpose()?;
+            return Ok(loaded.unwrap_or_default());
         };
         // Both in one snapshot: a key without the rotation that it stands for would read as one
         // that was carried out long ago.
@@ -109,12 +108,13 @@ impl RecordStore for DynamoDbRecords {
             let on = self.named(token);
             return Err(incomplete("dynamodb:GetItem", READ_RECORD, on, "answer for each item"));
         };
+        let loaded = record.map(|item| loaded_in(item, token)).transpose()?;
         Ok(Loaded {
-            record: record.map(|item| record_in(item, token)).transpose()?,
             key: key
                 .map(|item| key_entry_in(&item, token))
                 .transpose()?
                 .filter(|entry| entry.expires_at > self.clock.now()),
+            ..loaded.unwrap_or_default()
         })
     }
 
@@ -132,7 +132,7 @@ impl RecordStore for DynamoDbRecords {
         let write_id = self.write_id()?;
         let item = record_item(save.record, &write_id)?;
         let (condition, values) = match save.replaces {
-            None => ("attribute_not_exists(pk)", None),
+            None => ("attribute_not_exists(pk) OR attribute_exists(forgotten_at)", None),
             Some(fence) => (still_at(fence), Some(values_of(fence))),
         };
         if save.key.is_none() && save.audit.is_empty() {
@@ -219,46 +219,128 @@ impl RecordStore for DynamoDbRecords {
         }
     }
 
+    async fn back_off(
+        &self,
+        token: &TokenName,
+        error: &Error,
+        now: Timestamp,
+        latest: Option<Timestamp>,
+    ) -> Result<Option<Failing>, Error> {
+        let attempted = "count a failed run beside the record";
+        let answer = self
+            .aws
+            .dynamodb()
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(token, RECORD)))
+            .projection_expression("revision, due_at, failing")
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| failed("dynamodb:GetItem", attempted, self.named(token), &error))?;
+        let item = answer.item.unwrap_or_default();
+        let Some(due_at) = item.get(DUE_AT) else { return Ok(None) };
+        let is_due = |time: &String| time.parse::<Timestamp>().map_or(true, |time| time <= now);
+        if !due_at.as_s().is_ok_and(is_due) {
+            return Ok(None);
+        }
+        let failing = Failing::after(failing_in(&item), error, now);
+        // As they were read, whatever they are: the record may be damaged.
+        let revision = item.get(REVISION).cloned();
+        let condition = match revision {
+            Some(_) => "due_at = :read AND revision = :revision",
+            None => "due_at = :read AND attribute_not_exists(revision)",
+        };
+        let mut values = Attributes::from([
+            (":owed".to_owned(), text(FAILING)),
+            (":due_at".to_owned(), text(milliseconds(failing.due_at(now, latest)))),
+            (":failing".to_owned(), failing_attribute(&failing)?),
+            (":read".to_owned(), due_at.clone()),
+        ]);
+        values.extend(revision.map(|revision| (":revision".to_owned(), revision)));
+        let answer = self
+            .aws
+            .dynamodb()
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(token, RECORD)))
+            .update_expression("SET owed = :owed, due_at = :due_at, failing = :failing")
+            .condition_expression(condition)
+            .set_expression_attribute_values(Some(values))
+            .customize()
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
+                UpdateItemError,
+            >(
+                CONFLICT
+            )))
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Some(failing)),
+            Err(error) if is_refused_by_condition(&error) => Ok(None),
+            Err(error) => Err(failed("dynamodb:UpdateItem", attempted, self.named(token), &error)),
+        }
+    }
+
+    async fn forget(
+        &self,
+        token: &TokenName,
+        fence: Fence,
+        last_version: VersionNumber,
+    ) -> Result<Saved, Error> {
+        let write_id = self.write_id()?;
+        let values = [
+            (":now".to_owned(), text(milliseconds(self.clock.now()))),
+            (":last".to_owned(), number(last_version.get())),
+            (":write_id".to_owned(), text(write_id.as_str())),
+        ];
+        let answer = self
+            .aws
+            .dynamodb()
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(token, RECORD)))
+            .update_expression(format!(
+                "REMOVE #record, life, revision, owed, due_at, failing SET {FORGOTTEN_AT} = :now, \
+                 {LAST_VERSION} = :last, {WRITE_ID} = :write_id"
+            ))
+            .condition_expression(still_at(fence))
+            .expression_attribute_names("#record", RECORD)
+            .set_expression_attribute_values(Some(values_of(fence).into_iter().chain(values).collect()))
+            .return_values_on_condition_check_failure(AllOld)
+            .customize()
+            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
+                UpdateItemError,
+            >(
+                CONFLICT
+            )))
+            .send()
+            .await;
+        let error = match answer {
+            Ok(_) => return Ok(Saved::Saved),
+            Err(error) => error,
+        };
+        match error.as_service_error() {
+            Some(UpdateItemError::ConditionalCheckFailedException(refusal)) => {
+                Ok(saved_if_ours(refusal.item(), &write_id))
+            }
+            _ => {
+                let on = self.named(token);
+                Err(failed("dynamodb:UpdateItem", "forget the record", on, &error))
+            }
+        }
+    }
+
     async fn due(
         &self,
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<(TokenName, Timestamp)>, Error> {
-        let mut due = Vec::new();
-        let mut pages = self
-            .aws
-            .dynamodb()
-            .query()
-            .table_name(&self.table)
-            .index_name(INDEX)
-            .key_condition_expression("owed = :owed AND due_at <= :now")
-            .expression_attribute_values(":owed", text(OWED))
-            .expression_attribute_values(":now", text(milliseconds(now)))
-            .scan_index_forward(true)
-            .limit(limit.clamp(1, 1000).try_into().unwrap_or(i32::MAX))
-            .into_paginator()
-            .send();
-        while due.len() < limit
-            && let Some(page) = pages.next().await
-        {
-            let page = page.map_err(|error| {
-                let on = format!("{}/{INDEX}", self.table);
-                failed("dynamodb:Query", "find the records that are due in", on, &error)
-            })?;
-            for item in page.items() {
-                let owner = text_in(item, PK).and_then(|pk| pk.strip_prefix(OWNER));
-                let Some(token) = owner.and_then(|name| TokenName::parse(name).ok()) else {
-                    // One strange item must not keep the sweep from all the others.
-                    tracing::warn!(table = self.table, "an item in the index is no token's record");
-                    continue;
-                };
-                // Whoever rereads a record whose time is damaged learns what is wrong with it.
-                let due_at = text_in(item, DUE_AT).and_then(|time| time.parse().ok());
-                due.push((token, due_at.unwrap_or(now)));
-            }
-        }
-        due.truncate(limit);
-        Ok(due)
+        self.indexed(OWED, Some(now), limit).await
+    }
+
+    async fn failing(&self, limit: usize) -> Result<Vec<(TokenName, Timestamp)>, Error> {
+        self.indexed(FAILING, None, limit).await
     }
 
     async fn audit(
@@ -342,6 +424,57 @@ fn values_of(fence: Fence) -> Attributes {
 }
 
 impl DynamoDbRecords {
+    /// The records in one partition of the index, the earliest due first, up to a time if one is given.
+    async fn indexed(
+        &self,
+        owed: &str,
+        until: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<(TokenName, Timestamp)>, Error> {
+        let (condition, values) = match until {
+            Some(until) => {
+                let until = (":now".to_owned(), text(milliseconds(until)));
+                ("owed = :owed AND due_at <= :now", Some(until))
+            }
+            None => ("owed = :owed", None),
+        };
+        let values = values.into_iter().chain([(":owed".to_owned(), text(owed))]);
+        let mut due = Vec::new();
+        let mut pages = self
+            .aws
+            .dynamodb()
+            .query()
+            .table_name(&self.table)
+            .index_name(INDEX)
+            .key_condition_expression(condition)
+            .set_expression_attribute_values(Some(values.collect()))
+            .scan_index_forward(true)
+            .limit(limit.clamp(1, 1000).try_into().unwrap_or(i32::MAX))
+            .into_paginator()
+            .send();
+        while due.len() < limit
+            && let Some(page) = pages.next().await
+        {
+            let page = page.map_err(|error| {
+                let on = format!("{}/{INDEX}", self.table);
+                failed("dynamodb:Query", "find the records that are due in", on, &error)
+            })?;
+            for item in page.items() {
+                let owner = text_in(item, PK).and_then(|pk| pk.strip_prefix(OWNER));
+                let Some(token) = owner.and_then(|name| TokenName::parse(name).ok()) else {
+                    // One strange item must not keep the sweep from all the others.
+                    tracing::warn!(table = self.table, "an item in the index is no token's record");
+                    continue;
+                };
+                // A record whose time is damaged is reported when it is reread.
+                let due_at = text_in(item, DUE_AT).and_then(|time| time.parse().ok());
+                due.push((token, due_at.unwrap_or(self.clock.now())));
+            }
+        }
+        due.truncate(limit);
+        Ok(due)
+    }
+
     async fn item(
         &self,
         attempted: &str,

@@ -52,6 +52,7 @@ fn every_other_action_is_read_as_itself() {
     for (request, action, token) in [
         (example!("publish"), "publish", Some("datastore-token")),
         (example!("drop"), "drop", Some("datastore-token")),
+        (example!("forget"), "forget", Some("datastore-token")),
         (example!("import"), "import", None),
         (example!("rotate-fresh"), "rotate", Some("datastore-token")),
         (example!("publish-adopt"), "publish", Some("datastore-token")),
@@ -76,6 +77,7 @@ fn through_the_alias_of_observers_nothing_is_changed() {
         (json!({"action": "rotate", "token": "a"}), false),
         (json!({"action": "publish", "token": "a"}), false),
         (json!({"action": "drop", "token": "a"}), false),
+        (json!({"action": "forget", "token": "a"}), false),
         (json!({"action": "sweep"}), false),
         (json!({"CodePipeline.job": {"id": "1"}}), false),
     ] {
@@ -90,7 +92,7 @@ fn through_the_alias_of_observers_nothing_is_changed() {
 
 #[test]
 fn an_event_names_a_token_and_not_where_it_is_written() {
-    for action in ["rotate", "publish", "drop", "sweep", "status", "preflight"] {
+    for action in ["rotate", "publish", "drop", "forget", "sweep", "status", "preflight"] {
         for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
             let mut event = json!({"action": action, "token": "datastore-token"});
             event[field] = json!({"ssm": "/somewhere/else"});

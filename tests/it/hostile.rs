@@ -157,7 +157,7 @@ fn request() -> impl Strategy<Value = Request> {
 
 /// The pure core is total: it answers, whatever it is given.
 fn pure_functions_take(record: &Record, now: Timestamp) {
-    let loaded = Loaded { record: Some(record.clone()), key: None };
+    let loaded = Loaded { record: Some(record.clone()), ..Loaded::default() };
     let asks = [
         Ask::Rotate { fresh: false },
         Ask::Rotate { fresh: true },

@@ -14,9 +14,11 @@ const PURE: [&str; 14] = [
     "report", "spec", "time", "token", "verdict",
 ];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 12] = [
+const SHELL: [&str; 14] = [
     "begin",
     "compare",
+    "ends",
+    "forget",
     "import",
     "invoke",
     "look",

@@ -31,7 +31,7 @@ use changeover::{
     event::{Event, Invocation, Request},
     invoke,
     notice::Notice,
-    record::Record,
+    record::{Failing, Record},
     rotate::Settings,
     spec::{ParameterName, Place, Reserved, Side, Spec},
     token::{Secret, TokenName},
@@ -118,7 +118,31 @@ impl MemoryWorld {
         let json = json.to_string();
         let spec = Spec::parse(token, version, &json).expect("a spec");
         state.specs.insert(token.clone(), (SpecText { version, json }, spec.clone()));
+        state.unspecified.remove(token);
+        state.bad_specs.remove(token);
         state.deploy(&spec);
+    }
+
+    /// Deletes the spec of a token. Its readers stay.
+    pub(crate) fn unspecify(&self, token: &TokenName) {
+        let mut state = self.state();
+        state.bad_specs.remove(token);
+        state.unspecified.insert(token.clone());
+    }
+
+    /// What bears this name cannot be read, from now on: an inbox, a place, or the record of a token.
+    pub(crate) fn make_unreadable(&self, name: impl ToString) {
+        self.state().unreadable.insert(name.to_string());
+    }
+
+    /// What bears this name can be read again.
+    pub(crate) fn make_readable(&self, name: impl ToString) {
+        self.state().unreadable.remove(&name.to_string());
+    }
+
+    /// The failed runs that are kept beside a record.
+    pub(crate) fn failing(&self, token: &TokenName) -> Option<Failing> {
+        self.state().records.failing.get(token).cloned()
     }
 
     /// Writes what is no spec where a token's spec belongs.

@@ -8,11 +8,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{Error, Kind},
-    record::{KeyDigest, Record, RotationId},
+    record::{Failing, KeyDigest, Record, RotationId},
     time,
     token::{TokenName, VersionNumber},
     world::{
-        Audit, KeyEntry,
+        Audit, KeyEntry, Loaded,
         attributes::{Attributes, from_json, to_json},
         milliseconds,
     },
@@ -34,8 +34,31 @@ pub(super) fn record_item(record: &Record, write_id: &str) -> Result<Attributes,
     Ok(item)
 }
 
+/// What the item of a record holds, without a key; `BadRecord` where it is damaged, or another token's.
+pub(super) fn loaded_in(item: Attributes, token: &TokenName) -> Result<Loaded, Error> {
+    if item.contains_key(FORGOTTEN_AT) && !item.contains_key(RECORD) {
+        let last_version = number_in(&item, LAST_VERSION).map(VersionNumber::new);
+        let last_version = last_version.ok_or_else(|| {
+            bad_record(token, RECORD, format!("it has no attribute `{LAST_VERSION}`"))
+        })?;
+        return Ok(Loaded { last_version, ..Loaded::default() });
+    }
+    let failing = failing_in(&item);
+    Ok(Loaded { record: Some(record_in(item, token)?), failing, ..Loaded::default() })
+}
+
+/// The failed runs that an item counts. Damage there counts as none: it is only ever written anew.
+pub(super) fn failing_in(item: &Attributes) -> Option<Failing> {
+    from_attributes(item.get(FAILING)?).ok()
+}
+
+/// The attribute that counts failed runs.
+pub(super) fn failing_attribute(failing: &Failing) -> Result<AttributeValue, Error> {
+    to_attributes(failing)
+}
+
 /// The record that an item holds; `BadRecord` where it is damaged, or another token's.
-pub(super) fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
+fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
     let bad = |because| bad_record(token, RECORD, because);
     let stored = item.get(RECORD).ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
     let record: Record = from_attributes(stored).map_err(bad)?;
@@ -179,8 +202,15 @@ pub(super) const OWNER: &str = "token#";
 pub(super) const PK: &str = "pk";
 /// What the sort key of an audit entry begins with.
 pub(super) const AUDIT: &str = "rotation#";
-/// The one value of the index's hash key.
+/// The index's hash key of records whose last run did not fail.
 pub(super) const OWED: &str = "1";
+/// The attribute that counts failed runs, and the index's hash key of records that have it: a sweep asks
+/// for the others first, however many fail.
+pub(super) const FAILING: &str = "failing";
+/// When a record was forgotten. Its item has this attribute instead of the record.
+pub(super) const FORGOTTEN_AT: &str = "forgotten_at";
+/// The number of the last version of a record that was forgotten.
+pub(super) const LAST_VERSION: &str = "last_version";
 /// The sort key of a record, and the attribute that holds it whole. Around it stand the attributes
 /// that conditions, the index and the time to live need.
 pub(super) const RECORD: &str = "record";
@@ -192,7 +222,8 @@ pub(super) const DUE_AT: &str = "due_at";
 pub(super) const SAVE_RECORD: &str = "save the record";
 /// What to do about a fault of our own.
 pub(super) const REPORT: &str = "report this as a fault of changeover";
+/// The fence.
+pub(super) const REVISION: &str = "revision";
 const SK: &str = "sk";
-const REVISION: &str = "revision";
 const LIFE: &str = "life";
 const EXPIRES_AT: &str = "expires_at";

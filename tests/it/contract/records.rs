@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use changeover::{
+    error::{Error, Kind},
     fence::Fence,
     record::Record,
     token::{Digest, Secret, TokenName, VersionNumber},
@@ -22,6 +23,9 @@ promises!(
     forgets_a_key_in_time,
     adds_a_key_only_to_the_record_that_was_read,
     postpones_without_a_new_revision,
+    counts_failed_runs_beside_the_record,
+    lists_what_fails_apart_from_what_is_due,
+    forgets_a_record_and_no_more,
     tells_what_is_due_in_order,
     keeps_the_audit,
     finds_a_value_in_the_audit,
@@ -173,6 +177,105 @@ async fn postpones_without_a_new_revision(stores: &Stores) {
     let loaded = stores.loaded(&token, None).await.record;
     assert_eq!(loaded, Some(record.postponed(due_at)));
     assert_eq!(stores.saved(&record.to_save(), Some(1)).await, Saved::Saved, "the fence stands");
+}
+
+async fn counts_failed_runs_beside_the_record(stores: &Stores) {
+    let token = stores.token("fails");
+    let error = Error::new(Kind::BadSpec, "read the spec of", "it is empty", "fill it in");
+    let now = stores.clock.now();
+    let count = async |now, latest| {
+        let counted = stores.records.back_off(&token, &error, now, latest).await;
+        counted.expect("an answer")
+    };
+    assert_eq!(count(now, None).await, None, "there is no record");
+    let record = bare_record(&token).postponed(now - Duration::from_secs(1));
+    assert_eq!(stores.saved(&record, None).await, Saved::Saved);
+
+    let first = count(now, None).await.expect("it was due");
+    assert_eq!((first.tries, first.error.as_str()), (1, "BadSpec"));
+    assert_eq!(first.message, error.to_string());
+    let loaded = stores.loaded(&token, Some("k")).await;
+    assert_eq!(loaded.failing.as_ref(), Some(&first));
+    let again = now + Duration::from_secs(60);
+    let record = record.postponed(again);
+    assert_eq!(loaded.record, Some(record.clone()), "only its time has moved");
+    assert_eq!(count(now, None).await, None, "it is not due any more");
+
+    let second = count(again, None).await.expect("it was due");
+    assert_eq!((second.tries, second.since), (2, first.since));
+    let third_at = again + Duration::from_secs(120);
+    let record = record.postponed(third_at);
+    assert_eq!(stores.loaded(&token, None).await.record, Some(record.clone()));
+    let end = third_at + Duration::from_secs(5);
+    assert_eq!(count(third_at, Some(end)).await.expect("it was due").tries, 3);
+    let record = record.postponed(end);
+    assert_eq!(stores.loaded(&token, None).await.record, Some(record.clone()));
+
+    assert_eq!(stores.saved(&record.to_save(), Some(1)).await, Saved::Saved, "the fence stands");
+    assert_eq!(stores.loaded(&token, None).await.failing, None, "a save ends it");
+}
+
+async fn lists_what_fails_apart_from_what_is_due(stores: &Stores) {
+    let error = Error::new(Kind::BadSpec, "read the spec of", "it is empty", "fill it in");
+    let now = stores.clock.now();
+    let [healthy, failing] = ["apart-healthy", "apart-failing"].map(|name| stores.token(name));
+    for token in [&healthy, &failing] {
+        let record = bare_record(token).postponed(now - Duration::from_secs(1));
+        assert_eq!(stores.saved(&record, None).await, Saved::Saved);
+    }
+    let counted = stores.records.back_off(&failing, &error, now, None).await.expect("an answer");
+    assert!(counted.is_some());
+    let own = |found: Vec<(TokenName, Timestamp)>| -> Vec<_> {
+        let found = found.into_iter();
+        found.filter(|(token, _)| [&healthy, &failing].contains(&token)).collect()
+    };
+    // The index follows its table in its own time.
+    let (mut due, mut fails) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        let later = now + Duration::from_secs(600);
+        due = own(stores.records.due(later, 1000).await.expect("an answer"));
+        fails = own(stores.records.failing(1000).await.expect("an answer"));
+        if due.len() == 1 && fails.len() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(due, [(healthy.clone(), now - Duration::from_secs(1))]);
+    assert_eq!(fails, [(failing.clone(), now + Duration::from_secs(60))]);
+}
+
+async fn forgets_a_record_and_no_more(stores: &Stores) {
+    let token = stores.token("forget");
+    let seventh = VersionNumber::new(7);
+    let forget =
+        async |fence| stores.records.forget(&token, fence, seventh).await.expect("an answer");
+    assert_eq!(forget(fence(1)).await, Saved::Overtaken, "there is none");
+    let (digest, entry) = (key("k"), key_entry(stores.in_a_week()));
+    let first = begun_record(&token);
+    let audited = [audit(&token, 7)];
+    let save = Save { key: Some((&digest, &entry)), audit: &audited, ..alone(&first, None) };
+    assert_eq!(stores.records.save(save).await.expect("an answer"), Saved::Saved);
+    assert_eq!(forget(fence(2)).await, Saved::Overtaken, "another revision");
+    assert_eq!(forget(fence(1)).await, Saved::Saved);
+
+    let loaded = stores.loaded(&token, Some("k")).await;
+    assert!(loaded.record.is_none() && loaded.failing.is_none());
+    assert_eq!(loaded.last_version, seventh);
+    assert_eq!(loaded.key, Some(entry), "keys stay");
+    let audit = stores.records.audit(&token, seventh).await.expect("an answer");
+    assert_eq!(audit.as_ref(), Some(&audited[0]), "the audit stays");
+    // An invocation that still has the record in hand comes too late.
+    assert_eq!(forget(fence(1)).await, Saved::Overtaken);
+    assert_eq!(stores.saved(&first.to_save(), Some(1)).await, Saved::Overtaken);
+    let error = Error::new(Kind::BadSpec, "read the spec of", "it is empty", "fill it in");
+    let postponed = stores.records.postpone(&token, fence(1), stores.clock.now()).await;
+    assert_eq!(postponed.expect("an answer"), Saved::Overtaken);
+    let counted = stores.records.back_off(&token, &error, stores.clock.now(), None).await;
+    assert_eq!(counted.expect("an answer"), None);
+
+    assert_eq!(stores.saved(&bare_record(&token), None).await, Saved::Saved, "another one begins");
+    let loaded = stores.loaded(&token, None).await;
+    assert_eq!(loaded.record, Some(bare_record(&token)));
 }
 
 async fn tells_what_is_due_in_order(stores: &Stores) {

@@ -146,7 +146,8 @@ impl Records {
             Asks::Resume => Ask::Resume,
             Asks::Drop => Ask::Drop,
         };
-        let loaded = Loaded { record: Some(self.record(id).as_ref().clone()), key: None };
+        let record = Some(self.record(id).as_ref().clone());
+        let loaded = Loaded { record, ..Loaded::default() };
         let planned = plan::plan(ask, &loaded, TERMS, NOW);
         self.met.borrow_mut().planned.insert((id, asks), planned.clone());
         planned

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use changeover::{
-    error::Error,
+    error::{Error, Kind},
     spec::{ParameterName, Place, Side},
     token::VersionNumber,
     world::{
@@ -36,8 +36,19 @@ proptest! {
 }
 
 /// Every kind of call whose answer is looked into.
-const READS: [&str; 9] =
-    ["record", "record and key", "due", "audit", "open", "parameter", "token", "accepted", "spec"];
+const READS: [&str; 11] = [
+    "record",
+    "record and key",
+    "due",
+    "failing",
+    "back off",
+    "audit",
+    "open",
+    "parameter",
+    "token",
+    "accepted",
+    "spec",
+];
 
 async fn answered_with(read: &str, damages: &Damages) {
     let mut answer = good(read).await;
@@ -53,6 +64,11 @@ async fn answered_with(read: &str, damages: &Damages) {
         "record" => records.load(&token(), None).await.map(drop),
         "record and key" => records.load(&token(), Some(&key("k"))).await.map(drop),
         "due" => records.due(at(0), 100).await.map(drop),
+        "failing" => records.failing(100).await.map(drop),
+        "back off" => {
+            let error = Error::new(Kind::BadRecord, "read", "it is damaged", "restore it");
+            records.back_off(&token(), &error, at(9), None).await.map(drop)
+        }
         "audit" => records.audit(&token(), VersionNumber::new(7)).await.map(drop),
         "open" => {
             let sealed = Sealed(b"sealed".to_vec());
@@ -85,7 +101,12 @@ async fn good(read: &str) -> Value {
             });
             json!({ "Responses": [{ "Item": record }, { "Item": key }] })
         }
-        "due" => json!({
+        "back off" => json!({"Item": {
+            "revision": {"N": "4"}, "due_at": {"S": "2026-11-01T00:00:00.000Z"},
+            "failing": {"M": {"tries": {"N": "3"}, "since": {"S": "2026-11-01T00:00:00.000Z"},
+                "error": {"S": "BadSpec"}, "message": {"S": "before"}}},
+        }}),
+        "due" | "failing" => json!({
             "Items": [{"pk": {"S": "token#datastore-token"}, "sk": {"S": "record"},
                 "owed": {"S": "1"}, "due_at": {"S": "2026-11-01T00:00:00.000Z"}}],
             "Count": 1, "ScannedCount": 1, "LastEvaluatedKey": {},

@@ -10,7 +10,7 @@ use changeover::{
         progress::Progress,
         verdict::Verdict,
     },
-    record::{ArrivalId, Entry, Imported, Leg, RotationId, Stage, Step},
+    record::{ArrivalId, Entry, Failing, Imported, Leg, RotationId, Stage, Step},
     report::{
         self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
         Standing,
@@ -107,6 +107,7 @@ async fn each_action_is_its_event() {
             json!({"action": "publish", "token": "datastore-token", "adopt": true}),
         ),
         ("drop datastore-token", json!({"action": "drop", "token": "datastore-token"})),
+        ("forget datastore-token", json!({"action": "forget", "token": "datastore-token"})),
         ("status datastore-token", json!({"action": "status", "token": "datastore-token"})),
         ("status", json!({"action": "status"})),
         ("preflight datastore-token", json!({"action": "preflight", "token": "datastore-token"})),
@@ -395,6 +396,7 @@ async fn what_the_function_writes_is_what_is_shown() {
     };
     let standing = Standing {
         token: token(),
+        spec: None,
         revision: Some(3),
         versions: vec![version],
         rotation: Some(RotationId("3f0c".to_owned())),
@@ -404,6 +406,12 @@ async fn what_the_function_writes_is_what_is_shown() {
         unanswered_until: Some(at(6)),
         publications: vec![published],
         held: Some(reason()),
+        failing: Some(Failing {
+            tries: 17,
+            since: at(-30),
+            error: "UnknownToken".to_owned(),
+            message: "no parameter bears its name".to_owned(),
+        }),
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
         queued: Some(RotationId("51ab".to_owned())),
@@ -459,6 +467,10 @@ async fn what_the_function_writes_is_what_is_shown() {
                 "14",
                 "(3s ago)",
                 "it crashes",
+                "changeover forget datastore-token",
+                "17 runs",
+                "(30s ago)",
+                "no parameter bears its name",
                 "ssm:/b",
                 "far-away",
                 "51ab",

@@ -6,9 +6,9 @@ use std::{
 };
 
 use changeover::{
-    error::Kind,
+    error::{Error, Kind},
     fence::Fence,
-    record::Record,
+    record::{Failing, Record},
     spec::Side,
     token::{Digest, Secret, VersionNumber},
     world::{Clock, RecordStore, Save, Saved, Sealed, record_store::DynamoDbRecords},
@@ -75,7 +75,8 @@ async fn the_first_save_is_on_condition_that_there_is_no_record_and_owes_nothing
     let saved = records(&wire).save(save(&record, None)).await.expect("an answer");
     assert_eq!(saved, Saved::Saved);
     let call = wire.only_call();
-    assert_eq!(call.body["ConditionExpression"], "attribute_not_exists(pk)");
+    let condition = "attribute_not_exists(pk) OR attribute_exists(forgotten_at)";
+    assert_eq!(call.body["ConditionExpression"], condition);
     assert!(call.body.get("ExpressionAttributeValues").is_none());
     assert!(call.body["Item"].get("owed").is_none() && call.body["Item"].get("due_at").is_none());
 }
@@ -97,7 +98,8 @@ async fn a_key_and_the_audit_are_saved_in_one_transaction() {
     assert_eq!(call.body["ClientRequestToken"], WRITE_ID);
     let writes = call.body["TransactItems"].as_array().expect("items");
     assert_eq!(writes.len(), 3);
-    assert_eq!(writes[0]["Put"]["ConditionExpression"], "attribute_not_exists(pk)");
+    let condition = "attribute_not_exists(pk) OR attribute_exists(forgotten_at)";
+    assert_eq!(writes[0]["Put"]["ConditionExpression"], condition);
     assert_eq!(writes[0]["Put"]["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
     let put = &writes[1]["Put"];
     assert_eq!(put["ConditionExpression"], "attribute_not_exists(pk) OR expires_at <= :now");
@@ -178,7 +180,7 @@ fn cancelled(reasons: &[(&str, Option<Value>)]) -> Answer {
     Answer::With(400, body)
 }
 
-async fn save_with_key(wire: &Wire) -> Result<Saved, changeover::error::Error> {
+async fn save_with_key(wire: &Wire) -> Result<Saved, Error> {
     let record = begun_record(&token());
     let (digest, entry) = (key("k"), key_entry(at(604_800)));
     let key = Some((&digest, &entry));
@@ -435,6 +437,154 @@ async fn postponing_moves_the_time_alone_and_loading_sees_it() {
     let wire = Wire::script([ok(json!({"Item": item}))]);
     let loaded = records(&wire).load(&token(), None).await.expect("an answer");
     assert_eq!(loaded.record, Some(record.postponed(at(60))));
+}
+
+/// What is read of a record that cannot be parsed: the attributes beside it.
+fn beside(due_at: &str, tries: Option<u32>) -> Value {
+    let mut item = json!({"due_at": {"S": due_at}, "revision": {"N": "4"}});
+    if let Some(tries) = tries {
+        item["failing"] = json!({"M": {
+            "tries": {"N": tries.to_string()}, "since": {"S": "2026-10-31T23:00:00.000Z"},
+            "error": {"S": "BadSpec"}, "message": {"S": "before"},
+        }});
+    }
+    item
+}
+
+async fn back_off(wire: &Wire, latest: Option<jiff::Timestamp>) -> Option<Failing> {
+    let error = Error::new(Kind::BadRecord, "read the item", "it is damaged", "restore it");
+    let failing = records(wire).back_off(&token(), &error, at(0), latest).await;
+    failing.expect("an answer")
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_run_is_counted_on_condition_of_what_was_read() {
+    let due = "2026-10-31T23:59:00.000Z";
+    let wire = Wire::script([ok(json!({"Item": beside(due, Some(3))})), ok(json!({}))]);
+    let failing = back_off(&wire, None).await.expect("it was due");
+    assert_eq!((failing.tries, failing.since), (4, at(-3600)));
+    let calls = wire.calls();
+    assert_eq!(wire.operations(), ["GetItem", "UpdateItem"]);
+    assert_eq!(calls[0].body["ConsistentRead"], true);
+    assert_eq!(calls[0].body["ProjectionExpression"], "revision, due_at, failing");
+    let update = &calls[1].body;
+    assert_eq!(update["Key"]["sk"], json!({"S": "record"}));
+    assert_eq!(
+        update["UpdateExpression"],
+        "SET owed = :owed, due_at = :due_at, failing = :failing"
+    );
+    assert_eq!(update["ConditionExpression"], "due_at = :read AND revision = :revision");
+    let message = "could not read the item: it is damaged; restore it";
+    assert_eq!(
+        update["ExpressionAttributeValues"],
+        json!({
+            ":owed": {"S": "failing"}, ":due_at": {"S": "2026-11-01T00:08:00.000Z"},
+            ":read": {"S": due}, ":revision": {"N": "4"},
+            ":failing": {"M": {
+                "tries": {"N": "4"}, "since": {"S": "2026-10-31T23:00:00.000Z"},
+                "error": {"S": "BadRecord"}, "message": {"S": message},
+            }},
+        })
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn back_off_reaches_an_hour_and_no_end_of_a_version() {
+    let due = "2026-10-31T23:59:00.000Z";
+    for (tries, latest, due_at) in [
+        (None, None, "2026-11-01T00:01:00.000Z"),
+        (Some(5), None, "2026-11-01T00:32:00.000Z"),
+        (Some(6), None, "2026-11-01T01:00:00.000Z"),
+        (Some(u32::MAX), None, "2026-11-01T01:00:00.000Z"),
+        (Some(6), Some(at(90)), "2026-11-01T00:01:30.000Z"),
+    ] {
+        let wire = Wire::script([ok(json!({"Item": beside(due, tries)})), ok(json!({}))]);
+        back_off(&wire, latest).await.expect("it was due");
+        let values = wire.calls()[1].body["ExpressionAttributeValues"].clone();
+        assert_eq!(values[":due_at"], json!({"S": due_at}), "{tries:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_run_of_what_is_not_due_is_not_counted() {
+    let no_time = json!({"revision": {"N": "4"}});
+    for item in [json!(null), no_time, beside("2026-11-01T00:00:01.000Z", None)] {
+        let wire = Wire::script([ok(json!({"Item": item})), ok(json!({}))]);
+        assert_eq!(back_off(&wire, None).await, None);
+        assert_eq!(wire.operations(), ["GetItem"], "nothing is written");
+    }
+    // Another invocation saved between the read and the write.
+    let item = json!({"Item": beside("2026-10-31T23:59:00.000Z", None)});
+    let wire = Wire::script([ok(item), refused("ConditionalCheckFailedException")]);
+    assert_eq!(back_off(&wire, None).await, None);
+    // A record that is damaged all over backs off too.
+    let damaged = json!({"due_at": {"S": "0"}, "failing": {"S": "x"}});
+    let wire = Wire::script([ok(json!({"Item": damaged})), ok(json!({}))]);
+    assert_eq!(back_off(&wire, None).await.expect("it is due").tries, 1);
+    let condition = &wire.calls()[1].body["ConditionExpression"];
+    assert_eq!(condition, "due_at = :read AND attribute_not_exists(revision)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgotten_record_leaves_the_number_of_its_last_version() {
+    let wire = Wire::script([ok(json!({}))]);
+    let forgotten = records(&wire).forget(&token(), fence(4), VersionNumber::new(7)).await;
+    assert_eq!(forgotten.expect("an answer"), Saved::Saved);
+    let call = wire.only_call();
+    assert_eq!(call.operation, "UpdateItem");
+    assert_eq!(
+        call.body["UpdateExpression"],
+        "REMOVE #record, life, revision, owed, due_at, failing SET forgotten_at = :now, \
+         last_version = :last, write_id = :write_id"
+    );
+    assert_eq!(call.body["ExpressionAttributeNames"], json!({"#record": "record"}));
+    assert_eq!(call.body["ConditionExpression"], "revision = :revision AND life = :life");
+    assert_eq!(call.body["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
+    assert_eq!(
+        call.body["ExpressionAttributeValues"],
+        json!({
+            ":now": {"S": "2026-11-01T00:00:00.000Z"}, ":last": {"N": "7"},
+            ":write_id": {"S": WRITE_ID}, ":revision": {"N": "4"}, ":life": {"S": life(0).to_string()},
+        })
+    );
+
+    // What is left reads as no record, and another one may take its place.
+    let left = json!({
+        "pk": {"S": "token#datastore-token"}, "sk": {"S": "record"}, "write_id": {"S": WRITE_ID},
+        "forgotten_at": {"S": "2026-11-01T00:00:00.000Z"}, "last_version": {"N": "7"},
+    });
+    let wire = Wire::script([ok(json!({"Item": left.clone()}))]);
+    let loaded = records(&wire).load(&token(), None).await.expect("an answer");
+    assert_eq!((loaded.record, loaded.last_version), (None, VersionNumber::new(7)));
+    let mut damaged = left;
+    damaged["last_version"] = json!({"S": "7"});
+    let wire = Wire::script([ok(json!({"Item": damaged}))]);
+    let error = records(&wire).load(&token(), None).await.expect_err("damaged");
+    assert_eq!(error.kind, Kind::BadRecord);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_reply_of_a_forget_is_found_out() {
+    for (write_id, saved) in [(WRITE_ID, Saved::Saved), ("another", Saved::Overtaken)] {
+        let mut refusal = error_body("ConditionalCheckFailedException", "no");
+        refusal["Item"] = json!({"write_id": {"S": write_id}});
+        let wire = Wire::script([Answer::Lost, Answer::With(400, refusal)]);
+        let forgotten = records(&wire).forget(&token(), fence(4), VersionNumber::new(7)).await;
+        assert_eq!(forgotten.expect("an answer"), saved, "{write_id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_a_partition_of_its_own() {
+    let row = json!({"pk": {"S": "token#a"}, "sk": {"S": "record"}, "owed": {"S": "failing"},
+                     "due_at": {"S": "2026-11-01T00:01:00.000Z"}});
+    let wire = Wire::script([ok(json!({"Items": [row]}))]);
+    let failing = records(&wire).failing(1000).await.expect("an answer");
+    assert_eq!(failing, [(named("a"), at(60))]);
+    let call = wire.only_call();
+    assert_eq!(call.body["IndexName"], "owed");
+    assert_eq!(call.body["KeyConditionExpression"], "owed = :owed");
+    assert_eq!(call.body["ExpressionAttributeValues"], json!({":owed": {"S": "failing"}}));
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,6 +157,7 @@ impl Records {
 
     fn delete(&mut self, token: &TokenName) {
         self.stored.remove(token);
+        self.failing.remove(token);
         self.keys.retain(|(owner, _), _| owner != token);
         self.saved.entry(token.clone()).or_default().push(None);
         self.minted.remove(token);

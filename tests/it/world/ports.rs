@@ -15,7 +15,7 @@ use changeover::{
     fence::Fence,
     metrics::Measurement,
     notice::Notice,
-    record::KeyDigest,
+    record::{Failing, KeyDigest},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
@@ -151,6 +151,15 @@ impl Ports {
         done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
     }
 
+    /// Fails if what bears this name cannot be read.
+    fn check_readable(&self, name: impl std::fmt::Display) -> Result<(), Error> {
+        if !self.state().unreadable.contains(&name.to_string()) {
+            return Ok(());
+        }
+        let fix = "allow it";
+        Err(Error::new(Kind::AccessDenied, "read", "the world says so", fix).on(name))
+    }
+
     /// Fails where the API server of a workload's cluster does not answer.
     fn reach(&self, workload: &Workload) -> Result<(), Error> {
         let is_lost = self.state().cluster.lost.contains(&workload.cluster);
@@ -183,13 +192,14 @@ impl Ports {
 }
 
 /// Calls that change nothing.
-const LOOKS: [&str; 18] = [
+const LOOKS: [&str; 19] = [
     "spec",
     "specs",
     "inbox",
     "version_of",
     "load",
     "due",
+    "failing",
     "audit",
     "seal",
     "open",
@@ -223,14 +233,20 @@ fn unreachable(port: &str, on: &str) -> Error {
 impl Specs for Ports {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = token.clone();
-        self.plain("spec", token, move |it| it.specs.get(&name).map(|(text, _)| text.clone())).await
+        self.plain("spec", token, move |it| {
+            let bad = it.bad_specs.get(&name).cloned();
+            let good = it.specs.get(&name).filter(|_| !it.unspecified.contains(&name));
+            bad.or(good.map(|(text, _)| text.clone()))
+        })
+        .await
     }
 
     async fn all(&self) -> Result<Vec<(TokenName, Result<SpecText, Error>)>, Error> {
         self.plain("specs", "all", |it| {
             let specs = it.specs.iter().map(|(token, (text, _))| (token, text));
             let all: BTreeMap<_, _> = specs.chain(&it.bad_specs).collect();
-            all.into_iter().map(|(token, text)| (token.clone(), Ok(text.clone()))).collect()
+            let there = all.into_iter().filter(|(token, _)| !it.unspecified.contains(token));
+            there.map(|(token, text)| (token.clone(), Ok(text.clone()))).collect()
         })
         .await
     }
@@ -239,6 +255,7 @@ impl Specs for Ports {
 #[async_trait]
 impl Inboxes for Ports {
     async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
+        self.check_readable(inbox)?;
         let name = inbox.clone();
         self.plain("inbox", inbox, move |it| it.inboxes.get(&name).cloned()).await
     }
@@ -248,7 +265,14 @@ impl Inboxes for Ports {
 impl RecordStore for Ports {
     async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error> {
         let (name, key) = (token.clone(), key.cloned());
-        self.plain("load", token, move |it| it.load(&name, key.as_ref())).await
+        let loaded = self.plain("load", token, move |it| it.load(&name, key.as_ref())).await?;
+        match loaded.record {
+            Some(_) if self.state().unreadable.contains(token.as_str()) => {
+                let because = "its field `versions` is missing or not as expected";
+                Err(Error::new(Kind::BadRecord, "read the item", because, "restore it").on(token))
+            }
+            _ => Ok(loaded),
+        }
     }
 
     async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
@@ -289,12 +313,37 @@ impl RecordStore for Ports {
         self.plain("postpone", token, move |it| it.postpone(&name, fence, due_at)).await
     }
 
+    async fn back_off(
+        &self,
+        token: &TokenName,
+        error: &Error,
+        now: Timestamp,
+        latest: Option<Timestamp>,
+    ) -> Result<Option<Failing>, Error> {
+        let (name, error) = (token.clone(), error.clone());
+        self.plain("back_off", token, move |it| it.back_off(&name, &error, now, latest)).await
+    }
+
+    async fn forget(
+        &self,
+        token: &TokenName,
+        fence: Fence,
+        last_version: VersionNumber,
+    ) -> Result<Saved, Error> {
+        let name = token.clone();
+        self.plain("forget", token, move |it| it.forget(&name, fence, last_version)).await
+    }
+
     async fn due(
         &self,
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<(TokenName, Timestamp)>, Error> {
         self.plain("due", "now", move |it| it.due(now, limit)).await
+    }
+
+    async fn failing(&self, limit: usize) -> Result<Vec<(TokenName, Timestamp)>, Error> {
+        self.plain("failing", "all", move |it| it.failing(limit)).await
     }
 
     async fn audit(
@@ -341,6 +390,7 @@ impl RecordStore for Ports {
 #[async_trait]
 impl Publications for Ports {
     async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error> {
+        self.check_readable(place)?;
         let from = place.clone();
         self.plain("read", place, move |it| it.holding(&from, side)).await
     }

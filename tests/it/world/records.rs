@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use changeover::{
     error::{Error, Kind},
     fence::Fence,
-    record::{KeyDigest, Purpose, Record, RotationId, Stage, Version},
+    record::{Failing, KeyDigest, Purpose, Record, RotationId, Stage, Version},
     spec::Side,
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{Audit, KeyEntry, Loaded, Saved, Sealed},
@@ -22,10 +22,14 @@ pub(crate) struct Records {
     pub(super) stored: BTreeMap<TokenName, Value>,
     pub(super) keys: BTreeMap<(TokenName, String), KeyEntry>,
     pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
-    /// What the index says of a token since when; it lags behind.
-    pub(super) index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>)>>,
     /// Every record ever saved, in order; `None` where it was deleted.
     pub(super) saved: BTreeMap<TokenName, Vec<Option<Record>>>,
+    /// The failed runs that are kept beside a record.
+    pub(super) failing: BTreeMap<TokenName, Failing>,
+    /// The last version of each record that was forgotten.
+    forgotten: BTreeMap<TokenName, VersionNumber>,
+    /// What the index says of a token since when; it lags behind. Whether it is one that fails.
+    pub(super) index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>, bool)>>,
     /// Every version ever saved, and its digest.
     pub(super) minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
     /// Each fence of the accepted view that was ever saved.
@@ -126,7 +130,12 @@ impl State {
             let entry = records.keys.get(&(token.clone(), key.as_str().to_owned()))?;
             (entry.expires_at > self.now).then(|| entry.clone())
         });
-        Loaded { record: records.record(token), key: entry }
+        Loaded {
+            record: records.record(token),
+            key: entry,
+            failing: records.failing.get(token).cloned(),
+            last_version: records.forgotten.get(token).copied().unwrap_or_default(),
+        }
     }
 
     /// One transaction: all of it, or nothing.
@@ -149,6 +158,7 @@ impl State {
         let broken = self.broken_by(before.as_ref(), save);
         let json = serde_json::to_value(&save.record).expect("a record serializes");
         self.records.stored.insert(token.clone(), json);
+        self.records.failing.remove(&token);
         self.records.saved.entry(token.clone()).or_default().push(Some(save.record.clone()));
         if self.records.record(&token).as_ref() != Some(&save.record) {
             self.violated("a record reads back as another than was saved");
@@ -191,16 +201,72 @@ impl State {
         }
     }
 
+    pub(super) fn back_off(
+        &mut self,
+        token: &TokenName,
+        error: &Error,
+        now: Timestamp,
+        latest: Option<Timestamp>,
+    ) -> Option<Failing> {
+        let record = self.records.record(token)?;
+        record.due_at().filter(|due_at| *due_at <= now)?;
+        let before = self.records.failing.get(token).cloned();
+        let failing = Failing::after(before, error, now);
+        self.records.replace(token, &record.postponed(failing.due_at(now, latest)));
+        self.records.failing.insert(token.clone(), failing.clone());
+        self.index(token, Some(failing.due_at(now, latest)));
+        Some(failing)
+    }
+
+    /// What is left is the audit, the keys, and the number of the last version. Another record of the
+    /// token may adopt the value that is current.
+    pub(super) fn forget(
+        &mut self,
+        token: &TokenName,
+        fence: Fence,
+        last_version: VersionNumber,
+    ) -> Saved {
+        match self.records.record(token) {
+            Some(record) if record.fence() == fence => {}
+            _ => return Saved::Overtaken,
+        }
+        if self.in_flight.get(token).is_some_and(|count| *count > 0) {
+            self.violated("a record was forgotten while a write may still land");
+        }
+        let records = &mut self.records;
+        records.stored.remove(token);
+        records.failing.remove(token);
+        records.forgotten.insert(token.clone(), last_version);
+        records.saved.entry(token.clone()).or_default().push(None);
+        self.index(token, None);
+        Saved::Saved
+    }
+
     /// What the index says: what was so half a second ago.
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<(TokenName, Timestamp)> {
+        self.indexed(false, limit, |due_at| due_at <= now)
+    }
+
+    pub(super) fn failing(&self, limit: usize) -> Vec<(TokenName, Timestamp)> {
+        self.indexed(true, limit, |_| true)
+    }
+
+    fn indexed(
+        &self,
+        fails: bool,
+        limit: usize,
+        is_wanted: impl Fn(Timestamp) -> bool,
+    ) -> Vec<(TokenName, Timestamp)> {
         let seen = self.now - INDEX_LAG;
         let mut due: Vec<_> = self
             .records
             .index
             .iter()
             .filter_map(|(token, entries)| {
-                let (_, due_at) = entries.iter().rev().find(|(since, _)| *since <= seen)?;
-                due_at.filter(|due_at| *due_at <= now).map(|due_at| (token.clone(), due_at))
+                let (_, due_at, failing) =
+                    entries.iter().rev().find(|(since, ..)| *since <= seen)?;
+                let due_at = due_at.filter(|due_at| *failing == fails && is_wanted(*due_at));
+                due_at.map(|due_at| (token.clone(), due_at))
             })
             .collect();
         due.sort_by_key(|(_, due_at)| *due_at);
@@ -210,7 +276,8 @@ impl State {
 
     pub(super) fn index(&mut self, token: &TokenName, due_at: Option<Timestamp>) {
         let now = self.now;
-        self.records.index.entry(token.clone()).or_default().push((now, due_at));
+        let fails = self.records.failing.contains_key(token);
+        self.records.index.entry(token.clone()).or_default().push((now, due_at, fails));
     }
 
     /// Everything that a save may not do.
@@ -254,8 +321,10 @@ impl State {
                         Some(version.version) > last,
                         format!("number {} was used before", version.version),
                     );
+                    let forgotten = self.records.forgotten.get(token).copied().unwrap_or_default();
+                    let mut later = known.iter().filter(|(number, _)| **number > forgotten);
                     unless(
-                        known.values().all(|digest| *digest != version.sha256),
+                        later.all(|(_, digest)| *digest != version.sha256),
                         format!("version {} has the value of an older one", version.version),
                     );
                     let opened = unsealed(token, version.version, &version.sealed);

@@ -30,6 +30,10 @@ pub(crate) struct State {
     pub(super) specs: BTreeMap<TokenName, (SpecText, Spec)>,
     /// Specs that do not parse.
     pub(super) bad_specs: BTreeMap<TokenName, SpecText>,
+    /// Tokens whose spec was deleted. Their readers go by what it said.
+    pub(super) unspecified: BTreeSet<TokenName>,
+    /// Inboxes, places and records that cannot be read, by name.
+    pub(super) unreadable: BTreeSet<String>,
     pub(super) records: Records,
     /// Where a second copy of a record is always ahead.
     pub(super) rivalled: Option<Place>,
@@ -106,6 +110,8 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            unspecified: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             inboxes: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             jobs: BTreeMap::new(),

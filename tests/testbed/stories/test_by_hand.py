@@ -37,6 +37,8 @@ OUTCOMES = {
     "sweep": ["swept"],
     "sweep-one": ["swept"],
 }
+# What each comes to once the spec is deleted: one is refused before.
+WITHOUT_A_SPEC = {"forget": ["forgotten"]}
 # What nobody sends by the command: services do.
 BY_SERVICES = {"codepipeline", "import"}
 
@@ -73,7 +75,7 @@ def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
 
     # The same by the command: what has a key is known already, what has none has one of its own.
     commands = _commands()
-    assert commands.keys() == EVENTS.keys() - BY_SERVICES
+    assert commands.keys() == EVENTS.keys() - BY_SERVICES == OUTCOMES.keys() | WITHOUT_A_SPEC.keys()
     for event in OUTCOMES:
         # A sweep ends as the worst of its tokens, and those of other stories may be left without a spec.
         codes = range(5) if event == "sweep" else (0,)
@@ -86,6 +88,17 @@ def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
     said = _run(invoke, environment, tmp_path)
     assert json.loads(said)["FunctionError"] == "Unhandled"
     assert json.loads((tmp_path / "answer.json").read_text())["errorType"] == "UnknownToken"
+    for event, outcomes in WITHOUT_A_SPEC.items():
+
+        def answered(event: str = event) -> dict | None:
+            """The sweep may be writing at this moment."""
+            answer = sent(event)
+            return answer if answer["outcome"] != "deferred" else None
+
+        answer = platform.wait_until(answered, 60, f"{event} is answered")
+        assert answer["outcome"] in outcomes, (event, answer)
+        said = _run(commands[event], environment, tmp_path)
+        tell(f"{commands[event]}: {said.splitlines()[0]}")
 
 
 @pytest.mark.verify
