@@ -18,7 +18,7 @@ use changeover::{
     error::Error,
     fence::Fence,
     spec::{PicksUp, Side, Workload, WorkloadKind},
-    token::TokenName,
+    token::{Digest, TokenName},
     world::{
         Clusters, Progress, Stamp,
         clusters::{Access, Connection, KubernetesClusters},
@@ -179,6 +179,10 @@ struct Administrator(Client);
 impl Access for Administrator {
     async fn connect(&self, _: &str) -> Result<Connection, Error> {
         Ok(Connection { client: self.0.clone(), generation: 1 })
+    }
+
+    async fn describe(&self, cluster: &str) -> Result<Digest, Error> {
+        Ok(Digest::of(cluster))
     }
 
     async fn discard(&self, _: &str, _: &Connection) {}

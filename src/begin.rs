@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Kind},
     finding::Severity,
     import::Arrived,
-    look::{conflict, look},
+    look::look,
     plan::{Ask, Deferred},
     record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
@@ -33,12 +33,7 @@ impl Turn<'_> {
     /// Takes the slot: adopts or creates the token's first version where it has none, takes over what
     /// somebody else wrote where that is wanted, and mints or imports a pending one for a rotation.
     pub(crate) async fn begin(&mut self, purpose: Purpose) -> Result<Begun, Stop> {
-        if self.stored.as_ref().map(Record::spec_version) != Some(self.spec.version)
-            && let Some(conflict) = conflict(self.world, self.spec).await?
-        {
-            return Err(Stop::Failed(conflict));
-        }
-        let without = self.asking.without;
+        let without = &self.without_for(purpose);
         let adopts = self.adopts();
         let mut look = look(self.world, self.spec, self.stored.as_ref(), adopts, without).await?;
         let first = self.stored.is_none();
@@ -109,7 +104,7 @@ impl Turn<'_> {
             None => None,
         };
         let id = match self.record.queued() {
-            Some(queued) if minted.is_some() => queued.clone(),
+            Some(queued) if minted.is_some() => queued.rotation.clone(),
             _ => RotationId(self.world.random_name()?),
         };
         let begin = Begin { adopted, minted, imported: next.imported, ..self.slot(id, purpose) };
@@ -121,14 +116,15 @@ impl Turn<'_> {
     pub(crate) fn slot(&self, id: RotationId, purpose: Purpose) -> Begin {
         let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
         let compare_within = self.spec.looked_at_every();
-        let begin = Begin::new(id, purpose, self.spec.version, lease);
+        let begin = Begin::new(id, purpose, self.spec.id.clone(), lease);
         Begin { life: Some(self.life), compare_within, ..begin }
     }
 
     /// Saves the rotation, its version, its trigger's key and the lease, all or nothing.
     pub(crate) async fn take_slot(&mut self, begin: Begin) -> Result<(), Stop> {
+        let without = self.without_for(begin.purpose);
         self.apply(Change::Begin(Box::new(begin)))?;
-        self.leave_out()?;
+        self.leave_out(&without)?;
         self.refuse_what_does_not_fit().await?;
         if self.joins.is_none() {
             self.joins = self.record.rotation().map(|rotation| self.key_entry(rotation));

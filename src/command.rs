@@ -99,7 +99,8 @@ pub async fn ask(
         Action::Timeline { output, requests, .. } => {
             picture(reply, output, requests.as_ref(), &mut here)
         }
-        _ => show(reply, as_json, &mut here),
+        Action::Rotate(_) => show(reply, Verdict::of_rotation, as_json, &mut here),
+        _ => show(reply, Verdict::of, as_json, &mut here),
     });
     ended(shown, &mut here.progress)
 }
@@ -182,12 +183,13 @@ fn event(action: &Action) -> Value {
 /// Writes what came back. With `--json` a function error is written too: it is the function's answer.
 fn show(
     reply: Option<Reply>,
+    judge: fn(&Reply) -> Verdict,
     as_json: bool,
     here: &mut Surroundings<'_>,
 ) -> Result<Verdict, Failure> {
     here.progress.end();
     let Some(reply) = reply else { return Ok(Verdict::InProgress) };
-    let verdict = Verdict::of(&reply);
+    let verdict = judge(&reply);
     if as_json {
         writeln!(here.out, "{}", reply.text.trim_end())?;
     }

@@ -9,17 +9,19 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde::{Deserialize, de::IgnoredAny};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
 use tracing::warn;
 
 use crate::{
     begin::Begun,
-    fence::{Fence, Life},
+    error::Error,
+    fence::Fence,
     look::away,
     plan::{self, Move, Terms},
-    record::{Begin, Change, Purpose, Record, RotationId, Stage},
+    record::{Begin, Change, Purpose, RotationId, Stage},
     report::{Outcome, Report},
-    spec::{AcceptedForm, OnDrift, Side},
+    spec::{AcceptedForm, OnDrift, Side, Spec},
     token::{Digest, Secret, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{Holding, Progress},
@@ -72,7 +74,7 @@ impl Turn<'_> {
                     let held = self.owned_by_another(side, place.clone(), other);
                     self.warnings.push(format!("{place}: {}. {}", held.reason, held.fix));
                     drift.push(place);
-                } else if found.is_none_or(|found| is_own(&self.record, side, &found)) {
+                } else if self.is_own(side, found.as_ref()).await? {
                     repaired.push(side);
                 } else {
                     is_edited |= side == Side::Presenters;
@@ -155,12 +157,17 @@ impl Turn<'_> {
 
     /// Saves the comparison, and leaves the token until its next end or comparison.
     async fn rest_until_due(&mut self, outcome: Outcome) -> Result<Report, Stop> {
+        self.release(self.next_look()).await?;
+        Ok(self.report(outcome))
+    }
+
+    /// When a token at rest is due.
+    pub(crate) fn next_look(&self) -> Timestamp {
         let due_at = match self.record.owed() {
             Some(_) => self.record.next_end().unwrap_or(self.record.compare_at()),
             None => self.record.compare_at(),
         };
-        self.release(due_at.min(self.record.due_at_rest(self.now()))).await?;
-        Ok(self.report(outcome))
+        due_at.min(self.record.due_at_rest(self.now()))
     }
 
     /// Compares the Secrets that are written for this side, and writes those anew that differ: at once,
@@ -203,30 +210,44 @@ impl Turn<'_> {
         Ok(differ)
     }
 
+    /// Whether what differs is the token's own, or nothing: a live version, or an accepted document that was
+    /// written for this token. One with another record's life is, or one with none, if any entry of it is a
+    /// version that this token has or had: numbers are those of any token.
+    async fn is_own(&self, side: Side, found: Option<&Holding>) -> Result<bool, Error> {
+        let Some(found) = found else { return Ok(true) };
+        if side == Side::Presenters {
+            return Ok(self.record.holds(&found.value.digest()));
+        }
+        let life = found.fence_of(side).and_then(|fence| fence.life);
+        if found.token.as_ref() == Some(self.record.token())
+            || (life.is_some() && life == self.record.life())
+        {
+            return Ok(true);
+        }
+        let Ok(document) = serde_json::from_str::<Document>(found.value.expose()) else {
+            return Ok(false);
+        };
+        let entries = document.accepted.iter().take(Spec::DEEPEST);
+        let entries = entries.filter_map(|entry| Some((entry.version, entry.digest()?)));
+        let entries: Vec<_> = entries.collect();
+        if document.accepted.is_empty() || entries.iter().any(|(_, it)| self.record.holds(it)) {
+            return Ok(true);
+        }
+        let audits = entries
+            .iter()
+            .map(|(version, _)| self.world.records.audit(self.record.token(), *version));
+        for ((_, digest), audit) in entries.iter().zip(join_all(audits).await) {
+            if audit?.is_some_and(|audit| audit.sha256 == *digest) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The fence of a newer record of this token, if that wrote what was found.
     fn other_record(&self, side: Side, found: &Holding) -> Option<Fence> {
         found.fence_of(side).filter(|fence| fence.life > self.record.life())
     }
-}
-
-/// Whether a value that differs is one of the token's own: a live version, or an accepted document
-/// that names no version which was never minted.
-fn is_own(record: &Record, side: Side, found: &Holding) -> bool {
-    match side {
-        Side::Presenters => record.holds(&found.value.digest()),
-        // An older record of this token wrote it, whatever its numbers.
-        Side::Verifiers if older_life(record, found).is_some() => true,
-        Side::Verifiers => {
-            let highest = record.next_version();
-            serde_json::from_str::<Document>(found.value.expose())
-                .is_ok_and(|document| document.accepted.iter().all(|entry| entry.version < highest))
-        }
-    }
-}
-
-fn older_life(record: &Record, found: &Holding) -> Option<Life> {
-    let life = found.fence_of(Side::Verifiers)?.life?;
-    (Some(life) < record.life()).then_some(life)
 }
 
 /// The form of an accepted document; `None` if a value is none.
@@ -247,6 +268,19 @@ struct Entry {
     version: VersionNumber,
     #[serde(rename = "stage")]
     _stage: Stage,
-    /// In the form `plain`.
-    token: Option<IgnoredAny>,
+    sha256: Option<Digest>,
+    /// The digest of the token, in the form `plain`.
+    #[serde(default, deserialize_with = "digest_of_value")]
+    token: Option<Digest>,
+}
+
+impl Entry {
+    fn digest(&self) -> Option<Digest> {
+        self.token.or(self.sha256)
+    }
+}
+
+/// A token is never kept beside its digest.
+fn digest_of_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
+    String::deserialize(from).map(|value| Some(Secret::verbatim(value).digest()))
 }

@@ -11,7 +11,7 @@ use crate::{
     compare::form_of,
     error::{Error, Kind},
     record::{Leg, Record, Step},
-    spec::{Audience, OnDrift, Place, Publication, Side, Source, Spec},
+    spec::{Audience, OnDrift, Place, Publication, Side, Source, Spec, SpecId},
     token::Generation,
     turn::{Asking, Settings, Stop, Turn},
     world::World,
@@ -86,7 +86,10 @@ async fn spec_of(world: &World, record: &Record) -> Option<Spec> {
     }
     Some(Spec {
         token: record.token().clone(),
-        version: record.spec_version(),
+        id: match record.spec() {
+            Some(spec) => spec.clone(),
+            None => SpecId::of(record.spec_version(), ""),
+        },
         source: Source::Generated,
         generation: Generation::new(*Generation::BYTES.start(), None)?,
         overlap: std::time::Duration::ZERO,

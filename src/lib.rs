@@ -33,6 +33,7 @@ mod status;
 mod preflight;
 mod forget;
 pub mod rotate;
+mod admit;
 mod ends;
 mod compare;
 mod begin;

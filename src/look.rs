@@ -12,7 +12,7 @@ use crate::{
     fence::Life,
     finding::{Finding, Severity, Subject},
     record::{Held, Record},
-    spec::{self, ParameterName, Place, Publication, Side, Spec, Workload},
+    spec::{ParameterName, Place, Publication, Side, Spec, Workload},
     token::Secret,
     world::{Holding, World},
 };
@@ -123,24 +123,6 @@ fn drift(place: &Place) -> Finding {
         "find out who wrote it; put the current value back, remove it, or publish with \"adopt\": true \
          to make it the next version",
     )
-}
-
-/// Two specs that write the same place would undo each other. Looked for when a spec is used for
-/// the first time, and by every preflight: it reads all specs.
-///
-/// # Errors
-/// What could not be read; a conflict is not an error of this function, but its result.
-pub(crate) async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
-    let mut specs = others(world, spec).await?;
-    specs.push(spec.clone());
-    Ok(spec::conflicts(&specs).remove(&spec.token))
-}
-
-/// The specs of all other tokens. What is wrong with one is theirs to be told.
-pub(crate) async fn others(world: &World, spec: &Spec) -> Result<Vec<Spec>, Error> {
-    let mut others = specs(world).await?;
-    others.retain(|other| other.token != spec.token);
-    Ok(others)
 }
 
 /// Every spec that can be read.

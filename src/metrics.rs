@@ -230,7 +230,18 @@ impl Measurement {
 
     /// How a token stands.
     pub fn of_token(at: Timestamp, record: &Record) -> Self {
-        let mut values = vec![(Metric::Overdue, overdue(record, at).as_secs())];
+        Self::standing(at, record, overdue(record, at))
+    }
+
+    /// How a token stands whose run failed: a rotation that waits is overdue since it was asked for.
+    pub fn of_failing_token(at: Timestamp, record: &Record) -> Self {
+        let since = record.queued().and_then(|queued| queued.since);
+        let waits = since.map_or(0, |since| milliseconds(since, at));
+        Self::standing(at, record, overdue(record, at).max(Duration::from_millis(waits)))
+    }
+
+    fn standing(at: Timestamp, record: &Record, overdue: Duration) -> Self {
+        let mut values = vec![(Metric::Overdue, overdue.as_secs())];
         if let Some(current) = record.in_stage(Stage::Current) {
             let age = milliseconds(current.created_at, at) / 1000;
             values.push((Metric::CurrentAge, age));

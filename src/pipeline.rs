@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use crate::{
     error::{Error, Kind},
-    event::Job,
+    event::{Job, Request},
     report::{Answer, Outcome, Report, Results},
     verdict::{Failure, Verdict},
     world::World,
@@ -30,7 +30,7 @@ pub(crate) async fn answer(
     job: &Job,
     answered: &Result<Answer, Error>,
 ) -> Result<Answer, Error> {
-    let verdict = verdict(answered, job.key());
+    let verdict = verdict(answered, job);
     info!(job = job.id, verdict = verdict.name(), "answer the job");
     match world.pipeline.answer(&job.id, &verdict).await {
         Ok(()) => {}
@@ -43,10 +43,17 @@ pub(crate) async fn answer(
     Ok(Answer::Job(verdict))
 }
 
-/// What a job is told of how it went. `key` is that of the action's first job.
-fn verdict(answered: &Result<Answer, Error>, key: &str) -> Verdict {
+/// What a job is told of how it went.
+fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
+    let rotates = matches!(job.request(), Ok(Request::Rotate { .. }));
     match answered {
-        Ok(Answer::One(report)) => of_report(report, key),
+        Ok(Answer::One(report)) if rotates && report.outcome == Outcome::Dropped => {
+            let message = format!("dropped: {}", report.warnings.join("; "));
+            Verdict::Failed { failure: Failure::JobFailed, message }
+        }
+        // Nothing of it was saved. CodePipeline asks again by the continuation.
+        Err(Error { kind: Kind::Throttled, .. }) if rotates => goes_on(job),
+        Ok(Answer::One(report)) => of_report(report, job),
         Ok(Answer::Preflight(inspections)) if inspections.outcome == Outcome::Refused => {
             let findings = inspections.results.iter().flat_map(|it| &it.findings);
             let told: Vec<_> =
@@ -61,11 +68,9 @@ fn verdict(answered: &Result<Answer, Error>, key: &str) -> Verdict {
     }
 }
 
-fn of_report(report: &Report, key: &str) -> Verdict {
+fn of_report(report: &Report, job: &Job) -> Verdict {
     match (report.outcome, &report.held) {
-        (Outcome::InProgress | Outcome::Deferred, _) => {
-            Verdict::GoesOn { continuation: key.to_owned() }
-        }
+        (Outcome::InProgress | Outcome::Deferred, _) => goes_on(job),
         (Outcome::Held, held) => {
             let held = held.iter().map(|it| format!(": {}: {}; {}", it.object, it.reason, it.fix));
             let message = format!("held{}", held.collect::<String>());
@@ -73,6 +78,11 @@ fn of_report(report: &Report, key: &str) -> Verdict {
         }
         (outcome, _) => succeeded(outcome, variables(report)),
     }
+}
+
+/// The next job of the action brings the key of the first.
+fn goes_on(job: &Job) -> Verdict {
+    Verdict::GoesOn { continuation: job.key().to_owned() }
 }
 
 fn succeeded(outcome: Outcome, mut variables: BTreeMap<&'static str, String>) -> Verdict {

@@ -26,7 +26,7 @@ pub enum Ask {
         /// Whether a value that somebody else wrote becomes the next version.
         adopt: bool,
     },
-    /// The pending version given up.
+    /// The pending version given up, and the rotation that waits taken back.
     Drop,
     /// Whatever is owed.
     Resume,
@@ -73,12 +73,14 @@ pub enum Move {
     },
     /// Give the pending version up.
     Drop,
+    /// Take back the rotation that waits.
+    TakeBack,
     /// End the record.
     Forget,
     /// Compare the publications with the record.
     Compare,
-    /// This key did it already.
-    Unchanged(KeyEntry),
+    /// This key did it already, and its rotation has ended.
+    Ended(KeyEntry),
     /// Nothing is owed.
     Nothing,
     /// It cannot be done any more; why, and what to do instead.
@@ -91,6 +93,11 @@ pub enum Move {
 }
 
 impl Move {
+    /// Whether what is carried out works from the spec, so that it has to be admitted.
+    pub fn needs_spec(&self) -> bool {
+        matches!(self, Move::Begin(_) | Move::CarryOn(_) | Move::Drop | Move::Compare)
+    }
+
     /// Its name, for the log.
     pub fn name(&self) -> &'static str {
         match self {
@@ -99,9 +106,10 @@ impl Move {
             Move::Join(_) => "join",
             Move::Defer { .. } => "defer",
             Move::Drop => "drop",
+            Move::TakeBack => "take_back",
             Move::Forget => "forget",
             Move::Compare => "compare",
-            Move::Unchanged(_) => "unchanged",
+            Move::Ended(_) => "ended",
             Move::Nothing => "nothing",
             Move::Refuse { .. } => "refuse",
         }
@@ -131,8 +139,6 @@ pub enum Deferred {
     Unanswered,
     /// The accepted set is as deep as its smallest store takes.
     Full,
-    /// Something other than a rotation takes the slot.
-    Occupied,
     /// Others saved first, each time that it was tried.
     Contended,
 }
@@ -147,7 +153,6 @@ impl fmt::Display for Deferred {
             Deferred::Full => {
                 "deferred: the accepted set is full; raise the period, or lower the overlap"
             }
-            Deferred::Occupied => "deferred: the publications are being written or repaired",
             Deferred::Contended => {
                 "deferred: others were first each time; whatever is in progress goes on"
             }
@@ -160,7 +165,7 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
     let Some(record) = &loaded.record else {
         return match (ask, &loaded.key) {
             // The record in which this key brought its version was forgotten.
-            (Ask::Rotate { .. }, Some(entry)) => Move::Unchanged(entry.clone()),
+            (Ask::Rotate { .. }, Some(entry)) => Move::Ended(entry.clone()),
             (Ask::Rotate { .. }, None) => Move::Begin(Purpose::Rotate),
             (Ask::Publish { .. }, _) => Move::Begin(Purpose::Publish),
             (Ask::Drop | Ask::Resume, _) => Move::Nothing,
@@ -183,18 +188,7 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
         }
         Ask::Publish { .. } => Move::Begin(Purpose::Publish),
 
-        Ask::Drop => match record.rotation() {
-            Some(rotation) if rotation.purpose == Purpose::Rotate && rotation.presented => {
-                Move::Refuse {
-                    because: "presenters may have its version already",
-                    fix: "let it go on, forward is the only safe direction; rotate again afterwards",
-                }
-            }
-            Some(rotation) if rotation.purpose == Purpose::Rotate => {
-                not_before(record, now).unwrap_or(Move::Drop)
-            }
-            _ => Move::Nothing,
-        },
+        Ask::Drop => drop_pending(record, now),
 
         Ask::Resume if attended => Move::Join(Relation::Same),
         Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Move::Nothing,
@@ -223,7 +217,8 @@ struct Asked<'a> {
 }
 
 fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Move {
-    let is_queued = |entry: &&KeyEntry| record.queued() == Some(&entry.rotation);
+    let is_queued =
+        |entry: &&KeyEntry| record.queued().is_some_and(|it| it.rotation == entry.rotation);
     let queued = asked.key.filter(is_queued);
     if let Some(entry) = asked.key.filter(|_| queued.is_none()) {
         let is_its_own = match (record.rotation(), record.owed()) {
@@ -238,16 +233,15 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
         return match (is_its_own, attended) {
             (true, true) => Move::Join(Relation::Same),
             (true, false) => Move::CarryOn(Relation::Same),
-            (false, _) => Move::Unchanged(entry.clone()),
+            (false, _) => Move::Ended(entry.clone()),
         };
     }
     let purpose = record.rotation().map(|rotation| rotation.purpose);
     let relation = match purpose {
         // What arrived meanwhile is another version: it is looked at once this one is through.
-        Some(Purpose::Rotate) if queued.is_some() || asked.terms.is_imported => Relation::Before,
-        Some(Purpose::Rotate) if asked.fresh => Relation::BeforeQueued,
-        Some(Purpose::Rotate) => Relation::Joined,
-        _ => Relation::Before,
+        _ if queued.is_some() || asked.terms.is_imported => Relation::Before,
+        Some(Purpose::Rotate) if !asked.fresh => Relation::Joined,
+        _ => Relation::BeforeQueued,
     };
     match purpose {
         // Only whoever holds the record can save what is to follow: it is taken over from a watcher,
@@ -255,12 +249,32 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
         Some(_) if attended && relation == Relation::BeforeQueued => {
             take_over(record, relation, now)
         }
-        Some(Purpose::Rotate) if attended => Move::Join(relation),
-        Some(_) if attended => {
-            Move::Defer { until: record.due_at().unwrap_or(now), because: Deferred::Occupied }
-        }
+        Some(_) if attended => Move::Join(relation),
         Some(_) => Move::CarryOn(relation),
-        None => mint(record, asked.terms, now),
+        None => match mint(record, asked.terms, now) {
+            // What is owed is not put off by what waits for another reason.
+            Move::Defer { because: Deferred::Full | Deferred::Unanswered, .. }
+                if !is_at_rest(record) =>
+            {
+                take_over(record, relation, now)
+            }
+            Move::CarryOn(_) => Move::CarryOn(relation),
+            decision => decision,
+        },
+    }
+}
+
+fn drop_pending(record: &Record, now: Timestamp) -> Move {
+    let rotation = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
+    match rotation {
+        Some(rotation) if !rotation.presented => not_before(record, now).unwrap_or(Move::Drop),
+        _ if record.queued().is_some() && record.is_leased(now) => leased(record, now),
+        _ if record.queued().is_some() => Move::TakeBack,
+        Some(_) => Move::Refuse {
+            because: "presenters may have its version already",
+            fix: "let it go on, forward is the only safe direction; rotate again afterwards",
+        },
+        None => Move::Nothing,
     }
 }
 

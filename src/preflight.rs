@@ -9,12 +9,13 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::{StreamExt, stream};
 
 use crate::{
+    admit,
     error::Error,
     finding::{Examination, Finding, Severity},
     look::{self, Look},
     report::{Checked, Inspection, Outcome, Results},
-    rotate::{self, Settings},
-    spec::{self, OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
+    rotate::Settings,
+    spec::{OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
     token::TokenName,
     world::World,
 };
@@ -28,23 +29,25 @@ pub(crate) async fn run(
     settings: &Settings,
     token: &TokenName,
 ) -> Result<Results<Inspection>, Error> {
-    let spec = rotate::spec(world, settings, token).await?;
+    let spec = admit::spec(world, settings, token).await?;
     let record = world.records.load(token, None).await?.record;
     let adopts = spec.on_drift == OnDrift::Adopt;
     let mut came_to = Examination::default();
 
-    let mut specs = match look::others(world, &spec).await {
+    let (mut specs, broken) = match admit::others(world, &spec).await {
         Ok(others) => others,
         Err(error) => {
             came_to.findings.push(Finding::failed("the specs of other tokens", error));
-            Vec::new()
+            (Vec::new(), Vec::new())
         }
     };
     specs.push(spec.clone());
     let object = format!("the spec of {token}");
-    match spec::conflicts(&specs).remove(token) {
-        Some(conflict) => came_to.findings.push(Finding::failed(&object, conflict)),
-        None => came_to.right(&object, "no other token publishes to its places"),
+    match admit::conflict_among(world, &spec, &specs, &broken).await {
+        Ok(Some(conflict)) | Err(conflict) => {
+            came_to.findings.push(Finding::failed(&object, conflict));
+        }
+        Ok(None) => came_to.right(&object, "no other token publishes to its places"),
     }
     let published: BTreeSet<_> = specs
         .iter()
@@ -62,6 +65,11 @@ pub(crate) async fn run(
         (*side, *publication, read, key)
     });
     let subjects = look::subjects(&spec);
+    // A connection to what a cluster's name meant before would be looked through.
+    let clusters = spec.clusters();
+    if !clusters.is_empty() {
+        world.clusters.describe(&clusters).await;
+    }
     let (looks, examination) = tokio::join!(
         looks.buffered(AT_ONCE).collect::<Vec<_>>(),
         world.clusters.examine(&subjects, &published)

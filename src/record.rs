@@ -18,6 +18,7 @@ mod audit;
 mod change;
 mod failing;
 mod imported;
+mod queued;
 mod rotation;
 
 use std::{
@@ -31,7 +32,7 @@ use sha2::Digest as _;
 
 use crate::{
     fence::{Fence, Life},
-    spec::{COMPARE_EVERY, Side},
+    spec::{COMPARE_EVERY, Side, SpecId},
     time::{in_milliseconds, optional_milliseconds},
     token::{Digest, Sealed, TokenName, VersionNumber},
 };
@@ -39,6 +40,7 @@ pub use audit::Audit;
 pub use change::{Begin, Change, Illegal, Minted};
 pub use failing::{Failing, back_off};
 pub use imported::{ArrivalId, Imported};
+pub use queued::Queued;
 pub use rotation::{Entry, Leg, Owed, Purpose, Rotation, RotationId, Step};
 
 /// How long after its end a lease is still honoured, for clocks that disagree.
@@ -95,12 +97,15 @@ pub struct Record {
     /// Places that hold a value that is none of ours.
     drift: Vec<String>,
     spec_version: i64,
+    /// Which spec it works from. `None` in a record that an earlier version of changeover saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec: Option<SpecId>,
     /// Clusters that the last rotation goes without, knowingly, and whatever is owed after it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     without: BTreeSet<String>,
     /// A rotation that is asked for, and begins once the one in progress is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    queued: Option<RotationId>,
+    queued: Option<Queued>,
     /// The value that somebody else wrote to a publication in the middle of a rotation, which had to
     /// be published over: it is the next version, and sealed as such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,6 +277,7 @@ impl Record {
             held: None,
             drift: Vec::new(),
             spec_version: 0,
+            spec: None,
             without: BTreeSet::new(),
             queued: None,
             edited: None,
@@ -430,6 +436,19 @@ impl Record {
         self.spec_version
     }
 
+    /// The spec that the record works from; `None` if an earlier version of changeover saved it.
+    pub fn spec(&self) -> Option<&SpecId> {
+        self.spec.as_ref()
+    }
+
+    /// Whether this is the spec that the record works from.
+    pub fn works_from(&self, id: &SpecId) -> bool {
+        match &self.spec {
+            Some(spec) => spec.means(id),
+            None => self.spec_version == id.version,
+        }
+    }
+
     /// Clusters whose workloads are left out, until a rotation begins that is not told to.
     pub fn without(&self) -> &BTreeSet<String> {
         &self.without
@@ -437,7 +456,7 @@ impl Record {
 
     /// The rotation that begins by itself, once what it waits for has passed: the one in progress, or what
     /// keeps the set of live versions from being changed.
-    pub fn queued(&self) -> Option<&RotationId> {
+    pub fn queued(&self) -> Option<&Queued> {
         self.queued.as_ref()
     }
 

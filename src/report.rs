@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     error::Error,
     finding::Finding,
-    record::{Entry, Failing, Held, Imported, Leg, RotationId, Stage, Step},
+    record::{Entry, Failing, Held, Imported, Leg, Queued, RotationId, Stage, Step},
     time::milliseconds,
     token::{TokenName, VersionNumber},
     verdict::Verdict,
@@ -268,9 +268,9 @@ pub struct Standing {
     /// Clusters that the last rotation was told to go without, and so does what it owes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
-    /// The rotation that begins by itself once the one in progress is through.
+    /// The rotation that begins by itself as soon as it can.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub queued: Option<RotationId>,
+    pub queued: Option<Queued>,
     /// What was taken from its inbox last: parameter, version, when it was written, and why it did not
     /// become a version where it did not.
     #[serde(skip_serializing_if = "Option::is_none")]

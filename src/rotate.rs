@@ -17,14 +17,15 @@ use tracing::info;
 
 pub use crate::turn::{Asking, Settings};
 use crate::{
+    admit,
     begin::Begun,
     ends,
     error::{Error, Kind},
     metrics::Measurement,
     plan::{self, Ask, Deferred, Move, Relation, Terms},
-    record::{Change, KeyDigest, Leg},
+    record::{Change, KeyDigest, Leg, Purpose, Record},
     report::{Outcome, Report},
-    spec::{Side, Spec},
+    spec::Spec,
     token::{TokenName, VersionNumber},
     turn::{Stop, Turn},
     world::{KeyEntry, Saved, World},
@@ -53,17 +54,17 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         let loaded = world.records.load(asking.token, key).await?;
         // Read after the record: whoever saved it worked from this spec or from an earlier one, and
         // a later save of theirs would overtake ours.
-        let spec = match (spec(world, settings, asking.token).await, &loaded.record) {
-            (Err(error), Some(record)) if asking.ask == Ask::Resume => {
-                ends::without_spec(world, settings, &asking, record, error.kind).await?;
-                return Err(error);
-            }
-            (spec, _) => spec?,
-        };
+        let record = loaded.record.as_ref();
+        let read = admit::read(world, settings, asking.token, record).await;
+        let mut spec = or_ends(read, world, settings, &asking, record).await?;
         let now = world.clock.now();
         let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
         let decision = plan::leaving_out(decision, asking.without, &loaded, now);
-        if !matches!(decision, Move::Unchanged(_)) {
+        if decision.needs_spec() {
+            let admitted = admit::admit(world, &mut spec, record, asking.without).await;
+            or_ends(admitted, world, settings, &asking, record).await?;
+        }
+        if !matches!(decision, Move::Ended(_)) {
             check_known(&spec, asking.without)?;
         }
         info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
@@ -82,8 +83,9 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
             Move::CarryOn(relation) => turn.carry_on_as(relation).await,
             Move::Join(relation) => turn.join(relation).await,
             Move::Drop => turn.drop_pending().await,
+            Move::TakeBack => turn.take_back().await,
             Move::Compare => turn.compare().await,
-            Move::Defer { until, because: Deferred::Leased | Deferred::Occupied }
+            Move::Defer { until, because: Deferred::Leased }
                 if looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
             {
                 // Whoever is at it usually lets go within a second or two, long before the lease
@@ -94,7 +96,7 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 continue;
             }
             Move::Defer { until, because } => turn.defer(until, because).await,
-            Move::Unchanged(entry) => return unchanged(world, asking.token, &entry).await,
+            Move::Ended(entry) => return ended(world, &spec, &entry).await,
             Move::Nothing | Move::Forget => Ok(turn.report(Outcome::NothingOwed)),
             Move::Refuse { because, fix } => Err(Stop::Failed(
                 Error::new(Kind::PreflightFailed, "drop the pending version of", because, fix)
@@ -130,6 +132,9 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         }
     }
     info!(token = %asking.token, plans, "others were first each time");
+    if asking.ask.is_rotate() {
+        return Err(unsaved(asking.token, "other invocations saved its record first each time"));
+    }
     Ok(Report {
         not_before: Some(world.clock.now() + LONGEST_PAUSE),
         warnings: vec![Deferred::Contended.to_string()],
@@ -137,14 +142,28 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
     })
 }
 
+/// What was read; or, if a sweep's token has no spec that can be used, its ends are carried on before the
+/// error is handed on.
+async fn or_ends<T>(
+    read: Result<T, Error>,
+    world: &World,
+    settings: &Settings,
+    asking: &Asking<'_>,
+    record: Option<&Record>,
+) -> Result<T, Error> {
+    if let (Err(error), Some(record), Ask::Resume) = (&read, record, asking.ask) {
+        ends::without_spec(world, settings, asking, record, error.kind).await?;
+    }
+    read
+}
+
 /// A cluster that nobody knows may be one that is misspelt: then the wrong thing would be waited for.
 fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
-    let workloads = Side::BOTH.iter().flat_map(|side| &spec.side(*side).workloads);
-    let known: BTreeSet<_> = workloads.map(|workload| &workload.cluster).collect();
-    let Some(unknown) = without.iter().find(|cluster| !known.contains(cluster)) else {
+    let known = spec.clusters();
+    let Some(unknown) = without.iter().find(|cluster| !known.contains(*cluster)) else {
         return Ok(());
     };
-    let known: Vec<_> = known.into_iter().map(String::as_str).collect();
+    let known: Vec<_> = known.iter().map(String::as_str).collect();
     let fix = match known.is_empty() {
         true => "leave `without` out: the spec names no workload".to_owned(),
         false => format!("name clusters of the spec: {}", known.join(", ")),
@@ -153,30 +172,13 @@ fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
     Err(Error::new(Kind::BadEvent, "leave a cluster out of", because, fix).on(&spec.token))
 }
 
-/// Reads and parses the spec of a token.
-///
-/// # Errors
-/// `UnknownToken` where there is none, `BadSpec` where it says what cannot be carried out.
-pub async fn spec(world: &World, settings: &Settings, token: &TokenName) -> Result<Spec, Error> {
-    let text = world.specs.spec(token).await?.ok_or_else(|| {
-        Error::new(
-            Kind::UnknownToken,
-            "find the spec of",
-            "no parameter under the path of specs bears its name",
-            "create the parameter, or correct the name in the event",
-        )
-        .on(token)
-    })?;
-    let spec = Spec::parse(token, text.version, &text.json)?;
-    spec.check_reserved(&settings.reserved)?;
-    Ok(spec)
-}
-
-async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result<Report, Error> {
+/// How the rotation of a key ended: presenters were brought to its version, or it was given up.
+async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, Error> {
+    let token = &spec.token;
     let mut version = entry.version;
     let mut audit = world.records.audit(token, version).await?;
-    // A rotation that was queued has a later number than was foreseen where somebody's own values came
-    // first.
+    // A rotation that was queued has a later number than was foreseen if values that were written by hand
+    // came first.
     for _ in 0..VALUES_BEFORE {
         if audit.as_ref().is_none_or(|audit| audit.rotation == entry.rotation) {
             break;
@@ -184,13 +186,36 @@ async fn unchanged(world: &World, token: &TokenName, entry: &KeyEntry) -> Result
         version = version.next();
         audit = world.records.audit(token, version).await?;
     }
-    Ok(Report {
-        version: Some(version),
-        rotation: Some(entry.rotation.clone()),
-        selectors: audit.as_ref().map(|audit| audit.selectors.clone()).unwrap_or_default(),
-        timeline: audit.map(|audit| audit.timeline).unwrap_or_default(),
-        ..Report::bare(Outcome::Unchanged, token)
-    })
+    let audit = audit.filter(|audit| audit.rotation == entry.rotation);
+    let rotation = Some(entry.rotation.clone());
+    match audit {
+        Some(audit) if audit.rotated_at.is_some() => Ok(Report {
+            version: Some(version),
+            rotation,
+            selectors: audit.selectors,
+            timeline: audit.timeline,
+            ..Report::bare(Outcome::Unchanged, token)
+        }),
+        // It waited for what had arrived by then, and nothing had.
+        None if spec.inbox().is_some() => {
+            Ok(Report { rotation, ..Report::bare(Outcome::Unchanged, token) })
+        }
+        audit => Ok(Report {
+            version: audit.map(|audit| audit.version),
+            rotation,
+            warnings: vec![
+                "the rotation of this key was given up by `drop`; rotate with another key"
+                    .to_owned(),
+            ],
+            ..Report::bare(Outcome::Dropped, token)
+        }),
+    }
+}
+
+/// Why a rotation that was asked for is kept nowhere. An asynchronous invocation is tried again.
+fn unsaved(token: &TokenName, because: &str) -> Error {
+    let fix = "nothing of this request was saved, and what is in progress goes on: ask again";
+    Error::new(Kind::Throttled, "begin a rotation of", because, fix).on(token)
 }
 
 impl Turn<'_> {
@@ -201,7 +226,7 @@ impl Turn<'_> {
             Relation::BeforeQueued => self.queue()?,
             Relation::Same | Relation::Before => {}
         }
-        self.leave_out()?;
+        self.leave_out(self.asking.without)?;
         match relation {
             Relation::Same | Relation::Joined => self.carry_on().await,
             Relation::Before | Relation::BeforeQueued => self.carry_on_first().await,
@@ -209,16 +234,29 @@ impl Turn<'_> {
     }
 
     /// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
+    ///
+    /// # Errors
+    /// `Throttled` if that cannot be saved, because another invocation holds the lease.
     async fn defer(&mut self, until: Timestamp, because: Deferred) -> Result<Report, Stop> {
-        // Where others are writing, it is theirs to save.
-        let passes_by_itself = matches!(because, Deferred::Full | Deferred::Unanswered);
-        // Only a rotation has a key, and one that is saved is waited for already; what arrives in an
-        // inbox is looked for anyway.
-        if passes_by_itself && self.key.is_some() && self.spec.inbox().is_none() {
-            self.queue()?;
-            self.release(until).await?;
-        } else if passes_by_itself && self.asking.ask == Ask::Resume {
-            self.leave_until(until).await?;
+        // Only a rotation has a key, and one that is saved is waited for already.
+        let is_unsaved = self.key.is_some();
+        match because {
+            Deferred::Leased | Deferred::Contended if is_unsaved => {
+                let because = "another invocation is writing and holds the lease";
+                return Err(Stop::Failed(unsaved(self.asking.token, because)));
+            }
+            Deferred::Leased | Deferred::Contended => {}
+            // What arrives in an inbox is looked for anyway.
+            Deferred::Full | Deferred::Unanswered if is_unsaved && self.spec.inbox().is_none() => {
+                self.queue()?;
+                // Never later than what else is due.
+                let due_at = self.record.due_at().map_or(until, |due_at| due_at.min(until));
+                self.release(due_at).await?;
+            }
+            Deferred::Full | Deferred::Unanswered if self.asking.ask == Ask::Resume => {
+                self.leave_until(until).await?;
+            }
+            Deferred::Full | Deferred::Unanswered => {}
         }
         Ok(self.deferred(until, because))
     }
@@ -237,8 +275,8 @@ impl Turn<'_> {
 
     /// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.
     fn queue(&mut self) -> Result<(), Stop> {
-        let id = self.follow(self.record.next_version())?;
-        self.apply(Change::Queue(Some(id)))
+        let queued = self.follow(self.record.next_version())?;
+        self.apply(Change::Queue(Some(queued)))
     }
 
     async fn join(&mut self, relation: Relation) -> Result<Report, Stop> {
@@ -267,11 +305,34 @@ impl Turn<'_> {
         }
         let (rotation, version) = self.subject.clone().unzip();
         self.apply(Change::Drop)?;
+        if self.record.queued().is_some() {
+            self.apply(Change::Queue(None))?;
+            self.warnings.push("the rotation that was to follow is taken back too".to_owned());
+        }
         self.save().await?;
         let report = Report { rotation, version, ..self.carry_on().await? };
         Ok(match report.outcome {
             Outcome::Held | Outcome::InProgress => report,
             _ => Report { outcome: Outcome::Dropped, ..report },
         })
+    }
+
+    /// Gives up the rotation that waits. What is owed is not changed by it.
+    async fn take_back(&mut self) -> Result<Report, Stop> {
+        let rotation = self.record.queued().map(|queued| queued.rotation.clone());
+        self.note_unfinished()?;
+        self.apply(Change::Queue(None))?;
+        if let Some(rotation) = self.record.rotation().filter(|it| it.purpose == Purpose::Rotate) {
+            let version = rotation.version;
+            self.warnings
+                .push(format!("version {version} goes on: presenters may have it already"));
+        }
+        let due_at = match plan::is_at_rest(&self.record) {
+            true => self.next_look(),
+            // An invocation that watched is overtaken by this save.
+            false => self.now(),
+        };
+        self.release(due_at).await?;
+        Ok(Report { rotation, version: None, ..self.report(Outcome::Dropped) })
     }
 }

@@ -3,7 +3,7 @@
 //! [`Spec::parse`] is the only way to a [`Spec`]. What is said in the parameter is first read into raw
 //! shapes and then resolved, so that whoever holds a spec holds one that can be carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -11,12 +11,14 @@ use crate::error::Error;
 use crate::token::{Generation, LARGEST_VALUE, TokenName};
 
 mod cluster;
+mod identity;
 mod place;
 mod raw;
 mod resolve;
 mod rules;
 
 pub use cluster::{ApiServer, ClusterDescription, EksCluster};
+pub use identity::SpecId;
 pub use place::{ItemKey, KeyValue, NotAPlace, ParameterName, Place, WRITTEN_ATTRIBUTES};
 pub(crate) use rules::{
     LONGEST_DURATION, TABLE_RULE, duration, is_cluster, is_kms_key, is_name_character, is_table,
@@ -27,8 +29,8 @@ pub(crate) use rules::{
 pub struct Spec {
     /// The token's name: the last level of its parameter's name.
     pub token: TokenName,
-    /// The version of the parameter that this was read from. A rotation pins it.
-    pub version: i64,
+    /// Which one it is. A record pins it.
+    pub id: SpecId,
     /// Where new values come from.
     pub source: Source,
     /// How new values are made, and how strong one that is issued elsewhere has to be.
@@ -81,6 +83,12 @@ impl Spec {
             Side::Verifiers => &self.verifiers,
             Side::Presenters => &self.presenters,
         }
+    }
+
+    /// The names of the clusters that its workloads run in.
+    pub fn clusters(&self) -> BTreeSet<String> {
+        let workloads = Side::BOTH.into_iter().flat_map(|side| &self.side(side).workloads);
+        workloads.map(|workload| workload.cluster.clone()).collect()
     }
 
     /// How many live versions the accepted set may hold: as many minted ones as fit the smallest of
@@ -145,7 +153,7 @@ impl Spec {
             (written, _) => format!("publishes to {}", written.join(" and ")),
         };
         let because = format!("it {uses}, where changeover keeps its own");
-        Err(resolve::bad_spec(&self.token, self.version, &because))
+        Err(resolve::bad_spec(&self.token, self.id.version, &because))
     }
 
     /// The most live versions of a token, whatever its stores hold.
@@ -384,10 +392,15 @@ pub enum PicksUp {
     Within(Duration),
 }
 
+/// The error of a spec that claims what another token has.
+pub(crate) fn claimed(spec: &Spec, because: &str) -> Error {
+    resolve::bad_spec(&spec.token, spec.id.version, because)
+}
+
 /// Every token of these whose spec writes a place that another one's writes too, or a key of a Secret,
-/// or imports from the same inbox, with a `BadSpec` that names it and both tokens. Two writers of one
-/// place would overwrite each other for ever; what is issued to two tokens is no longer the secret of
-/// either.
+/// or imports from the same inbox or from a place that another one writes, with a `BadSpec` that names it
+/// and both tokens. Two writers of one place would overwrite each other for ever; what is issued to two
+/// tokens, or published by one, is no longer the secret of either.
 pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
     let mut claims: BTreeMap<Claim<'_>, BTreeMap<&TokenName, i64>> = BTreeMap::new();
     for spec in specs {
@@ -397,7 +410,7 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
             let keys = workloads.iter().filter_map(Workload::written_key).map(Claim::Key);
             let inbox = spec.inbox().map(Claim::Inbox);
             for claim in places.chain(keys).chain(inbox) {
-                claims.entry(claim).or_default().insert(&spec.token, spec.version);
+                claims.entry(claim).or_default().insert(&spec.token, spec.id.version);
             }
         }
     }
@@ -415,7 +428,38 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
             });
         }
     }
+    for (importing, publishing, inbox) in inboxes_that_are_written(specs) {
+        let (one, other) = (&importing.token, &publishing.token);
+        conflicts.entry(one.clone()).or_insert_with(|| {
+            let because = format!("it imports from {inbox}, where token \"{other}\" publishes");
+            claimed(importing, &because)
+        });
+        conflicts.entry(other.clone()).or_insert_with(|| {
+            claimed(publishing, &format!("it writes {inbox}, from which token \"{one}\" imports"))
+        });
+    }
     conflicts
+}
+
+/// The specs whose inbox is a place that another one writes, with that one.
+fn inboxes_that_are_written(
+    specs: &[Spec],
+) -> impl Iterator<Item = (&Spec, &Spec, &ParameterName)> {
+    let places = specs.iter().flat_map(|spec| {
+        let of = move |side| spec.side(side).publications.iter().map(move |it| (&it.place, spec));
+        Side::BOTH.into_iter().flat_map(of)
+    });
+    let places: BTreeMap<&ParameterName, &Spec> = places
+        .filter_map(|(place, spec)| match place {
+            Place::Parameter(name) => Some((name, spec)),
+            Place::Item { .. } => None,
+        })
+        .collect();
+    specs.iter().filter_map(move |spec| {
+        let inbox = spec.inbox()?;
+        let other = *places.get(inbox)?;
+        (other.token != spec.token).then_some((spec, other, inbox))
+    })
 }
 
 /// What one spec has for itself, and what it does with it.

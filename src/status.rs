@@ -9,10 +9,11 @@ use futures::{StreamExt, stream};
 use tracing::warn;
 
 use crate::{
+    admit,
     error::{Error, Kind},
     record::{Purpose, Record, Stage},
     report::{Each, LiveVersion, Newest, Outcome, Published, Replaced, Results, Standing},
-    rotate::{self, Settings},
+    rotate::Settings,
     spec::{Side, Spec},
     token::{TokenName, VersionNumber},
     world::{Loaded, SpecText, World},
@@ -29,7 +30,7 @@ pub(crate) async fn run(
 ) -> Result<Results<Each<Standing>>, Error> {
     let results = match token {
         Some(token) => {
-            let spec = rotate::spec(world, settings, token).await;
+            let spec = admit::spec(world, settings, token).await;
             let loaded = world.records.load(token, None).await?;
             let spec = match spec {
                 Err(error) if error.kind == Kind::UnknownToken && loaded.record.is_some() => None,
@@ -158,7 +159,7 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
     });
     Standing {
         token: token.clone(),
-        spec: spec.map(|spec| spec.version),
+        spec: spec.map(|spec| spec.id.version),
         revision: record.map(Record::revision),
         versions: versions
             .iter()

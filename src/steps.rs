@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::{
     error::Error,
     plan::Ask,
-    record::{Change, Held, Leg, Owed, Step},
+    record::{Change, Held, Leg, Owed, Step, back_off},
     report::{Outcome, Report},
     turn::{Stop, Turn, UnderWay},
 };
@@ -26,16 +26,9 @@ use crate::{
 impl Turn<'_> {
     /// Carries out what is owed until there is an answer.
     pub(crate) async fn carry_on(&mut self) -> Result<Report, Stop> {
-        // A publish that somebody left unfinished may still have a write in the air. That is noted
-        // before anything else: whoever gives way, or follows a new spec, lets their lease go.
-        if let (Some(owed), Some(lease)) = (self.record.owed(), self.record.lease())
-            && owed.step == Step::Publish
-            && lease.holder != self.holder
-        {
-            self.lease(owed.leg)?;
-        }
-        if self.record.spec_version() != self.spec.version {
-            self.apply(Change::Respecify(self.spec.version))?;
+        self.note_unfinished()?;
+        if !self.record.works_from(&self.spec.id) {
+            self.apply(Change::Respecify(self.spec.id.clone()))?;
         }
         while let Some(owed) = self.record.owed() {
             self.last = Some(owed);
@@ -77,6 +70,19 @@ impl Turn<'_> {
         Ok(self.report(self.outcome_at_rest()))
     }
 
+    /// Notes that a publish which another invocation left unfinished may still have a write in flight. Before
+    /// anything else: who gives way, or follows a new spec, lets the lease go.
+    pub(crate) fn note_unfinished(&mut self) -> Result<(), Stop> {
+        match (self.record.owed(), self.record.lease()) {
+            (Some(owed), Some(lease))
+                if owed.step == Step::Publish && lease.holder != self.holder =>
+            {
+                self.lease(owed.leg)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Carries on what comes before what is asked; once that is complete, plans what is asked.
     pub(crate) async fn carry_on_first(&mut self) -> Result<Report, Stop> {
         let report = self.carry_on().await?;
@@ -114,10 +120,12 @@ impl Turn<'_> {
     }
 
     async fn give_way(&mut self) -> Result<Report, Stop> {
-        if let Some(held) = self.record.held().cloned() {
-            // It was held before, and the time of this turn was too short to see more.
-            self.apply(Change::Hold(held))?;
-            self.save().await?;
+        if let Some(held) = self.record.held() {
+            // It was held before, and the time of this turn was too short to see more: no further attempt.
+            let tried = self.now() + back_off(held.attempts.saturating_sub(1));
+            let due_at =
+                self.record.due_at().filter(|due_at| *due_at > self.now()).unwrap_or(tried);
+            self.release(due_at).await?;
             return Ok(self.report(Outcome::Held));
         }
         self.release(self.now()).await?;

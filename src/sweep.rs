@@ -143,7 +143,7 @@ async fn back_off(world: &World, token: &TokenName, error: &Error) {
         Ok(Some(failing)) => {
             warn!(%token, tries = failing.tries, since = %failing.since, %error, "failed; backs off");
             let measurement = match &record {
-                Ok(Some(record)) => Measurement::of_token(now, record),
+                Ok(Some(record)) => Measurement::of_failing_token(now, record),
                 _ => Measurement::of_unreadable(now, token, failing.since),
             };
             world.meter.write(&measurement);

@@ -18,8 +18,8 @@ use crate::{
     notice,
     plan::{Ask, Deferred},
     record::{
-        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Minted, Owed, Purpose, Record,
-        Rotation, RotationId, Stage,
+        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Minted, Owed, Purpose, Queued,
+        Record, Rotation, RotationId, Stage,
     },
     report::{Outcome, Report},
     spec::{Place, Publication, Reserved, Side, Spec, Workload},
@@ -154,13 +154,20 @@ impl<'a> Turn<'a> {
         publications.iter().zip(join_all(reads).await).collect()
     }
 
-    /// Leaves out what this turn is asked to; the next save keeps it.
-    pub(crate) fn leave_out(&mut self) -> Result<(), Stop> {
-        let is_left_out = self.asking.without.is_subset(self.record.without());
-        if is_left_out || self.record.owed().is_none() {
+    /// Leaves these clusters out of what is owed; the next save keeps it.
+    pub(crate) fn leave_out(&mut self, without: &BTreeSet<String>) -> Result<(), Stop> {
+        if without.is_subset(self.record.without()) || self.record.owed().is_none() {
             return Ok(());
         }
-        self.apply(Change::LeaveOut(self.asking.without.clone()))
+        self.apply(Change::LeaveOut(without.clone()))
+    }
+
+    /// The clusters that what begins now goes without: those of this request, and those of the rotation that
+    /// waits, if that begins.
+    pub(crate) fn without_for(&self, purpose: Purpose) -> BTreeSet<String> {
+        let queued = self.record.queued().filter(|_| purpose == Purpose::Rotate);
+        let queued = queued.into_iter().flat_map(|queued| &queued.without);
+        self.asking.without.iter().chain(queued).cloned().collect()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -316,15 +323,16 @@ impl<'a> Turn<'a> {
         KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
     }
 
-    /// The rotation that is to follow the one in progress, to be saved as queued: the next save has the
-    /// trigger's key resolve to it. One that waits already begins later than what is asked, and serves.
-    pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<RotationId, Error> {
-        let id = match self.record.queued() {
+    /// The rotation that begins as soon as it can, to be saved as queued: the next save has the trigger's
+    /// key resolve to it. One that waits already begins later than what is asked, and serves.
+    pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<Queued, Error> {
+        let mut queued = match self.record.queued() {
             Some(queued) => queued.clone(),
-            None => RotationId(self.world.random_name()?),
+            None => Queued::new(RotationId(self.world.random_name()?), self.now()),
         };
-        self.joins = Some(self.key_entry_of(id.clone(), version));
-        Ok(id)
+        queued.without.extend(self.asking.without.iter().cloned());
+        self.joins = Some(self.key_entry_of(queued.rotation.clone(), version));
+        Ok(queued)
     }
 
     /// Makes a change on the record in memory, and logs and measures the step that it ends.

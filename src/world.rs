@@ -109,6 +109,8 @@ pub trait Specs: Send + Sync {
 pub struct SpecText {
     /// Version of the parameter that holds it.
     pub version: i64,
+    /// When the parameter was written.
+    pub modified_at: Option<Timestamp>,
     /// JSON.
     pub json: String,
 }
@@ -353,12 +355,20 @@ pub struct WriteError {
     pub unanswered: bool,
     /// The later fence of this view that the place carries: nothing was written.
     pub ahead: Option<Fence>,
+    /// Whether the version of a parameter that was to be labelled does not exist: it was deleted, or pushed
+    /// out by a hundred newer ones. Labels are where they were.
+    pub is_gone: bool,
 }
 
 /// The clusters that run verifiers and presenters. Every wait is by watch, lasts at most
 /// `within`, and then answers [`Progress::UnderWay`]: waiting is a return value.
 #[async_trait]
 pub trait Clusters: Send + Sync {
+    /// What each of these names means now: the digest of its description as it is written, or of nothing if
+    /// it has none. A name is absent if that could not be read. A connection to a cluster whose
+    /// description changed is not used again. One read a cluster; no effect outside.
+    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest>;
+
     /// What stands in the way of this workload ever taking up a view: objects that do not exist,
     /// and what can never finish. Two reads; no effect.
     async fn inspect(

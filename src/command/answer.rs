@@ -42,12 +42,21 @@ pub(crate) struct Answer {
     pub(crate) publications: Vec<Publication>,
     pub(crate) drift: Vec<String>,
     pub(crate) without: Vec<String>,
-    pub(crate) queued: Option<String>,
+    pub(crate) queued: Option<Queued>,
     pub(crate) imported: Option<Imported>,
     pub(crate) newest: Option<Newest>,
     // Of preflight.
     pub(crate) findings: Vec<Finding>,
     pub(crate) checked: Vec<Checked>,
+}
+
+/// A rotation that waits until it can begin.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Queued {
+    pub(crate) rotation: String,
+    pub(crate) since: Option<String>,
+    #[serde(default)]
+    pub(crate) without: Vec<String>,
 }
 
 /// A step that was done.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
-use super::answer::{Answer, Arrival, Done, Failing, Imported, Publication, Reason, Version};
+use super::answer::{
+    Answer, Arrival, Done, Failing, Imported, Publication, Queued, Reason, Version,
+};
 
 /// An answer as text, each line with its end, and wrapped where a line has this many columns.
 pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
@@ -84,7 +86,7 @@ impl Page {
         }
         facts.extend(standing.versions.iter().map(|version| ("version", self.version(version))));
         facts.extend(standing.rotation.iter().map(|id| ("rotation", id.clone())));
-        facts.extend(standing.queued.iter().map(|id| ("rotation after it", id.clone())));
+        facts.extend(standing.queued.iter().map(|it| ("rotation after it", self.queued(it))));
         step_of(&mut facts, "owes", standing);
         facts.extend(standing.due_at.iter().map(|time| ("looked at", self.when(time))));
         let unanswered = standing.unanswered_until.iter();
@@ -123,6 +125,15 @@ impl Page {
         let until = version.not_after.as_ref().map(|time| format!(", until {}", self.when(time)));
         let (since, until) = (since.unwrap_or_default(), until.unwrap_or_default());
         format!("{} {}{since}{until}", version.version, version.stage)
+    }
+
+    fn queued(&self, queued: &Queued) -> String {
+        let since = queued.since.as_ref().map(|time| format!(", since {}", self.when(time)));
+        let without = match queued.without.is_empty() {
+            true => String::new(),
+            false => format!(", without {}", queued.without.join(", ")),
+        };
+        format!("{}{}{without}", queued.rotation, since.unwrap_or_default())
     }
 
     fn publication(&self, publication: &Publication) -> [String; 5] {

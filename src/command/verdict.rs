@@ -33,6 +33,14 @@ impl Verdict {
         Answer::read(reply).map_or(Verdict::Failed, |answer| Self::of_answer(&answer))
     }
 
+    /// What a reply comes to for a rotation that was asked for: one that was dropped brought no version.
+    pub(crate) fn of_rotation(reply: &Reply) -> Self {
+        match Answer::read(reply) {
+            Ok(answer) if answer.outcome == "dropped" => Verdict::Failed,
+            _ => Self::of(reply),
+        }
+    }
+
     fn of_answer(answer: &Answer) -> Self {
         if answer.error.is_some() {
             return Verdict::Failed;
@@ -105,6 +113,15 @@ mod tests {
             ("", 1),
         ] {
             assert_eq!(code(json!({"outcome": outcome, "added": {"later": 1}})), expected);
+        }
+    }
+
+    #[test]
+    fn rotation_that_was_dropped_is_a_failure() {
+        for (outcome, expected) in [("dropped", 1), ("unchanged", 0), ("rotated", 0), ("held", 3)] {
+            let text = json!({"outcome": outcome}).to_string();
+            let reply = Reply { text, is_error: false };
+            assert_eq!(Verdict::of_rotation(&reply).code(), expected, "{outcome}");
         }
     }
 

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Record, Rotation, RotationId,
-    Seen, Stage, Step, TIMELINE, Version, Wait, back_off,
+    Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Queued, Record, Rotation,
+    RotationId, Seen, Stage, Step, TIMELINE, Version, Wait, back_off,
 };
 use crate::{
     fence::{Fence, Life},
-    spec::{COMPARE_EVERY, Side},
+    spec::{COMPARE_EVERY, Side, SpecId},
     token::{Digest, Sealed},
 };
 
@@ -32,7 +32,7 @@ pub enum Change {
         late_write: Option<Duration>,
     },
     /// The spec is another: expand runs again, in full, for the same version.
-    Respecify(i64),
+    Respecify(SpecId),
     /// Every publication of the leg was written and answered.
     Published(BTreeMap<String, Seen>),
     /// A write's reply was lost; it may land until then.
@@ -72,8 +72,8 @@ pub enum Change {
         /// How long until they are compared again, where nothing is unanswered.
         again_after: Duration,
     },
-    /// This rotation begins once the one in progress is done; `None`: none does any more.
-    Queue(Option<RotationId>),
+    /// This rotation begins by itself as soon as it can; `None`: none does any more.
+    Queue(Option<Queued>),
     /// Somebody else wrote this value, which is about to be published over: the next version is it.
     Edited(Minted),
     /// This was taken from the inbox, and is no new version.
@@ -98,9 +98,9 @@ pub struct Begin {
     /// Where the new value arrived, if it is issued elsewhere.
     pub imported: Option<Imported>,
     /// The rotation that was asked for, where this one has to come first.
-    pub queued: Option<RotationId>,
-    /// The version of the spec that it works from.
-    pub spec_version: i64,
+    pub queued: Option<Queued>,
+    /// The spec that it works from.
+    pub spec: SpecId,
     /// The life of a record that has none yet.
     pub life: Option<Life>,
     /// How long until the publications are compared, at most.
@@ -111,7 +111,7 @@ pub struct Begin {
 
 impl Begin {
     /// One that changes nothing yet but the spec and the lease.
-    pub fn new(id: RotationId, purpose: Purpose, spec_version: i64, lease: Lease) -> Self {
+    pub fn new(id: RotationId, purpose: Purpose, spec: SpecId, lease: Lease) -> Self {
         Self {
             id,
             purpose,
@@ -121,7 +121,7 @@ impl Begin {
             is_presented: false,
             imported: None,
             queued: None,
-            spec_version,
+            spec,
             life: None,
             compare_within: COMPARE_EVERY,
             lease,
@@ -197,15 +197,15 @@ impl Record {
                 next.lease_to(lease);
             }
 
-            (Some((leg, _)), Change::Respecify(version)) if self.rotation.is_some() => {
+            (Some((leg, _)), Change::Respecify(spec)) if self.rotation.is_some() => {
                 // A verifier that was added meanwhile must learn of the pending version before
                 // any presenter that was added meanwhile presents it.
-                next.spec_version = version;
+                next.work_from(spec);
                 if leg <= Leg::Migrate {
                     next.owe(Leg::Expand, Step::Publish, now);
                 }
             }
-            (_, Change::Respecify(version)) => next.spec_version = version,
+            (_, Change::Respecify(spec)) => next.work_from(spec),
 
             (Some((leg, Step::Publish)), Change::Published(seen)) => {
                 next.done(now);
@@ -336,7 +336,7 @@ impl Record {
                 next.compared(drift, again_after, now);
             }
 
-            (_, Change::Queue(id)) => next.queued = id,
+            (_, Change::Queue(queued)) => next.queued = queued,
             (_, Change::Edited(value)) => next.edited = Some(value),
             (_, Change::Imported(imported)) => next.imported = Some(imported),
 
@@ -414,9 +414,7 @@ impl Record {
         {
             self.renew(Side::Presenters, now);
         }
-        if self.queued.as_ref() == Some(&begin.id) {
-            self.queued = None;
-        }
+        self.queued.take_if(|queued| queued.rotation == begin.id);
         if begin.is_presented {
             self.edited = None;
         }
@@ -436,9 +434,14 @@ impl Record {
         if begin.purpose != Purpose::Repair {
             self.without.clear();
         }
-        self.spec_version = begin.spec_version;
+        self.work_from(begin.spec);
         self.owe(Leg::Expand, Step::Publish, now);
         self.lease_to(begin.lease);
+    }
+
+    fn work_from(&mut self, spec: SpecId) {
+        self.spec_version = spec.version;
+        self.spec = Some(spec);
     }
 
     fn end_rotation(&mut self, overlap: Duration, now: Timestamp) {

@@ -15,7 +15,7 @@ use super::raw::{self, Field, Object};
 use super::rules::{LONGEST_DURATION, duration};
 use super::{
     Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
-    Workload, WrittenKey,
+    SpecId, Workload, WrittenKey,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -50,7 +50,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
     let spec = (|| {
         Some(Spec {
             token: name.clone(),
-            version,
+            id: SpecId::of(version, json),
             source: source?,
             generation: generation?,
             overlap: overlap?,

@@ -9,7 +9,7 @@ use crate::{
     error::Kind,
     record::{Change, Leg, Seen},
     spec::{OnDrift, Place, Publication, Side},
-    token::Secret,
+    token::{Secret, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{Content, Holding, WriteError, Written},
 };
@@ -58,6 +58,10 @@ impl Turn<'_> {
             seen.values_mut().for_each(|it| it.answered_at = answered_at);
         }
         self.apply(Change::Published(seen))?;
+        // It was what the look found: if this leg is published again, that is written again.
+        if side == Side::Presenters {
+            self.found.clear();
+        }
         Ok(None)
     }
 
@@ -126,6 +130,13 @@ impl Turn<'_> {
         let before = self.record.seen(&publication.place.to_string());
         let mut held_at = before.map(|seen| seen.held_at.clone()).unwrap_or_default();
         if let Content::Presented { version, .. } = content {
+            let found_there = held_at.get(version) == Some(&written.store_version);
+            // Numbers are those of one parameter: one that was deleted and created again counts from 1.
+            if before.is_some_and(|seen| written.store_version <= seen.store_version)
+                && !found_there
+            {
+                held_at.clear();
+            }
             held_at.insert(*version, written.store_version);
         }
         held_at.retain(|number, _| {
@@ -173,8 +184,18 @@ impl Turn<'_> {
                 .map(|(place, version)| self.world.publications.label(place, label, *version));
             let results = join_all(calls).await;
             self.note_lost_replies(&results)?;
-            for result in results {
-                result.map_err(|failed| Stop::Failed(failed.error))?;
+            for ((place, version), result) in moves.iter().zip(results) {
+                match result {
+                    Ok(_) => {}
+                    // Readers by this label keep what they have: the version is deleted, and no other holds it.
+                    Err(failed) if failed.is_gone && label == "previous" => {
+                        self.warnings.push(format!(
+                            "{place}: version {version} of the parameter, which held token version {},                              does not exist any more: the label `previous` is not moved",
+                            number.map_or(0, VersionNumber::get)
+                        ));
+                    }
+                    Err(failed) => return Err(Stop::Failed(failed.error)),
+                }
             }
         }
         Ok(())

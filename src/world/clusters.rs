@@ -40,7 +40,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use jiff::Timestamp;
+use tracing::warn;
 
 use self::named::NamedClusters;
 use crate::{
@@ -63,6 +65,13 @@ pub trait Access: Send + Sync {
     /// # Errors
     /// What AWS answered, where the cluster cannot be found or its identity not be proved.
     async fn connect(&self, cluster: &str) -> Result<Connection, Error>;
+
+    /// The digest of the cluster's description as it is written now, or of nothing if it has none. If it is
+    /// another than the one that connections were made by, they are not used again.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    async fn describe(&self, cluster: &str) -> Result<Digest, Error>;
 
     /// Says that the API server did not answer on this connection, or did not take its identity:
     /// what is known of the cluster is learned anew by the next [`Access::connect`].
@@ -124,6 +133,20 @@ impl KubernetesClusters {
 
 #[async_trait]
 impl Clusters for KubernetesClusters {
+    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
+        let reads = clusters.iter().map(|cluster| self.access.describe(cluster));
+        let read = clusters.iter().zip(join_all(reads).await);
+        read.filter_map(|(cluster, read)| match read {
+            Ok(digest) => Some((cluster.clone(), digest)),
+            Err(error) => {
+                // It is told, under the cluster's name, by what needs the cluster.
+                warn!(cluster, %error, "not described");
+                None
+            }
+        })
+        .collect()
+    }
+
     async fn inspect(
         &self,
         workload: &Workload,

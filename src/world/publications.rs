@@ -82,5 +82,5 @@ impl Publications for AwsPublications {
 
 /// A write that is refused for good, or that no attempt of can still be applied.
 fn answered(error: Error) -> WriteError {
-    WriteError { error, unanswered: false, ahead: None }
+    WriteError { error, unanswered: false, ahead: None, is_gone: false }
 }

@@ -306,7 +306,9 @@ impl RecordStore for DynamoDbRecords {
             ))
             .condition_expression(still_at(fence))
             .expression_attribute_names("#record", RECORD)
-            .set_expression_attribute_values(Some(values_of(fence).into_iter().chain(values).collect()))
+            .set_expression_attribute_values(Some(
+                values_of(fence).into_iter().chain(values).collect(),
+            ))
             .return_values_on_condition_check_failure(AllOld)
             .customize()
             .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<

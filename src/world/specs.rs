@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_ssm::types::Parameter;
+use jiff::Timestamp;
 
 use super::{
     SpecText, Specs,
@@ -78,7 +79,12 @@ impl Specs for SsmSpecs {
 }
 
 fn text_in(parameter: Parameter) -> SpecText {
-    SpecText { version: parameter.version(), json: parameter.value.unwrap_or_default() }
+    let modified_at = parameter.last_modified_date().and_then(|at| at.to_millis().ok());
+    SpecText {
+        version: parameter.version(),
+        modified_at: modified_at.and_then(|at| Timestamp::from_millisecond(at).ok()),
+        json: parameter.value.unwrap_or_default(),
+    }
 }
 
 const READ: &str = "read the spec";

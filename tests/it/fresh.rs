@@ -54,7 +54,10 @@ async fn a_fresh_version_is_minted_though_nobody_asks_again() {
         let ending = world.invoke("b", asked).await;
         world.assert_outcome(&ending, "in_progress");
         let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
-        assert!(status.answer()["results"][0]["queued"].is_string(), "{kind}: {status:?}");
+        assert!(
+            status.answer()["results"][0]["queued"]["rotation"].is_string(),
+            "{kind}: {status:?}"
+        );
         world.sweep_until_rest(&subject()).await;
         world.assert_settled_on(3);
         let ending = world.invoke("b", rotate_fresh("b")).await;

@@ -9,6 +9,7 @@ use changeover::{
     plan::{self, Ask, Terms},
     record::{Change, Held, Lease, Record},
     spec::Spec,
+    spec::SpecId,
     token::TokenName,
     world::Loaded,
 };
@@ -175,7 +176,7 @@ fn pure_functions_take(record: &Record, now: Timestamp) {
     let late_write = Some(Duration::from_secs(300));
     for change in [
         Change::Lease { lease, late_write },
-        Change::Respecify(7),
+        Change::Respecify(SpecId::of(7, "{}")),
         Change::Published(Default::default()),
         Change::Synced(Default::default()),
         Change::RolledOut { overlap: Duration::from_secs(365 * 24 * 3600) },

@@ -14,7 +14,8 @@ const PURE: [&str; 14] = [
     "report", "spec", "time", "token", "verdict",
 ];
 /// Modules that carry decisions out through the ports.
-const SHELL: [&str; 14] = [
+const SHELL: [&str; 15] = [
+    "admit",
     "begin",
     "compare",
     "ends",

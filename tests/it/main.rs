@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod amount;
+mod asked;
 mod clusters;
 mod contract;
 mod costs;
@@ -19,6 +20,7 @@ mod lives;
 mod metrics;
 mod model;
 mod moves;
+mod names;
 mod notices;
 mod parse;
 mod pipeline;

@@ -9,6 +9,7 @@ use changeover::{
         Step,
     },
     spec::Side,
+    spec::SpecId,
     token::{Digest, VersionNumber},
     world::Sealed,
 };
@@ -175,7 +176,7 @@ impl Ask {
             3 | 4 => {
                 Change::Lease { lease, late_write: self.flag.then_some(Duration::from_secs(300)) }
             }
-            5 => Change::Respecify(minted as i64),
+            5 => Change::Respecify(SpecId::of(minted as i64, "{}")),
             6 => Change::Unanswered(now + Duration::from_secs(300)),
             7 => Change::Repeat,
             8 => Change::Retire,
@@ -226,7 +227,7 @@ impl Ask {
             repaired: if self.flag { vec![Side::Verifiers] } else { Vec::new() },
             // Somebody wrote it to a publication before.
             is_presented: mints && !is_first && self.flag,
-            ..Begin::new(id, purpose, 1, lease)
+            ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease)
         }))
     }
 }

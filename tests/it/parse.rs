@@ -78,7 +78,7 @@ fn fault_of(pointer: &str, value: Value) -> String {
 #[test]
 fn the_contracts_example_is_read_as_it_is_meant() {
     let spec = parse(&example()).expect("the contract's example is a spec");
-    assert_eq!((spec.token.as_str(), spec.version), ("datastore-token", 3));
+    assert_eq!((spec.token.as_str(), spec.id.version), ("datastore-token", 3));
     assert_eq!(spec.overlap, Duration::from_secs(15 * 60));
     assert_eq!(spec.rollout_timeout, Duration::from_secs(10 * 60));
     assert_eq!(spec.generation, Generation::new(32, Prefix::parse("ds_")).expect("it is allowed"));

@@ -99,7 +99,7 @@ async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_j
             });
             let outcomes: Vec<_> =
                 join_all(runs).await.iter().map(|run| run.ending.outcome().to_owned()).collect();
-            let expected = ["rotated", "in_progress", "unchanged", "deferred"];
+            let expected = ["rotated", "in_progress", "unchanged", "Throttled"];
             if !outcomes.iter().all(|outcome| expected.contains(&outcome.as_str())) {
                 world.fail(&format!("they ended so: {outcomes:?}"));
             }

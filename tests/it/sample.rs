@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use changeover::{
     fence::{Fence, Life},
     record::{
-        ArrivalId, Begin, Change, Imported, KeyDigest, Lease, Minted, Purpose, Record, RotationId,
-        Stage,
+        ArrivalId, Begin, Change, Imported, KeyDigest, Lease, Minted, Purpose, Queued, Record,
+        RotationId, Stage,
     },
+    spec::SpecId,
     token::{Secret, TokenName, VersionNumber},
     world::{Accepted, Audit, Content, KeyEntry, Sealed},
 };
@@ -52,8 +53,11 @@ pub(crate) fn begun_record(token: &TokenName) -> Record {
         adopted: Some(value("old")),
         minted: Some(Minted { held_at: BTreeMap::new(), ..value("new") }),
         imported: Some(Imported { arrival, refused: Some("it is weak".to_owned()) }),
-        queued: Some(RotationId("51ab".to_owned())),
-        ..Begin::new(id, Purpose::Rotate, 4, lease)
+        queued: Some(Queued {
+            without: ["homelab".to_owned()].into(),
+            ..Queued::new(RotationId("51ab".to_owned()), at(-3))
+        }),
+        ..Begin::new(id, Purpose::Rotate, SpecId::of(4, "{}"), lease)
     };
     let record = Record::new(token.clone(), life(0), at(0));
     let begun = record.after(Change::Begin(Box::new(begin)), at(0)).expect("a rotation begins");

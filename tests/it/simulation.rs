@@ -242,6 +242,8 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
         let kind = error.kind.as_str();
         matches!(kind, "PreflightFailed" | "BadToken")
             || (kind == "UnknownToken" && matches!(request, Request::Import { .. }))
+            // Nothing of it was saved: its sender asks again.
+            || (kind == "Throttled" && matches!(request, Request::Rotate { .. }))
             || (!faults.is_none() && kind == "Unreachable")
     };
     if let Ending::Failed(error) = &run.ending

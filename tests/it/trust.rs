@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use changeover::{
     record::{Begin, Change, KeyDigest, Lease, Minted, Purpose, Record, RotationId, Stage},
-    spec::{AcceptedForm, Publication, Side},
+    spec::{AcceptedForm, Publication, Side, SpecId},
     token::{Secret, VersionNumber},
     world::{Accepted, Content, KeyEntry, Save, Saved, World},
 };
@@ -255,7 +255,7 @@ impl Hand {
         let lease = Lease { holder: "hand".to_owned(), until: hand.memory.now() + LEASE };
         let begin = Change::Begin(Box::new(Begin {
             minted: Some(Minted { sha256: value.digest(), sealed, held_at: BTreeMap::new() }),
-            ..Begin::new(id, Purpose::Rotate, 1, lease)
+            ..Begin::new(id, Purpose::Rotate, SpecId::of(1, "{}"), lease)
         }));
         let begun = record.after(begin, hand.memory.now()).unwrap().to_save();
         let key = KeyDigest::of("by hand");

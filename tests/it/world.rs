@@ -114,10 +114,14 @@ impl MemoryWorld {
     /// clusters.
     pub(crate) fn specify(&self, token: &TokenName, json: &Value) {
         let mut state = self.state();
-        let version = state.specs.get(token).map_or(1, |(text, _)| text.version + 1);
+        // A parameter that was deleted counts from 1 again.
+        let before = state.specs.get(token).filter(|_| !state.unspecified.contains(token));
+        let version = before.map_or(1, |(text, _)| text.version + 1);
         let json = json.to_string();
         let spec = Spec::parse(token, version, &json).expect("a spec");
-        state.specs.insert(token.clone(), (SpecText { version, json }, spec.clone()));
+        let modified_at = Some(state.now);
+        let text = SpecText { version, modified_at, json };
+        state.specs.insert(token.clone(), (text, spec.clone()));
         state.unspecified.remove(token);
         state.bad_specs.remove(token);
         state.deploy(&spec);
@@ -147,8 +151,25 @@ impl MemoryWorld {
 
     /// Writes what is no spec where a token's spec belongs.
     pub(crate) fn specify_badly(&self, token: &TokenName, json: &str) {
-        let text = SpecText { version: 1, json: json.to_owned() };
-        self.state().bad_specs.insert(token.clone(), text);
+        let mut state = self.state();
+        let modified_at = Some(state.now);
+        let text = SpecText { version: 1, modified_at, json: json.to_owned() };
+        state.bad_specs.insert(token.clone(), text);
+    }
+
+    /// The text of a token's spec, as it was written last.
+    pub(crate) fn spec_text(&self, token: &TokenName) -> SpecText {
+        self.state().specs[token].0.clone()
+    }
+
+    /// The next so many reads of a token's spec return this earlier text.
+    pub(crate) fn serve_stale(&self, token: &TokenName, text: SpecText, reads: usize) {
+        self.state().stale_specs.insert(token.clone(), (text, reads));
+    }
+
+    /// An operator writes another description of a cluster.
+    pub(crate) fn describe(&self, cluster: &str, description: &str) {
+        self.state().descriptions.insert(cluster.to_owned(), description.to_owned());
     }
 
     /// A pipeline waits for an answer to this job.
@@ -172,6 +193,11 @@ impl MemoryWorld {
     /// Verifiers that read this place come into service with their first view, not before.
     pub(crate) fn joins_with_its_first_view(&self, place: &Place) {
         self.state().joining.insert(place.clone());
+    }
+
+    /// An operator deletes a parameter.
+    pub(crate) fn delete_parameter(&self, place: &Place) {
+        self.state().delete_parameter(place);
     }
 
     /// Somebody writes a value by hand.
@@ -405,6 +431,11 @@ impl MemoryWorld {
         panic!("{why}\n  {journal}\nreplay with: {replay}");
     }
 
+    /// How the last invocation of this id ended.
+    pub(crate) fn ending_of(&self, id: &str) -> Option<String> {
+        self.state().endings.get(id).cloned()
+    }
+
     /// One invocation that nothing befalls, with a quarter of an hour.
     pub(crate) async fn invoke(&self, id: &str, event: impl Into<Event>) -> Ending {
         self.run(id, event, LONG, Faults::none()).await.ending
@@ -477,7 +508,7 @@ impl MemoryWorld {
                 }
             }
         };
-        self.state().happened(&format!("{id}: ends with {}", ending.outcome()));
+        self.state().ended(id, ending.outcome());
         // They live on whatever becomes of who started them.
         others.extend(self.run_started());
         while others.next().await.is_some() {}

@@ -19,6 +19,7 @@ use crate::{
     config::Config,
     error::{Error, Kind},
     spec::ClusterDescription,
+    token::Digest,
     world::aws::{Aws, parameter},
 };
 
@@ -44,16 +45,20 @@ impl NamedClusters {
         clusters.entry(cluster.to_owned()).or_default().clone()
     }
 
-    /// What the cluster's parameter says; without one, it is the EKS cluster of its name.
-    async fn described(&self, cluster: &str) -> Result<ClusterDescription, Error> {
+    /// The text of the cluster's parameter; empty if it has none.
+    async fn text(&self, cluster: &str) -> Result<String, Error> {
         let name = format!("{}/{cluster}", self.path);
         let attempted = "read the parameter of a cluster,";
         let parameter = parameter::plain(&self.aws, attempted, &name, "a description").await?;
-        let Some(parameter) = parameter else {
-            return Ok(ClusterDescription::undescribed(cluster));
-        };
-        let json = parameter.value.unwrap_or_default();
-        ClusterDescription::parse(&self.path, cluster, &json)
+        Ok(parameter.and_then(|parameter| parameter.value).unwrap_or_default())
+    }
+
+    /// What such a text says; without one, it is the EKS cluster of its name.
+    fn described(&self, cluster: &str, text: &str) -> Result<ClusterDescription, Error> {
+        match text {
+            "" => Ok(ClusterDescription::undescribed(cluster)),
+            text => ClusterDescription::parse(&self.path, cluster, text),
+        }
     }
 
     /// Who we are to the cluster, and where it is, if that is not known yet.
@@ -96,10 +101,12 @@ impl Access for NamedClusters {
             open.idle_until = later(now, IDLE_FOR);
             return Ok(open.connection.clone());
         }
-        let description = match &known.description {
-            Some(description) => description.clone(),
-            None => known.description.insert(self.described(cluster).await?).clone(),
+        // Kept only once it has led to the cluster: a description that did not may be corrected.
+        let text = match known.text.take() {
+            Some(text) => text,
+            None => self.text(cluster).await?,
         };
+        let description = self.described(cluster, &text)?;
         let (endpoint, identity) = match (&known.endpoint, &known.identity) {
             (Some(endpoint), Some(identity)) if is_known => (endpoint.clone(), identity.clone()),
             (endpoint, _) => self.reached(&description, endpoint.clone()).await?,
@@ -117,6 +124,7 @@ impl Access for NamedClusters {
             )
             .on(cluster)
         })?;
+        known.text = Some(text);
         known.generation += 1;
         let connection = Connection { client, generation: known.generation };
         known.endpoint = Some(endpoint);
@@ -124,6 +132,18 @@ impl Access for NamedClusters {
         known.open =
             Some(Open { connection: connection.clone(), idle_until: later(now, IDLE_FOR) });
         Ok(connection)
+    }
+
+    async fn describe(&self, cluster: &str) -> Result<Digest, Error> {
+        let known = self.known(cluster);
+        let mut known = known.lock().await;
+        let text = self.text(cluster).await?;
+        let digest = Digest::of(&text);
+        if known.text.as_ref() != Some(&text) {
+            let generation = known.generation;
+            *known = Known { text: Some(text), generation, ..Known::default() };
+        }
+        Ok(digest)
     }
 
     async fn discard(&self, cluster: &str, connection: &Connection) {
@@ -143,7 +163,8 @@ impl Access for NamedClusters {
 /// What is known of a cluster.
 #[derive(Default)]
 struct Known {
-    description: Option<ClusterDescription>,
+    /// The description's text.
+    text: Option<String>,
     endpoint: Option<Endpoint>,
     identity: Option<Identity>,
     open: Option<Open>,
@@ -314,6 +335,36 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
             assert_eq!(connection.unwrap().generation, 1);
         }
         assert_eq!(calls(&account), ASKED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn description_that_is_corrected_is_used_at_once() {
+        let mut account = with_cluster();
+        describe(&mut account, "production", json!({"eks": {"name": "prdo"}}));
+        let (clusters, account) = clusters(account);
+        assert_eq!(clusters.connect("production").await.err().unwrap().kind, Kind::BadSpec);
+        let correct = json!({"eks": {"name": "prod"}});
+        describe(&mut account.lock().unwrap(), "production", correct);
+        clusters.connect("production").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_is_not_used_after_its_description_changed() {
+        let (clusters, account) = clusters(with_cluster());
+        let digest = clusters.describe("prod").await.unwrap();
+        let first = clusters.connect("prod").await.unwrap();
+        assert_eq!(clusters.describe("prod").await.unwrap(), digest);
+        assert_eq!(clusters.connect("prod").await.unwrap().generation, first.generation);
+        let role = "arn:aws:iam::210987654321:role/other";
+        describe(
+            &mut account.lock().unwrap(),
+            "prod",
+            json!({"eks": {"name": "prod", "role": role}}),
+        );
+        assert_ne!(clusters.describe("prod").await.unwrap(), digest);
+        calls(&account);
+        assert_ne!(clusters.connect("prod").await.unwrap().generation, first.generation);
+        assert!(calls(&account).iter().any(|call| call.contains(role)), "by the new one");
     }
 
     #[tokio::test(start_paused = true)]

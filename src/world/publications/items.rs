@@ -171,6 +171,7 @@ impl Items {
                     error: Error::new(Kind::Internal, WRITE, because, fix).on(place),
                     unanswered: false,
                     ahead: Some(found),
+                    is_gone: false,
                 };
             }
             (Err(because), _) | (_, Err(because)) => (because, "remove that attribute by hand"),

@@ -114,6 +114,7 @@ impl Parameters {
                 error: incomplete("ssm:PutParameter", WRITE, name, "version"),
                 unanswered: true,
                 ahead: None,
+                is_gone: false,
             }),
             Err(error) => {
                 let failed = failed("ssm:PutParameter", WRITE, name, &error);
@@ -123,7 +124,8 @@ impl Parameters {
                 } else {
                     explained(error.code(), failed)
                 };
-                Err(WriteError { error: without(value, error), unanswered, ahead: None })
+                let error = without(value, error);
+                Err(WriteError { error, unanswered, ahead: None, is_gone: false })
             }
         }
     }
@@ -154,6 +156,7 @@ impl Parameters {
             .await;
         let unanswered = attempts.may_land();
         let on = format!("{name}:{store_version}");
+        let mut is_gone = false;
         let error = match answer {
             Ok(answer) if answer.invalid_labels().is_empty() => {
                 return Ok(Written { store_version, key: None, unanswered });
@@ -168,10 +171,12 @@ impl Parameters {
             Err(error) => {
                 let attempted = format!("put the label `{label}` on");
                 let failed = failed("ssm:LabelParameterVersion", &attempted, on, &error);
+                let gone = ["ParameterNotFound", "ParameterVersionNotFound"];
+                is_gone = error.code().is_some_and(|code| gone.contains(&code));
                 explained(error.code(), failed)
             }
         };
-        Err(WriteError { error, unanswered, ahead: None })
+        Err(WriteError { error, unanswered, ahead: None, is_gone })
     }
 
     /// What is known of an existing parameter without reading it.
@@ -225,8 +230,8 @@ fn explained(code: Option<&str>, error: Error) -> Error {
             "take the label off the oldest of its hundred versions, or move it to a newer one"
         }
         Some("ParameterVersionLabelLimitExceeded") => "take one of the ten labels off that version",
-        Some("ParameterVersionNotFound") => {
-            "publish again: the version was deleted, or pushed out by a hundred newer ones"
+        Some("ParameterNotFound" | "ParameterVersionNotFound") => {
+            "nothing: it was deleted meanwhile, and is published again within a minute"
         }
         Some("ParameterLimitExceeded") => {
             "delete parameters that nobody uses, or ask AWS for a higher limit"

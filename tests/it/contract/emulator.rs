@@ -221,6 +221,7 @@ async fn specs_are_what_stands_directly_below_their_path() {
     assert_eq!(found, names);
     let spec = specs.spec(&named("token-07")).await.expect("an answer").expect("a spec");
     assert_eq!((spec.version, spec.json.as_str()), (1, "{}"));
+    assert!(spec.modified_at.is_some(), "when it was written is known");
     assert_eq!(specs.spec(&named("token-99")).await.expect("an answer"), None);
 }
 

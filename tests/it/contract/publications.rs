@@ -173,7 +173,11 @@ async fn move_a_label(stores: &Stores) {
         }
     }
     let absent = stores.publications.label(&place.place, "current", 9).await;
-    assert!(!absent.expect_err("there is no such version").unanswered);
+    let absent = absent.expect_err("there is no such version");
+    assert!(absent.is_gone && !absent.unanswered);
+    let nowhere = stores.parameter("never-written");
+    let absent = stores.publications.label(&nowhere.place, "current", 1).await;
+    assert!(absent.expect_err("there is no such parameter").is_gone);
 }
 
 async fn have_no_labels_on_items(stores: &Stores) {

@@ -24,7 +24,7 @@ use changeover::{
     record::{
         Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId, SecretRevision, Seen, Wait,
     },
-    spec::{COMPARE_EVERY, Side},
+    spec::{COMPARE_EVERY, Side, SpecId},
     token::{Digest, Sealed},
     world::Loaded,
 };
@@ -253,7 +253,11 @@ impl Records {
 
 fn begin(purpose: Purpose, minted: Option<Minted>, repaired: Vec<Side>) -> Change {
     let id = RotationId("r".to_owned());
-    Change::Begin(Box::new(Begin { minted, repaired, ..Begin::new(id, purpose, 1, lease()) }))
+    Change::Begin(Box::new(Begin {
+        minted,
+        repaired,
+        ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease())
+    }))
 }
 
 fn minted(number: u8) -> Minted {

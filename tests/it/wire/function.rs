@@ -10,7 +10,7 @@ use changeover::{
         progress::Progress,
         verdict::Verdict,
     },
-    record::{ArrivalId, Entry, Failing, Imported, Leg, RotationId, Stage, Step},
+    record::{ArrivalId, Entry, Failing, Imported, Leg, Queued, RotationId, Stage, Step},
     report::{
         self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
         Standing,
@@ -414,7 +414,7 @@ async fn what_the_function_writes_is_what_is_shown() {
         }),
         drift: vec!["ssm:/b".to_owned()],
         without: BTreeSet::from(["far-away".to_owned()]),
-        queued: Some(RotationId("51ab".to_owned())),
+        queued: Some(Queued::new(RotationId("51ab".to_owned()), at(-3))),
         imported: Some(Imported {
             arrival: ArrivalId { parameter: "/inbox/a".to_owned(), version: 3, written_at: at(-9) },
             refused: Some("it is easy to guess".to_owned()),

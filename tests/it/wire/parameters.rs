@@ -238,6 +238,7 @@ async fn a_label_that_is_not_put_is_an_error() {
         let wire = Wire::script([answer]);
         let error = publications(&wire).label(&place(), "current", 12).await.expect_err("refused");
         assert_eq!(error.error.kind, kind, "{}", error.error);
+        assert_eq!(error.is_gone, error.error.because.contains("NotFound"), "{}", error.error);
         assert!(!error.unanswered);
     }
     let wire = Wire::script([Answer::Lost, ok(Value::Object(Default::default()))]);

@@ -7,18 +7,26 @@ use changeover::{
 use serde_json::{Value, json};
 
 use super::{Wire, config, ok, refused};
-use crate::sample::token;
+use crate::sample::{at, token};
 
 fn parameter(name: &str, kind: &str, version: i64) -> Value {
     let name = format!("/changeover/tokens/{name}");
-    json!({"Name": name, "Type": kind, "Value": "{\"a\": 1}", "Version": version})
+    json!({"Name": name, "Type": kind, "Value": "{\"a\": 1}", "Version": version,
+           "LastModifiedDate": 1_793_491_200.25})
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
     let wire = Wire::script([ok(json!({"Parameter": parameter("datastore-token", "String", 4)}))]);
     let spec = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect("an answer");
-    assert_eq!(spec, Some(SpecText { version: 4, json: "{\"a\": 1}".to_owned() }));
+    assert_eq!(
+        spec,
+        Some(SpecText {
+            version: 4,
+            modified_at: Some(at(0) + std::time::Duration::from_millis(250)),
+            json: "{\"a\": 1}".to_owned(),
+        })
+    );
     let call = wire.only_call();
     assert_eq!(call.operation, "GetParameter");
     assert_eq!(call.body, json!({"Name": "/changeover/tokens/datastore-token"}));

@@ -84,6 +84,8 @@ pub(crate) enum Refused {
     Ahead(Fence),
     /// The item is another token's: whose it is, and who wanted it.
     Another(TokenName, TokenName),
+    /// The parameter has no such version.
+    Gone,
     Broken(&'static str),
 }
 
@@ -163,9 +165,10 @@ impl State {
         version: u64,
     ) -> Result<Written, Refused> {
         let now = self.now;
-        if let (Place::Parameter(_), Some(stored)) = (place, self.places.get_mut(place)) {
+        if let Place::Parameter(_) = place {
+            let stored = self.places.get_mut(place).ok_or(Refused::Gone)?;
             let Some(value) = stored.values.get(&version).cloned() else {
-                return Err(Refused::Broken("ParameterVersionNotFound"));
+                return Err(Refused::Gone);
             };
             stored.labels.insert(label.to_owned(), version);
             if label == "current" {
@@ -181,6 +184,12 @@ impl State {
         let views = stored.views.get_mut(&side).expect("a view");
         views.last_mut().expect("a view").fence = fence;
         self.happened(&format!("another record marks {place} with {fence}"));
+    }
+
+    /// An operator deletes a parameter: its versions and labels go with it.
+    pub(super) fn delete_parameter(&mut self, place: &Place) {
+        self.places.remove(place);
+        self.happened(&format!("{place} is deleted"));
     }
 
     /// Somebody writes a value by hand.

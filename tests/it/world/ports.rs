@@ -234,6 +234,12 @@ impl Specs for Ports {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = token.clone();
         self.plain("spec", token, move |it| {
+            if let Some((text, reads)) =
+                it.stale_specs.get_mut(&name).filter(|(_, reads)| *reads > 0)
+            {
+                *reads -= 1;
+                return Some(text.clone());
+            }
             let bad = it.bad_specs.get(&name).cloned();
             let good = it.specs.get(&name).filter(|_| !it.unspecified.contains(&name));
             bad.or(good.map(|(text, _)| text.clone()))
@@ -449,21 +455,25 @@ impl Ports {
                 let because = match &refused {
                     Refused::Ahead(found) => format!("it carries {found}"),
                     Refused::Another(owner, token) => format!("it is {owner}'s, not {token}'s"),
+                    Refused::Gone => "there is no such version".to_owned(),
                     Refused::Broken(because) => (*because).to_owned(),
                 };
+                let is_gone = matches!(refused, Refused::Gone);
                 Err(WriteError {
                     error: Error::new(Kind::Internal, "write", because, "invoke again").on(place),
                     unanswered,
                     ahead: match refused {
                         Refused::Ahead(found) => Some(found),
-                        Refused::Another(..) | Refused::Broken(_) => None,
+                        Refused::Another(..) | Refused::Gone | Refused::Broken(_) => None,
                     },
+                    is_gone,
                 })
             }
             Err(lost) => Err(WriteError {
                 error: unreachable(port, &on),
                 unanswered: lost.may_land && !is_fenced,
                 ahead: None,
+                is_gone: false,
             }),
         }
     }
@@ -471,6 +481,15 @@ impl Ports {
 
 #[async_trait]
 impl Clusters for Ports {
+    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
+        let asked = clusters.clone();
+        let described = self.plain("describe", "clusters", move |it| {
+            let described = |name: &String| it.descriptions.get(name).cloned().unwrap_or_default();
+            asked.iter().map(|name| (name.clone(), Digest::of(described(name)))).collect()
+        });
+        described.await.unwrap_or_default()
+    }
+
     async fn inspect(
         &self,
         workload: &Workload,

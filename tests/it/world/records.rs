@@ -365,7 +365,8 @@ impl State {
             let is_rotation =
                 after.rotation().is_some_and(|rotation| rotation.purpose == Purpose::Rotate);
             let begun = after.rotation().map(|rotation| &rotation.id);
-            let is_queued = begun.is_some() && begun == before.and_then(Record::queued);
+            let queued = before.and_then(Record::queued).map(|queued| &queued.rotation);
+            let is_queued = begun.is_some() && begun == queued;
             let is_by_hand = after.rotation().is_some_and(|rotation| rotation.presented);
             let arrived =
                 after.imported().filter(|it| before.and_then(Record::imported) != Some(it));

@@ -30,6 +30,10 @@ pub(crate) struct State {
     pub(super) specs: BTreeMap<TokenName, (SpecText, Spec)>,
     /// Specs that do not parse.
     pub(super) bad_specs: BTreeMap<TokenName, SpecText>,
+    /// The text that a read of a spec returns in place of the newest one, and how often yet.
+    pub(super) stale_specs: BTreeMap<TokenName, (SpecText, usize)>,
+    /// The descriptions of clusters; those without one have their name's.
+    pub(super) descriptions: BTreeMap<String, String>,
     /// Tokens whose spec was deleted. Their readers go by what it said.
     pub(super) unspecified: BTreeSet<TokenName>,
     /// Inboxes, places and records that cannot be read, by name.
@@ -74,6 +78,8 @@ pub(crate) struct State {
     pub(super) is_damaged: bool,
     violation: Option<String>,
     journal: VecDeque<String>,
+    /// How the last invocation of each id ended.
+    pub(super) endings: BTreeMap<String, String>,
     began: Instant,
     events: BTreeMap<(Timestamp, u64), Event>,
     scheduled: u64,
@@ -110,6 +116,8 @@ impl State {
             dice: Dice(seed),
             specs: BTreeMap::new(),
             bad_specs: BTreeMap::new(),
+            stale_specs: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
             unspecified: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             inboxes: BTreeMap::new(),
@@ -135,6 +143,7 @@ impl State {
             is_damaged: false,
             violation: None,
             journal: VecDeque::new(),
+            endings: BTreeMap::new(),
             began: Instant::now(),
             events: BTreeMap::new(),
             scheduled: 0,
@@ -154,6 +163,12 @@ impl State {
             self.happened(&event.what);
         }
         self.now = now;
+    }
+
+    /// An invocation ended.
+    pub(super) fn ended(&mut self, id: &str, outcome: &str) {
+        self.endings.insert(id.to_owned(), outcome.to_owned());
+        self.happened(&format!("{id}: ends with {outcome}"));
     }
 
     /// Notes what happened, and checks that everything still holds.
