@@ -81,6 +81,10 @@ pub(crate) async fn look(
 /// # Errors
 /// What is no fault of the cluster's.
 pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
+    // An object that is in the way is no reason to leave its cluster behind.
+    if let (Kind::PreflightFailed, Some(on)) = (error.kind, &error.on) {
+        return Ok(Held::new(on.clone(), error.because.clone(), error.fix.clone()));
+    }
     let cluster = &workload.cluster;
     let object = match (error.kind, error.on.as_ref()) {
         (Kind::Unreachable | Kind::Throttled, _) => format!("cluster {cluster}"),

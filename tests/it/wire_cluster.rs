@@ -269,6 +269,36 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn refusal_by_admission_is_that_of_the_object_in_its_own_words() {
+        let kyverno = "admission webhook \"validate.kyverno.svc-fail\" denied the request: \
+                       resource Deployment/web/backend was blocked: check-image: unsigned";
+        let policy = "deployments.apps \"backend\" is forbidden: ValidatingAdmissionPolicy 'limits' with \
+                      binding 'limits' denied request: every container has limits";
+        let quota = "deployments.apps \"backend\" is forbidden: exceeded quota: small";
+        let webhook = "Internal error occurred: failed calling webhook \"validate.externalsecret\": failed \
+                       to call webhook: Post \"https://external-secrets-webhook\": no endpoints available";
+        let table = [
+            (400, kyverno, "unsigned"),
+            (403, kyverno, "unsigned"),
+            (403, policy, "every container has limits"),
+            (422, policy, "every container has limits"),
+            (403, quota, "exceeded quota: small"),
+            (500, webhook, "no endpoints available"),
+        ];
+        for (code, words, told) in table {
+            let (kind, message) = kind_of(vec![Fault::Says(code, words); 8]).await;
+            assert_eq!(kind, Kind::PreflightFailed, "{message}");
+            assert!(message.contains(told), "{message}");
+            let fix = if code == 500 { "mend that webhook" } else { "exempt the function's" };
+            assert!(message.contains(fix), "{message}");
+            assert!(
+                !message.contains("grant the verb") && !message.contains("report"),
+                "{message}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_names_the_verb_the_resource_and_the_namespace() {
         let (_, message) = kind_of(vec![Fault::Status(403)]).await;
         let fix = "grant the verb get on deployments.apps in namespace web";
@@ -1020,6 +1050,65 @@ mod looking {
         server.put(EXTERNAL_SECRET, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
         let severities: Vec<_> = found(&server).await.into_iter().map(|(it, _)| it).collect();
         assert_eq!(severities, [Severity::Refusal, Severity::Warning, Severity::Refusal]);
+    }
+
+    /// A Deployment that is kept at 0.
+    fn without_replicas(server: &Arc<ApiServer>) {
+        examining::connected(server);
+        let selector = json!({"matchLabels": {"app": "backend"}});
+        server.put(DEPLOYMENT, json!({"spec": {"replicas": 0, "selector": selector}}));
+        server.put(DEPLOYMENT, json!({"status": {"replicas": 0, "availableReplicas": 0}}));
+    }
+
+    async fn refusals(server: &Arc<ApiServer>) -> Vec<String> {
+        let found = found(server).await.into_iter();
+        found.filter(|(it, _)| *it == Severity::Refusal).map(|(_, told)| told).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workload_at_0_whose_pods_another_controller_runs_is_refused() {
+        let server = ApiServer::new();
+        without_replicas(&server);
+        let pod = |name: &str, change: Value| {
+            server.put(
+                &format!("{PODS}/{name}"),
+                json!({"metadata": {"labels": {"app": "backend"}}, "status": {"phase": "Running"}}),
+            );
+            server.put(&format!("{PODS}/{name}"), change);
+        };
+        // Those of its own are ending, and what has ended serves no request.
+        pod("own", json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}}));
+        pod("done", json!({"status": {"phase": "Succeeded"}}));
+        pod("other", json!({"metadata": {"labels": {"app": "other"}}}));
+        assert_eq!(refusals(&server).await, [""; 0]);
+        let owner = json!([{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "backend-7d9f", "uid": "u",
+            "controller": true,
+        }]);
+        pod("backend-7d9f-x2x", json!({"metadata": {"ownerReferences": owner}}));
+        let refused = refusals(&server).await;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        let serves = "pod backend-7d9f-x2x of ReplicaSet backend-7d9f runs with its labels";
+        assert!(refused[0].contains(serves), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workload_at_0_that_a_canary_stands_in_for_is_refused() {
+        let primary = "/apis/apps/v1/namespaces/web/deployments/backend-primary";
+        let server = ApiServer::new();
+        without_replicas(&server);
+        server.put(primary, json!({"metadata": {"labels": {"app": "backend-primary"}}}));
+        assert_eq!(refusals(&server).await, [""; 0], "one of this name alone says nothing");
+        let owner = json!([{
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "name": "backend", "uid": "u",
+            "controller": true,
+        }]);
+        server.put(primary, json!({"metadata": {"ownerReferences": owner}}));
+        let refused = refusals(&server).await;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        for told in ["deployment backend-primary", "Canary backend"] {
+            assert!(refused[0].contains(told), "{refused:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

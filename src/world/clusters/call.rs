@@ -230,14 +230,33 @@ impl Failure {
         let Target { cluster, namespace, verb, resource, .. } = target;
         let server = "the API server refused";
         let (kind, code, because, fix) = match self {
+            Self::Final { code, because } | Self::Passing { code, because, .. }
+                if admission(&because).is_some() =>
+            {
+                let (refuses, fix) = match admission(&because) {
+                    Some(Admission::Denied) => (
+                        "admission refuses the change",
+                        "make the object meet that policy or quota, or exempt the function's Kubernetes group, \
+                         changeover, from it",
+                    ),
+                    _ => (
+                        "an admission webhook does not answer",
+                        "mend that webhook: its Service, endpoints, port and security group; until then nothing \
+                         can change the object",
+                    ),
+                };
+                let because = format!("{refuses}: {because}");
+                (Kind::PreflightFailed, code.unwrap_or(0), because, fix.to_owned())
+            }
             Self::Unauthorized => (
                 Kind::AccessDenied,
                 401,
                 "the API server does not know the function's identity (401)".to_owned(),
                 format!(
                     "in an EKS cluster, create an access entry for the role that the function has or \
-                     assumes there; in another, put a token that it knows into the token_parameter; \
-                     check that {cluster} is the cluster meant, and that no clock is off"
+                     assumes there, or, if its authentication mode is CONFIG_MAP, map that role in \
+                     kube-system/aws-auth to the group changeover; in another, put a token that it knows into \
+                     the token_parameter; check that {cluster} is the cluster meant, and that no clock is off"
                 ),
             ),
             Self::Final { code: Some(403), because }
@@ -288,6 +307,32 @@ impl Failure {
             ),
         };
         Failed { error: Error::new(kind, verb, because, fix).on(target), code }
+    }
+}
+
+/// What admission does with a change that the function has the right to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    /// A policy, a webhook or a quota refuses it.
+    Denied,
+    /// A webhook that has to be asked does not answer.
+    Unanswered,
+}
+
+/// What a failure tells of admission: by its words, since its code is that of a missing right (403), of a bad
+/// request (400, 422) or of a broken server (500). They are the API server's own: `ToStatusErr` in
+/// apiserver's `pkg/admission/plugin/webhook/errors/statuserror.go`, `NewForbidden` of its validating policies
+/// and of its quota, `ErrCallingWebhook` in `pkg/util/webhook/error.go`.
+fn admission(because: &str) -> Option<Admission> {
+    let says = |words: &[&str]| words.iter().any(|words| because.contains(words));
+    match () {
+        () if says(&["failed calling webhook", "failed to call webhook"]) => {
+            Some(Admission::Unanswered)
+        }
+        () if says(&["denied the request", "denied request", "exceeded quota"]) => {
+            Some(Admission::Denied)
+        }
+        () => None,
     }
 }
 

@@ -7,6 +7,7 @@
 //! copy         what stands behind an ExternalSecret
 //! rights       what the function may do
 //! discovery    who else uses the Secret
+//! serving      who serves in place of a workload without replicas
 //! ```
 
 mod chain;
@@ -15,6 +16,7 @@ mod discovery;
 mod neighbours;
 mod replacing;
 mod rights;
+mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,6 +170,7 @@ async fn look(
             came_to.right(&object, "it can replace its pods");
         }
         came_to.findings.extend(findings);
+        came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
         came_to.rollouts.insert(object.clone(), replacing::takes(live));
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct Recorded {
 pub(crate) enum Fault {
     /// With this status and a `Status` object.
     Status(u16),
+    /// With this status, and these words in a `Status` object.
+    Says(u16, &'static str),
     /// Never.
     Silence,
     /// It is carried out, and answered never.
@@ -240,6 +242,7 @@ impl ApiServer {
         match fault {
             None => self.carry_out(&recorded).await,
             Some(Fault::Status(code)) => status(code, "it was told to"),
+            Some(Fault::Says(code, words)) => status(code, words),
             Some(Fault::Silence) => std::future::pending().await,
             Some(Fault::LostReply) => {
                 self.carry_out(&recorded).await;

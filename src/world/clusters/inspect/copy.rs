@@ -1,12 +1,13 @@
 //! What stands behind an ExternalSecret: its store, and what else it copies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::{
     Api,
     core::{ApiResource, GroupVersionKind, Object},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     super::{
@@ -100,6 +101,21 @@ fn judge(object: &str, store: &StoreObject, is_used: bool) -> Option<Finding> {
             "repair it: nothing syncs until it is",
         ));
     }
+    if let Some(reads) = store.spec.reads_elsewhere() {
+        return Some(Finding::refusal(
+            object,
+            format!("it reads {reads}, and what is published to a parameter is in Parameter Store"),
+            "name a store in the ExternalSecret's secretStoreRef whose provider is aws with service \
+             ParameterStore; or let changeover write the Secret itself (`secret` in the spec)",
+        ));
+    }
+    if let Some(prefix) = store.spec.prefix() {
+        return Some(Finding::warning(
+            object,
+            format!("it puts its prefix {prefix} before each key that it is asked for"),
+            "write remoteRef.key without that prefix, and name the Secret's key in the spec (`secret_key`)",
+        ));
+    }
     // A controller passes over stores of another class without a word (`ShouldProcessStore`); one of
     // ours has looked at the ExternalSecret, or at the store.
     let class = store.spec.controller.as_str();
@@ -157,6 +173,32 @@ type StoreObject = Object<StoreSpec, StoreStatus>;
 #[serde(default)]
 struct StoreSpec {
     controller: String,
+    /// One field, by the provider's name.
+    provider: BTreeMap<String, Value>,
+}
+
+impl StoreSpec {
+    /// What it reads, if that is known not to be Parameter Store. What a plugin, a webhook or a fake reads,
+    /// is not known.
+    fn reads_elsewhere(&self) -> Option<String> {
+        let (provider, settings) = self.provider.first_key_value()?;
+        match provider.as_str() {
+            "aws" => match settings["service"].as_str() {
+                Some("ParameterStore") | None => None,
+                Some("SecretsManager") => Some("Secrets Manager".to_owned()),
+                Some(other) => Some(other.to_owned()),
+            },
+            "fake" | "webhook" | "kubernetes" => None,
+            other => Some(format!("from provider {other}")),
+        }
+    }
+
+    /// What its provider puts before each name that it is asked for (External Secrets,
+    /// `providers/v1/aws/parameterstore/parameterstore.go`).
+    fn prefix(&self) -> Option<&str> {
+        let prefix = self.provider.get("aws")?["prefix"].as_str();
+        prefix.filter(|prefix| !prefix.is_empty())
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -201,6 +243,41 @@ mod tests {
             assert_eq!(finding.is_some(), expected.is_some(), "{spec} {status}: {finding:?}");
             if let (Some(finding), Some(words)) = (finding, expected) {
                 assert_eq!(finding.severity, Severity::Refusal);
+                assert!(finding.reason.contains(words), "{finding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn store_that_reads_elsewhere_is_refused() {
+        let aws = |settings: Value| json!({"provider": {"aws": settings}});
+        let cases: [(Value, Option<(Severity, &str)>); 6] = [
+            (aws(json!({"service": "ParameterStore", "region": "eu-west-1"})), None),
+            (
+                aws(json!({"service": "SecretsManager", "region": "us-east-1"})),
+                Some((Severity::Refusal, "reads Secrets Manager")),
+            ),
+            (
+                json!({"provider": {"vault": {"server": "https://vault"}}}),
+                Some((Severity::Refusal, "from provider vault")),
+            ),
+            (
+                aws(json!({"service": "ParameterStore", "prefix": "/prod/shop/"})),
+                Some((Severity::Warning, "its prefix /prod/shop/")),
+            ),
+            (json!({"provider": {"fake": {"data": []}}}), None),
+            (json!({"provider": {"webhook": {"url": "https://it"}}}), None),
+        ];
+        for (spec, expected) in cases {
+            let store = serde_json::from_value(json!({
+                "apiVersion": "external-secrets.io/v1", "kind": "SecretStore",
+                "metadata": {"name": "it"}, "spec": spec,
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            }));
+            let finding = judge("it", &store.unwrap(), true);
+            assert_eq!(finding.is_some(), expected.is_some(), "{spec}: {finding:?}");
+            if let (Some(finding), Some((severity, words))) = (finding, expected) {
+                assert_eq!(finding.severity, severity, "{finding:?}");
                 assert!(finding.reason.contains(words), "{finding:?}");
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::ObjectMeta;
 
-use super::super::MANAGER;
+use super::{super::MANAGER, serving};
 use crate::world::Finding;
 
 /// Everybody beside us who acts on this workload when the Secret changes, or takes our stamp away.
@@ -48,6 +48,16 @@ pub(super) fn judge(
              away, and rolls the pods again",
             "let Argo CD apply it (ServerSideApply=true), with ignoreDifferences for \
              /spec/template/metadata/annotations and RespectIgnoreDifferences=true",
+        ));
+    }
+    if let Some(controller) = serving::controller(workload) {
+        findings.push(Finding::warning(
+            object,
+            format!("{controller} controls it, and may take the stamp away or put the pod template back"),
+            format!(
+                "have {controller} keep annotations of the pod template that it does not know, or let its pods \
+                 read the token without a restart (`picks_up`)"
+            ),
         ));
     }
     for manager in owners_of_stamps(workload) {
@@ -121,6 +131,20 @@ mod tests {
 
     fn annotated(annotation: &str, value: &str) -> Value {
         json!({"annotations": {annotation: value}})
+    }
+
+    #[test]
+    fn controller_of_a_workload_is_named() {
+        let owned = |controller: bool| {
+            json!({"ownerReferences": [{
+                "apiVersion": "monitoring.coreos.com/v1", "kind": "Alertmanager", "name": "main",
+                "uid": "u", "controller": controller,
+            }]})
+        };
+        let told = found(owned(true), json!({}));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("Alertmanager main controls it"), "{told:?}");
+        assert_eq!(found(owned(false), json!({})), [""; 0]);
     }
 
     #[test]

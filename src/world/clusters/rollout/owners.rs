@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use kube::{Api, api::ListParams, core::PartialObjectMeta};
+use kube::{Api, api::ListParams};
 
 use super::super::{
     KubernetesClusters,
@@ -41,9 +41,9 @@ impl Owners {
         let selected =
             &ListParams { label_selector: selector.map(str::to_owned), ..ListParams::default() };
         let listed = call(&*kubernetes.access, target, |connection| async move {
-            let replica_sets: Api<PartialObjectMeta<ReplicaSet>> =
+            let replica_sets: Api<ReplicaSet> =
                 Api::namespaced(connection.client, &beside.namespace);
-            replica_sets.list(selected).await
+            replica_sets.list_metadata(selected).await
         });
         let listed = listed.await?.items.into_iter().map(|replica_set| {
             let metadata = replica_set.metadata;
