@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use crate::{
     error::{Error, Kind},
     finding::Severity,
-    import::Arrived,
+    import::{Arrived, weak_edit},
     look::look,
     plan::{Ask, Deferred},
     record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
     report::{Outcome, Report},
     spec::{OnDrift, Place, Side, Source},
-    token::{Digest, LARGEST_VALUE, Secret},
+    token::{Digest, Generation, LARGEST_VALUE, Secret},
     turn::{Stop, Turn},
-    world::Holding,
+    world::{Content, Holding},
 };
 
 /// What began.
@@ -75,6 +75,12 @@ impl Turn<'_> {
             return self.take_over(edited).await;
         }
         let adopted = look.adopted.filter(|_| first);
+        if let Some(bits) = adopted.as_ref().and_then(weak) {
+            self.warnings.push(format!(
+                "the value that is adopted has at most {bits} bits: a reader of its digest may find it \
+                 by trying, until its end"
+            ));
+        }
         let purpose = if look.has_current { purpose } else { Purpose::Publish };
         let mut next = Next::default();
         if purpose == Purpose::Rotate || !look.has_current {
@@ -142,6 +148,11 @@ impl Turn<'_> {
     async fn edited(&mut self, found: Option<Secret>) -> Result<Option<Minted>, Stop> {
         let Some(value) = found else { return Ok(self.record.edited().cloned()) };
         self.refuse_ended(&value).await?;
+        if self.spec.on_drift == OnDrift::Adopt
+            && let Some(weakness) = value.weakness(self.spec.least_bits())
+        {
+            return Err(Stop::Failed(weak_edit(weakness).on(self.asking.token)));
+        }
         let held_at = held_at(&self.found, &value);
         Ok(Some(self.seal(self.record.next_version(), value, held_at).await?))
     }
@@ -170,7 +181,7 @@ impl Turn<'_> {
     /// The value that the next version is to have. `current` is the digest of the one before.
     async fn next(&mut self, current: Option<Digest>) -> Result<Next, Stop> {
         let inbox = match &self.spec.source {
-            Source::Inbox(inbox) => inbox,
+            Source::Inbox { parameter, .. } => parameter,
             // Whoever only looks asks for no new value.
             Source::Generated
                 if self.asking.ask == Ask::Resume && self.record.queued().is_none() =>
@@ -184,9 +195,11 @@ impl Turn<'_> {
         };
         match self.arrived(inbox, current).await? {
             Arrived::New(value, arrival) => Ok(Next {
+                warning: weak(&value).map(|bits| {
+                    format!("the value that arrived in {inbox} has at most {bits} bits")
+                }),
                 value: Some(value),
                 imported: Some(Imported { arrival, refused: None }),
-                warning: None,
             }),
             Arrived::Same(arrival) => Ok(Next {
                 imported: Some(Imported { arrival, refused: None }),
@@ -227,7 +240,13 @@ impl Turn<'_> {
     /// An accepted document that no parameter takes would be found out after the mint, when it can
     /// only be dropped again.
     async fn refuse_what_does_not_fit(&mut self) -> Result<(), Error> {
-        let accepted = self.content(Side::Verifiers).await?;
+        // The current version gets an end once presenters have left it.
+        let ends_at = Some(self.now() + self.spec.overlap);
+        let mut accepted = self.content(Side::Verifiers).await?;
+        if let Content::Accepted { entries, .. } = &mut accepted {
+            let replaced = entries.iter_mut().skip(1);
+            replaced.for_each(|entry| entry.not_after = entry.not_after.or(ends_at));
+        }
         for publication in &self.spec.verifiers.publications {
             let bytes = accepted.bytes(publication.form).expose().len();
             if !publication.place.is_fenced() && bytes > LARGEST_VALUE {
@@ -253,6 +272,12 @@ struct Next {
     imported: Option<Imported>,
     /// Why there is no value.
     warning: Option<String>,
+}
+
+/// The bits of a value that has fewer than those that changeover makes.
+fn weak(value: &Secret) -> Option<u16> {
+    let bits = value.bits();
+    (bits < u16::from(*Generation::BYTES.start()) * 8).then_some(bits)
 }
 
 /// Which version of which parameter holds this value.

@@ -81,7 +81,9 @@ impl Turn<'_> {
         if let Err(error) = Secret::adopt(arrival.value.expose().to_owned()) {
             return Ok(Some(error.because));
         }
-        if let Some(weakness) = self.spec.generation.weakness(&arrival.value) {
+        if let Some(weakness) =
+            self.spec.generation.weakness(&arrival.value, self.spec.least_bits())
+        {
             return Ok(Some(weakness));
         }
         let digest = arrival.value.digest();
@@ -120,9 +122,16 @@ fn id(inbox: &ParameterName, arrival: &Arrival) -> ArrivalId {
     }
 }
 
+/// A value that was written by hand, and is too weak to become a version by itself.
+pub(crate) fn weak_edit(weakness: String) -> Error {
+    let fix = "write a longer random value, or put the current one back";
+    Error::new(Kind::BadToken, "adopt the value that was written by hand for", weakness, fix)
+}
+
 fn refusal(inbox: &ParameterName, arrival: &Arrival, because: String) -> Error {
-    let fix = "have the issuer make another value, and put it there as a SecureString; nothing was \
-               changed, and the current version stays";
+    let fix = "have the issuer make another value, and put it there as a SecureString, or lower \
+               `source.least_bits` if it is too short and its issuer makes no longer ones; nothing was changed, \
+               and the current version stays";
     let on = format!("{inbox} version {}", arrival.version);
     Error::new(Kind::BadToken, "import the value that arrived in", because, fix).on(on)
 }

@@ -56,7 +56,18 @@ pub enum Source {
     /// changeover makes them.
     Generated,
     /// They are issued elsewhere, and arrive in this SecureString: the token's inbox.
-    Inbox(ParameterName),
+    Inbox {
+        /// Its name.
+        parameter: ParameterName,
+        /// A value with fewer bits than this is not taken.
+        least_bits: u16,
+    },
+}
+
+impl Source {
+    /// The fewest bits of a value that is issued elsewhere, if the spec does not say. An attacker who has a
+    /// digest cannot try so many values.
+    pub const LEAST_BITS: u16 = 128;
 }
 
 /// What becomes of a value that somebody else wrote to a presented publication.
@@ -82,6 +93,15 @@ impl Spec {
         match side {
             Side::Verifiers => &self.verifiers,
             Side::Presenters => &self.presenters,
+        }
+    }
+
+    /// The fewest bits that a value has to have which is issued elsewhere, or was written by hand and becomes
+    /// a version by `on_drift`.
+    pub fn least_bits(&self) -> u16 {
+        match self.source {
+            Source::Generated => Source::LEAST_BITS,
+            Source::Inbox { least_bits, .. } => least_bits,
         }
     }
 
@@ -115,7 +135,7 @@ impl Spec {
     pub fn inbox(&self) -> Option<&ParameterName> {
         match &self.source {
             Source::Generated => None,
-            Source::Inbox(parameter) => Some(parameter),
+            Source::Inbox { parameter, .. } => Some(parameter),
         }
     }
 

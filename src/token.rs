@@ -142,21 +142,25 @@ impl Secret {
     /// Takes over a value that was issued elsewhere or found in a publication.
     ///
     /// # Errors
-    /// `BadToken`, without the value, where it could not be presented, published or stored as it is:
-    /// empty, above 4,096 bytes (what a standard SSM parameter holds), with whitespace or control
-    /// characters, or with `{{`, which SSM refuses in a parameter's value.
+    /// `BadToken`, without the value, if it could not be presented, published or stored as it is: empty,
+    /// above 4,096 bytes (what a standard SSM parameter holds), with `{{`, which SSM refuses in a
+    /// parameter's value, or with anything but visible ASCII, `!` to `~`. A token has to fit a header, and
+    /// clients refuse to send others (RFC 9110, section 5.5).
     pub fn adopt(value: String) -> Result<Self, Error> {
         let value = Zeroizing::new(value);
-        let stranger = value.chars().position(|c| c.is_whitespace() || c.is_control());
+        let mut strangers = value.chars().enumerate().filter(|(_, c)| !c.is_ascii_graphic());
+        let stranger = strangers.next();
         let because = match stranger {
             _ if value.is_empty() => "it is empty".to_owned(),
             _ if value.len() > LARGEST_VALUE => format!(
                 "it has {} bytes and a standard SSM parameter holds {LARGEST_VALUE}",
                 value.len()
             ),
-            Some(position) => {
-                format!("character {} is whitespace or a control character", position + 1)
-            }
+            Some((position, stranger)) => format!(
+                "character {} is U+{:04X}, and a token is visible ASCII, from ! to ~",
+                position + 1,
+                u32::from(stranger)
+            ),
             None if value.contains("{{") => {
                 "it contains \"{{\", which SSM refuses in a value".to_owned()
             }
@@ -166,7 +170,7 @@ impl Secret {
             Kind::BadToken,
             "use a value as a token",
             because,
-            "store the bare token, without line ends or quotes around it",
+            "store the bare token, without line ends, a byte-order mark, or quotes around it",
         ))
     }
 
@@ -183,6 +187,17 @@ impl Secret {
     /// SHA-256 of the value's UTF-8 bytes.
     pub fn digest(&self) -> Digest {
         Digest::of(self.expose())
+    }
+
+    /// How many random bits it has at most, as its length and its alphabet tell.
+    pub fn bits(&self) -> u16 {
+        most_bits(self.expose())
+    }
+
+    /// Why it has fewer than so many random bits: `None` if that cannot be told from its length and its
+    /// alphabet. What it was made of cannot be seen.
+    pub fn weakness(&self, least_bits: u16) -> Option<String> {
+        weakness(self.expose(), least_bits)
     }
 }
 
@@ -321,38 +336,16 @@ impl Generation {
         Ok(Secret(value))
     }
 
-    /// Why a value that was issued elsewhere is easier to guess than these: `None` where it is not, as
-    /// far as its length and its alphabet tell. What it is made of, nobody can see.
-    pub fn weakness(&self, value: &Secret) -> Option<String> {
+    /// Why a value that was issued elsewhere is not one of this token's, or is [weaker](Secret::weakness)
+    /// than so many bits.
+    pub fn weakness(&self, value: &Secret, least_bits: u16) -> Option<String> {
         let prefix = self.prefix.as_ref().map_or("", Prefix::as_str);
-        let Some(random) = value.expose().strip_prefix(prefix) else {
-            return Some(format!(
-                "it does not begin with {prefix}, as the spec's `token.prefix` says"
-            ));
-        };
-        let distinct: BTreeSet<_> = random.chars().collect();
-        if distinct.len() < FEWEST_DISTINCT {
-            return Some(format!("it has fewer than {FEWEST_DISTINCT} different characters"));
+        match value.expose().strip_prefix(prefix) {
+            Some(random) => weakness(random, least_bits),
+            None => {
+                Some(format!("it does not begin with {prefix}, as the spec's `token.prefix` says"))
+            }
         }
-        let all = |of: fn(&char) -> bool| distinct.iter().all(of);
-        let has = |of: fn(&char) -> bool| distinct.iter().any(of);
-        let is_mixed = has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase);
-        let alphabet: u8 = match () {
-            () if all(char::is_ascii_digit) => 10,
-            () if all(char::is_ascii_hexdigit) && !is_mixed => 16,
-            () if all(char::is_ascii_alphanumeric) && !is_mixed => 36,
-            () if all(|c| c.is_ascii_alphanumeric() || "+/-_=.".contains(*c)) => 64,
-            () => 95,
-        };
-        let length = u16::try_from(random.chars().count()).unwrap_or(u16::MAX);
-        let bits = f64::from(length) * f64::from(alphabet).log2();
-        let least = f64::from(self.bytes) * 8.0;
-        (bits < least).then(|| {
-            format!(
-                "its {length} characters are at most {bits:.0} bits, and the spec's `token.bytes` asks \
-                 for {least}"
-            )
-        })
     }
 
     /// How many bytes a minted value has.
@@ -361,6 +354,39 @@ impl Generation {
         let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
         prefix + encoded(usize::from(self.bytes)) + encoded(CHECKSUM_BYTES)
     }
+}
+
+fn weakness(text: &str, least_bits: u16) -> Option<String> {
+    let distinct: BTreeSet<_> = text.chars().collect();
+    if distinct.len() < FEWEST_DISTINCT {
+        return Some(format!("it has fewer than {FEWEST_DISTINCT} different characters"));
+    }
+    let bits = most_bits(text);
+    (bits < least_bits).then(|| {
+        let length = text.chars().count();
+        format!(
+            "its {length} characters are at most {bits} bits, and {least_bits} are the least that is taken"
+        )
+    })
+}
+
+/// How many random bits a text has at most, by its length and the smallest usual alphabet that has all of its
+/// characters.
+fn most_bits(text: &str) -> u16 {
+    let all = |of: fn(&char) -> bool| text.chars().all(|c| of(&c));
+    let has = |of: fn(&char) -> bool| text.chars().any(|c| of(&c));
+    let is_mixed = has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase);
+    let alphabet: u8 = match () {
+        () if all(char::is_ascii_digit) => 10,
+        () if all(char::is_ascii_hexdigit) && !is_mixed => 16,
+        () if all(char::is_ascii_alphanumeric) && !is_mixed => 36,
+        () if all(|c| c.is_ascii_alphanumeric() || "+/-_=.".contains(*c)) => 64,
+        () => 95,
+    };
+    let length = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
+    let bits = f64::from(length) * f64::from(alphabet).log2();
+    // Of 4,096 bytes there are less than 65,536 bits.
+    format!("{bits:.0}").parse().unwrap_or(u16::MAX)
 }
 
 const CHECKSUM_BYTES: usize = 4;
@@ -464,8 +490,8 @@ mod tests {
                 STANDARD.encode(&bytes),
             ] {
                 let shorter = Secret::verbatim(form[..form.len() - 4].to_owned());
-                assert_eq!(generation.weakness(&Secret::verbatim(form)), None);
-                assert!(generation.weakness(&shorter).is_some());
+                assert_eq!(generation.weakness(&Secret::verbatim(form), 256), None);
+                assert!(generation.weakness(&shorter, 256).is_some());
             }
         }
     }
@@ -480,11 +506,11 @@ mod tests {
         let cases =
             [("hunter2", "begin with ds_"), (&other, "begin with ds_"), (&same, "different")];
         for (value, words) in cases {
-            let told = generation.weakness(&Secret::verbatim(value.to_owned())).expect(value);
+            let told = generation.weakness(&Secret::verbatim(value.to_owned()), 256).expect(value);
             assert!(told.contains(words) && !told.contains(&value[3..]), "{told}");
         }
         let short = Secret::verbatim(format!("ds_{long}"));
-        assert!(generation.weakness(&short).is_some_and(|told| !told.contains("S3cret")));
+        assert!(generation.weakness(&short, 256).is_some_and(|told| !told.contains("S3cret")));
     }
 
     #[test]

@@ -253,9 +253,11 @@ impl<'a> Turn<'a> {
                     ..record.audit_of(current, self.selectors())
                 });
             }
-            for version in record.ended_since(stored) {
-                let before = self.world.records.audit(record.token(), version.version).await?;
-                let before = before.unwrap_or_else(|| record.audit_of(version, Vec::new()));
+            let ended = record.ended_since(stored);
+            let records = &self.world.records;
+            let reads = ended.iter().map(|it| records.audit(record.token(), it.version));
+            for (version, before) in ended.iter().zip(join_all(reads).await) {
+                let before = before?.unwrap_or_else(|| record.audit_of(version, Vec::new()));
                 audit.push(Audit {
                     stage: Stage::Retired,
                     not_after: version.not_after,

@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::raw::{self, Field, Object};
 use super::rules::{LONGEST_DURATION, duration};
 use super::{
-    Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
-    SpecId, Workload, WrittenKey,
+    AcceptedForm, Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side,
+    Source, Spec, SpecId, Workload, WrittenKey,
 };
 use crate::error::{Error, Kind, shown};
 use crate::token::{Generation, Prefix, TokenName};
@@ -40,10 +40,18 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         None => Some(DEFAULT_ROLLOUT_TIMEOUT),
     };
     let on_drift = faults.on_drift(raw.on_drift);
+    if let Some(timeout) = rollout_timeout {
+        for audience in [&verifiers, &presenters].into_iter().flatten() {
+            faults.time_outs(audience, timeout);
+        }
+    }
     if let (Some(verifiers), Some(presenters)) = (&verifiers, &presenters) {
         faults.both_sides(name, verifiers, presenters);
-        if let Some(Source::Inbox(inbox)) = &source {
-            faults.inbox(inbox, [verifiers, presenters]);
+        if let Some(source) = &source {
+            faults.digests(source, verifiers);
+            if let Source::Inbox { parameter, .. } = source {
+                faults.inbox(parameter, [verifiers, presenters]);
+            }
         }
     }
 
@@ -72,6 +80,8 @@ pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
         .on(format!("\"{name}\" (version {version} of its parameter)"))
 }
 
+/// What `source.least_bits` may be.
+const LEAST_BITS: RangeInclusive<u16> = 64..=512;
 const SECOND: Duration = Duration::from_secs(1);
 const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
 const DEFAULT_ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -137,17 +147,72 @@ impl Faults {
         match source.0 {
             None => Some(Source::Generated),
             Some(Value::String(source)) if source == "generated" => Some(Source::Generated),
-            Some(Value::Object(fields)) if fields.keys().eq(["parameter"]) => {
-                Some(Source::Inbox(self.parameter("source.parameter", &fields["parameter"])?))
+            Some(Value::Object(fields))
+                if fields.contains_key("parameter")
+                    && fields
+                        .keys()
+                        .all(|key| ["least_bits", "parameter"].contains(&key.as_str())) =>
+            {
+                let parameter = self.parameter("source.parameter", &fields["parameter"]);
+                let least_bits = self.least_bits(fields.get("least_bits"));
+                Some(Source::Inbox { parameter: parameter?, least_bits: least_bits? })
             }
             Some(other) => self.add(
                 "source",
                 format!(
                     "is {}; write \"generated\", or {{\"parameter\": \"<name>\"}} where values are \
-                     issued elsewhere",
+                     issued elsewhere, and `least_bits` beside it if they are shorter",
                     shown(&other)
                 ),
             ),
+        }
+    }
+
+    fn least_bits(&mut self, value: Option<&Value>) -> Option<u16> {
+        let Some(value) = value else { return Some(Source::LEAST_BITS) };
+        let bits = value.as_u64().and_then(|bits| u16::try_from(bits).ok());
+        match bits.filter(|bits| LEAST_BITS.contains(bits)) {
+            None => self.add(
+                "source.least_bits",
+                format!("is {}; write a whole number from 64 to 512", shown(value)),
+            ),
+            bits => bits,
+        }
+    }
+
+    /// A digest of a short value can be reversed by trying all values.
+    fn digests(&mut self, source: &Source, verifiers: &Audience) {
+        let Source::Inbox { least_bits, .. } = source else { return };
+        let forms = verifiers.publications.iter().map(|publication| publication.form);
+        let has_digests = forms.into_iter().any(|form| form == AcceptedForm::Digests);
+        if *least_bits < Source::LEAST_BITS && has_digests {
+            self.add::<()>(
+                "source.least_bits",
+                format!(
+                    "is {least_bits}, and a reader of a digest of so few bits finds the token by \
+                     trying; write \"as\": \"plain\" on every publication of verifiers, or 128 and more"
+                ),
+            );
+        }
+    }
+
+    /// A workload that is as slow as its spec says would be held, though nothing is wrong.
+    fn time_outs(&mut self, audience: &Audience, timeout: Duration) {
+        for workload in &audience.workloads {
+            let within = match workload.picks_up {
+                PicksUp::Restart => Duration::ZERO,
+                PicksUp::Within(within) => within,
+            };
+            if within.max(workload.settle) >= timeout {
+                self.add::<()>(
+                    "rollout_timeout",
+                    format!(
+                        "is {}, and {workload} alone takes {} by its `picks_up` and `settle`; write more",
+                        humantime::format_duration(timeout),
+                        humantime::format_duration(within.max(workload.settle)),
+                    ),
+                );
+            }
         }
     }
 

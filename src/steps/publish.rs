@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     error::Kind,
+    import::weak_edit,
     record::{Change, Leg, Seen},
     spec::{OnDrift, Place, Publication, Side},
     token::{Secret, VersionNumber},
@@ -78,7 +79,10 @@ impl Turn<'_> {
             let place = &publication.place;
             let value = Secret::adopt(value.expose().to_owned());
             let fit = match value {
-                Ok(value) => self.refuse_ended(&value).await.map(|()| value),
+                Ok(value) => match value.weakness(self.spec.least_bits()) {
+                    Some(weakness) => Err(weak_edit(weakness)),
+                    None => self.refuse_ended(&value).await.map(|()| value),
+                },
                 unfit => unfit,
             };
             match fit {

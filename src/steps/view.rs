@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     spec::{AcceptedForm, ParameterName, Place, Side},
     token::{Digest, Secret},
     turn::Turn,
@@ -22,13 +23,14 @@ impl Turn<'_> {
             Side::Verifiers => Vec::new(),
             Side::Presenters => self.record.presented().cloned().into_iter().collect(),
         };
-        for version in versions {
-            if !self.values.contains_key(&version.version) {
-                let records = &self.world.records;
-                let opened = records.open(self.record.token(), version.version, &version.sealed);
-                self.values.insert(version.version, opened.await?);
-            }
-        }
+        let sealed = versions.iter().filter(|it| !self.values.contains_key(&it.version));
+        let sealed: Vec<_> = sealed.collect();
+        let (token, records) = (self.record.token(), &self.world.records);
+        let opened = sealed.iter().map(|it| records.open(token, it.version, &it.sealed));
+        let opened = sealed.iter().map(|it| it.version).zip(join_all(opened).await);
+        let opened: Vec<_> =
+            opened.map(|(version, value)| Ok((version, value?))).collect::<Result<_, Error>>()?;
+        self.values.extend(opened);
         let token = self.record.token().clone();
         let fence = self.record.view(side);
         Ok(match (side, self.record.presented()) {
@@ -38,7 +40,17 @@ impl Turn<'_> {
                 version: presented.version,
                 value: self.values[&presented.version].clone(),
             },
-            _ => Content::Accepted {
+            // An accepted document is nothing that a presenter could send.
+            (Side::Presenters, None) => {
+                return Err(Error::new(
+                    Kind::BadRecord,
+                    "publish the presented token of",
+                    "its record has no current version",
+                    "restore the table to a point in time, or the record from a backup",
+                )
+                .on(self.record.token()));
+            }
+            (Side::Verifiers, _) => Content::Accepted {
                 token,
                 fence,
                 // Exactly the live versions, newest first.

@@ -102,7 +102,11 @@ async fn what_cannot_be_a_version_is_refused_once_and_told_to_whoever_asks() {
     let unfit = [
         ("hunter2".to_owned(), true, "characters"),
         ("a".repeat(64), true, "different characters"),
-        (format!("{}\n", issued(9)), true, "whitespace"),
+        (format!("{}\n", issued(9)), true, "U+000A"),
+        (format!("\u{feff}{}", issued(9)), true, "character 1 is U+FEFF"),
+        (format!("{}\u{200b}{}", &issued(9)[..8], issued(8)), true, "character 9 is U+200B"),
+        (format!("{}\u{2026}", issued(9)), true, "U+2026"),
+        (format!("{}\u{e9}", issued(9)), true, "U+00E9"),
         (issued(9), false, "not a SecureString"),
         (issued(1), true, "version 1 has its value"),
     ];
@@ -122,6 +126,74 @@ async fn what_cannot_be_a_version_is_refused_once_and_told_to_whoever_asks() {
     world.assert_outcome(&world.invoke("good", import()).await, "rotated");
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(3);
+}
+
+/// What issuers make: of Keycloak, UUIDs, keys of 128 bits, a classic forge's, and of openssl.
+const ISSUED: [&str; 5] = [
+    "ZmJq3xVwR8sYtN2kLhPd6uCgA9eTbXfQ",
+    "3f2b8c1e-9a74-4d0e-b6f5-1c2d3e4a5b69",
+    "9f86d081884c7d659a2feaa0c55ad015",
+    "ghp_f83kLmZp0QvXs7TgYh2NwRb4CdEuJaKi1oMx",
+    "q1Z7sX0vKc+9LmNbT3hYgR5eWjU8pD2f",
+];
+
+#[tokio::test(start_paused = true)]
+async fn what_most_issuers_issue_is_taken_with_a_warning() {
+    for value in ISSUED {
+        let world = imported(59, &items()).await;
+        world.arrive(INBOX, value, true);
+        let ending = world.invoke("a", import()).await;
+        world.assert_outcome(&ending, "rotated");
+        let warnings = ending.answer()["warnings"].to_string();
+        assert!(warnings.contains("bits"), "{warnings}");
+        assert!(!warnings.contains(value));
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn least_bits_decide_what_is_taken() {
+    let short = "k7Qw2ZxP4mTb";
+    for (least_bits, outcome) in [(None, "BadToken"), (Some(72), "rotated"), (Some(73), "BadToken")]
+    {
+        let mut spec = items();
+        for publication in spec["verifiers"]["publish"].as_array_mut().unwrap() {
+            publication["as"] = json!("plain");
+        }
+        let mut spec = from_inbox(&spec);
+        if let Some(bits) = least_bits {
+            spec["source"]["least_bits"] = json!(bits);
+        }
+        let world = MemoryWorld::new(60);
+        world.specify(&subject(), &spec);
+        world.arrive(INBOX, &issued(1), true);
+        world.assert_outcome(&world.invoke("first", publish()).await, "published");
+        world.arrive(INBOX, short, true);
+        world.assert_outcome(&world.invoke("a", import()).await, outcome);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn weak_value_in_use_is_adopted_with_a_warning() {
+    let world = MemoryWorld::new(61);
+    world.specify(&subject(), &items());
+    world.in_use_before(&place("dynamodb:configuration/id=presented"), "hunter2hunter2");
+    let ending = world.invoke("a", rotate("a")).await;
+    world.assert_outcome(&ending, "rotated");
+    let warnings = ending.answer()["warnings"].to_string();
+    assert!(warnings.contains("by trying, until its end"), "{warnings}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn weak_value_is_not_adopted_by_itself() {
+    let mut spec = items();
+    spec["on_drift"] = json!("adopt");
+    let world = in_service(62, &spec).await;
+    world.edit_presented(&place("dynamodb:configuration/id=presented"), "hunter2hunter2");
+    let ending = world.invoke("a", rotate("a")).await;
+    world.assert_outcome(&ending, "BadToken");
+    assert_eq!(world.minted(&subject()), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +258,8 @@ async fn refused(world: &MemoryWorld, because: &str, value: &str) {
         let told = error.to_string();
         assert!(told.contains(because) && !told.contains(value), "{told}");
     }
-    let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+    let status =
+        world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
     let told = status.answer()["results"][0]["imported"]["refused"].to_string();
     assert!(told.contains(because), "{status:?}");
     world.pass(Duration::from_secs(61)).await;
