@@ -26,11 +26,21 @@ pub(crate) fn is_little() -> bool {
     drawn_by().starts_with("few")
 }
 
-/// The calls at which something is tried: all of them, or one in five, beginning with one that the text
+/// The calls at which something is tried: all of them, or one in ten, beginning with one that the text
 /// draws.
 pub(crate) fn calls<Call>(calls: impl Iterator<Item = Call>) -> impl Iterator<Item = Call> {
-    let (first, every) = if is_little() { (usize::from(drawn()[4] % 5), 5) } else { (0, 1) };
+    let (first, every) = if is_little() { (usize::from(drawn()[4] % 10), 10) } else { (0, 1) };
     calls.skip(first).step_by(every)
+}
+
+/// How many random cases are tried: so many, or a quarter of them.
+pub(crate) fn cases(all: u32) -> u32 {
+    if is_little() { all.div_ceil(4) } else { all }
+}
+
+/// Seeds below this, or below a quarter of it.
+pub(crate) fn few_seeds(all: u64) -> Range<u64> {
+    0..if is_little() { all.div_ceil(4) } else { all }
 }
 
 /// The seeds to run: as many as `sample` says in a row, from one that the text draws, a quarter of them

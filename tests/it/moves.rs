@@ -16,10 +16,10 @@ use changeover::{
 use jiff::Timestamp;
 use proptest::{prelude::*, test_runner::Config};
 
-use crate::{sample::life, scene::subject};
+use crate::{amount, sample::life, scene::subject};
 
 proptest! {
-    #![proptest_config(Config { cases: 512, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: amount::cases(512), failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn no_sequence_of_changes_breaks_a_promise(asks in prop::collection::vec(ask(), 1..120)) {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Wire, config, ok};
 use crate::{
+    amount,
     damage::{Damages, assert_clear, damages, paused},
     sample::{at, audit, begun_record, key, key_entry, token},
 };
@@ -24,7 +25,7 @@ use crate::{
 const VALUE: &str = "S3CRET-VALUE-OF-A-TOKEN";
 
 proptest! {
-    #![proptest_config(Config { cases: 400, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: amount::cases(400), failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn a_damaged_answer_is_read_or_is_a_clear_error(

@@ -16,10 +16,11 @@ use super::{
     DEPLOYMENT, EVERYWHERE, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET,
     api_server::ApiServer, clusters, everywhere, one, rolling, stamp, syncing, workload, written,
 };
+use crate::amount;
 use crate::damage::{Damages, assert_clear, damages, paused};
 
 proptest! {
-    #![proptest_config(Config { cases: 300, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: amount::cases(300), failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn a_damaged_object_is_waited_for_no_longer_than_was_told(

@@ -266,6 +266,7 @@ impl State {
             let copy = &it.cluster.copies[&name];
             let again = if copy.data.is_empty() { RETRY } else { copy.interval };
             it.refresh(name, again);
+            it.is_quiet = true;
         });
     }
 
@@ -288,17 +289,22 @@ impl State {
             let now = it.now;
             let copy = it.cluster.copies.get_mut(&name).expect("it was created");
             copy.is_busy = false;
+            let mut changes = false;
             if let Some(value) = value {
                 copy.synced = format!("1-{force}");
-                if copy.data.last().is_none_or(|(_, data)| *data != value) {
+                changes = copy.data.last().is_none_or(|(_, data)| *data != value);
+                if changes {
                     copy.data.push((now, value));
                 }
             }
             if std::mem::take(&mut copy.again) {
                 it.sync(&name);
             }
-            let deployments: Vec<_> = it.cluster.deployments.keys().cloned().collect();
-            deployments.iter().for_each(|deployment| it.progress(deployment));
+            if changes {
+                let deployments: Vec<_> = it.cluster.deployments.keys().cloned().collect();
+                deployments.iter().for_each(|deployment| it.progress(deployment));
+            }
+            it.is_quiet = !changes;
         });
     }
 

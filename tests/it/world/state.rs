@@ -78,6 +78,8 @@ pub(crate) struct State {
     pub(super) is_damaged: bool,
     violation: Option<String>,
     journal: VecDeque<String>,
+    /// Whether the event that is being carried out changes nothing that anybody reads.
+    pub(super) is_quiet: bool,
     /// How the last invocation of each id ended.
     pub(super) endings: BTreeMap<String, String>,
     began: Instant,
@@ -143,6 +145,7 @@ impl State {
             is_damaged: false,
             violation: None,
             journal: VecDeque::new(),
+            is_quiet: false,
             endings: BTreeMap::new(),
             began: Instant::now(),
             events: BTreeMap::new(),
@@ -159,8 +162,12 @@ impl State {
             }
             let ((at, _), event) = entry.remove_entry();
             self.now = self.now.max(at);
+            self.is_quiet = false;
             (event.run)(self);
-            self.happened(&event.what);
+            match self.is_quiet {
+                true => self.note(&event.what),
+                false => self.happened(&event.what),
+            }
         }
         self.now = now;
     }
