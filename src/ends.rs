@@ -5,7 +5,7 @@
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     compare::form_of,
@@ -32,7 +32,7 @@ pub(crate) async fn without_spec(
     if !needs_no_spec(record, because, world.clock.now()) {
         return Ok(());
     }
-    let Some(spec) = spec_of(world, record).await else { return Ok(()) };
+    let spec = spec_of(world, record).await?;
     info!(token = %record.token(), "versions end without a spec");
     let mut turn = Turn::new(world, settings, &spec, asking, Some(record.clone()), None)?;
     match turn.carry_on().await {
@@ -41,8 +41,12 @@ pub(crate) async fn without_spec(
     }
 }
 
-/// Whether what is owed now concerns verifiers only, after a rotation.
+/// Whether what is owed now concerns verifiers only, after a rotation. A spec that could not be read this time is
+/// there: it is read again.
 fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
+    if !matches!(because, Kind::UnknownToken | Kind::BadSpec) {
+        return false;
+    }
     let is_due = record.due_at().is_some_and(|due_at| due_at <= now);
     if !is_due || record.rotation().is_some() || record.is_attended(now) {
         return false;
@@ -62,21 +66,17 @@ fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
 
 /// A spec that names the verifiers' publications alone: the places that still hold an accepted document
 /// of this token's.
-async fn spec_of(world: &World, record: &Record) -> Option<Spec> {
+///
+/// # Errors
+/// If one of these places cannot be read: a version leaves all of them or none.
+async fn spec_of(world: &World, record: &Record) -> Result<Spec, Error> {
     let places = record.published().filter_map(|(place, seen)| Some((place.parse().ok()?, seen)));
     let places: Vec<(Place, _)> = places.collect();
     let reads = places.iter().map(|(place, _)| world.publications.read(place, Side::Verifiers));
     let reads = join_all(reads).await;
     let mut publications = Vec::new();
     for ((place, seen), read) in places.into_iter().zip(reads) {
-        let holding = match read {
-            Ok(Some(holding)) => holding,
-            Ok(None) => continue,
-            Err(error) => {
-                warn!(token = %record.token(), %error, "an accepted set is left as it is");
-                continue;
-            }
-        };
+        let Some(holding) = read? else { continue };
         // A place that left the spec earlier may be another token's now.
         let is_ours =
             holding.value.digest() == seen.sha256 || holding.token.as_ref() == Some(record.token());
@@ -84,14 +84,18 @@ async fn spec_of(world: &World, record: &Record) -> Option<Spec> {
             publications.push(Publication { place, key: None, form });
         }
     }
-    Some(Spec {
+    let generation = Generation::new(*Generation::BYTES.start(), None).ok_or_else(|| {
+        let because = "the fewest bytes of a token are too few";
+        Error::new(Kind::Internal, "end versions of", because, "report it").on(record.token())
+    })?;
+    Ok(Spec {
         token: record.token().clone(),
         id: match record.spec() {
             Some(spec) => spec.clone(),
             None => SpecId::of(record.spec_version(), ""),
         },
         source: Source::Generated,
-        generation: Generation::new(*Generation::BYTES.start(), None)?,
+        generation,
         overlap: std::time::Duration::ZERO,
         verifiers: Audience { publications, ..Audience::default() },
         presenters: Audience::default(),

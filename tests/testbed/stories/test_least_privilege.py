@@ -222,15 +222,13 @@ class HandingOn(Sweeping):
     # Four more than that.
     tokens = 12
 
-    def prepare(self) -> None:
-        """Records that have been due for longest, and stay so: they are none that the function wrote."""
+    def ask(self, function: Function) -> dict:
+        """Of records that have been due for longest: they are none that the function wrote, so each sweep has them back off."""
         owners = [f"token#{self.service.name}-{number}" for number in range(self.tokens)]
         self.records = [{"pk": {"S": owner}, "sk": {"S": "record"}} for owner in owners]
         for key in self.records:
             owed = {"owed": {"S": "1"}, "due_at": {"S": "2000-01-01T00:00:00.000Z"}}
             self.testbed.boto3("dynamodb").put_item(TableName=self.testbed.table, Item=key | owed)
-
-    def ask(self, function: Function) -> dict:
         answer = super().ask(function)
         ours = [each for each in answer["results"] if each["token"].startswith(self.service.name)]
         for each in ours:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from testbed.end_of_rotation import fence_of
+from testbed import end_of_rotation
 from testbed.shared_platform import SIDES, TOKENS, SharedPlatform, Watch
 
 STAMPS = '{{range $name, $value := .spec.template.metadata.annotations}}{{$name}}={{$value}} {{end}}{{"\\n"}}'
@@ -49,7 +49,7 @@ def _check_stamps(platform: SharedPlatform, name: str, states: Callable[[], list
     before: dict[str, str] = {}
     templates, made = set(), set()
     for state in states():
-        assert all(fence_of(state[stamp]) >= fence_of(value) for stamp, value in before.items()), f"{name}: {before} became {state}"
+        assert all(end_of_rotation.fence_of(state[stamp]) >= end_of_rotation.fence_of(value) for stamp, value in before.items()), f"{name}: {before} became {state}"
         templates.add(tuple(sorted(state.items())))
         made |= state.items()
         before = state
