@@ -1,8 +1,8 @@
 //! Which spec a record may work from: nothing is published from a spec that was not admitted.
 //!
-//! A spec is looked at when it, or what its words mean, is not what the record works from. Whoever sets the
-//! spec of a record, at its begin, in the middle of a rotation or for a repair, does so with a spec that
-//! was admitted here.
+//! A spec is looked at when it, or what its words mean, is not what the record works from. The spec
+//! of a record is set, at its begin, in the middle of a rotation or for a repair, only to one that was
+//! admitted here.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -148,8 +148,8 @@ pub(crate) async fn conflict_among(
     Ok(None)
 }
 
-/// The specs of all other tokens, and the tokens whose spec cannot be read: what is wrong with it is theirs
-/// to be told.
+/// The specs of all other tokens, and the tokens whose spec cannot be read: what is wrong with it concerns
+/// them.
 ///
 /// # Errors
 /// If they cannot be listed.

@@ -36,7 +36,7 @@ use self::{
     verdict::Verdict,
 };
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     world::{Clock, Fill},
 };
 
@@ -90,6 +90,10 @@ pub async fn ask(
 ) -> Verdict {
     let asked = match action {
         Action::Rotate(rotation) => rotate(function, rotation, &mut here).await,
+        Action::Status { name: None } => {
+            here.progress.stands(&format!("waiting for {}", function.name()));
+            every_page(function, event(action)).await.map(Some).map_err(Failure::from)
+        }
         _ => {
             here.progress.stands(&format!("waiting for {}", function.name()));
             function.invoke(&event(action)).await.map(Some).map_err(Failure::from)
@@ -139,6 +143,40 @@ async fn rotate(
     }
     Ok(reply)
 }
+
+/// What is replied page by page, as one reply. A reply that is no page is returned as it is.
+async fn every_page(function: &Function, mut event: Value) -> Result<Reply, Error> {
+    let mut results = Vec::new();
+    for _ in 0..MOST_PAGES {
+        let reply = function.invoke(&event).await?;
+        let page = serde_json::from_str::<Value>(&reply.text).ok().filter(|_| !reply.is_error);
+        let Some(mut page) = page.filter(|page| page["results"].is_array()) else {
+            return Ok(reply);
+        };
+        let next = page.as_object_mut().and_then(|page| page.remove("next"));
+        if next.is_none() && results.is_empty() {
+            return Ok(reply);
+        }
+        if let Some(more) = page["results"].as_array_mut() {
+            results.append(more);
+        }
+        let Some(next) = next else {
+            page["results"] = results.into();
+            return Ok(Reply { text: page.to_string(), is_error: false });
+        };
+        event["after"] = next;
+    }
+    Err(Error::new(
+        Kind::TooLarge,
+        "read the status of all tokens of",
+        format!("there are more than {MOST_PAGES} pages of them"),
+        "ask for tokens by their names",
+    )
+    .on(function.name()))
+}
+
+/// Ten thousand tokens, the most that there are, take a dozen.
+const MOST_PAGES: usize = 100;
 
 /// Nobody else's: 128 random bits.
 fn own_key(fill: &Fill) -> Result<String, Error> {

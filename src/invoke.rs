@@ -111,8 +111,10 @@ async fn carry_out(
             Request::SweepOne { token } => {
                 Ok(sweep::one(world, settings, token, invocation, stop_at).await)
             }
-            Request::Status { token } => {
-                status::run(world, settings, token.as_ref()).await.map(Answer::Status)
+            Request::Status { token, after } => {
+                status::run(world, settings, token.as_ref(), after.as_ref())
+                    .await
+                    .map(Answer::Status)
             }
             Request::Preflight { token } => {
                 preflight::run(world, settings, token).await.map(Answer::Preflight)

@@ -112,7 +112,7 @@ pub(crate) async fn run(
     };
     let checked = checked.into_iter().map(|(object, what)| Checked { object, what }).collect();
     let results = vec![Inspection { token: token.clone(), findings, checked }];
-    Ok(Results { outcome, results })
+    Ok(Results { outcome, results, next: None })
 }
 
 /// Whether values can arrive that are issued elsewhere.

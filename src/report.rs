@@ -202,6 +202,9 @@ pub struct Results<T> {
     pub outcome: Outcome,
     /// One entry a token, in order of name.
     pub results: Vec<T>,
+    /// The last token of these, if there are more than one answer holds: `after` it the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<TokenName>,
 }
 
 /// What one token came to, where there are several: one that fails does not hide the others.

@@ -214,7 +214,7 @@ async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, E
 
 /// Why a rotation that was asked for is kept nowhere. An asynchronous invocation is tried again.
 fn unsaved(token: &TokenName, because: &str) -> Error {
-    let fix = "nothing of this request was saved, and what is in progress goes on: ask again";
+    let fix = "nothing of this request was saved, and what is in progress continues: ask again";
     Error::new(Kind::Throttled, "begin a rotation of", because, fix).on(token)
 }
 
@@ -325,7 +325,7 @@ impl Turn<'_> {
         if let Some(rotation) = self.record.rotation().filter(|it| it.purpose == Purpose::Rotate) {
             let version = rotation.version;
             self.warnings
-                .push(format!("version {version} goes on: presenters may have it already"));
+                .push(format!("version {version} continues: presenters may have it already"));
         }
         let due_at = match plan::is_at_rest(&self.record) {
             true => self.next_look(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use crate::{
     world::{Loaded, SpecText, World},
 };
 
-/// Tells how one token stands, or all.
+/// Tells how one token stands, or all of those after another, as many as one answer holds.
 ///
 /// # Errors
 /// Where the one that is named cannot be read, or specs cannot be listed.
@@ -27,7 +28,9 @@ pub(crate) async fn run(
     world: &World,
     settings: &Settings,
     token: Option<&TokenName>,
+    after: Option<&TokenName>,
 ) -> Result<Results<Each<Standing>>, Error> {
+    let mut next = None;
     let results = match token {
         Some(token) => {
             let spec = admit::spec(world, settings, token).await;
@@ -48,12 +51,27 @@ pub(crate) async fn run(
             vec![Each::Done(Box::new(standing))]
         }
         None => {
-            let tokens = stream::iter(all(world).await?);
-            let each = tokens.map(|(token, text)| stands(world, token, text));
-            each.buffered(AT_ONCE).filter_map(async |each| each).collect().await
+            let tokens = all(world).await?.into_iter();
+            let tokens = tokens.filter(|(token, _)| after.is_none_or(|after| token > after));
+            let each = stream::iter(tokens).map(|(token, text)| async move {
+                (token.clone(), stands(world, token, text).await)
+            });
+            let mut each = pin!(each.buffered(AT_ONCE));
+            let (mut results, mut last, mut bytes) = (Vec::new(), None, 0);
+            while let Some((token, stands)) = each.next().await {
+                let Some(stands) = stands else { continue };
+                bytes += serde_json::to_vec(&stands).map_or(LARGEST_PAGE, |it| it.len());
+                if bytes > LARGEST_PAGE && last.is_some() {
+                    next = last;
+                    break;
+                }
+                results.push(stands);
+                last = Some(token);
+            }
+            results
         }
     };
-    Ok(Results { outcome: Outcome::Reported, results })
+    Ok(Results { outcome: Outcome::Reported, results, next })
 }
 
 /// Every token that has a spec, with its text, or a record.
@@ -186,6 +204,9 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
     }
 }
 
+/// The most bytes of standings in one answer: Lambda returns no more than 6 MB
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>), and some clients escape them.
+const LARGEST_PAGE: usize = 2_000_000;
 /// How many tokens are looked at at once.
 const AT_ONCE: usize = 8;
 /// As many records as there may be specs.

@@ -108,7 +108,7 @@ type Swept = (TokenName, Each<Report>);
 fn answer(mut results: Vec<Swept>) -> Answer {
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
     let results = results.into_iter().map(|(_, each)| each).collect();
-    Answer::Sweep(Results { outcome: Outcome::Swept, results })
+    Answer::Sweep(Results { outcome: Outcome::Swept, results, next: None })
 }
 
 async fn carry_on(

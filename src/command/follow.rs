@@ -34,7 +34,8 @@ const LAST_REPLY: Duration = Duration::from_secs(5);
 /// Follows a rotation; its last reply, `None` where the time limit came before the first.
 ///
 /// # Errors
-/// Where the function cannot be invoked; if that could have passed, only at the time limit.
+/// Where the function cannot be invoked; if that could have passed, only at the time limit. A refusal after
+/// a reply is none: the session has ended, and the rotation continues.
 pub(super) async fn follow(
     function: &Function,
     rotation: &Rotation,
@@ -64,6 +65,13 @@ pub(super) async fn follow(
             continue;
         }
         failures = 0;
+        // It was let in before. A session that was taken on lasts an hour, and a rotation may last longer.
+        if let (Err(error), Some(_)) = (&replied, &last)
+            && error.kind == Kind::AccessDenied
+        {
+            here.progress.say(&render::visible(&format!("{error}")));
+            return Ok(last);
+        }
         let reply = replied?;
         let Ok(answer) = Answer::read(&reply) else { return Ok(Some(reply)) };
         for done in &answer.timeline {

@@ -146,6 +146,10 @@ impl Function {
             (Some("ResourceNotFoundException"), _) => {
                 "name the deployed function by --function, and where it is by --region"
             }
+            (Some("ExpiredToken" | "ExpiredTokenException"), _) => {
+                "the session of this shell has ended: sign in again, and run the same command with the same \
+                 --key; the rotation continues meanwhile"
+            }
             (_, Kind::AccessDenied) => {
                 "allow whoever runs this lambda:InvokeFunction on it, or name a --profile that may"
             }

@@ -28,7 +28,12 @@ impl Body<'_> {
     }
 
     pub(super) fn token(&self) -> Result<TokenName, Error> {
-        let because = match self.0.get("token") {
+        self.name("token")
+    }
+
+    /// The name of a token in this field.
+    pub(super) fn name(&self, field: &str) -> Result<TokenName, Error> {
+        let because = match self.0.get(field) {
             Some(Value::String(name)) => match TokenName::parse(name) {
                 Ok(name) => return Ok(name),
                 Err(fault) => fault.to_string(),
@@ -37,7 +42,7 @@ impl Body<'_> {
             None => "it is missing".to_owned(),
         };
         Err(bad_event(
-            format!("`token` names no token: {because}"),
+            format!("`{field}` names no token: {because}"),
             "name the token as its spec's parameter does",
         ))
     }

@@ -60,8 +60,10 @@ pub enum Request {
     },
     /// Tell how tokens stand.
     Status {
-        /// Only this token; all of them where absent.
+        /// Only this token; all of them if absent.
         token: Option<TokenName>,
+        /// Of all of them, those after this one in order of name: the next page.
+        after: Option<TokenName>,
     },
     /// Find everything that would stop a rotation, without rotating.
     Preflight {
@@ -131,9 +133,16 @@ impl Request {
                 }
             }
             Some("status") => {
-                body.check("status", &["token"])?;
-                let token = body.0.contains_key("token").then(|| body.token());
-                Ok(Request::Status { token: token.transpose()? })
+                body.check("status", &["token", "after"])?;
+                let named =
+                    |field| body.0.contains_key(field).then(|| body.name(field)).transpose();
+                match (named("token")?, named("after")?) {
+                    (Some(_), Some(_)) => Err(bad_event(
+                        "`after` is a place in the list of all tokens, and `token` asks for one",
+                        "leave one of them out",
+                    )),
+                    (token, after) => Ok(Request::Status { token, after }),
+                }
             }
             Some("preflight") => {
                 body.check("preflight", &["token"])?;
@@ -169,7 +178,7 @@ impl Request {
             | Request::Forget { token }
             | Request::SweepOne { token }
             | Request::Preflight { token } => Some(token),
-            Request::Status { token } => token.as_ref(),
+            Request::Status { token, .. } => token.as_ref(),
             Request::Sweep | Request::Import { .. } => None,
         }
     }
@@ -255,10 +264,10 @@ mod tests {
             ),
             (json!({"action": "sweep"}), Request::Sweep),
             (Request::sweep_of(&token), Request::SweepOne { token: token.clone() }),
-            (json!({"action": "status"}), Request::Status { token: None }),
+            (json!({"action": "status"}), Request::Status { token: None, after: None }),
             (
                 json!({"action": "status", "token": "datastore-token"}),
-                Request::Status { token: Some(token.clone()) },
+                Request::Status { token: Some(token.clone()), after: None },
             ),
             (
                 json!({"action": "preflight", "token": "datastore-token"}),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RotationId;
 
-/// A rotation that was asked for and begins by itself, on the terms of whoever asked for it.
+/// A rotation that was asked for and begins by itself, on the terms of its request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub struct Queued {
@@ -16,7 +16,7 @@ pub struct Queued {
     /// When it was asked for first; `None` if an earlier version of changeover saved it.
     #[serde(with = "crate::time::optional_milliseconds", skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Clusters that it goes without, knowingly.
+    /// Clusters that it leaves out, as was asked.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
 }

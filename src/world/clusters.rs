@@ -139,7 +139,7 @@ impl Clusters for KubernetesClusters {
         read.filter_map(|(cluster, read)| match read {
             Ok(digest) => Some((cluster.clone(), digest)),
             Err(error) => {
-                // It is told, under the cluster's name, by what needs the cluster.
+                // It is reported, under the cluster's name, by what needs the cluster.
                 warn!(cluster, %error, "not described");
                 None
             }

@@ -7,7 +7,7 @@ use changeover::{event::Request, record::Record, spec::Side};
 use serde_json::{Value, json};
 
 use crate::{
-    sample,
+    amount, sample,
     scene::*,
     world::{MemoryWorld, place},
 };
@@ -56,7 +56,7 @@ async fn a_cluster_that_is_away_is_refused_by_name_before_anything_is_minted() {
 #[tokio::test(start_paused = true)]
 async fn one_that_goes_away_holds_the_rotation_and_the_same_version_goes_on_when_it_is_back() {
     for side in ["verifiers", "presenters"] {
-        for seed in 0..6 {
+        for seed in amount::few_seeds(6) {
             let world = in_service(seed, &in_two_clusters(side)).await;
             world.replayed_by(format!("{side}, seed {seed}"));
             world.assert_outcome(
@@ -144,7 +144,8 @@ async fn a_rotation_that_is_told_to_goes_on_without_a_cluster_and_says_so() {
         assert_eq!(audit.without, [HOMELAB.to_owned()].into());
 
         // What is owed after it goes without it too.
-        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        let status =
+            world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
         assert_eq!(status.answer()["results"][0]["without"], json!([HOMELAB]));
         world.sweep_until_rest(&subject()).await;
         assert_eq!(stages(&world), ["2 Current"]);

@@ -6,6 +6,7 @@ use changeover::{event::Request, spec::Side};
 use serde_json::{Value, json};
 
 use crate::{
+    amount,
     scene::*,
     world::{Ending, Fault, Faults, LONG, place},
 };
@@ -28,7 +29,8 @@ async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
         }
         assert_eq!(world.minted(&subject()), 1);
         assert_eq!(world.rest(&subject()).places[&format!("presenters {at}")], "a stranger");
-        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        let status =
+            world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
         assert_eq!(status.answer()["results"][0]["drift"], json!([at]), "{status:?}");
     }
 }
@@ -72,7 +74,7 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
         ("backend", "ssm:/backend/token", Side::Presenters),
     ];
     for (broken, reverted, side) in legs {
-        for seed in 0..8 {
+        for seed in amount::few_seeds(8) {
             let world = in_service(seed, &workloads()).await;
             world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
             let old = world.value(&place(reverted), side);
@@ -92,7 +94,7 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_before_the_next() {
     for (broken, secret) in [("mesh", "mesh#accepted"), ("backend", "datastore#token")] {
-        for seed in 0..8 {
+        for seed in amount::few_seeds(8) {
             let world = in_service(seed, &written_secrets()).await;
             world.replayed_by(format!("{secret} is reverted, seed {seed}"));
             let secret = format!("{CLUSTER}/backend/{secret}");
@@ -135,7 +137,7 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
         [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]
     {
         spec["presenters"]["within"] = json!("1m");
-        for seed in 0..4 {
+        for seed in amount::few_seeds(4) {
             let world = in_service(seed, &spec).await;
             world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
             let old = world.value(&place(reverted), Side::Presenters);

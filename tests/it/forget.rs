@@ -26,7 +26,7 @@ async fn forgotten_token_keeps_its_audit_and_publications() {
         assert!(audit.is_some() && world.audit(&subject(), 2) == audit, "{kind}");
         // Nothing is due any more, and no list has it.
         world.pass(Duration::from_secs(25 * 60 * 60)).await;
-        for request in [Request::Sweep, Request::Status { token: None }] {
+        for request in [Request::Sweep, Request::Status { token: None, after: None }] {
             let ending = world.invoke("all", request).await;
             assert_eq!(ending.answer()["results"], json!([]), "{kind}");
         }

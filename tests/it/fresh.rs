@@ -53,7 +53,8 @@ async fn a_fresh_version_is_minted_though_nobody_asks_again() {
         };
         let ending = world.invoke("b", asked).await;
         world.assert_outcome(&ending, "in_progress");
-        let status = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        let status =
+            world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
         assert!(
             status.answer()["results"][0]["queued"]["rotation"].is_string(),
             "{kind}: {status:?}"
@@ -88,7 +89,7 @@ async fn all_who_ask_for_a_fresh_version_meanwhile_get_the_same_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fresh_version_follows_one_that_somebody_watches() {
-    for seed in 0..8 {
+    for seed in amount::few_seeds(8) {
         let world = in_service(seed, &workloads()).await;
         world.replayed_by(format!("seed {seed}"));
         let first = world.invoke("a", rotate("a"));

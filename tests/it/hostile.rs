@@ -23,6 +23,7 @@ use proptest::{
 use serde_json::json;
 
 use crate::{
+    amount,
     damage::{assert_clear, damages, paused},
     scene::*,
     world::{Ending, Faults, MemoryWorld},
@@ -32,7 +33,7 @@ use crate::{
 const MANY_CALLS: usize = 2_000;
 
 proptest! {
-    #![proptest_config(Config { cases: 300, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: amount::cases(300), failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn a_damaged_record_is_refused_or_carried_on_without_a_panic(
@@ -82,7 +83,7 @@ proptest! {
 
 proptest! {
     // Days pass in each, a sweep a minute.
-    #![proptest_config(Config { cases: 12, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: amount::cases(12), failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn clocks_that_jump_by_a_day_neither_panic_nor_loop_and_are_recovered_from(
@@ -151,7 +152,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(drop_pending()),
         Just(Request::Sweep),
         Just(Request::SweepOne { token: subject() }),
-        Just(Request::Status { token: None }),
+        Just(Request::Status { token: None, after: None }),
         Just(Request::Preflight { token: subject() }),
     ]
 }

@@ -104,8 +104,10 @@ pub(crate) async fn worlds() -> Vec<MemoryWorld> {
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
     world.pass(Duration::from_secs(60)).await;
     world.invoke("sweep", Request::Sweep).await;
-    world
-        .assert_outcome(&world.invoke("status", Request::Status { token: None }).await, "reported");
+    world.assert_outcome(
+        &world.invoke("status", Request::Status { token: None, after: None }).await,
+        "reported",
+    );
     let unknown = Request::Publish { token: token("unknown"), adopt: false };
     world.assert_outcome(&world.invoke("b", unknown).await, "UnknownToken");
     worlds.push(world);

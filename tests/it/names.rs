@@ -33,7 +33,7 @@ async fn rotated_twice(spec: &Value) -> MemoryWorld {
 }
 
 #[tokio::test(start_paused = true)]
-async fn labels_of_a_parameter_that_was_created_again_are_on_its_own_versions() {
+async fn labels_of_a_parameter_that_was_created_again() {
     let calls = {
         let world = rotated_twice(&parameters()).await;
         world.run("a", rotate("a"), LONG, Faults::none()).await.calls
@@ -86,7 +86,7 @@ fn went_back(world: &MemoryWorld) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spec_that_was_created_again_is_another_though_its_version_is_the_same() {
+async fn spec_that_was_created_again_is_another() {
     let mut spec = everything();
     spec["verifiers"]["publish"] = json!([{"ssm": "/backend/token/accepted"}, item("accepted")]);
     let mut changed = spec.clone();
@@ -278,7 +278,7 @@ async fn document_of_another_token_is_drift() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cluster_that_is_described_anew_learns_the_version_before_it_is_presented_there() {
+async fn cluster_that_is_described_anew_runs_expand_again() {
     let world = in_service(118, &workloads()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");

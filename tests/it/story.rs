@@ -6,6 +6,7 @@ use changeover::event::Request;
 use serde_json::{Value, json};
 
 use crate::{
+    amount,
     scene::*,
     world::{Ending, Fault, Faults, LONG, MemoryWorld, place, token},
 };
@@ -13,7 +14,7 @@ use crate::{
 #[tokio::test(start_paused = true)]
 async fn a_rotation_brings_everybody_to_the_new_version_and_then_ends_the_old_one() {
     for (kind, spec) in kinds() {
-        for seed in 0..4 {
+        for seed in amount::few_seeds(4) {
             let world = in_service(seed, &spec).await;
             world.replayed_by(format!("kind {kind}, seed {seed}"));
 
@@ -386,7 +387,7 @@ const LEGS: [(&str, &str); 7] = [
 async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
     let world = in_service(1, &items()).await;
     world.specify_badly(&token("a-bad-one"), "{}");
-    let status = world.invoke("status", Request::Status { token: None }).await;
+    let status = world.invoke("status", Request::Status { token: None, after: None }).await;
     let results = &status.answer()["results"];
     assert_eq!(results[0]["token"], "a-bad-one", "{status:?}");
     assert_eq!(results[0]["error"], "BadSpec", "{status:?}");
@@ -395,9 +396,36 @@ async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn status_of_all_tokens_comes_in_pages_that_lambda_returns() {
+    let world = in_service(1, &items()).await;
+    let mut expected = vec![subject().to_string()];
+    for number in 0..6_000 {
+        let name = format!("token-{number:04}");
+        world.specify(&token(&name), &items());
+        expected.push(name);
+    }
+    let (mut told, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let request = Request::Status { token: None, after: after.clone() };
+        let ending = world.invoke("status", request).await;
+        assert!(ending.answer().to_string().len() < 3_000_000, "Lambda returns 6 MB");
+        let results = ending.answer()["results"].as_array().unwrap();
+        told.extend(results.iter().map(|it| it["token"].as_str().unwrap().to_owned()));
+        pages += 1;
+        match ending.answer()["next"].as_str() {
+            Some(next) => after = Some(token(next)),
+            None => break,
+        }
+    }
+    assert!(pages > 1, "one page: this shows nothing");
+    assert_eq!(told, expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_of_one_token_tells_how_its_newest_version_came() {
     let status = async |world: &MemoryWorld| {
-        let ending = world.invoke("status", Request::Status { token: Some(subject()) }).await;
+        let ending =
+            world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
         ending.answer()["results"][0].clone()
     };
     for (kind, spec) in kinds() {
@@ -433,7 +461,7 @@ async fn a_status_of_one_token_tells_how_its_newest_version_came() {
 #[tokio::test(start_paused = true)]
 async fn a_status_is_told_though_nobody_knows_how_the_newest_version_came() {
     let world = in_service(5, &items()).await;
-    let request = Request::Status { token: Some(subject()) };
+    let request = Request::Status { token: Some(subject()), after: None };
     let counted = world.run("status", request.clone(), LONG, Faults::none()).await;
     let last = counted.calls;
     let ran = world.run("status", request, LONG, Faults::at(last, Fault::FailBefore)).await;

@@ -246,7 +246,7 @@ async fn a_reply_is_awaited_for_longer_than_a_function_runs() {
 async fn who_may_not_invoke_is_told_what_to_do() {
     for (code, fix) in [
         ("AccessDeniedException", "lambda:InvokeFunction"),
-        ("ExpiredTokenException", "--profile"),
+        ("ExpiredTokenException", "sign in again"),
         ("ResourceNotFoundException", "--function"),
     ] {
         let wire = Wire::script([refused(code)]);
@@ -337,6 +337,19 @@ async fn following_ends_when_it_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn session_that_ends_is_no_failure_of_the_rotation() {
+    let wire = Wire::script([answer("in_progress", json!({})), refused("ExpiredTokenException")]);
+    let ran = run(&wire, "rotate datastore-token --follow").await;
+    assert_eq!(ran.verdict, Verdict::InProgress);
+    for told in ["the session of this shell has ended", &format!("--key {OWN_KEY} joins it")] {
+        assert!(ran.log.contains(told), "{}", ran.log);
+    }
+    // Before any reply nothing may have begun.
+    let wire = Wire::script([refused("ExpiredTokenException")]);
+    assert_eq!(run(&wire, "rotate datastore-token --follow").await.verdict, Verdict::Failed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_time_limit_ends_the_waiting_and_tells_how_to_go_on() {
     for (answer, words) in [
         (answer("in_progress", json!({})), "rotate datastore-token --follow --timeout 1m"),
@@ -362,6 +375,25 @@ async fn what_is_deferred_is_asked_for_again_when_it_can_begin_if_that_is_in_tim
     let wire = Wire::script([deferred()]);
     let ran = run(&wire, "rotate datastore-token --follow --timeout 4m").await;
     assert_eq!((ran.verdict, wire.calls().len()), (Verdict::InProgress, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_of_all_tokens_is_asked_for_page_by_page() {
+    let page = |names: &[&str], next: Option<&str>| {
+        let results: Vec<_> = names.iter().map(|name| json!({"token": name})).collect();
+        let mut page = json!({"outcome": "reported", "results": results});
+        if let Some(next) = next {
+            page["next"] = json!(next);
+        }
+        ok(page)
+    };
+    let wire = Wire::script([page(&["a", "b"], Some("b")), page(&["c"], None)]);
+    let ran = run(&wire, "status --json").await;
+    let told: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let all = json!([{"token": "a"}, {"token": "b"}, {"token": "c"}]);
+    assert_eq!(told, json!({"outcome": "reported", "results": all}));
+    let after: Vec<_> = wire.calls().iter().map(|call| call.body["after"].clone()).collect();
+    assert_eq!(after, [Value::Null, json!("b")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -443,12 +475,12 @@ async fn what_the_function_writes_is_what_is_shown() {
     };
     let outcome = Outcome::Reported;
     let each = vec![Each::Done(Box::new(standing)), failed];
-    let status = report::Answer::Status(Results { outcome, results: each });
+    let status = report::Answer::Status(Results { outcome, results: each, next: None });
     let outcome = Outcome::Refused;
     let checked =
         vec![Checked { object: "ssm:/c".to_owned(), what: vec!["it can be read".to_owned()] }];
     let looked = vec![Inspection { token: token(), findings: vec![finding], checked }];
-    let preflight = report::Answer::Preflight(Results { outcome, results: looked });
+    let preflight = report::Answer::Preflight(Results { outcome, results: looked, next: None });
     let rotate = report::Answer::One(Box::new(report));
     for (answer, words, code, shown) in [
         (

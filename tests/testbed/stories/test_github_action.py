@@ -38,15 +38,19 @@ class Workflow:
                 directory / "bin", self.arguments,
                 changeover=testbed.command, aws=shutil.which("aws"), python3=sys.executable,
             ),
+            "AWS_ENDPOINT_URL": testbed.aws.endpoint,
+        }
+        self.role = {
             "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
             "AWS_SESSION_TOKEN": session["SessionToken"],
-            "AWS_ENDPOINT_URL": testbed.aws.endpoint,
         }
 
     def run(self, run_id: int = 7219, **inputs: str):
-        """One attempt of the run. What it wrote is kept in the logs but for commands to mask: no token may be found there."""
-        job = Job(ACTION, self.directory / "job", self.environment, run_id)
+        """One attempt of the run, as the role: by the action, or by the job before it. What it wrote is kept in the logs but for
+        commands to mask: no token may be found there."""
+        before = {} if "role_to_assume" in inputs else self.role
+        job = Job(ACTION, self.directory / "job", self.environment | before, run_id, self.role)
         inputs = {"function": self.testbed.function, "region": self.testbed.aws.region, "command": str(self.command)} | inputs
         ran = job.uses(**inputs)
         with (self.testbed.logs / "github-action.log").open("a") as file:
@@ -68,7 +72,10 @@ def a_workflow_rotates_and_hands_the_masked_token_on(testbed, workflow, tell):
         assert ran.outputs["outcome"] in ("rotated", "unchanged") and ran.outputs["version"] == "2", ran.outputs
         (selector,) = ran.outputs["selectors"].split(" ")
         assert re.fullmatch(rf"{platform.token_parameter}:\d+", selector)
-        assert ran.used == [(ran.used[0][0], {"role-to-assume": "arn:aws:iam::000000000000:role/r", "aws-region": testbed.aws.region})]
+        ((_, given),) = ran.used
+        assert given["role-to-assume"] == "arn:aws:iam::000000000000:role/r" and given["aws-region"] == testbed.aws.region
+        # Steps after it are who they were, and where.
+        assert not ran.environment.keys() & {*workflow.role, "AWS_REGION", "AWS_DEFAULT_REGION"}, ran.environment.keys()
         tell(ran.log.splitlines()[-1])
 
         # The value is what presenters send, was masked before anything could show it, and is in no argument.
@@ -145,7 +152,7 @@ def the_command_is_built_from_the_actions_own_checkout(workflow, tmp_path):
     cargo.write_text('#!/bin/bash\ntest -f "$5/Cargo.toml" && grep -q "path = .src/bin/$7.rs" "$5/Cargo.toml" || exit 9\n'
                      'mkdir -p "$9/bin" && cp "$COMMAND_TO_COPY" "$9/bin/$7"\n')
     cargo.chmod(0o755)
-    environment = workflow.environment | {"PATH": f"{tmp_path}:{workflow.environment['PATH']}", "COMMAND_TO_COPY": str(workflow.command)}
+    environment = workflow.environment | workflow.role | {"PATH": f"{tmp_path}:{workflow.environment['PATH']}", "COMMAND_TO_COPY": str(workflow.command)}
     ran = Job(ACTION, tmp_path / "job", environment).uses(
         token="unknown", function=workflow.testbed.function, region=workflow.testbed.aws.region
     )

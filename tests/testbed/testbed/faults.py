@@ -110,7 +110,6 @@ THROTTLED = frozenset({"Throttled"})
 TOO_LARGE = frozenset({"TooLarge"})
 UNREACHABLE = frozenset({"Unreachable"})
 INTERNAL = frozenset({"Internal"})
-DEFERRED = frozenset({"deferred"})
 KEY_IS_DISABLED = {"DisabledException": REFUSED, "KMSInvalidStateException": REFUSED}
 ITEM_IS_BUSY_OR_FULL = {"TransactionConflictException": THROTTLED, "ItemCollectionSizeLimitExceededException": TOO_LARGE}
 OF_ONE_OPERATION = {
@@ -137,7 +136,7 @@ CANCELLED = {
         **{code: THROTTLED for code in FOR_NOW},
         "ValidationError": INTERNAL,
         "ItemCollectionSizeLimitExceeded": TOO_LARGE,
-        # Somebody else was first, it seems: it is deferred, which is no error.
-        "ConditionalCheckFailed": DEFERRED,
+        # Another invocation saved first, it seems: a rotation that was asked for cannot be saved, and a sweep is deferred.
+        "ConditionalCheckFailed": THROTTLED | {"deferred"},
     },
 }

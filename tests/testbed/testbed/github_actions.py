@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
-TERM = re.compile(r"inputs\.[\w-]+|steps\.[\w-]+\.outputs\.[\w-]+")
+TERM = re.compile(r"inputs\.[\w-]+|env\.\w+|steps\.[\w-]+\.outputs\.[\w-]+")
 
 
 @dataclass
@@ -36,6 +36,9 @@ class Ran:
     # Other actions that it took: their names, and what they were given.
     used: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
+    # What a step after the action finds in its environment.
+    environment: dict[str, str] = field(default_factory=dict)
+
     @property
     def log(self) -> str:
         shown = "".join(line for line in self.raw.splitlines(True) if not line.startswith("::add-mask::"))
@@ -45,9 +48,13 @@ class Ran:
 
 
 class Job:
-    """A job of one run of a workflow: `run_id` is that of all its attempts."""
+    """A job of one run of a workflow: `run_id` is that of all its attempts. `role` is what aws-actions/configure-aws-credentials
+    comes to: credentials, as the environment names them."""
 
-    def __init__(self, action: Path, directory: Path, environment: dict[str, str], run_id: int = 7219) -> None:
+    def __init__(
+        self, action: Path, directory: Path, environment: dict[str, str], run_id: int = 7219, role: dict[str, str] | None = None
+    ) -> None:
+        self._role = role or {}
         self._path = action
         self._action: dict[str, Any] = yaml.safe_load((action / "action.yml").read_text())
         self._directory = directory
@@ -72,19 +79,31 @@ class Job:
         if missing := [name for name, each in known.items() if each.get("required") and not inputs[name]]:
             raise ValueError(f"the action needs the inputs {missing}")
         ran = Ran()
-        values = {f"inputs.{name}": value for name, value in inputs.items()}
+        values = {f"env.{name}": value for name, value in self._environment.items()}
+        values |= {f"inputs.{name}": value for name, value in inputs.items()}
         for step in self._action["runs"]["steps"]:
             if not _holds(step.get("if", "true"), values):
                 continue
             if "uses" in step:
-                ran.used.append((step["uses"], {name: _filled(value, values) for name, value in step["with"].items()}))
+                given = {name: _filled(value, values) for name, value in step["with"].items()}
+                ran.used.append((step["uses"], given))
+                values |= self._take_on(step["id"], given)
                 continue
             outputs = self._run(step, values, ran)
             values |= {f"steps.{step['id']}.outputs.{name}": value for name, value in outputs.items()}
             if ran.code != 0:
                 break
+        ran.environment = dict(self._environment)
         ran.outputs = {name: _filled(each["value"], values) for name, each in self._action["outputs"].items()}
         return ran
+
+    def _take_on(self, step: str, given: dict[str, str]) -> dict[str, str]:
+        """The outputs of a step that takes a role on. Unless it is told not to, the whole job is that role from then on."""
+        if given.get("output-env-credentials") != "false":
+            self._environment |= self._role | {"AWS_REGION": given["aws-region"]}
+        if given.get("output-credentials") != "true":
+            return {}
+        return {f"steps.{step}.outputs.{name.lower().replace('_', '-')}": value for name, value in self._role.items()}
 
     def _run(self, step: dict[str, Any], values: dict[str, str], ran: Ran) -> dict[str, str]:
         """Runs one step; its outputs."""
