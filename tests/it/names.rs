@@ -62,6 +62,24 @@ async fn labels_of_a_parameter_that_was_created_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn label_previous_is_never_on_the_current_token() {
+    let mut spec = parameters();
+    spec["overlap"] = json!("10m");
+    let world = rotated_twice(&spec).await;
+    world.delete_parameter(&place(PRESENTED));
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    // The numbers of the new parameter pass those of the one before.
+    for _ in 0..4 {
+        let value = world.value(&place(PRESENTED), Side::Presenters);
+        world.edit(&place(PRESENTED), Side::Presenters, &value);
+        world.assert_outcome(&world.invoke("publish", publish()).await, "published");
+        let labels = world.rest(&subject()).labels;
+        assert_eq!(labels[&format!("{PRESENTED}:current")], "4");
+        assert_ne!(labels.get(&format!("{PRESENTED}:previous")).map(String::as_str), Some("4"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn label_of_a_version_that_was_pushed_out_holds_nothing() {
     let world = rotated_twice(&parameters()).await;
     // Values of others push the version out that holds the current token, and the last is put back.
