@@ -31,9 +31,7 @@ impl Turn<'_> {
     /// Compares every publication, and every Secret that is written, with the record, and repairs or
     /// tells what differs.
     pub(crate) async fn compare(&mut self) -> Result<Report, Stop> {
-        if !self.record.works_from(&self.spec.id) {
-            self.apply(Change::Respecify(self.spec.id.clone()))?;
-        }
+        self.follow_spec()?;
         let mut drift = Vec::new();
         let mut is_edited = false;
         let mut repaired = Vec::new();

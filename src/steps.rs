@@ -27,9 +27,7 @@ impl Turn<'_> {
     /// Carries out what is owed until there is an answer.
     pub(crate) async fn carry_on(&mut self) -> Result<Report, Stop> {
         self.note_unfinished()?;
-        if !self.record.works_from(&self.spec.id) {
-            self.apply(Change::Respecify(self.spec.id.clone()))?;
-        }
+        self.follow_spec()?;
         while let Some(owed) = self.record.owed() {
             self.last = Some(owed);
             if self.now() >= self.asking.stop_at {
@@ -80,6 +78,14 @@ impl Turn<'_> {
                 self.lease(owed.leg)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Has the record work from the spec of this turn, which was admitted.
+    pub(crate) fn follow_spec(&mut self) -> Result<(), Stop> {
+        match self.record.works_from(&self.spec.id) {
+            true => Ok(()),
+            false => self.apply(Change::Respecify(self.spec.id.clone())),
         }
     }
 
