@@ -192,7 +192,9 @@ class Pod:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,
+                    # Not a session of its own: Linux shares the cores among sessions first, and thirty pods would leave the
+                    # control plane and the emulator a thirtieth.
+                    process_group=0,
                     preexec_fn=die_with_parent(os.getpid()),
                 )
             except OSError as error:
@@ -207,7 +209,7 @@ class Pod:
             code = await container.process.wait()
         finally:
             probe.cancel()
-            # Processes that it left behind in its session are part of the container.
+            # Processes that it left behind in its group are part of the container.
             self._signal(container, signal.SIGKILL)
             container.process = None
             container.ready = False
@@ -261,7 +263,7 @@ class Pod:
             pass
 
     def _signal(self, container: Container, number: int) -> None:
-        """Signals the container's whole session; one that has ended already needs no signal."""
+        """Signals the container's whole process group; one that has ended already needs no signal."""
         if container.process is not None:
             try:
                 os.killpg(container.process.pid, number)
