@@ -64,7 +64,7 @@ impl Function {
     /// credentials. A profile that is named comes before credentials in the environment. Calls nobody.
     ///
     /// # Errors
-    /// `Unreachable` where no region is set.
+    /// `Unreachable` where no region is set; `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
     pub async fn load(
         name: &str,
         region: Option<String>,
@@ -77,12 +77,12 @@ impl Function {
         let region = RegionProviderChain::first_try(region.map(Region::new))
             .or_else(EnvironmentVariableRegionProvider::new())
             .or_else(region_of_profile.build());
-        let mut loader = aws::loader();
+        let mut loader = aws::loader()?;
         if let Some(profile) = profile {
             // The SDK's own chain would take credentials of the environment first.
             let provider = ProviderConfig::without_region()
                 .with_region(region.region().await)
-                .with_http_client(aws::http_client())
+                .with_http_client(aws::http_client()?)
                 .with_behavior_version(Some(aws::behavior_version()));
             let credentials = ProfileFileCredentialsProvider::builder()
                 .profile_name(profile)

@@ -2,6 +2,7 @@
 //! call, and one reading of what went wrong.
 
 mod counted;
+mod http;
 pub(crate) mod parameter;
 
 use std::{
@@ -25,13 +26,13 @@ use aws_credential_types::{
 };
 use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERRORS};
 use aws_sdk_ssm::{error::ProvideErrorMetadata, operation::RequestId};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
     client::{http::SharedHttpClient, orchestrator::HttpResponse, result::SdkError},
     http::StatusCode,
 };
 
 use self::counted::Counted;
+pub(crate) use self::http::client as http_client;
 use crate::error::{Error, Kind, causes};
 
 /// How long a call may take, its retries included: what an unfenced call may last (the lease is
@@ -41,9 +42,6 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an unused connection is kept. Shorter than AWS's own ends keep it, so that a request is
-/// seldom sent on a connection that is just being closed, and its reply thought lost.
-const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The clients of AWS's services, each made when it is first needed.
 pub struct Aws {
@@ -64,12 +62,12 @@ impl Aws {
     /// Calls nobody: credentials are fetched by the first call that needs them.
     ///
     /// # Errors
-    /// `Unreachable` where no region is set. The instance metadata service is not asked for one:
-    /// Lambda sets the variable.
+    /// `Unreachable` where no region is set: the instance metadata service is not asked for one, Lambda sets
+    /// the variable. `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
     pub async fn load() -> Result<Self, Error> {
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new());
-        checked(loader().region(region).load().await).map(Self::new)
+        checked(loader()?.region(region).load().await).map(Self::new)
     }
 
     /// Clients of this configuration, with changeover's time-outs and retries.
@@ -170,21 +168,16 @@ impl Aws {
 }
 
 /// What every configuration begins with.
-pub(crate) fn loader() -> ConfigLoader {
-    aws_config::defaults(behavior_version()).http_client(http_client())
+///
+/// # Errors
+/// `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
+pub(crate) fn loader() -> Result<ConfigLoader, Error> {
+    Ok(aws_config::defaults(behavior_version()).http_client(http::client()?))
 }
 
 /// How the SDKs behave where they left it open.
 pub(crate) fn behavior_version() -> BehaviorVersion {
     BehaviorVersion::v2026_01_12()
-}
-
-/// The one HTTP client: rustls on ring.
-pub(crate) fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new()
-        .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https()
 }
 
 /// A configuration that names a region.

@@ -3,6 +3,7 @@
 
 mod amount;
 mod asked;
+mod behind_a_proxy;
 mod clusters;
 mod contract;
 mod costs;
