@@ -21,7 +21,7 @@ use changeover::{
     token::{Digest, TokenName},
     world::{
         Clusters, Progress, Stamp,
-        clusters::{Access, Connection, KubernetesClusters},
+        clusters::{Access, Connection, Home, KubernetesClusters},
     },
 };
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
@@ -178,7 +178,7 @@ struct Administrator(Client);
 #[async_trait]
 impl Access for Administrator {
     async fn connect(&self, _: &str) -> Result<Connection, Error> {
-        Ok(Connection { client: self.0.clone(), generation: 1 })
+        Ok(Connection { client: self.0.clone(), introduce: "".into(), generation: 1 })
     }
 
     async fn describe(&self, cluster: &str) -> Result<Digest, Error> {
@@ -200,7 +200,10 @@ impl Testbed {
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
         let client = Client::try_from(config.expect("a configuration")).expect("a client");
         Some(Self {
-            clusters: KubernetesClusters::reached_by(Arc::new(Administrator(client.clone()))),
+            clusters: KubernetesClusters::reached_by(
+                Arc::new(Administrator(client.clone())),
+                Home::default(),
+            ),
             client,
             kubectl: text("kubectl"),
             kubeconfig: text("kubeconfig"),

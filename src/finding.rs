@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     error::Error,
-    spec::{ParameterName, Workload},
+    spec::{ParameterName, Side, Workload},
+    token::TokenName,
 };
 
 /// Something that a look before a rotation found.
@@ -71,6 +72,10 @@ pub enum Severity {
 pub struct Subject<'a> {
     /// The workload.
     pub workload: &'a Workload,
+    /// The token whose view it takes up.
+    pub token: &'a TokenName,
+    /// Whose view that is.
+    pub side: Side,
     /// The parameters that its side publishes to.
     pub parameters: Vec<ParameterName>,
 }
@@ -89,7 +94,10 @@ pub struct Examination {
 impl Examination {
     /// Notes that this is right about an object.
     pub fn right(&mut self, object: impl Into<String>, what: impl Into<String>) {
-        self.checked.entry(object.into()).or_default().push(what.into());
+        let (checked, what) = (self.checked.entry(object.into()).or_default(), what.into());
+        if !checked.contains(&what) {
+            checked.push(what);
+        }
     }
 
     /// What both came to. What was found twice is told once.
@@ -100,8 +108,7 @@ impl Examination {
             }
         }
         for (object, what) in other.checked {
-            let checked = self.checked.entry(object).or_default();
-            checked.extend(what);
+            what.into_iter().for_each(|what| self.right(object.clone(), what));
         }
         self.rollouts.extend(other.rollouts);
     }

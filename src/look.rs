@@ -50,9 +50,9 @@ pub(crate) async fn look(
     let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
     let mut subjects = subjects(spec);
     subjects.retain(|subject| !without.contains(&subject.workload.cluster));
-    let inspections = subjects.into_iter().map(|Subject { workload, parameters }| async move {
-        (workload, world.clusters.inspect(workload, &parameters).await)
-    });
+    let inspections = subjects
+        .into_iter()
+        .map(|subject| async move { (subject.workload, world.clusters.inspect(&subject).await) });
     let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
 
     let mut holdings = Vec::new();
@@ -111,10 +111,12 @@ pub(crate) fn subjects(spec: &Spec) -> Vec<Subject<'_>> {
     let of = |side| {
         let audience = spec.side(side);
         let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
-        audience
-            .workloads
-            .iter()
-            .map(move |workload| Subject { workload, parameters: parameters.clone() })
+        audience.workloads.iter().map(move |workload| Subject {
+            workload,
+            token: &spec.token,
+            side,
+            parameters: parameters.clone(),
+        })
     };
     Side::BOTH.into_iter().flat_map(of).collect()
 }

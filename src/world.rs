@@ -369,13 +369,10 @@ pub trait Clusters: Send + Sync {
     /// description changed is not used again. One read a cluster; no effect outside.
     async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest>;
 
-    /// What stands in the way of this workload ever taking up a view: objects that do not exist,
-    /// and what can never finish. Two reads; no effect.
-    async fn inspect(
-        &self,
-        workload: &Workload,
-        parameters: &[ParameterName],
-    ) -> Result<Vec<Finding>, Error>;
+    /// What stands in the way of this workload ever taking up a view: objects that do not exist, what can
+    /// never finish, and what admission would refuse. Two reads, and a dry run of each change that a rotation
+    /// makes; no effect.
+    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error>;
 
     /// Looks at everything in the clusters that a rotation which these workloads follow depends on:
     /// what [`Clusters::inspect`] looks at, and beyond it rights, stores and neighbours. `published`

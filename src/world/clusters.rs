@@ -25,6 +25,7 @@ mod external_secret;
 mod inspect;
 mod named;
 mod rollout;
+mod store;
 mod sync;
 mod token_parameter;
 mod watch;
@@ -86,8 +87,26 @@ pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct Connection {
     /// The client. Its identity ends within minutes: it is asked for anew for every call.
     pub client: kube::Client,
+    /// What to do if the API server does not know that identity: it depends on what the cluster is, and on how
+    /// it knows who calls.
+    pub introduce: Arc<str>,
     /// Tells connections to the same cluster apart.
     pub generation: u64,
+}
+
+/// Where tokens are published, as far as that is known: what copies them from elsewhere copies something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// The region.
+    pub region: Option<String>,
+    /// The account.
+    pub account: Option<String>,
+}
+
+/// The account of a KMS key that is named by its ARN: `arn:aws:kms:<region>:<account>:key/<id>`.
+fn account(key: &str) -> Option<String> {
+    let of_arn = key.strip_prefix("arn:")?.split(':').nth(3)?;
+    Some(of_arn.to_owned()).filter(|account| !account.is_empty())
 }
 
 /// [`Clusters`] over the Kubernetes API.
@@ -98,6 +117,8 @@ pub struct KubernetesClusters {
     access: Arc<dyn Access>,
     /// Which version of External Secrets' API each cluster serves.
     versions: Mutex<BTreeMap<String, &'static str>>,
+    /// Where tokens are published.
+    home: Home,
     /// How many refreshes were forced.
     refreshes: AtomicU64,
 }
@@ -106,12 +127,16 @@ impl KubernetesClusters {
     /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
     /// function's own account and region. `now` is the wall clock's time.
     pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)))
+        let home = Home {
+            region: aws.config().region().map(ToString::to_string),
+            account: account(&config.publication_key),
+        };
+        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)), home)
     }
 
-    /// Clusters that are reached like this.
-    pub fn reached_by(access: Arc<dyn Access>) -> Self {
-        Self { access, versions: Mutex::default(), refreshes: AtomicU64::new(0) }
+    /// Clusters that are reached like this, of a function that publishes there.
+    pub fn reached_by(access: Arc<dyn Access>, home: Home) -> Self {
+        Self { access, versions: Mutex::default(), home, refreshes: AtomicU64::new(0) }
     }
 
     /// A value for the annotation that no ExternalSecret had before: the caller's, numbered. An
@@ -147,12 +172,8 @@ impl Clusters for KubernetesClusters {
         .collect()
     }
 
-    async fn inspect(
-        &self,
-        workload: &Workload,
-        parameters: &[ParameterName],
-    ) -> Result<Vec<Finding>, Error> {
-        inspect::inspect(self, workload, parameters).await
+    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+        inspect::inspect(self, subject).await
     }
 
     async fn examine(

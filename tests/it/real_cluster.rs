@@ -1,6 +1,7 @@
 //! Clusters on a real API server, real controllers and External Secrets, those of the testbed that
 //! `CHANGEOVER_TESTBED` names: with a presigned token, and no more rights than the manifest gives.
 
+mod admission;
 mod copies;
 mod rollouts;
 
@@ -8,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
     process::{Command, Output, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -339,6 +340,12 @@ fn stamp(side: Side, token: &str, revision: u64) -> Stamp {
     Stamp { side, token: TokenName::parse(token).expect("a name"), fence: Fence::bare(revision) }
 }
 
+/// A workload of presenters of token `a`, whose side publishes to these parameters.
+fn subject<'a>(workload: &'a Workload, parameters: &[ParameterName]) -> Subject<'a> {
+    static TOKEN: LazyLock<TokenName> = LazyLock::new(|| TokenName::parse("a").expect("a name"));
+    Subject { workload, token: &TOKEN, side: Side::Presenters, parameters: parameters.to_vec() }
+}
+
 const PRESENTED: &str = "presenter.changeover.dev/a";
 
 /// Runs until it is told to end, and then a while longer.
@@ -482,7 +489,7 @@ async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
     testbed.in_namespace(&["rollout", "pause", "deployment/backend"]);
     let reason = stuck(testbed.rolled_out(&workload, &stamp_5).await);
     assert!(reason.contains("paused"), "{reason}");
-    let findings = testbed.clusters.inspect(&workload, &[]).await.expect("an answer");
+    let findings = testbed.clusters.inspect(&subject(&workload, &[])).await.expect("an answer");
     assert!(findings.iter().any(|it| it.severity == Severity::Refusal), "{findings:?}");
 
     testbed.in_namespace(&["rollout", "resume", "deployment/backend"]);
@@ -552,7 +559,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         elsewhere,
     ]);
     testbed.under_way(&testbed.copied(Some("token")), "two", &["fails to sync"]).await;
-    let findings = clusters.inspect(&workload, &[parameter]).await.expect("an answer");
+    let findings = clusters.inspect(&subject(&workload, &[parameter])).await.expect("an answer");
     let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
     assert!(severities.contains(&Severity::Refusal), "{findings:?}");
     assert!(severities.contains(&Severity::Warning), "{findings:?}");
@@ -581,7 +588,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
     let workload = testbed.copied(None);
     let published = BTreeSet::from([parameter.clone()]);
     let examined = async |workload: &Workload| {
-        let subject = Subject { workload, parameters: vec![parameter.clone()] };
+        let subject = subject(workload, std::slice::from_ref(&parameter));
         testbed.clusters.examine(&[subject], &published).await
     };
     let told = |examination: &Examination| -> Vec<(Severity, String)> {
@@ -654,12 +661,12 @@ async fn the_function_has_no_rights_where_nobody_gave_it_any() {
     assert_eq!(error.kind, Kind::AccessDenied, "{error}");
     assert!(error.because.contains(r#"User "changeover:tests""#), "{error}");
     assert!(error.fix.contains("verb get on deployments.apps in namespace kube-system"), "{error}");
-    let findings = testbed.clusters.inspect(&elsewhere, &[]).await.expect("an answer");
+    let findings = testbed.clusters.inspect(&subject(&elsewhere, &[])).await.expect("an answer");
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].severity, Severity::Refusal);
 
     let nowhere = Workload { cluster: "nowhere".to_owned(), ..testbed.workload("backend") };
-    let findings = testbed.clusters.inspect(&nowhere, &[]).await.expect("an answer");
+    let findings = testbed.clusters.inspect(&subject(&nowhere, &[])).await.expect("an answer");
     assert!(findings[0].reason.contains("eks:DescribeCluster"), "{findings:?}");
     testbed.tidied();
 }

@@ -520,7 +520,7 @@ fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
     // Everybody may ask for their own rights, and stores of both kinds are asked for as one type.
     let asked: BTreeSet<String> = kubernetes_resources()
         .into_iter()
-        .filter(|it| it != "selfsubjectaccessreviews" && it != "storeobjects")
+        .filter(|it| it != "selfsubjectaccessreviews" && it != "stores")
         .chain(["secretstores", "clustersecretstores"].map(str::to_owned))
         .chain(["deployments", "statefulsets", "daemonsets", "cronjobs", "jobs"].map(str::to_owned))
         .collect();

@@ -1,5 +1,6 @@
 //! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
 
+mod admission;
 mod api_server;
 mod copies;
 mod damaged;
@@ -9,7 +10,11 @@ mod together;
 mod watching;
 mod writing;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover::{
@@ -18,15 +23,15 @@ use changeover::{
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
-        Clusters, Progress, SecretRevision, Severity, Stamp, SyncedBefore,
-        clusters::KubernetesClusters,
+        Clusters, Progress, SecretRevision, Severity, Stamp, Subject, SyncedBefore,
+        clusters::{Home, KubernetesClusters},
     },
 };
 use http::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::api_server::{ApiServer, Fault, Reached};
+use self::api_server::{ApiServer, Fault, Reached, Recorded};
 use crate::sample::{fence, life};
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/web/deployments/backend";
@@ -41,7 +46,9 @@ const STAMP: &str = "presenter.changeover.dev/datastore";
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn clusters(server: &Arc<ApiServer>) -> KubernetesClusters {
-    KubernetesClusters::reached_by(Arc::new(Reached(Arc::clone(server))))
+    let home =
+        Home { region: Some("eu-west-1".to_owned()), account: Some("123456789012".to_owned()) };
+    KubernetesClusters::reached_by(Arc::new(Reached(Arc::clone(server))), home)
 }
 
 fn workload() -> Workload {
@@ -70,6 +77,12 @@ fn everywhere() -> Workload {
 fn written() -> Workload {
     let copy = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
     Workload { copy: Some(copy), ..workload() }
+}
+
+/// A workload of presenters of the token `datastore`, whose side publishes to these parameters.
+fn subject<'a>(workload: &'a Workload, parameters: &[ParameterName]) -> Subject<'a> {
+    static TOKEN: LazyLock<TokenName> = LazyLock::new(|| TokenName::parse("datastore").unwrap());
+    Subject { workload, token: &TOKEN, side: Side::Presenters, parameters: parameters.to_vec() }
 }
 
 fn parameters() -> [ParameterName; 1] {
@@ -1010,7 +1023,7 @@ mod looking {
 
     async fn found(server: &Arc<ApiServer>) -> Vec<(Severity, String)> {
         let parameters = [ParameterName::parse("/backend/token").unwrap()];
-        let findings = clusters(server).inspect(&workload(), &parameters).await.unwrap();
+        let findings = clusters(server).inspect(&subject(&workload(), &parameters)).await.unwrap();
         findings
             .into_iter()
             .map(|it| (it.severity, format!("{}: {}", it.object, it.reason)))
@@ -1018,17 +1031,18 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_workload_that_can_roll_has_no_findings_and_costs_two_reads() {
+    async fn a_workload_that_can_roll_has_no_findings_and_costs_three_reads_and_two_dry_runs() {
         let server = ApiServer::new();
         examining::connected(&server);
         let clusters = clusters(&server);
         let parameters = [ParameterName::parse("/backend/token").unwrap()];
-        for reads in [3, 5] {
-            let findings = clusters.inspect(&workload(), &parameters).await.unwrap();
+        for calls in [6, 11] {
+            let findings = clusters.inspect(&subject(&workload(), &parameters)).await.unwrap();
             assert_eq!(findings, []);
-            assert_eq!(server.requests().len(), reads, "the API's version is asked for once");
+            assert_eq!(server.requests().len(), calls, "the API's version is asked for once");
         }
-        assert!(server.requests().iter().all(|it| it.method == Method::GET));
+        let changes = |it: &Recorded| it.method != Method::GET && !it.is_dry_run();
+        assert!(!server.requests().iter().any(changes));
     }
 
     #[tokio::test(start_paused = true)]
@@ -1117,7 +1131,7 @@ mod looking {
         syncing::external_secret(&server);
         server.fail([Fault::Status(403)]);
         let parameters = [ParameterName::parse("/backend/token").unwrap()];
-        let findings = clusters(&server).inspect(&workload(), &parameters).await.unwrap();
+        let findings = clusters(&server).inspect(&subject(&workload(), &parameters)).await.unwrap();
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].severity, Severity::Refusal);
         assert!(

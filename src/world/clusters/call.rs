@@ -58,6 +58,16 @@ impl fmt::Display for Target<'_> {
     }
 }
 
+/// Whether a change is persisted, or a dry run: one that all of admission judges, and that changes nothing
+/// (Kubernetes documentation, "API concepts", "Dry-run").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It is persisted.
+    Persist,
+    /// It is judged.
+    DryRun,
+}
+
 /// A call that failed for good: what to report, and the server's answer where there was one.
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -70,6 +80,13 @@ pub(super) struct Failed {
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         failed.error
+    }
+}
+
+/// Of what a call needs, and could not be had: no server answered.
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, code: 0 }
     }
 }
 
@@ -87,24 +104,23 @@ where
     let began = Instant::now();
     let mut identity_renewed = false;
     for number in 1.. {
-        let connection =
-            access.connect(target.cluster).await.map_err(|error| Failed { error, code: 0 })?;
+        let connection = access.connect(target.cluster).await?;
         let failure = match timeout(ANSWER_WITHIN, attempt(connection.clone())).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Failure::of(error).after(number - 1),
-            Err(_) => Failure::silence(),
+            Err(_) => Failure::Silence,
         };
         if failure.spoils_the_connection(number) {
             access.discard(target.cluster, &connection).await;
         }
         let again = match failure {
             Failure::Unauthorized => !std::mem::replace(&mut identity_renewed, true),
-            Failure::Passing { .. } => number < ATTEMPTS,
+            Failure::Silence | Failure::Passing { .. } => number < ATTEMPTS,
             Failure::Final { .. } => false,
         };
         let pause = failure.pause(target, number);
         if !again || began.elapsed() + pause > ATTEMPTS_WITHIN {
-            return Err(failure.into_failed(target));
+            return Err(failure.into_failed(target, &connection));
         }
         sleep(pause).await;
     }
@@ -116,6 +132,8 @@ where
 pub(super) enum Failure {
     /// The server does not know who we are.
     Unauthorized,
+    /// The server did not answer in time. It may work in a moment.
+    Silence,
     /// It may work in a moment.
     Passing {
         /// What the server said; `None` where it said nothing.
@@ -184,11 +202,6 @@ impl Failure {
         }
     }
 
-    /// No answer in time.
-    pub(super) fn silence() -> Self {
-        Self::unanswered(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
-    }
-
     fn unanswered(because: String) -> Self {
         Self::Passing { code: None, because, retry_after: Duration::ZERO }
     }
@@ -199,7 +212,7 @@ impl Failure {
     pub(super) fn spoils_the_connection(&self, in_a_row: u32) -> bool {
         match self {
             Self::Unauthorized => true,
-            Self::Passing { code: None, .. } => in_a_row == 2,
+            Self::Silence | Self::Passing { code: None, .. } => in_a_row == 2,
             _ => false,
         }
     }
@@ -211,7 +224,7 @@ impl Failure {
         let retry_after = match self {
             Self::Unauthorized => return Duration::ZERO,
             Self::Passing { retry_after, .. } => *retry_after,
-            Self::Final { .. } => Duration::ZERO,
+            Self::Silence | Self::Final { .. } => Duration::ZERO,
         };
         let pause = Duration::from_millis(100) * 4_u32.saturating_pow(number.saturating_sub(1));
         retry_after.max(spread(pause.min(LONGEST_PAUSE), &format!("{target}{number}")))
@@ -221,29 +234,50 @@ impl Failure {
     pub(super) fn because(&self) -> &str {
         match self {
             Self::Unauthorized => "it did not take our identity",
+            Self::Silence => "no answer in time",
             Self::Passing { because, .. } | Self::Final { because, .. } => because,
         }
     }
 
     /// What to report.
-    pub(super) fn into_failed(self, target: Target<'_>) -> Failed {
+    pub(super) fn into_failed(self, target: Target<'_>, connection: &Connection) -> Failed {
         let Target { cluster, namespace, verb, resource, .. } = target;
         let server = "the API server refused";
+        let within = ANSWER_WITHIN.as_secs();
         let (kind, code, because, fix) = match self {
+            // The object was read a moment ago: what is not answered is the change. A webhook may take three
+            // times as long as we wait (Kubernetes documentation, "Dynamic Admission Control", "Timeouts").
+            Self::Silence if matches!(verb, "patch" | "create") => (
+                Kind::PreflightFailed,
+                0,
+                format!(
+                    "no answer within {within} s, though it can be read: an admission webhook may not answer"
+                ),
+                MEND_WEBHOOK.to_owned(),
+            ),
+            Self::Silence => (
+                Kind::Unreachable,
+                0,
+                format!("the API server did not answer: no answer within {within} s"),
+                CHECK_CLUSTER.to_owned(),
+            ),
             Self::Final { code, because } | Self::Passing { code, because, .. }
                 if admission(&because).is_some() =>
             {
                 let (refuses, fix) = match admission(&because) {
+                    // Ours lets pass all that we change, so somebody else changes the object with us.
+                    Some(Admission::Denied) if because.contains(OWN_POLICY) => (
+                        "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml \
+                         refuses",
+                        "change the object once as somebody else, so that the addition is there already (kubectl \
+                         annotate it), or exempt the function's Kubernetes group, changeover, from what adds it",
+                    ),
                     Some(Admission::Denied) => (
                         "admission refuses the change",
                         "make the object meet that policy or quota, or exempt the function's Kubernetes group, \
                          changeover, from it",
                     ),
-                    _ => (
-                        "an admission webhook does not answer",
-                        "mend that webhook: its Service, endpoints, port and security group; until then nothing \
-                         can change the object",
-                    ),
+                    _ => ("an admission webhook does not answer", MEND_WEBHOOK),
                 };
                 let because = format!("{refuses}: {because}");
                 (Kind::PreflightFailed, code.unwrap_or(0), because, fix.to_owned())
@@ -253,10 +287,8 @@ impl Failure {
                 401,
                 "the API server does not know the function's identity (401)".to_owned(),
                 format!(
-                    "in an EKS cluster, create an access entry for the role that the function has or \
-                     assumes there, or, if its authentication mode is CONFIG_MAP, map that role in \
-                     kube-system/aws-auth to the group changeover; in another, put a token that it knows into \
-                     the token_parameter; check that {cluster} is the cluster meant, and that no clock is off"
+                    "{}; check that {cluster} is the cluster meant, and that no clock is off",
+                    connection.introduce
                 ),
             ),
             Self::Final { code: Some(403), because }
@@ -286,9 +318,7 @@ impl Failure {
                     Some(code) => format!("the API server failed ({code}): {because}"),
                     None => format!("the API server did not answer: {because}"),
                 },
-                "check the cluster's endpoint, the function's route to it, and the health of its \
-                 API server; nothing is lost, the next run carries on"
-                    .to_owned(),
+                CHECK_CLUSTER.to_owned(),
             ),
             Self::Final { code: Some(404), because } => (
                 Kind::PreflightFailed,
@@ -342,6 +372,16 @@ pub(super) fn spread(pause: Duration, name: &str) -> Duration {
     let chosen = sha2::Sha256::digest(name.as_bytes())[0];
     pause + pause / 2 * u32::from(chosen) / 255
 }
+
+const MEND_WEBHOOK: &str = "mend that webhook: its Service, endpoints, port and security group (kubectl get \
+                            validatingwebhookconfigurations,mutatingwebhookconfigurations); until then nothing can \
+                            change the object";
+
+const CHECK_CLUSTER: &str = "check the cluster's endpoint, the function's route to it, and the health of its API \
+                             server; nothing is lost, the next run carries on";
+
+/// What the names of the policies in infra/eks-policy.yaml begin with, as the API server quotes them.
+const OWN_POLICY: &str = "ValidatingAdmissionPolicy 'changeover-";
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

@@ -1,6 +1,6 @@
 //! A client of one API server, made from where it is and who we are to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{
     Response, StatusCode,
@@ -28,6 +28,8 @@ pub(super) struct Endpoint {
     pub(super) url: String,
     /// Who signs its certificate: PEM in base64.
     pub(super) authority: String,
+    /// What to do if it does not know who we are.
+    pub(super) introduce: Arc<str>,
 }
 
 /// Who we are to it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_credential_types::{Credentials, provider::ProvideCredentials};
-use aws_sdk_eks::types::ClusterStatus;
+use aws_sdk_eks::types::{AccessConfigResponse, AuthenticationMode, Cluster, ClusterStatus};
 use jiff::Timestamp;
 use tokio::time::timeout;
 
@@ -98,9 +98,11 @@ impl<'a> Session<'a> {
             .and_then(|cluster| cluster.certificate_authority())
             .and_then(|authority| authority.data());
         match (url, authority) {
-            (Some(url), Some(authority)) => {
-                Ok(Endpoint { url: url.to_owned(), authority: authority.to_owned() })
-            }
+            (Some(url), Some(authority)) => Ok(Endpoint {
+                url: url.to_owned(),
+                authority: authority.to_owned(),
+                introduce: introduce(cluster, self.eks.role.as_deref()).into(),
+            }),
             _ => {
                 let status = cluster
                     .and_then(|cluster| cluster.status())
@@ -121,6 +123,23 @@ impl<'a> Session<'a> {
         let used_until = later(now, bearer::USED_FOR).min(ends.unwrap_or(Timestamp::MAX));
         let token = bearer::token(&self.credentials, &self.region, &self.eks.name, now)?;
         Ok(Identity { token, used_until })
+    }
+}
+
+/// What to do if the cluster does not know the role by which it is called: an access entry is refused by EKS
+/// where the authentication mode is `CONFIG_MAP` (EKS User Guide, "Set authentication mode").
+fn introduce(cluster: Option<&Cluster>, role: Option<&str>) -> String {
+    let role = role.unwrap_or("the function's role");
+    let mode = cluster
+        .and_then(Cluster::access_config)
+        .and_then(AccessConfigResponse::authentication_mode);
+    match mode {
+        Some(AuthenticationMode::ConfigMap) => format!(
+            "its authentication mode is CONFIG_MAP, which knows no access entries: map {role} in \
+             kube-system/aws-auth (mapRoles) to username changeover:{{{{SessionName}}}} and group changeover, or \
+             set the mode to API_AND_CONFIG_MAP and create an access entry"
+        ),
+        _ => format!("create an access entry for {role} with the group changeover"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
+use super::store::Prefixes;
 use crate::{
     spec::ParameterName,
     world::{Finding, Severity},
@@ -136,7 +137,11 @@ pub(super) fn obstacles(
     if copies.is_empty() {
         let names: Vec<_> = parameters.iter().map(ParameterName::as_str).collect();
         refuse(
-            format!("no entry of its data has one of {} as remoteRef.key", names.join(", ")),
+            format!(
+                "no entry of its data has one of {} as remoteRef.key{}",
+                names.join(", "),
+                spec.reads_instead()
+            ),
             "add one, publish to the parameter that it reads, or name the Secret's key as \
              secret_key in the workload",
         );
@@ -184,6 +189,9 @@ pub(super) struct Spec {
     pub(super) secret_store_ref: StoreReference,
     target: Target,
     data: Vec<Entry>,
+    /// Whether a store's prefix was put before any key.
+    #[serde(skip)]
+    is_prefixed: bool,
 }
 
 impl Spec {
@@ -196,6 +204,27 @@ impl Spec {
     pub(super) fn stores(&self) -> impl Iterator<Item = &StoreReference> {
         let of_entries = self.data.iter().map(|entry| &entry.source_ref.store_ref);
         of_entries.chain([&self.secret_store_ref]).filter(|store| !store.name.is_empty())
+    }
+
+    /// Puts before each entry's key what its store puts there: the key is then the name of what is read.
+    pub(super) fn put_before(&mut self, prefixes: &Prefixes) {
+        for entry in &mut self.data {
+            let named = &entry.source_ref.store_ref;
+            let store = if named.name.is_empty() { &self.secret_store_ref } else { named };
+            if let Some(prefix) = prefixes.get(store) {
+                entry.remote_ref.key.insert_str(0, prefix);
+                self.is_prefixed = true;
+            }
+        }
+    }
+
+    /// What its entries read with the prefix of their store, in words.
+    fn reads_instead(&self) -> String {
+        if !self.is_prefixed {
+            return String::new();
+        }
+        let keys: Vec<_> = self.data.iter().map(|entry| entry.remote_ref.key.as_str()).collect();
+        format!("; with the prefix of its store it reads {}", keys.join(", "))
     }
 
     /// Whether keys of the Secret are made out of others.

@@ -4,12 +4,14 @@
 //! replacing    whether a workload can replace its pods    (pure)
 //! chain        whether its containers see the Secret      (pure)
 //! neighbours   who else acts on it                        (pure)
-//! copy         what stands behind an ExternalSecret
+//! admission    what policies and webhooks say to our changes
+//! copy         what stands behind an ExternalSecret, and what else it copies
 //! rights       what the function may do
 //! discovery    who else uses the Secret
 //! serving      who serves in place of a workload without replicas
 //! ```
 
+mod admission;
 mod chain;
 mod copy;
 mod discovery;
@@ -23,28 +25,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
-use self::{chain::Source, copy::Store, discovery::Neighbourhood, rights::Alone};
+use self::{admission::Tried, chain::Source, discovery::Neighbourhood, rights::Alone};
 use super::{
     KubernetesClusters,
     call::{Target, call},
     cluster_external_secret::{child, why_absent},
     external_secret::{ExternalSecret, copies, obstacles, secret_name},
-    rollout, sync,
+    rollout,
+    sync::{self, Found},
     workload::Live,
 };
 use crate::{
     error::{Error, Kind},
+    fence::Fence,
     spec::{ParameterName, PicksUp, SecretCopy, Workload, WorkloadKind},
-    world::{Examination, Finding, Severity, Subject},
+    world::{Examination, Finding, Severity, Stamp, Subject},
 };
 
 /// See [`crate::world::Clusters::inspect`].
 pub(super) async fn inspect(
     kubernetes: &KubernetesClusters,
-    workload: &Workload,
-    parameters: &[ParameterName],
+    subject: &Subject<'_>,
 ) -> Result<Vec<Finding>, Error> {
-    Ok(look(kubernetes, workload, parameters).await?.came_to.findings)
+    let Looked { came_to, forbidden, .. } = look(kubernetes, subject).await?;
+    Ok([came_to.findings, forbidden].concat())
 }
 
 /// See [`crate::world::Clusters::examine`].
@@ -70,9 +74,8 @@ pub(super) async fn examine(
 
     let mut reachable = subjects.to_vec();
     reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
-    let looks = reachable.iter().map(|it| look(kubernetes, it.workload, &it.parameters)).collect();
+    let looks = reachable.iter().map(|it| look(kubernetes, it)).collect();
     let mut needed = BTreeSet::new();
-    let mut stores = BTreeSet::new();
     let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
     for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
         let workload = subject.workload;
@@ -84,10 +87,6 @@ pub(super) async fn examine(
         if let Some((name, external_secret)) = &looked.external_secret {
             let object = sync::object(workload, name);
             looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
-            let is_used = external_secret.status.as_ref().is_some_and(|it| it.ready().is_some());
-            for reference in external_secret.spec.stores() {
-                stores.insert(Store { workload, reference: reference.clone(), is_used });
-            }
         }
         let place = (workload.cluster.as_str(), workload.namespace.as_str());
         let neighbourhood = neighbourhoods.entry(place).or_default();
@@ -106,16 +105,16 @@ pub(super) async fn examine(
         let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
         let secret = looked.secret.as_deref();
         needed.extend(rights::needed(workload, alone, external_secret, secret));
+        looked.came_to.findings.extend(looked.unread);
         examination.add(looked.came_to);
     }
     neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
 
-    let (rights, stores, neighbours) = tokio::join!(
+    let (rights, neighbours) = tokio::join!(
         rights::examine(kubernetes, &needed),
-        copy::examine(kubernetes, &stores),
         discovery::examine(kubernetes, &neighbourhoods),
     );
-    for part in [rights, stores, neighbours] {
+    for part in [rights, neighbours] {
         examination.add(part);
     }
     examination
@@ -139,17 +138,21 @@ async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Err
 #[derive(Default)]
 struct Looked {
     came_to: Examination,
+    /// Rights that are missing, as a change showed that was tried. Preflight asks about each right instead.
+    forbidden: Vec<Finding>,
+    /// Stores that may not be read, which keeps nobody from rotating.
+    unread: Vec<Finding>,
     /// The ExternalSecret, with its name.
     external_secret: Option<(String, ExternalSecret)>,
     /// The Secret that holds the copy.
     secret: Option<String>,
 }
 
-async fn look(
-    kubernetes: &KubernetesClusters,
-    workload: &Workload,
-    parameters: &[ParameterName],
-) -> Result<Looked, Error> {
+async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<Looked, Error> {
+    let Subject { workload, ref parameters, .. } = *subject;
+    let stamp =
+        &Stamp { side: subject.side, token: subject.token.clone(), fence: Fence::default() };
+    let mut tried = Tried::default();
     let object = workload.to_string();
     let mut looked = Looked::default();
     let came_to = &mut looked.came_to;
@@ -172,6 +175,8 @@ async fn look(
         came_to.findings.extend(findings);
         came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
         came_to.rollouts.insert(object.clone(), replacing::takes(live));
+        let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
+        tried.note(&object, "admission lets it be stamped", judged)?;
     }
 
     let mut secret_key = None;
@@ -182,31 +187,48 @@ async fn look(
             let copying = Copying { name, keeper: None, secret_key };
             let absent = || Finding::missing(sync::object(workload, name));
             copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
+            if looked.external_secret.is_some() {
+                let judged = sync::dry_run_of_force(kubernetes, workload, name, None).await;
+                tried.note(&sync::object(workload, name), REFRESHED, judged)?;
+            }
         }
         Some(SecretCopy::ClusterExternalSecret { name, secret_key: named }) => {
             secret_key = named.as_deref();
-            let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
-            match readable(&object, sync::read_keeper(kubernetes, workload).await)? {
+            let of_keeper = format!("{}/clusterexternalsecret/{name}", workload.cluster);
+            match readable(&of_keeper, sync::read_keeper(kubernetes, workload).await)? {
                 Err(finding) => looked.came_to.findings.push(finding),
                 Ok(keeper) => {
                     let copying = Copying { name: child(&keeper), keeper: Some(name), secret_key };
                     let absent = || {
                         let (reason, fix) = why_absent(&keeper, &workload.namespace);
+                        let object = of_keeper.clone();
                         Finding { severity: Severity::Missing, object, reason, fix }
                     };
                     copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
+                    let child = child(&keeper);
+                    let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name));
+                    tried.note(&of_keeper, REFRESHED, judged.await)?;
                 }
             }
         }
-        Some(SecretCopy::Secret { name, .. }) => {
+        Some(SecretCopy::Secret { name, key }) => {
             looked.secret = Some(name.clone());
-            let found = sync::in_the_way(kubernetes, workload).await.map(Some);
-            match readable(&object, found)? {
-                Err(finding) => looked.came_to.findings.push(finding),
-                Ok(found) => looked.came_to.findings.extend(found),
+            let secret = sync::secret_object(workload, name);
+            let found = sync::look_at_written(kubernetes, workload, name, key).await.map(Some);
+            match readable(&secret, found)? {
+                Err(finding) | Ok(Found::InTheWay(finding)) => {
+                    looked.came_to.findings.push(finding);
+                }
+                Ok(found) => {
+                    let exists = matches!(found, Found::Ours);
+                    let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists);
+                    tried.note(&secret, "admission lets its key be written", judged.await)?;
+                }
             }
         }
     }
+    looked.came_to.add(tried.came_to);
+    looked.forbidden = tried.forbidden;
 
     let Some(live) = live else { return Ok(looked) };
     let Some(template) = live.template() else { return Ok(looked) };
@@ -258,7 +280,7 @@ impl Copying<'_> {
         let Self { name, keeper, secret_key } = *self;
         let object = sync::object(workload, name);
         let came_to = &mut looked.came_to;
-        let external_secret = match sync::get(kubernetes, workload, name).await {
+        let mut external_secret = match sync::get(kubernetes, workload, name).await {
             Ok(None) => {
                 came_to.findings.push(absent());
                 return Ok(());
@@ -271,6 +293,10 @@ impl Copying<'_> {
                 }
             },
         };
+        let stores = copy::look(kubernetes, workload, &external_secret).await?;
+        external_secret.spec.put_before(&stores.prefixes);
+        came_to.add(stores.came_to);
+        looked.unread.extend(stores.unread);
         let found = obstacles(&object, &external_secret, secret_key, keeper, parameters);
         if found.is_empty() {
             came_to.right(&object, "it copies what is published as it is");
@@ -332,6 +358,9 @@ fn readable<T>(
 async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
     stream::iter(asked).buffered(AT_ONCE).collect().await
 }
+
+/// What passes if an ExternalSecret, or its keeper, can be told to refresh.
+const REFRESHED: &str = "admission lets it be told to refresh";
 
 /// How many objects of one sort are looked at at once.
 const AT_ONCE: usize = 8;

@@ -80,7 +80,12 @@ impl NamedClusters {
                 let identity =
                     token_parameter::identity(&self.aws, &server.token_parameter).await?;
                 let authority = STANDARD.encode(&server.authority);
-                Ok((Endpoint { url: server.endpoint.clone(), authority }, identity))
+                let introduce = format!(
+                    "put a token that the API server knows into {}, its token_parameter",
+                    server.token_parameter
+                );
+                let (url, introduce) = (server.endpoint.clone(), introduce.into());
+                Ok((Endpoint { url, authority, introduce }, identity))
             }
         }
     }
@@ -126,7 +131,8 @@ impl Access for NamedClusters {
         })?;
         known.text = Some(text);
         known.generation += 1;
-        let connection = Connection { client, generation: known.generation };
+        let introduce = Arc::clone(&endpoint.introduce);
+        let connection = Connection { client, introduce, generation: known.generation };
         known.endpoint = Some(endpoint);
         known.identity = Some(identity);
         known.open =
@@ -374,6 +380,30 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         let (clusters, account) = clusters(account);
         clusters.connect("production").await.unwrap();
         assert_eq!(calls(&account), ["GetParameter /changeover/clusters/production", ASKED[1]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn authentication_mode_decides_how_an_identity_is_made_known() {
+        let aws_auth = "in kube-system/aws-auth (mapRoles) to username changeover:{{SessionName}}";
+        let entry = "create an access entry for arn:aws:iam::210987654321:role/it";
+        let table =
+            [("CONFIG_MAP", aws_auth), ("API_AND_CONFIG_MAP", entry), ("API", entry), ("", entry)];
+        for (mode, words) in table {
+            let mut account = with_cluster();
+            let role = "arn:aws:iam::210987654321:role/it";
+            describe(&mut account, "prod", json!({"eks": {"name": "prod", "role": role}}));
+            if !mode.is_empty() {
+                let cluster = account.clusters.get_mut("prod").unwrap();
+                cluster["accessConfig"] = json!({"authenticationMode": mode});
+            }
+            let (clusters, _) = clusters(account);
+            let introduce = clusters.connect("prod").await.unwrap().introduce;
+            assert!(introduce.contains(words), "{mode}: {introduce}");
+            assert!(introduce.contains(role), "{mode}: {introduce}");
+        }
+        let (clusters, _) = clusters(with_homelab(AUTHORITY));
+        let introduce = clusters.connect("homelab").await.unwrap().introduce;
+        assert!(introduce.contains(HOMELAB[1].trim_start_matches("GetParameter ")), "{introduce}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use self::wait::{Subject, Wait};
 use super::{
     KubernetesClusters,
-    call::{Target, call},
+    call::{Failed, Target, call},
     sync::found,
     workload::Live,
 };
@@ -78,6 +78,26 @@ pub(super) async fn stamp(
         WorkloadKind::Deployment => stamp::stamp::<Deployment>(kubernetes, workload, stamp).await,
         WorkloadKind::StatefulSet => stamp::stamp::<StatefulSet>(kubernetes, workload, stamp).await,
         WorkloadKind::DaemonSet => stamp::stamp::<DaemonSet>(kubernetes, workload, stamp).await,
+    }
+}
+
+/// Has admission judge the stamp of a workload that was read, and changes nothing.
+pub(super) async fn dry_run(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+    stamp: &Stamp,
+) -> Result<(), Failed> {
+    match workload.kind {
+        WorkloadKind::Deployment => {
+            stamp::dry_run::<Deployment>(kubernetes, workload, live, stamp).await
+        }
+        WorkloadKind::StatefulSet => {
+            stamp::dry_run::<StatefulSet>(kubernetes, workload, live, stamp).await
+        }
+        WorkloadKind::DaemonSet => {
+            stamp::dry_run::<DaemonSet>(kubernetes, workload, live, stamp).await
+        }
     }
 }
 

@@ -25,9 +25,12 @@ use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedField
 use kube::{Api, core::ObjectMeta};
 
 pub(super) use self::{
-    force::force_sync,
+    force::{dry_run as dry_run_of_force, force_sync},
     wait::synced,
-    write::{in_the_way, write_secret, written_secret},
+    write::{
+        Found, dry_run_of_write, look_at_written, object as secret_object, write_secret,
+        written_secret,
+    },
 };
 use super::{
     KubernetesClusters, MANAGER,
@@ -35,6 +38,7 @@ use super::{
     cluster_external_secret::{self, ClusterExternalSecret},
     events,
     external_secret::{self, ExternalSecret, copies, secret_name},
+    store,
 };
 use crate::{
     error::Error,
@@ -52,7 +56,11 @@ pub(super) async fn secret_revision(
         let secret = secret::read(kubernetes, workload, name).await?;
         return Ok(secret.map(|secret| secret.revision([key.as_str()])));
     }
-    let Some(external_secret) = read(kubernetes, workload).await? else { return Ok(None) };
+    let Some(mut external_secret) = read(kubernetes, workload).await? else { return Ok(None) };
+    if needs_prefixes(&external_secret.spec, secret_key(workload), parameters) {
+        let prefixes = store::prefixes(kubernetes, workload, &external_secret.spec).await?;
+        external_secret.spec.put_before(&prefixes);
+    }
     let secret = secret::read(kubernetes, workload, secret_name(&external_secret)).await?;
     let copies = copies(&external_secret.spec, secret_key(workload), parameters.iter());
     Ok(secret.map(|secret| secret.revision(copies.iter().map(|copy| copy.secret_key))))
@@ -162,6 +170,16 @@ async fn source<'a>(
         }
         Some(SecretCopy::Secret { .. }) | None => None,
     })
+}
+
+/// Whether which keys hold copies depends on what stores put before the names that they are asked for. Few do,
+/// so stores are read only where nothing is found without.
+fn needs_prefixes(
+    spec: &external_secret::Spec,
+    secret_key: Option<&str>,
+    parameters: &[ParameterName],
+) -> bool {
+    secret_key.is_none() && !parameters.iter().any(|it| spec.reads(it))
 }
 
 /// The key that the workload's spec names.

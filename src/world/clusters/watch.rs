@@ -60,7 +60,7 @@ where
                             if !may_pass || state.failures > FAILURES {
                                 return Err(error);
                             }
-                            sleep(Failure::silence().pause(target, state.failures)).await;
+                            sleep(Failure::Silence.pause(target, state.failures)).await;
                             continue;
                         }
                     },
@@ -104,7 +104,7 @@ where
                         Some(failure) => failure.after(state.failures),
                         None => continue,
                     },
-                    Ok(None) | Err(_) => Failure::silence(),
+                    Ok(None) | Err(_) => Failure::Silence,
                 };
                 // kube's watcher would ask for the same lost place again.
                 is_lost |= matches!(failure, Failure::Passing { code: Some(410), .. });
@@ -112,10 +112,10 @@ where
                 let fatal = match failure {
                     Failure::Final { .. } => true,
                     Failure::Unauthorized => std::mem::replace(&mut state.refused, true),
-                    Failure::Passing { .. } => state.failures > FAILURES,
+                    Failure::Silence | Failure::Passing { .. } => state.failures > FAILURES,
                 };
                 if fatal {
-                    return Err(failure.into_failed(target).into());
+                    return Err(failure.into_failed(target, connection).into());
                 }
                 tracing::debug!(%target, because = failure.because(), "watching goes on");
                 let pause = failure.pause(target, state.failures);

@@ -92,7 +92,7 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
     let parameters = [testbed.parameter()];
     assert_eq!(testbed.clusters.secret_revision(&workload, &parameters).await, Ok(Some(second)));
     assert_eq!(testbed.clusters.force_sync(&testbed.copied(None), "me").await.map(|_| ()), Ok(()));
-    let findings = testbed.clusters.inspect(&testbed.copied(None), &parameters).await;
+    let findings = testbed.clusters.inspect(&subject(&testbed.copied(None), &parameters)).await;
     let findings = findings.expect("an answer");
     assert!(findings.iter().any(|it| it.fix.contains("cluster_external_secret")), "{findings:?}");
 

@@ -151,41 +151,18 @@ async fn pods_that_admission_refuses_are_held_with_its_words_for_every_kind() {
     for (kind, object) in KINDS {
         testbed.deploy_as(object, &kind.to_string(), SLEEPS, json!({}));
     }
-    let policy = format!("no-stamps-in-{}", testbed.namespace);
     let stamped = format!("!('{PRESENTED}' in object.metadata.?annotations.orValue({{}}))");
-    testbed.kubectl(
-        &["create", "--filename=-"],
-        &json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingAdmissionPolicy",
-            "metadata": {"name": policy},
-            "spec": {
-                "matchConstraints": {"resourceRules": [{
-                    "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
-                    "resources": ["pods"],
-                }]},
-                "validations": [{"expression": stamped, "message": "no stamps here"}],
-            },
-        })
-        .to_string(),
-    );
-    testbed.kubectl(
-        &["create", "--filename=-"],
-        &json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": {"name": policy},
-            "spec": {
-                "policyName": policy,
-                "validationActions": ["Deny"],
-                "matchResources": {"namespaceSelector": {"matchLabels": {
-                    "kubernetes.io/metadata.name": testbed.namespace,
-                }}},
-            },
-        })
-        .to_string(),
-    );
-    testbed.wait_until_refused(PRESENTED);
+    let pods = json!([{
+        "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"],
+    }]);
+    testbed.create_policy(&pods, &stamped, "no stamps here");
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "x", "namespace": testbed.namespace, "annotations": {PRESENTED: "1"}},
+        "spec": {"containers": [{"name": "main", "image": "local/process"}]},
+    });
+    testbed.wait_until_refused(&["create", "--filename=-"], &pod);
 
     let stamp = stamp(Side::Presenters, "a", 5);
     let told = KINDS.iter().map(async |(kind, _)| {
@@ -196,31 +173,8 @@ async fn pods_that_admission_refuses_are_held_with_its_words_for_every_kind() {
     for reason in futures::future::join_all(told).await {
         assert!(reason.contains("no stamps here"), "{reason}");
     }
-    let delete = |kind: &str| testbed.kubectl(&["delete", kind, &policy], "");
-    delete("validatingadmissionpolicybinding");
-    delete("validatingadmissionpolicy");
+    testbed.delete_policy();
     testbed.tidied();
-}
-
-impl Testbed {
-    /// A policy is not in force as soon as it is created.
-    fn wait_until_refused(&self, annotation: &str) {
-        let began = Instant::now();
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "x", "namespace": self.namespace, "annotations": {annotation: "1"}},
-            "spec": {"containers": [{"name": "main", "image": "local/process"}]},
-        });
-        loop {
-            let created =
-                self.try_kubectl(&["create", "--dry-run=server", "--filename=-"], &pod.to_string());
-            if !created {
-                return;
-            }
-            assert!(began.elapsed() < LONG, "it is never refused");
-        }
-    }
 }
 
 #[tokio::test]

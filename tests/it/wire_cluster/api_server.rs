@@ -48,6 +48,10 @@ struct State {
     discarded: u64,
     /// Verbs on resources that the caller does not have.
     denied: BTreeSet<(&'static str, &'static str)>,
+    /// Objects that the caller may not read, by their paths.
+    forbidden: BTreeSet<String>,
+    /// How changes of these objects are answered, by their paths.
+    admission: BTreeMap<String, Fault>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
     hidden: u32,
@@ -70,6 +74,13 @@ pub(crate) struct Recorded {
     pub(crate) content_type: String,
     pub(crate) accept: String,
     pub(crate) body: Value,
+}
+
+impl Recorded {
+    /// Whether nothing of it is to be persisted.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.query.split('&').any(|parameter| parameter == "dryRun=All")
+    }
 }
 
 /// How a request is answered instead.
@@ -133,6 +144,16 @@ impl ApiServer {
         self.state().denied.insert((verb, resource));
     }
 
+    /// Forbids the caller to read this object.
+    pub(crate) fn hide_object(&self, path: &str) {
+        self.state().forbidden.insert(path.to_owned());
+    }
+
+    /// Has admission answer each change of this object like this, by a status or by silence.
+    pub(crate) fn admit(&self, path: &str, fault: Fault) {
+        self.state().admission.insert(path.to_owned(), fault);
+    }
+
     /// Answers the next requests like this.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.extend(faults);
@@ -164,8 +185,16 @@ impl ApiServer {
         self.state().requests.iter().filter(is_it).count()
     }
 
+    /// The changes that were asked for.
     pub(crate) fn patches(&self) -> Vec<Recorded> {
-        self.requests().into_iter().filter(|it| it.method == Method::PATCH).collect()
+        let mut patches = self.requests();
+        patches.retain(|it| it.method == Method::PATCH && !it.is_dry_run());
+        patches
+    }
+
+    /// The changes that were only to be judged.
+    pub(crate) fn dry_runs(&self) -> Vec<Recorded> {
+        self.requests().into_iter().filter(Recorded::is_dry_run).collect()
     }
 
     /// How many connections were made, and how many of them were discarded.
@@ -237,7 +266,9 @@ impl ApiServer {
             if taken_for.is_some_and(|taken_for| connected_at.elapsed() > taken_for) {
                 return status(401, "Unauthorized");
             }
-            state.faults.pop_front()
+            let admitted = state.admission.get(&recorded.path);
+            let admitted = admitted.filter(|_| recorded.method == Method::PATCH).cloned();
+            state.faults.pop_front().or(admitted)
         };
         match fault {
             None => self.carry_out(&recorded).await,
@@ -302,6 +333,9 @@ impl ApiServer {
             let denied = is_denied(verb.unwrap_or_default(), resource.unwrap_or_default());
             return answer(&json!({"spec": {}, "status": {"allowed": !denied}}));
         }
+        if self.state().forbidden.contains(&request.path) {
+            return status(403, "forbidden");
+        }
         if is_denied("list", request.path.rsplit('/').next().unwrap_or_default()) {
             return status(403, "forbidden");
         }
@@ -358,6 +392,13 @@ impl ApiServer {
         }
         let mut state = self.state();
         match request.method {
+            Method::PATCH if request.is_dry_run() => match state.objects.get(&request.path) {
+                Some(object) => answer(object),
+                None if request.content_type == "application/apply-patch+yaml" => {
+                    answer(&request.body)
+                }
+                None => status(404, "not found"),
+            },
             Method::GET if state.objects.contains_key(&request.path) => {
                 answer(&state.objects[&request.path])
             }
@@ -513,7 +554,11 @@ impl Access for Reached {
             async move { Ok::<_, Infallible>(server.answer(request, connected_at).await) }
         });
         let client = Client::new(service, "default");
-        let connection = Connection { client, generation: state.connections };
+        let connection = Connection {
+            client,
+            introduce: "create an access entry".into(),
+            generation: state.connections,
+        };
         state.open = Some((connection.clone(), connected_at));
         Ok(connection)
     }

@@ -7,14 +7,15 @@ use changeover::{
     error::Error,
     spec::ParameterName,
     token::{Digest, Secret},
-    world::{Clusters, Progress, Subject, SyncedBefore},
+    world::{Clusters, Progress, SyncedBefore},
 };
 use proptest::{prelude::*, sample::select, test_runner::Config};
 use tokio::time::Instant;
 
 use super::{
     DEPLOYMENT, EVERYWHERE, EXTERNAL_SECRET, MINUTE, PODS, REPLICA_SETS, SECRET,
-    api_server::ApiServer, clusters, everywhere, one, rolling, stamp, syncing, workload, written,
+    api_server::ApiServer, clusters, everywhere, one, rolling, stamp, subject, syncing, workload,
+    written,
 };
 use crate::amount;
 use crate::damage::{Damages, assert_clear, damages, paused};
@@ -67,12 +68,11 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     let intended = BTreeMap::from([(parameters[0].clone(), Digest::of("new"))]);
     let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
 
-    let subject = Subject { workload: &workload, parameters: parameters.to_vec() };
     let published = parameters.iter().cloned().collect();
-    for finding in clusters.examine(&[subject], &published).await.findings {
+    for finding in clusters.examine(&[subject(&workload, &parameters)], &published).await.findings {
         assert!(finding.reason.len() < 2_000 && !finding.fix.is_empty(), "{finding:?}");
     }
-    clear(clusters.inspect(&workload, &parameters).await.map(drop));
+    clear(clusters.inspect(&subject(&workload, &parameters)).await.map(drop));
     clear(clusters.force_sync(&workload, "force").await.map(drop));
     clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));
     clear(clusters.secret_revision(&workload, &parameters).await.map(drop));
@@ -81,12 +81,12 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     clear(clusters.editors(&workload).await.map(drop));
 
     let kept = everywhere();
-    clear(clusters.inspect(&kept, &parameters).await.map(drop));
+    clear(clusters.inspect(&subject(&kept, &parameters)).await.map(drop));
     clear(clusters.force_sync(&kept, "force").await.map(drop));
     let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
     clear(one(clusters.synced(&[(&kept, before)], &intended, MINUTE).await).map(said));
     let written = written();
-    clear(clusters.inspect(&written, &parameters).await.map(drop));
+    clear(clusters.inspect(&subject(&written, &parameters)).await.map(drop));
     let value = Secret::verbatim("new".to_owned());
     clear(clusters.write_secret(&written, &stamp(8), &value).await.map(said));
     clear(clusters.secret_revision(&written, &[]).await.map(drop));

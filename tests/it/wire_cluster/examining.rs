@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use changeover::{
     spec::{ParameterName, PicksUp, SecretCopy, Workload},
-    world::{Clusters, Examination, Severity, Subject},
+    world::{Clusters, Examination, Severity},
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     DEPLOYMENT, EXTERNAL_SECRET, MINUTE,
     api_server::{ApiServer, Fault},
-    clusters, syncing, workload,
+    clusters, subject, syncing, workload,
 };
 
 const STORE: &str = "/apis/external-secrets.io/v1/clustersecretstores/parameter-store";
@@ -42,10 +42,8 @@ fn parameter() -> ParameterName {
 }
 
 async fn examined(server: &Arc<ApiServer>, workloads: &[Workload]) -> Examination {
-    let subjects: Vec<_> = workloads
-        .iter()
-        .map(|workload| Subject { workload, parameters: vec![parameter()] })
-        .collect();
+    let subjects: Vec<_> =
+        workloads.iter().map(|workload| subject(workload, &[parameter()])).collect();
     clusters(server).examine(&subjects, &BTreeSet::from([parameter()])).await
 }
 
@@ -84,9 +82,13 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
         "prod/web/deployment/backend": [
             "it exists",
             "it can replace its pods",
+            "admission lets it be stamped",
             "container main has it as variable TOKEN",
         ],
-        "prod/web/externalsecret/datastore-token": ["it copies what is published as it is"],
+        "prod/web/externalsecret/datastore-token": [
+            "it copies what is published as it is",
+            "admission lets it be told to refresh",
+        ],
     });
     for (object, what) in expected.as_object().unwrap() {
         let sorted = |what: &Value| -> BTreeSet<String> {
@@ -100,7 +102,8 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
     }
     assert_eq!(checked.as_object().unwrap().len(), expected.as_object().unwrap().len());
     for request in server.requests() {
-        let only_asks = request.method == Method::GET || request.path == REVIEWS;
+        let only_asks =
+            request.method == Method::GET || request.path == REVIEWS || request.is_dry_run();
         assert!(only_asks, "{request:?}");
     }
 }
@@ -190,6 +193,76 @@ async fn a_store_that_is_not_ready_is_refused_and_one_that_may_not_be_read_is_no
     assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "exist"]);
 }
 
+/// What a look before a mint refuses.
+async fn refused(server: &Arc<ApiServer>) -> Vec<String> {
+    let found = clusters(server).inspect(&subject(&workload(), &[parameter()])).await.unwrap();
+    let refused = found.into_iter().filter(|it| it.severity == Severity::Refusal);
+    refused.map(|it| format!("{}: {}", it.object, it.reason)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_reads_elsewhere_is_refused_before_a_mint() {
+    let aws = |service: &str, region: &str| json!({"aws": {"service": service, "region": region}});
+    let table = [
+        (aws("ParameterStore", "eu-west-1"), None),
+        (aws("SecretsManager", "eu-west-1"), Some("it reads Secrets Manager")),
+        (aws("ParameterStore", "us-east-1"), Some("it reads region us-east-1")),
+        (json!({"vault": {}}), Some("it reads from provider vault")),
+    ];
+    for (provider, expected) in table {
+        let server = ApiServer::new();
+        connected(&server);
+        server.put(STORE, json!({"spec": {"provider": provider}}));
+        let refused = refused(&server).await;
+        assert_eq!(refused.len(), usize::from(expected.is_some()), "{provider}: {refused:?}");
+        if let Some(words) = expected {
+            assert!(refused[0].contains("clustersecretstore/parameter-store"), "{refused:?}");
+            assert!(refused[0].contains(words), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
+    // The prefix, the key of the entry, whether that is `/backend/token`, and what is said if it is not.
+    let table = [
+        ("/backend/", "token", true, ""),
+        ("/backend", "/token", true, ""),
+        ("/prod/", "/backend/token", false, "it reads /prod//backend/token"),
+        ("/prod/", "token", false, "it reads /prod/token"),
+    ];
+    for (prefix, key, is_it, words) in table {
+        let server = ApiServer::new();
+        connected(&server);
+        let aws = json!({"service": "ParameterStore", "region": "eu-west-1", "prefix": prefix});
+        server.put(STORE, json!({"spec": {"provider": {"aws": aws}}}));
+        let data = json!([{"secretKey": "token", "remoteRef": {"key": key}}]);
+        server.put(EXTERNAL_SECRET, json!({"spec": {"data": data}}));
+        let refused = refused(&server).await;
+        assert_eq!(refused.is_empty(), is_it, "{prefix} {key}: {refused:?}");
+        assert!(refused.iter().all(|it| it.contains(words)), "{prefix} {key}: {refused:?}");
+        if !is_it {
+            continue;
+        }
+        // And so it is waited for, and its Secret looked at.
+        syncing::synced_to(&server, "2-b", "new");
+        let clusters = clusters(&server);
+        let revision = syncing::done(syncing::synced(&clusters, "1-a").await.unwrap());
+        let standing = clusters.secret_revision(&workload(), &[parameter()]).await;
+        assert_eq!(standing, Ok(Some(revision)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_may_not_be_read_stops_no_mint() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.hide_object(STORE);
+    assert_eq!(refused(&server).await, [""; 0]);
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Warning, &["changeover may not read it"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_cannot_be_reached_is_one_refusal_that_asks_nothing_more() {
     for (fault, words) in [(Fault::Silence, "did not answer"), (Fault::Status(401), "(401)")] {
@@ -208,7 +281,7 @@ async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_m
     connected(&server);
     let nothing = json!({"spec": {"containers": [{"name": "main"}]}});
     server.put(DEPLOYMENT, json!({"spec": {"template": nothing}}));
-    let findings = clusters(&server).inspect(&workload(), &[parameter()]).await.unwrap();
+    let findings = clusters(&server).inspect(&subject(&workload(), &[parameter()])).await.unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].severity, Severity::Refusal);
     assert!(findings[0].reason.contains("no container of it uses Secret datastore-token"));

@@ -73,7 +73,8 @@ async fn a_namespace_that_it_does_not_select_is_told_with_the_fix() {
         let Progress::Stuck(held) = synced(&server, "").await else { panic!("not stuck") };
         assert!(held.reason.contains(words), "{held:?}");
         assert!(held.object.contains("ClusterExternalSecret everywhere"), "{held:?}");
-        let findings = clusters(&server).inspect(&everywhere(), &parameters()).await.unwrap();
+        let findings =
+            clusters(&server).inspect(&subject(&everywhere(), &parameters())).await.unwrap();
         let worst = findings.iter().max_by_key(|finding| finding.severity).unwrap();
         assert_eq!(worst.severity, Severity::Missing);
         assert_eq!(worst.reason, held.reason);

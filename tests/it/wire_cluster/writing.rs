@@ -192,7 +192,7 @@ async fn one_that_is_not_ours_to_write_is_stuck_and_found_before_a_mint() {
         let server = ApiServer::new();
         existing(&server, change.clone());
         server.put(DEPLOYMENT, json!({"spec": {"selector": {}}}));
-        let mut findings = clusters(&server).inspect(&written(), &[]).await.unwrap();
+        let mut findings = clusters(&server).inspect(&subject(&written(), &[])).await.unwrap();
         findings.retain(|finding| finding.severity > Severity::Warning);
         let progress = write(&server, 7, "new").await;
         let Some(words) = words else {

@@ -490,11 +490,8 @@ impl Clusters for Ports {
         described.await.unwrap_or_default()
     }
 
-    async fn inspect(
-        &self,
-        workload: &Workload,
-        _parameters: &[ParameterName],
-    ) -> Result<Vec<Finding>, Error> {
+    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+        let workload = subject.workload;
         self.reach(workload)?;
         let object = workload.clone();
         self.plain("inspect", workload, move |it| it.findings(&object)).await

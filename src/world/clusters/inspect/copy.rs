@@ -1,24 +1,15 @@
 //! What stands behind an ExternalSecret: its store, and what else it copies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use kube::{
-    Api,
-    core::{ApiResource, GroupVersionKind, Object},
-};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::{
-    super::{
-        KubernetesClusters,
-        call::{Failed, Target, call},
-        external_secret::{Condition, ExternalSecret, GROUP, StoreReference},
-        sync,
-    },
-    a_few,
+use super::super::{
+    Home, KubernetesClusters,
+    call::Failed,
+    external_secret::ExternalSecret,
+    store::{self, Prefixes, Store},
 };
 use crate::{
+    error::Error,
     spec::{ParameterName, Workload},
     world::{Examination, Finding},
 };
@@ -50,47 +41,57 @@ pub(super) fn torn(
     })
 }
 
-/// A store that an ExternalSecret reads.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Store<'a> {
-    pub(super) workload: &'a Workload,
-    pub(super) reference: StoreReference,
-    /// Whether External Secrets has ever looked at the ExternalSecret.
-    pub(super) is_used: bool,
+/// What a look at the stores of an ExternalSecret comes to.
+#[derive(Default)]
+pub(super) struct Stores {
+    /// What was found.
+    pub(super) came_to: Examination,
+    /// Those that may not be read.
+    pub(super) unread: Vec<Finding>,
+    /// What they put before each key.
+    pub(super) prefixes: Prefixes,
 }
 
-/// Looks at these stores, each one once.
-pub(super) async fn examine(
+/// Looks at the stores that an ExternalSecret beside this workload reads from, each one once.
+///
+/// # Errors
+/// Where nobody answered.
+pub(super) async fn look(
     kubernetes: &KubernetesClusters,
-    stores: &BTreeSet<Store<'_>>,
-) -> Examination {
-    let reads = stores.iter().map(|store| read(kubernetes, store)).collect();
-    let mut examination = Examination::default();
-    for (store, read) in stores.iter().zip(a_few(reads).await) {
-        let object = store.object();
-        match read {
-            Ok(found) => match judge(&object, &found, store.is_used) {
-                Some(finding) => examination.findings.push(finding),
-                None => examination.right(object, "it is ready"),
-            },
-            Err(Failed { code: 404, .. }) => examination.findings.push(Finding::refusal(
+    workload: &Workload,
+    external_secret: &ExternalSecret,
+) -> Result<Stores, Error> {
+    let mut stores = Stores::default();
+    let is_used = external_secret.status.as_ref().is_some_and(|it| it.ready().is_some());
+    for reference in external_secret.spec.stores().collect::<BTreeSet<_>>() {
+        let object = store::object(workload, reference);
+        match store::read(kubernetes, workload, reference).await {
+            Ok(found) => {
+                match judge(&object, &found, is_used, &kubernetes.home) {
+                    Some(finding) => stores.came_to.findings.push(finding),
+                    None => stores.came_to.right(object, "it is ready"),
+                }
+                let prefix = found.spec.prefix();
+                stores.prefixes.extend(prefix.map(|it| (reference.clone(), it.to_owned())));
+            }
+            Err(Failed { code: 404, .. }) => stores.came_to.findings.push(Finding::refusal(
                 object,
                 "it does not exist, and the ExternalSecret reads from it",
                 "create it, or correct the ExternalSecret's secretStoreRef",
             )),
-            Err(Failed { code: 403, error }) => examination.findings.push(Finding::warning(
+            Err(Failed { code: 403, error }) => stores.unread.push(Finding::warning(
                 object,
                 "whether it is ready was not looked at: changeover may not read it",
                 error.fix,
             )),
-            Err(failed) => examination.findings.push(Finding::failed(object, failed.error)),
+            Err(failed) => return Err(failed.error),
         }
     }
-    examination
+    Ok(stores)
 }
 
 /// What keeps a store from being read.
-fn judge(object: &str, store: &StoreObject, is_used: bool) -> Option<Finding> {
+fn judge(object: &str, store: &Store, is_used: bool, home: &Home) -> Option<Finding> {
     let status = store.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let ready = conditions.iter().find(|condition| condition.kind == "Ready");
@@ -109,11 +110,16 @@ fn judge(object: &str, store: &StoreObject, is_used: bool) -> Option<Finding> {
              ParameterStore; or let changeover write the Secret itself (`secret` in the spec)",
         ));
     }
-    if let Some(prefix) = store.spec.prefix() {
-        return Some(Finding::warning(
+    let elsewhere =
+        |theirs: &str, ours: &Option<String>| ours.as_ref().is_some_and(|it| it != theirs);
+    if let Some(region) = store.spec.region().filter(|it| elsewhere(it, &home.region)) {
+        return Some(Finding::refusal(
             object,
-            format!("it puts its prefix {prefix} before each key that it is asked for"),
-            "write remoteRef.key without that prefix, and name the Secret's key in the spec (`secret_key`)",
+            format!(
+                "it reads region {region}, and what is published is in {}",
+                home.region.as_deref().unwrap_or_default()
+            ),
+            "name a store in the ExternalSecret's secretStoreRef that reads that region",
         ));
     }
     // A controller passes over stores of another class without a word (`ShouldProcessStore`); one of
@@ -126,89 +132,19 @@ fn judge(object: &str, store: &StoreObject, is_used: bool) -> Option<Finding> {
             "run External Secrets with that --controller-class, or take spec.controller away",
         ));
     }
-    None
+    // `arn:aws:iam::<account>:role/<name>`
+    let account = |role: &str| role.split(':').nth(4).map(str::to_owned);
+    let role = store
+        .spec
+        .role()
+        .filter(|role| account(role).is_some_and(|account| elsewhere(&account, &home.account)))?;
+    Some(Finding::warning(
+        object,
+        format!("it reads as {role}, whose account is not the one that is published in"),
+        "name a role of that account, or let the role's account read the parameter by its ARN (AWS Resource Access \
+         Manager shares advanced parameters)",
+    ))
 }
-
-impl Store<'_> {
-    fn is_of_cluster(&self) -> bool {
-        self.reference.kind == "ClusterSecretStore"
-    }
-
-    fn object(&self) -> String {
-        let Workload { cluster, namespace, .. } = self.workload;
-        let name = &self.reference.name;
-        match self.is_of_cluster() {
-            true => format!("{cluster}/clustersecretstore/{name}"),
-            false => format!("{cluster}/{namespace}/secretstore/{name}"),
-        }
-    }
-}
-
-async fn read(kubernetes: &KubernetesClusters, store: &Store<'_>) -> Result<StoreObject, Failed> {
-    let failed = |error| Failed { error, code: 0 };
-    let version = sync::api::version(kubernetes, store.workload).await.map_err(failed)?;
-    let (kind, plural, resource, namespace) = match store.is_of_cluster() {
-        true => ("ClusterSecretStore", "clustersecretstores", CLUSTER_SECRET_STORES, ""),
-        false => ("SecretStore", "secretstores", SECRET_STORES, store.workload.namespace.as_str()),
-    };
-    let kind = GroupVersionKind::gvk(GROUP, version, kind);
-    let api = &ApiResource::from_gvk_with_plural(&kind, plural);
-    let name = store.reference.name.as_str();
-    let target =
-        Target { cluster: &store.workload.cluster, namespace, verb: "get", resource, name };
-    call(&*kubernetes.access, target, |connection| async move {
-        let stores: Api<StoreObject> = match namespace {
-            "" => Api::all_with(connection.client, api),
-            namespace => Api::namespaced_with(connection.client, namespace, api),
-        };
-        stores.get(name).await
-    })
-    .await
-}
-
-/// A SecretStore or a ClusterSecretStore, as far as it matters.
-type StoreObject = Object<StoreSpec, StoreStatus>;
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct StoreSpec {
-    controller: String,
-    /// One field, by the provider's name.
-    provider: BTreeMap<String, Value>,
-}
-
-impl StoreSpec {
-    /// What it reads, if that is known not to be Parameter Store. What a plugin, a webhook or a fake reads,
-    /// is not known.
-    fn reads_elsewhere(&self) -> Option<String> {
-        let (provider, settings) = self.provider.first_key_value()?;
-        match provider.as_str() {
-            "aws" => match settings["service"].as_str() {
-                Some("ParameterStore") | None => None,
-                Some("SecretsManager") => Some("Secrets Manager".to_owned()),
-                Some(other) => Some(other.to_owned()),
-            },
-            "fake" | "webhook" | "kubernetes" => None,
-            other => Some(format!("from provider {other}")),
-        }
-    }
-
-    /// What its provider puts before each name that it is asked for (External Secrets,
-    /// `providers/v1/aws/parameterstore/parameterstore.go`).
-    fn prefix(&self) -> Option<&str> {
-        let prefix = self.provider.get("aws")?["prefix"].as_str();
-        prefix.filter(|prefix| !prefix.is_empty())
-    }
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct StoreStatus {
-    conditions: Option<Vec<Condition>>,
-}
-
-const SECRET_STORES: &str = "secretstores.external-secrets.io";
-const CLUSTER_SECRET_STORES: &str = "clustersecretstores.external-secrets.io";
 
 #[cfg(test)]
 mod tests {
@@ -216,6 +152,10 @@ mod tests {
 
     use super::*;
     use crate::world::Severity;
+
+    fn home() -> Home {
+        Home { region: Some("eu-west-1".to_owned()), account: Some("123456789012".to_owned()) }
+    }
 
     #[test]
     fn a_store_that_nobody_can_read_from_is_refused() {
@@ -239,7 +179,7 @@ mod tests {
                 "apiVersion": "external-secrets.io/v1", "kind": "SecretStore",
                 "metadata": {"name": "it"}, "spec": spec, "status": status,
             }));
-            let finding = judge("it", &store.unwrap(), is_used);
+            let finding = judge("it", &store.unwrap(), is_used, &home());
             assert_eq!(finding.is_some(), expected.is_some(), "{spec} {status}: {finding:?}");
             if let (Some(finding), Some(words)) = (finding, expected) {
                 assert_eq!(finding.severity, Severity::Refusal);
@@ -251,7 +191,8 @@ mod tests {
     #[test]
     fn store_that_reads_elsewhere_is_refused() {
         let aws = |settings: Value| json!({"provider": {"aws": settings}});
-        let cases: [(Value, Option<(Severity, &str)>); 6] = [
+        let role = |account: &str| format!("arn:aws:iam::{account}:role/eso");
+        let cases: [(Value, Option<(Severity, &str)>); 9] = [
             (aws(json!({"service": "ParameterStore", "region": "eu-west-1"})), None),
             (
                 aws(json!({"service": "SecretsManager", "region": "us-east-1"})),
@@ -261,10 +202,19 @@ mod tests {
                 json!({"provider": {"vault": {"server": "https://vault"}}}),
                 Some((Severity::Refusal, "from provider vault")),
             ),
+            (aws(json!({"service": "ParameterStore", "prefix": "/prod/shop/"})), None),
             (
-                aws(json!({"service": "ParameterStore", "prefix": "/prod/shop/"})),
-                Some((Severity::Warning, "its prefix /prod/shop/")),
+                aws(json!({"service": "ParameterStore", "region": "us-east-1"})),
+                Some((
+                    Severity::Refusal,
+                    "reads region us-east-1, and what is published is in eu-west-1",
+                )),
             ),
+            (
+                aws(json!({"region": "eu-west-1", "role": role("210987654321")})),
+                Some((Severity::Warning, "role/eso, whose account is not the one")),
+            ),
+            (aws(json!({"region": "eu-west-1", "role": role("123456789012")})), None),
             (json!({"provider": {"fake": {"data": []}}}), None),
             (json!({"provider": {"webhook": {"url": "https://it"}}}), None),
         ];
@@ -274,7 +224,7 @@ mod tests {
                 "metadata": {"name": "it"}, "spec": spec,
                 "status": {"conditions": [{"type": "Ready", "status": "True"}]},
             }));
-            let finding = judge("it", &store.unwrap(), true);
+            let finding = judge("it", &store.unwrap(), true, &home());
             assert_eq!(finding.is_some(), expected.is_some(), "{spec}: {finding:?}");
             if let (Some(finding), Some((severity, words))) = (finding, expected) {
                 assert_eq!(finding.severity, severity, "{finding:?}");

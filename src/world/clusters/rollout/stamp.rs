@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::{
     Api,
     api::{Patch, PatchParams},
-    core::PartialObjectMeta,
+    core::{ObjectMeta, PartialObjectMeta},
 };
 use serde_json::json;
 use tokio::time::sleep;
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{
     super::{
         KubernetesClusters, MANAGER,
-        call::{Failed, Target, call, spread},
+        call::{Failed, Mode, Target, call, spread},
         sync::found,
         workload::{ANNOTATIONS, Live},
     },
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
+    fence::Fence,
     spec::{Side, Workload},
     world::{Progress, Stamp},
 };
@@ -47,32 +48,7 @@ pub(super) async fn stamp<K: Rolled>(
             }
             _ => {}
         }
-        // With uid and resourceVersion an apply neither creates a workload that was deleted
-        // meanwhile nor overwrites a newer stamp: both are conflicts.
-        let apply = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {
-                "name": workload.name,
-                "namespace": workload.namespace,
-                "uid": live.metadata().uid,
-                "resourceVersion": live.metadata().resource_version,
-            },
-            "spec": {"template": {"metadata": {"annotations": {
-                annotation.as_str(): stamp.fence.to_string(),
-            }}}},
-        });
-        let apply = &apply;
-        // Forced: whoever else set this annotation by hand has nothing to say about it.
-        let parameters = &PatchParams::apply(&manager(stamp)).force();
-        let target = Target::beside(workload, "patch", K::RESOURCE, &workload.name);
-        let applied = call(&*kubernetes.access, target, |connection| async move {
-            let objects: Api<PartialObjectMeta<K>> =
-                Api::namespaced(connection.client, &workload.namespace);
-            objects.patch(&workload.name, parameters, &Patch::Apply(apply)).await
-        })
-        .await;
-        match applied {
+        match apply::<K>(kubernetes, workload, live.metadata(), stamp, Mode::Persist).await {
             // Its status changes all the time while another rollout of it goes on.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
@@ -91,6 +67,62 @@ pub(super) async fn stamp<K: Rolled>(
         "see who keeps changing it (kubectl get --show-managed-fields); the next run tries again",
     )
     .on(workload))
+}
+
+/// Has admission judge a stamp of this side and token that the workload does not have, and changes nothing.
+pub(super) async fn dry_run<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+    stamp: &Stamp,
+) -> Result<(), Failed> {
+    let standing = live.stamped(&annotation(stamp)).unwrap_or_default();
+    let fence = Fence { revision: standing.revision + 1, ..standing };
+    let stamp = &Stamp { fence, ..stamp.clone() };
+    apply::<K>(kubernetes, workload, live.metadata(), stamp, Mode::DryRun).await.map(drop)
+}
+
+/// Applies a stamp to the workload that was read.
+async fn apply<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    read: &ObjectMeta,
+    stamp: &Stamp,
+    mode: Mode,
+) -> Result<PartialObjectMeta<K>, Failed> {
+    let resource_version = match mode {
+        Mode::Persist => read.resource_version.clone(),
+        // Its status changes all the time, which is no matter of admission's.
+        Mode::DryRun => None,
+    };
+    // With uid and resourceVersion an apply neither creates a workload that was deleted
+    // meanwhile nor overwrites a newer stamp: both are conflicts.
+    let metadata = ObjectMeta {
+        name: Some(workload.name.clone()),
+        namespace: Some(workload.namespace.clone()),
+        uid: read.uid.clone(),
+        resource_version,
+        ..ObjectMeta::default()
+    };
+    let apply = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": metadata,
+        "spec": {"template": {"metadata": {"annotations": {
+            annotation(stamp): stamp.fence.to_string(),
+        }}}},
+    });
+    // Forced: whoever else set this annotation by hand has nothing to say about it.
+    let parameters = PatchParams::apply(&manager(stamp)).force();
+    let (apply, parameters) =
+        (&apply, &PatchParams { dry_run: mode == Mode::DryRun, ..parameters });
+    let target = Target::beside(workload, "patch", K::RESOURCE, &workload.name);
+    call(&*kubernetes.access, target, |connection| async move {
+        let objects: Api<PartialObjectMeta<K>> =
+            Api::namespaced(connection.client, &workload.namespace);
+        objects.patch(&workload.name, parameters, &Patch::Apply(apply)).await
+    })
+    .await
 }
 
 /// The annotation of the pod template, or of a Secret that is written, that carries this stamp.
@@ -117,7 +149,7 @@ const STAMP_ATTEMPTS: u32 = 12;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fence::Fence, token::TokenName};
+    use crate::token::TokenName;
 
     #[test]
     fn each_side_and_token_has_an_annotation_and_a_manager_of_its_own() {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::{
     KubernetesClusters, MANAGER,
-    call::{Failed, Target, call},
+    call::{Failed, Mode, Target, call},
     cluster_external_secret::{self, ClusterExternalSecret},
     external_secret::{self, ExternalSecret},
 };
@@ -42,19 +42,22 @@ pub(super) fn of_cluster<'a>(workload: &'a Workload, verb: &'a str, name: &'a st
     Target { namespace: "", ..Target::beside(workload, verb, resource, name) }
 }
 
-/// Gives an annotation a value; the object as the patch left it.
+/// Gives an annotation a value; the object as the patch left it, or would leave it.
 pub(super) async fn annotate<K>(
     objects: Api<K>,
     name: &str,
     annotation: &str,
     value: &str,
+    mode: Mode,
 ) -> Result<K, kube::Error>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let manager = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let manager = Some(MANAGER.to_owned());
+    let dry_run = mode == Mode::DryRun;
+    let parameters = PatchParams { field_manager: manager, dry_run, ..PatchParams::default() };
     let patch = Patch::Merge(json!({"metadata": {"annotations": {annotation: value}}}));
-    objects.patch(name, &manager, &patch).await
+    objects.patch(name, &parameters, &patch).await
 }
 
 /// The version of External Secrets' API to speak with the workload's cluster: the stable one where

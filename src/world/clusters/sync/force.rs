@@ -3,7 +3,7 @@
 use super::{
     super::{
         KubernetesClusters,
-        call::{Target, call},
+        call::{Failed, Mode, Target, call},
         external_secret::{self, ExternalSecret},
     },
     Source, api, found, get, source,
@@ -42,6 +42,30 @@ pub(super) async fn force_again(
     source: &Source<'_>,
     force: &str,
 ) -> Result<Option<ExternalSecret>, Error> {
+    let patched = annotate(kubernetes, workload, source, force, Mode::Persist).await;
+    found(patched).map(Option::flatten)
+}
+
+/// Has admission judge the annotation that forces a refresh, and changes nothing. `keeper` is the
+/// ClusterExternalSecret that keeps the ExternalSecret `name`.
+pub(in super::super) async fn dry_run(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    name: &str,
+    keeper: Option<&str>,
+) -> Result<(), Failed> {
+    let source = Source { name: name.to_owned(), keeper };
+    annotate(kubernetes, workload, &source, "dry-run", Mode::DryRun).await.map(drop)
+}
+
+/// Sets the annotation; the ExternalSecret as the patch left it, `None` where its keeper was patched.
+async fn annotate(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    source: &Source<'_>,
+    force: &str,
+    mode: Mode,
+) -> Result<Option<ExternalSecret>, Failed> {
     let version = api::version(kubernetes, workload).await?;
     // An attempt whose reply was lost may already have been followed by a sync. Another value makes
     // this attempt's answer a "before" that a sync is still to follow.
@@ -52,17 +76,17 @@ pub(super) async fn force_again(
         let patched = call(&*kubernetes.access, target, |connection| {
             let (objects, force) =
                 (api::external_secrets(connection.client, workload, version), force());
-            async move { api::annotate(objects, name, ANNOTATION, &force).await }
+            async move { api::annotate(objects, name, ANNOTATION, &force, mode).await }
         });
-        return found(patched.await);
+        return patched.await.map(Some);
     };
     // It would take an annotation off its children again, and hands them its own.
     let target = api::of_cluster(workload, "patch", keeper);
     let patched = call(&*kubernetes.access, target, |connection| {
         let (objects, force) = (api::cluster_external_secrets(connection.client, version), force());
-        async move { api::annotate(objects, keeper, ANNOTATION_OF_CLUSTER, &force).await }
+        async move { api::annotate(objects, keeper, ANNOTATION_OF_CLUSTER, &force, mode).await }
     });
-    found(patched.await).map(|_| None)
+    patched.await.map(|_| None)
 }
 
 /// The value that forced this ExternalSecret last, as far as the caller chose it.

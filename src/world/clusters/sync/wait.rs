@@ -1,6 +1,6 @@
 //! Waiting for the ExternalSecrets of a namespace, by one watch.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use futures::StreamExt;
 use kube::runtime::watcher::{self, Event};
@@ -12,11 +12,12 @@ use super::{
         call::{Target, spread},
         cluster_external_secret::why_absent,
         external_secret::{self, ExternalSecret, copies, obstacles, secret_name},
+        store::{self, Prefixes},
         watch::watch,
     },
     Source, api, failure,
     force::{force_again, last_force},
-    object, read_keeper, secret, secret_key, source,
+    needs_prefixes, object, read_keeper, secret, secret_key, source,
 };
 use crate::{
     error::{Error, Kind},
@@ -70,6 +71,8 @@ struct Awaited<'a> {
     source: Source<'a>,
     /// A workload that it is for: where it is, and what keeps it.
     workload: &'a Workload,
+    /// What its stores put before each key, once that is known.
+    prefixes: Option<Prefixes>,
     /// The workloads that it is for, by their place among those that are waited for.
     readers: Vec<usize>,
     /// Whether a list has shown it.
@@ -183,6 +186,7 @@ impl<'a> Waits<'a> {
                     words: format!("ExternalSecret {} was not looked at yet", source.name),
                     source,
                     workload,
+                    prefixes: None,
                     readers: vec![index],
                     is_there: false,
                     absent_since: None,
@@ -291,6 +295,17 @@ impl<'a> Waits<'a> {
         let object = object(workload, name);
         let keys: Vec<_> =
             awaited.readers.iter().map(|reader| secret_key(told[*reader].0)).collect();
+        let mut seen = Cow::Borrowed(seen);
+        if keys.iter().any(|key| needs_prefixes(&seen.spec, *key, &self.parameters)) {
+            if awaited.prefixes.is_none() {
+                match store::prefixes(kubernetes, workload, &seen.spec).await {
+                    Ok(prefixes) => awaited.prefixes = Some(prefixes),
+                    Err(error) => return self.ends_with(index, &Err(error)),
+                }
+            }
+            seen.to_mut().spec.put_before(awaited.prefixes.as_ref().unwrap_or(&Prefixes::new()));
+        }
+        let seen = &*seen;
         let mut found = keys
             .iter()
             .flat_map(|key| obstacles(&object, seen, *key, source.keeper, &self.parameters));

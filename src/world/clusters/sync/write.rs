@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     super::{
         KubernetesClusters, MANAGER,
-        call::{Failed, Target, call, spread},
+        call::{Failed, Mode, Target, call, spread},
         external_secret::GROUP,
         rollout::{annotation, manager},
     },
@@ -24,7 +24,7 @@ use crate::{
     record::Held,
     spec::{SecretCopy, Workload},
     token,
-    world::{Finding, Progress, SecretRevision, Severity, Stamp},
+    world::{Finding, Progress, SecretRevision, Stamp},
 };
 
 /// See [`crate::world::Clusters::write_secret`].
@@ -47,7 +47,9 @@ pub(in super::super) async fn write_secret(
         .on(workload));
     };
     let (annotation, manager) = (annotation(stamp), manager(stamp));
-    let write = Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value };
+    let mode = Mode::Persist;
+    let write =
+        Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
     let digest = value.digest();
     let object = object(workload, name);
     let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
@@ -76,7 +78,7 @@ pub(in super::super) async fn write_secret(
                     Some(standing) if standing > stamp.fence => {
                         return Ok(Progress::Ahead(standing));
                     }
-                    _ => write.apply(&found, &manager).await,
+                    _ => write.apply(&found.metadata, &manager).await,
                 }
             }
         };
@@ -103,6 +105,26 @@ pub(in super::super) async fn write_secret(
     .on(object))
 }
 
+/// Has admission judge the write of a Secret's key, with a value that is none, and changes nothing: of a Secret that
+/// is not there, that it is made.
+pub(in super::super) async fn dry_run_of_write(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+    exists: bool,
+) -> Result<(), Failed> {
+    let Some(SecretCopy::Secret { name, key }) = &workload.copy else { return Ok(()) };
+    let (annotation, manager) = (annotation(stamp), manager(stamp));
+    let value = &token::Secret::verbatim("dry-run".to_owned());
+    let mode = Mode::DryRun;
+    let write =
+        Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
+    match exists {
+        true => write.apply(&ObjectMeta::default(), &manager).await.map(drop),
+        false => write.make(&manager).await.map(drop),
+    }
+}
+
 /// See [`crate::world::Clusters::written_secret`].
 pub(in super::super) async fn written_secret(
     kubernetes: &KubernetesClusters,
@@ -113,23 +135,32 @@ pub(in super::super) async fn written_secret(
     Ok(found.and_then(|found| found.digests.get(key).copied()))
 }
 
-/// What would keep this workload's Secret from being written, though it is there.
-pub(in super::super) async fn in_the_way(
+/// What a look finds of a Secret that is to be written.
+pub(in super::super) enum Found {
+    /// There is none yet.
+    Nothing,
+    /// Its key can be written.
+    Ours,
+    /// This keeps it from being written.
+    InTheWay(Finding),
+}
+
+/// Looks at the Secret of this workload that is to be written.
+pub(in super::super) async fn look_at_written(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-) -> Result<Vec<Finding>, Error> {
-    let Some(SecretCopy::Secret { name, key }) = &workload.copy else { return Ok(Vec::new()) };
+    name: &str,
+    key: &str,
+) -> Result<Found, Error> {
     let Some(found) = secret::read(kubernetes, workload, name).await? else {
-        return Ok(Vec::new());
+        return Ok(Found::Nothing);
     };
-    let obstacle = obstacle(&found, key, None);
-    let finding = obstacle.map(|(reason, fix)| Finding {
-        severity: Severity::Refusal,
-        object: object(workload, name),
-        reason,
-        fix: fix.to_owned(),
-    });
-    Ok(finding.into_iter().collect())
+    Ok(match obstacle(&found, key, None) {
+        Some((reason, fix)) => {
+            Found::InTheWay(Finding::refusal(object(workload, name), reason, fix))
+        }
+        None => Found::Ours,
+    })
 }
 
 /// Why this key of this Secret is not ours to write, and what to do. `manager` is who we are, where
@@ -181,7 +212,8 @@ fn owners<'a>(metadata: &'a ObjectMeta, key: &str) -> Vec<&'a str> {
     owns.filter_map(|entry| entry.manager.as_deref()).collect()
 }
 
-fn object(workload: &Workload, name: &str) -> String {
+/// A Secret beside a workload, as reports name it.
+pub(in super::super) fn object(workload: &Workload, name: &str) -> String {
     format!("{}/{}/secret/{name}", workload.cluster, workload.namespace)
 }
 
@@ -194,6 +226,7 @@ struct Write<'a> {
     annotation: &'a str,
     stamp: &'a Stamp,
     value: &'a token::Secret,
+    mode: Mode,
 }
 
 impl Write<'_> {
@@ -205,22 +238,32 @@ impl Write<'_> {
     /// late finds the Secret made, and is a conflict with whoever owns the annotation by then.
     async fn make(&self, manager: &str) -> Result<ObjectMeta, Failed> {
         let maker = manager.replacen(MANAGER, &format!("{MANAGER}-create"), 1);
-        let metadata = json!({"annotations": {self.annotation: Fence::default().to_string()}});
+        let metadata = self.annotated(Fence::default());
         self.call("create", &format!("fieldManager={maker}"), metadata, None).await
     }
 
     /// Applies the key to the Secret that was found.
-    async fn apply(&self, found: &Secret, manager: &str) -> Result<ObjectMeta, Failed> {
+    async fn apply(&self, found: &ObjectMeta, manager: &str) -> Result<ObjectMeta, Failed> {
         // With uid and resourceVersion an apply neither makes a Secret that was deleted meanwhile nor
         // overwrites a newer view: both are conflicts.
-        let metadata = json!({
-            "uid": found.metadata.uid,
-            "resourceVersion": found.metadata.resource_version,
-            "annotations": {self.annotation: self.stamp.fence.to_string()},
-        });
+        let metadata = ObjectMeta {
+            uid: found.uid.clone(),
+            resource_version: found.resource_version.clone(),
+            ..self.annotated(self.stamp.fence)
+        };
         // Forced: what a person has put under this key is what is to be replaced.
         let query = format!("fieldManager={manager}&force=true");
         self.call("patch", &query, metadata, Some(self.value)).await
+    }
+
+    /// The metadata of an apply that leaves this fence at the Secret.
+    fn annotated(&self, fence: Fence) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.name.to_owned()),
+            namespace: Some(self.workload.namespace.clone()),
+            annotations: Some(BTreeMap::from([(self.annotation.to_owned(), fence.to_string())])),
+            ..ObjectMeta::default()
+        }
     }
 
     /// A server-side apply; the Secret's metadata after it.
@@ -228,14 +271,13 @@ impl Write<'_> {
         &self,
         verb: &str,
         query: &str,
-        mut metadata: Value,
+        metadata: ObjectMeta,
         value: Option<&token::Secret>,
     ) -> Result<ObjectMeta, Failed> {
         let Self { kubernetes, workload, name, .. } = *self;
-        metadata["name"] = json!(name);
-        metadata["namespace"] = json!(workload.namespace);
-        let body = &self.body(metadata, value);
-        let path = &format!("{}?{query}", path(workload, name));
+        let body = &self.body(json!(metadata), value);
+        let dry_run = if self.mode == Mode::DryRun { "&dryRun=All" } else { "" };
+        let path = &format!("{}?{query}{dry_run}", path(workload, name));
         let target = Target::beside(workload, verb, "secrets", name);
         let answer = call(&*kubernetes.access, target, |connection| {
             let request = http::Request::patch(path)

@@ -1,0 +1,219 @@
+//! What policies, webhooks and quotas say of a change that the caller has the right to make.
+
+use super::{syncing::external_secret, *};
+
+const PREFLIGHT: [Severity; 1] = [Severity::Refusal];
+
+/// What a look before a mint finds, and what it says.
+async fn found(server: &Arc<ApiServer>, workload: &Workload) -> Vec<(Severity, String)> {
+    let found = clusters(server).inspect(&subject(workload, &parameters())).await.unwrap();
+    found
+        .into_iter()
+        .map(|it| (it.severity, format!("{}: {}; {}", it.object, it.reason, it.fix)))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_of_a_rotation_is_tried_without_being_made() {
+    let server = ApiServer::new();
+    examining::connected(&server);
+    server.put(EVERYWHERE, json!({"spec": {}, "status": {}}));
+    for workload in [workload(), everywhere(), written()] {
+        found(&server, &workload).await;
+    }
+    assert_eq!(server.patches().len(), 0);
+    let tried = server.dry_runs().into_iter();
+    let tried: Vec<_> =
+        tried.map(|it| (it.path, it.body["metadata"]["annotations"].clone())).collect();
+    let stamped = |path: &str| (path.to_owned(), json!(null));
+    assert_eq!(
+        tried,
+        [
+            stamped(DEPLOYMENT),
+            (EXTERNAL_SECRET.to_owned(), json!({"force-sync": "dry-run.0"})),
+            stamped(DEPLOYMENT),
+            (EVERYWHERE.to_owned(), json!({"external-secrets.io/force-sync": "dry-run.0"})),
+            stamped(DEPLOYMENT),
+            (SECRET.to_owned(), json!({STAMP: "0"})),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn dry_run_of_a_stamp_is_another_one_than_the_workload_has() {
+    for (standing, tried) in [(None, "1"), (Some("7".to_owned()), "8")] {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        let annotations = json!({"annotations": {STAMP: standing}});
+        server.put(DEPLOYMENT, json!({"spec": {"template": {"metadata": annotations}}}));
+        found(&server, &workload()).await;
+        let stamp = &server.dry_runs()[0].body["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(stamp, &json!({STAMP: tried}));
+        let left = &server.object(DEPLOYMENT)["spec"]["template"]["metadata"]["annotations"][STAMP];
+        assert_eq!(*left, json!(standing));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is_made_on() {
+    let kyverno = "admission webhook \"validate.kyverno.svc-fail\" denied the request: unsigned";
+    let quota = "secrets \"datastore-token\" is forbidden: exceeded quota: small";
+    let dead =
+        "Internal error occurred: failed calling webhook \"validate\": no endpoints available";
+    let own = "deployments.apps \"backend\" is forbidden: ValidatingAdmissionPolicy 'changeover-workloads' \
+               with binding 'changeover-workloads' denied request: changeover sets annotations of its own";
+    let deployment = "prod/web/deployment/backend";
+    let external_secret = "prod/web/externalsecret/datastore-token";
+    let table = [
+        (
+            workload(),
+            DEPLOYMENT,
+            Fault::Says(400, kyverno),
+            deployment,
+            "unsigned",
+            "exempt the function's",
+        ),
+        (
+            workload(),
+            DEPLOYMENT,
+            Fault::Says(422, own),
+            deployment,
+            "adds a change of its own",
+            "as somebody else",
+        ),
+        (
+            workload(),
+            DEPLOYMENT,
+            Fault::Silence,
+            deployment,
+            "though it can be read",
+            "mend that webhook",
+        ),
+        (
+            workload(),
+            EXTERNAL_SECRET,
+            Fault::Says(500, dead),
+            external_secret,
+            "no endpoints",
+            "mend that webhook",
+        ),
+        (
+            workload(),
+            EXTERNAL_SECRET,
+            Fault::Silence,
+            external_secret,
+            "webhook",
+            "mend that webhook",
+        ),
+        (
+            everywhere(),
+            EVERYWHERE,
+            Fault::Says(500, dead),
+            "prod/clusterexternalsecret/everywhere",
+            "no endpoints",
+            "mend that webhook",
+        ),
+        (
+            written(),
+            SECRET,
+            Fault::Says(403, quota),
+            "prod/web/secret/datastore-token",
+            "small",
+            "quota",
+        ),
+        // Neither a policy nor a right: in the server's own words.
+        (
+            workload(),
+            DEPLOYMENT,
+            Fault::Says(422, "it is invalid"),
+            deployment,
+            "it is invalid",
+            "message",
+        ),
+        (
+            workload(),
+            DEPLOYMENT,
+            Fault::Says(403, "cannot patch"),
+            deployment,
+            "cannot patch",
+            "grant the verb patch",
+        ),
+    ];
+    for (workload, path, fault, object, reason, fix) in table {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        server.put(EVERYWHERE, json!({"spec": {}, "status": {}}));
+        server.admit(path, fault.clone());
+        let refused: Vec<_> = found(&server, &workload).await;
+        let refused: Vec<_> =
+            refused.into_iter().filter(|(it, _)| *it == Severity::Refusal).collect();
+        let severities: Vec<_> = refused.iter().map(|(severity, _)| *severity).collect();
+        assert_eq!(severities, PREFLIGHT, "{fault:?}: {refused:?}");
+        for words in [object, reason, fix] {
+            assert!(refused[0].1.contains(words), "{words}: {refused:?}");
+        }
+        // What it says is no reason to go on without a cluster that answers.
+        assert!(!refused[0].1.contains("without"), "{refused:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dry_run_cannot_tell_stops_nothing() {
+    let unsupported = "admission webhook \"old\" does not support dry run";
+    for (fault, expected) in [
+        (Fault::Says(400, unsupported), &[Severity::Warning][..]),
+        // Somebody made it anew since it was read.
+        (Fault::Status(409), &[]),
+        (Fault::Status(404), &[Severity::Missing]),
+    ] {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        server.admit(DEPLOYMENT, fault.clone());
+        let found = found(&server, &workload()).await;
+        let severities: Vec<_> = found.iter().map(|(severity, _)| *severity).collect();
+        assert_eq!(severities, expected, "{fault:?}: {found:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_fails_is_no_refusal_of_a_workload() {
+    for (fault, kind) in [(503, Kind::Unreachable), (429, Kind::Throttled)] {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        server.admit(DEPLOYMENT, Fault::Status(fault));
+        let failed = clusters(&server).inspect(&subject(&workload(), &parameters())).await;
+        assert_eq!(failed.unwrap_err().kind, kind);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn preflight_reports_what_admission_refuses_and_a_missing_right_once() {
+    for (fault, found) in
+        [(Fault::Says(422, "it is invalid"), 1), (Fault::Says(403, "cannot patch"), 0)]
+    {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        server.admit(DEPLOYMENT, fault);
+        let (workload, published) = (workload(), parameters().into());
+        let subjects = [subject(&workload, &parameters())];
+        let examination = clusters(&server).examine(&subjects, &published).await;
+        // The right itself is asked about, and granted here.
+        assert_eq!(examination.findings.len(), found, "{:?}", examination.findings);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_that_is_not_answered_midway_holds_its_object_and_not_its_cluster() {
+    let server = ApiServer::new();
+    examining::connected(&server);
+    external_secret(&server);
+    server.admit(DEPLOYMENT, Fault::Silence);
+    server.admit(EXTERNAL_SECRET, Fault::Silence);
+    let clusters = clusters(&server);
+    let stamped = clusters.stamp(&workload(), &stamp(7)).await.unwrap_err();
+    let forced = clusters.force_sync(&workload(), "me").await.unwrap_err();
+    for failed in [stamped, forced] {
+        assert_eq!(failed.kind, Kind::PreflightFailed, "{failed}");
+        assert!(failed.to_string().contains("an admission webhook may not answer"), "{failed}");
+    }
+}
