@@ -3,7 +3,7 @@
 //! Done daily, and after a write whose reply was lost may have landed. A value of the token's own,
 //! an older view or none, is repaired: the rotation's slot is taken, and both sides are published,
 //! synced and rolled, since a pod may have started on what was found. A strange value is
-//! somebody's hand: it is told, and never overwritten. A Secret that changeover writes is a copy, which
+//! somebody's hand: it is reported, and never overwritten. Its side is left alone, and the other repaired. A Secret that changeover writes is a copy, which
 //! nobody else keeps: whatever it holds instead is repaired.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::{
     begin::Begun,
     error::Error,
     fence::Fence,
-    look::away,
+    look::{self, away},
     plan::{self, Move, Terms},
     record::{Begin, Change, Purpose, RotationId, Stage},
     report::{Outcome, Report},
@@ -33,6 +33,7 @@ impl Turn<'_> {
     pub(crate) async fn compare(&mut self) -> Result<Report, Stop> {
         self.follow_spec()?;
         let mut drift = Vec::new();
+        let mut drifted = Vec::new();
         let mut is_edited = false;
         let mut repaired = Vec::new();
         // One read that fails stops nothing else; it is returned in the end.
@@ -75,11 +76,13 @@ impl Turn<'_> {
                     let held = self.owned_by_another(side, place.clone(), other);
                     self.warnings.push(format!("{place}: {}. {}", held.reason, held.fix));
                     drift.push(place);
+                    drifted.push(side);
                 } else if self.is_own(side, found.as_ref()).await? {
                     repaired.push(side);
                 } else {
                     is_edited |= side == Side::Presenters;
                     drift.push(publication.place.to_string());
+                    drifted.push(side);
                 }
             }
 
@@ -90,7 +93,9 @@ impl Turn<'_> {
             }
         }
         repaired.dedup();
-        let repairs = drift.is_empty() && !repaired.is_empty();
+        repaired.retain(|side| !drifted.contains(side));
+        let repairs = !repaired.is_empty();
+        let adopts = is_edited && self.spec.on_drift == OnDrift::Adopt;
         let mut arrives = false;
         if let (false, Some(inbox)) = (repairs, self.spec.inbox()) {
             match self.has_arrival(inbox).await {
@@ -102,19 +107,22 @@ impl Turn<'_> {
         // ends the back-off.
         let is_news = drift != self.record.drift();
         if failed.is_none() || repairs || is_news {
+            // What was written by hand becomes a version once the other side is repaired.
             let again_after = match failed {
-                None => self.spec.looked_at_every(),
-                Some(_) => Duration::ZERO,
+                None if !(repairs && adopts) => self.spec.looked_at_every(),
+                _ => Duration::ZERO,
             };
-            self.apply(Change::Compared { drift, again_after })?;
+            let publications = look::publications(self.spec, &Side::BOTH).into_iter();
+            let places = publications.map(|(_, it)| it.place.to_string()).collect();
+            self.apply(Change::Compared { drift, places, again_after })?;
         }
         if repairs {
             let id = RotationId(self.world.random_name()?);
-            let begin = Begin { repaired, ..self.slot(id, Purpose::Repair) };
+            let leaves_alone = drifted.first().copied();
+            let begin = Begin { repaired, leaves_alone, ..self.slot(id, Purpose::Repair) };
             self.take_slot(begin).await?;
             return self.carry_on().await;
         }
-        let adopts = is_edited && self.spec.on_drift == OnDrift::Adopt;
         let is_brought = adopts || arrives || self.record.is_rotation_waiting();
         let now = self.now();
         let has_ended = self.record.versions().iter().any(|version| version.has_ended(now));

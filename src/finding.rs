@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use crate::{
     error::Error,
+    fence::Fence,
     spec::{ParameterName, Side, Workload},
+    time::milliseconds,
     token::TokenName,
 };
 
@@ -49,6 +51,39 @@ impl Finding {
         Self { severity: Severity::Missing, ..missing }
     }
 
+    /// A newer record of this token wrote to the object. `ours` is the fence of this record's view.
+    pub fn of_another_record(
+        token: &TokenName,
+        side: Side,
+        object: String,
+        found: Fence,
+        ours: Fence,
+    ) -> Self {
+        let record = |fence: Fence| match fence.life {
+            Some(life) => format!("created {} (fence {fence})", milliseconds(life.created_at())),
+            None => format!("of an earlier version of changeover (fence {fence})"),
+        };
+        let reason = format!(
+            "it belongs to another record of this token, {}; this record is older, {}",
+            record(found),
+            record(ours),
+        );
+        let (annotation, attributes) = match side {
+            Side::Verifiers => ("verifier", "`accepted_life` and `accepted_revision`"),
+            Side::Presenters => ("presenter", "`token_life` and `token_revision`"),
+        };
+        let mark = match object.split(':').next() {
+            Some("dynamodb") => format!("its attributes {attributes}"),
+            Some("ssm") => "`life` and `revision` from its document".to_owned(),
+            _ => format!("its annotation {annotation}.changeover.dev/{token}"),
+        };
+        let fix = format!(
+            "If that record is gone, or this was copied from where it writes, remove {mark}. If its function \
+             still runs, take this object out of one of the two specs. Then run it again"
+        );
+        Self::refusal(object, reason, fix)
+    }
+
     /// Of a look that failed: what could not be looked at cannot be relied on.
     pub fn failed(object: impl Into<String>, error: Error) -> Self {
         Self::refusal(object, error.because, error.fix)
@@ -76,6 +111,8 @@ pub struct Subject<'a> {
     pub token: &'a TokenName,
     /// Whose view that is.
     pub side: Side,
+    /// The fence of that view, as the token's record has it; the least one of a token without a record.
+    pub view: Fence,
     /// The parameters that its side publishes to.
     pub parameters: Vec<ParameterName>,
 }

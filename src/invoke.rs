@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use tracing::info;
 
@@ -21,8 +22,11 @@ use crate::{
     world::World,
 };
 
-/// What the runtime keeps of an invocation's time for saving and answering.
-const RESERVE: Duration = Duration::from_secs(10);
+/// How long before an invocation's deadline nothing begins any more: the longest step that may have begun just before, a
+/// call of a cluster with its repetitions, and what saves and answers after it.
+const RESERVE: Duration = Duration::from_secs(40);
+/// The least that is kept of a short invocation: saving and answering alone.
+const LEAST_RESERVE: Duration = Duration::from_secs(10);
 
 /// Does what an event asks, as it came.
 ///
@@ -77,7 +81,7 @@ async fn carry_out(
 ) -> Result<Answer, Error> {
     info!(action = request.action(), request_id = %invocation.id, "invoke");
     let (now, calls) = (world.clock.now(), (world.calls)());
-    let last_moment = invocation.deadline.checked_sub(RESERVE).unwrap_or(now);
+    let last_moment = last_moment(now, invocation.deadline);
     let stop_at = match &request {
         Request::Rotate { wait: Some(wait), .. } => {
             now.checked_add(*wait).unwrap_or(last_moment).min(last_moment)
@@ -127,6 +131,12 @@ async fn carry_out(
     let measurement = Measurement::of_invocation(world.clock.now(), action, &answered, calls);
     world.meter.write(&measurement);
     answered
+}
+
+/// When the last step of an invocation may begin. A function with a short time-out keeps a third of it.
+fn last_moment(now: Timestamp, deadline: Timestamp) -> Timestamp {
+    let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
+    now + left.saturating_sub((left / 3).clamp(LEAST_RESERVE, RESERVE))
 }
 
 /// The token whose spec names this inbox.

@@ -48,7 +48,7 @@ pub(crate) async fn look(
     let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
     let publications = publications(spec, sides);
     let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
-    let mut subjects = subjects(spec);
+    let mut subjects = subjects(spec, record);
     subjects.retain(|subject| !without.contains(&subject.workload.cluster));
     let inspections = subjects
         .into_iter()
@@ -107,14 +107,16 @@ pub(crate) fn publications<'a>(spec: &'a Spec, sides: &[Side]) -> Vec<(Side, &'a
 }
 
 /// The workloads of both sides.
-pub(crate) fn subjects(spec: &Spec) -> Vec<Subject<'_>> {
+pub(crate) fn subjects<'a>(spec: &'a Spec, record: Option<&Record>) -> Vec<Subject<'a>> {
     let of = |side| {
+        let view = record.map(|record| record.view(side)).unwrap_or_default();
         let audience = spec.side(side);
         let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
         audience.workloads.iter().map(move |workload| Subject {
             workload,
             token: &spec.token,
             side,
+            view,
             parameters: parameters.clone(),
         })
     };
@@ -162,8 +164,13 @@ impl Look {
         };
         let mut values: Vec<(&Place, Secret)> = Vec::new();
         for (side, place, holding) in holdings {
-            let life = holding.fence_of(side).and_then(|fence| fence.life);
-            look.highest_life = look.highest_life.max(life);
+            let fence = holding.fence_of(side).unwrap_or_default();
+            look.highest_life = look.highest_life.max(fence.life);
+            if let Some(record) = record.filter(|record| fence.life > record.life()) {
+                let (place, ours) = (place.to_string(), record.view(side));
+                let other = Finding::of_another_record(&spec.token, side, place, fence, ours);
+                look.findings.push(other);
+            }
             if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
                 look.findings.push(Finding::refusal(
                     place.to_string(),

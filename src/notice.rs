@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    fence::{Fence, Life},
     record::{Leg, Purpose, Record, RotationId, Stage, Step},
     report::Reason,
     time::{in_milliseconds, optional_milliseconds},
@@ -17,12 +18,15 @@ pub const SOURCE: &str = "changeover";
 
 /// One thing that became so. As JSON it is an event's `detail`; `events/schema` has the schemas.
 ///
-/// It may arrive twice, and after a later one: of one token, the revision tells which is which.
+/// It may arrive twice, and after a later one: of one token, life and revision tell which is which.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Notice {
     /// Of which token.
     pub token: TokenName,
-    /// The revision of the record that says so.
+    /// The life of the record that says so: of two, the greater is the later, as text too. `None` of a record
+    /// that has none yet.
+    pub life: Option<Life>,
+    /// The revision of that record.
     pub revision: u64,
     /// When that was saved.
     #[serde(with = "in_milliseconds")]
@@ -143,8 +147,8 @@ pub fn between(
     let held = held(before, after).into_iter();
     let drift = drift(before, after).into_iter();
     let all = started.chain(resumed).chain(stages).chain(ended).chain(held).chain(drift);
-    let (token, revision) = (after.token(), after.revision());
-    all.map(|what| Notice { token: token.clone(), revision, at, what }).collect()
+    let (token, Fence { life, revision }) = (after.token(), after.fence());
+    all.map(|what| Notice { token: token.clone(), life, revision, at, what }).collect()
 }
 
 fn started(before: Option<&Record>, after: &Record) -> Option<What> {

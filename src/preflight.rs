@@ -64,7 +64,7 @@ pub(crate) async fn run(
         };
         (*side, *publication, read, key)
     });
-    let subjects = look::subjects(&spec);
+    let subjects = look::subjects(&spec, record.as_ref());
     // A connection to what a cluster's name meant before would be looked through.
     let clusters = spec.clusters();
     if !clusters.is_empty() {

@@ -460,12 +460,14 @@ mod tests {
     #[test]
     fn values_that_cannot_be_published_as_they_are_are_not_adopted() {
         let too_long = "x".repeat(LARGEST_VALUE + 1);
-        for value in ["", "a b", "a\n", "\u{a0}a", "a\u{7}", "a{{b", too_long.as_str()] {
+        let unfit =
+            ["", "a b", "a\n", "\u{a0}a", "a\u{7}", "a{{b", "ä", "\u{feff}a", "a\u{200b}b", "a…"];
+        for value in unfit.into_iter().chain([too_long.as_str()]) {
             let error = Secret::adopt(value.to_owned()).expect_err(value);
             assert_eq!(error.kind, Kind::BadToken);
         }
         let longest = "x".repeat(LARGEST_VALUE);
-        for value in ["x", "{}", "ä", longest.as_str()] {
+        for value in ["x", "{}", "!~", longest.as_str()] {
             assert_eq!(Secret::adopt(value.to_owned()).expect(value).expose(), value);
         }
     }

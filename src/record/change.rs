@@ -69,6 +69,8 @@ pub enum Change {
     Compared {
         /// Their places.
         drift: Vec<String>,
+        /// The places of the spec: what is known of any other is forgotten.
+        places: BTreeSet<String>,
         /// How long until they are compared again, where nothing is unanswered.
         again_after: Duration,
     },
@@ -93,6 +95,8 @@ pub struct Begin {
     pub minted: Option<Minted>,
     /// The sides whose view differs from what was published, where that is a reason to begin.
     pub repaired: Vec<Side>,
+    /// A side that a repair does not write, because a stranger's value stands at one of its places.
+    pub leaves_alone: Option<Side>,
     /// Whether presenters may have the new value already: somebody else published it.
     pub is_presented: bool,
     /// Where the new value arrived, if it is issued elsewhere.
@@ -118,6 +122,7 @@ impl Begin {
             adopted: None,
             minted: None,
             repaired: Vec::new(),
+            leaves_alone: None,
             is_presented: false,
             imported: None,
             queued: None,
@@ -202,10 +207,14 @@ impl Record {
                 // any presenter that was added meanwhile presents it.
                 next.work_from(spec);
                 if leg <= Leg::Migrate {
-                    next.owe(Leg::Expand, Step::Publish, now);
+                    next.owe(self.first_leg(), Step::Publish, now);
                 }
             }
-            (_, Change::Respecify(spec)) => next.work_from(spec),
+            (_, Change::Respecify(spec)) => {
+                next.work_from(spec);
+                // A place that the spec did not have before is written by the comparison.
+                next.compare_at = self.compare_at.min(now);
+            }
 
             (Some((leg, Step::Publish)), Change::Published(seen)) => {
                 next.done(now);
@@ -238,7 +247,10 @@ impl Record {
                             rotation.presented = true;
                             next.renew(Side::Presenters, now);
                         }
-                        next.owe(Leg::Migrate, Step::Publish, now);
+                        match self.leaves_alone() {
+                            Some(Side::Presenters) => next.end_rotation(overlap, now),
+                            _ => next.owe(Leg::Migrate, Step::Publish, now),
+                        }
                     }
                     Leg::Migrate => next.end_rotation(overlap, now),
                     Leg::Overlap | Leg::Contract => next.contract_or_rest(now),
@@ -326,14 +338,14 @@ impl Record {
                 next.repeats = 0;
             }
 
-            (None, Change::Compared { drift, again_after }) => {
-                next.compared(drift, again_after, now);
+            (None, Change::Compared { drift, places, again_after }) => {
+                next.compared(drift, &places, again_after, now);
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(next.due_at_rest(now));
             }
-            (Some(_), Change::Compared { drift, again_after }) => {
-                next.compared(drift, again_after, now);
+            (Some(_), Change::Compared { drift, places, again_after }) => {
+                next.compared(drift, &places, again_after, now);
             }
 
             (_, Change::Queue(queued)) => next.queued = queued,
@@ -352,8 +364,15 @@ impl Record {
     }
 
     /// Until the next comparison: a time, or until a write whose reply was lost may have landed.
-    fn compared(&mut self, drift: Vec<String>, again_after: Duration, now: Timestamp) {
+    fn compared(
+        &mut self,
+        drift: Vec<String>,
+        places: &BTreeSet<String>,
+        again_after: Duration,
+        now: Timestamp,
+    ) {
         self.drift = drift;
+        self.publications.retain(|place, _| places.contains(place));
         let landed = self.unanswered_until.filter(|until| *until > now);
         let again = now + again_after;
         self.compare_at = landed.map_or(again, |until| until.min(again));
@@ -427,16 +446,29 @@ impl Record {
             version: self.versions.first().map_or(self.last_version, |newest| newest.version),
             began_at: now,
             presented: begin.is_presented,
+            leaves_alone: begin.leaves_alone.filter(|_| begin.purpose == Purpose::Repair),
             timeline: Vec::new(),
         });
         self.held = None;
-        self.drift.clear();
         if begin.purpose != Purpose::Repair {
+            self.drift.clear();
             self.without.clear();
         }
         self.work_from(begin.spec);
-        self.owe(Leg::Expand, Step::Publish, now);
+        self.owe(self.first_leg(), Step::Publish, now);
         self.lease_to(begin.lease);
+    }
+
+    fn leaves_alone(&self) -> Option<Side> {
+        self.rotation.as_ref().and_then(|rotation| rotation.leaves_alone)
+    }
+
+    /// The leg that a rotation begins with: verifiers come first, if they are not left alone.
+    fn first_leg(&self) -> Leg {
+        match self.leaves_alone() {
+            Some(Side::Verifiers) => Leg::Migrate,
+            _ => Leg::Expand,
+        }
     }
 
     fn work_from(&mut self, spec: SpecId) {

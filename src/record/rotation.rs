@@ -23,6 +23,9 @@ pub struct Rotation {
     pub began_at: Timestamp,
     /// Whether its version may have been presented: from then on it cannot be dropped.
     pub presented: bool,
+    /// The side that a repair leaves alone, because a stranger's value stands at one of its places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_alone: Option<Side>,
     /// What was done when.
     pub timeline: Vec<Entry>,
 }
@@ -46,7 +49,8 @@ pub enum Purpose {
     /// The current version is written to every publication; rolls are passed over, since pods
     /// cannot start before what they read exists.
     Publish,
-    /// A publication was found to differ: the side is published, synced and rolled again.
+    /// A publication was found to differ: both sides are published, synced and rolled again, but for one where
+    /// a stranger's value stands.
     Repair,
 }
 

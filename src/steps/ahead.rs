@@ -6,9 +6,9 @@
 
 use crate::{
     fence::Fence,
+    finding::Finding,
     record::{Change, Held, Record},
     spec::Side,
-    time::milliseconds,
     turn::{Stop, Turn, UnderWay},
 };
 
@@ -48,30 +48,9 @@ impl Turn<'_> {
 
     /// A newer record of this token wrote to the object.
     pub(crate) fn owned_by_another(&self, side: Side, object: String, found: Fence) -> Held {
-        let record = |fence: Fence| match fence.life {
-            Some(life) => format!("created {} (fence {fence})", milliseconds(life.created_at())),
-            None => format!("of an earlier version of changeover (fence {fence})"),
-        };
-        let reason = format!(
-            "it belongs to another record of this token, {}; this record is older, {}",
-            record(found),
-            record(self.record.view(side)),
-        );
-        let token = self.record.token();
-        let (annotation, attributes) = match side {
-            Side::Verifiers => ("verifier", "`accepted_life` and `accepted_revision`"),
-            Side::Presenters => ("presenter", "`token_life` and `token_revision`"),
-        };
-        let mark = match object.split(':').next() {
-            Some("dynamodb") => format!("its attributes {attributes}"),
-            Some("ssm") => "`life` and `revision` from its document".to_owned(),
-            _ => format!("its annotation {annotation}.changeover.dev/{token}"),
-        };
-        let fix = format!(
-            "If that record is gone, or this was copied from where it writes, remove {mark}. If its function \
-             still runs, take this object out of one of the two specs. Then run it again: the same version \
-             continues."
-        );
-        Held::new(object, reason, fix)
+        let ours = self.record.view(side);
+        let Finding { object, reason, fix, .. } =
+            Finding::of_another_record(self.record.token(), side, object, found, ours);
+        Held::new(object, reason, format!("{fix}: the same version continues"))
     }
 }

@@ -67,6 +67,33 @@ async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn strangers_value_among_presenters_does_not_keep_verifiers_from_being_repaired() {
+    let (accepted, presented) =
+        (place("ssm:/backend/token/accepted"), place("dynamodb:configuration/id=presented"));
+    let world = in_service(23, &everything()).await;
+    let begun = world.value(&accepted, Side::Verifiers);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let view = world.value(&accepted, Side::Verifiers);
+    world.edit_presented(&presented, &issued(9));
+    // Verifiers are given version 1 back, beside the one that is presented.
+    let mut stale: Value = serde_json::from_str(&begun).expect("a document");
+    let now: Value = serde_json::from_str(&view).expect("a document");
+    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
+    world.edit(&accepted, Side::Verifiers, &stale.to_string());
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    let repaired: Value =
+        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
+    assert_eq!(repaired["accepted"], now["accepted"], "version 1 is accepted no more");
+    assert_eq!(world.value(&presented, Side::Presenters), issued(9), "it is left alone");
+    let record = world.record(&subject()).expect("a record");
+    assert_eq!((record.drift(), record.owed()), ([presented.to_string()].as_slice(), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
     // Verifiers go back to the old view while their pods are replaced, or presenters do.
     let legs = [

@@ -1,7 +1,7 @@
 //! What nobody means well: damaged records, endless events, clocks that jump, deadlines that have passed.
 //! It ends in an answer or in one clear error; nothing panics, and nothing goes on for ever.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use changeover::{
     error::Kind,
@@ -186,7 +186,11 @@ fn pure_functions_take(record: &Record, now: Timestamp) {
         Change::Drop,
         Change::Await { due_at: now, watcher: None },
         Change::Hold(Held::new("object", "reason", "fix")),
-        Change::Compared { drift: Vec::new(), again_after: Duration::from_secs(365 * 24 * 3600) },
+        Change::Compared {
+            drift: Vec::new(),
+            places: BTreeSet::new(),
+            again_after: Duration::from_secs(365 * 24 * 3600),
+        },
         Change::Queue(None),
     ] {
         if let Ok(after) = record.after(change, now) {

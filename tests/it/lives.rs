@@ -15,7 +15,7 @@ use crate::{
     amount,
     sample::{at, life},
     scene::*,
-    world::{Backup, LATE_WRITE, MemoryWorld, place},
+    world::{Backup, Ending, LATE_WRITE, MemoryWorld, place},
 };
 
 /// A record that was created a year before every other one here, and has counted further.
@@ -169,9 +169,8 @@ async fn copied_manifest_of_an_older_record_proves_nothing() {
 async fn copied_manifest_of_a_newer_record_holds_the_leg() {
     let world = used_for_a_day(75, &workloads()).await;
     let workload = deployed("backend");
-    world.apply_stamp(&workload, &subject(), Side::Presenters, newer());
-    world.pass(Duration::from_secs(5 * 60)).await;
-    let ending = world.invoke("held", rotate("held")).await;
+    let mark = |fence| world.apply_stamp(&workload, &subject(), Side::Presenters, fence);
+    let ending = refused_before_the_mint_and_held_after(&world, mark).await;
     assert_held_by_both(&world, &ending.answer()["held"], "backend");
     let fix = ending.answer()["held"]["fix"].to_string();
     assert!(fix.contains("presenter.changeover.dev/datastore-token"), "{fix}");
@@ -204,8 +203,15 @@ async fn item_of_a_newer_record_holds_the_leg() {
     for (side, item, attribute) in sides {
         let world = used_for_a_day(77, &items()).await;
         let item = place(&format!("dynamodb:configuration/id={item}"));
-        world.mark_item(&item, side, newer());
-        let ending = world.invoke("held", rotate("held")).await;
+        let mark = |fence| world.mark_item(&item, side, fence);
+        let ending = match side {
+            // What a look before a mint reads is what presenters have.
+            Side::Presenters => refused_before_the_mint_and_held_after(&world, mark).await,
+            Side::Verifiers => {
+                mark(newer());
+                world.invoke("held", rotate("held")).await
+            }
+        };
         assert_held_by_both(&world, &ending.answer()["held"], &item.to_string());
         let fix = ending.answer()["held"]["fix"].to_string();
         assert!(fix.contains(&format!("`{attribute}_life`")), "{fix}");
@@ -236,8 +242,8 @@ async fn secret_of_an_older_record_is_overwritten() {
 async fn secret_of_a_newer_record_holds_the_leg() {
     let world = used_for_a_day(79, &written_secrets()).await;
     let secret = format!("{CLUSTER}/backend/datastore#token");
-    world.mark_secret(&secret, newer());
-    let ending = world.invoke("held", rotate("held")).await;
+    let mark = |fence| world.mark_secret(&secret, fence);
+    let ending = refused_before_the_mint_and_held_after(&world, mark).await;
     assert_held_by_both(&world, &ending.answer()["held"], "datastore");
     assert_stays_held(&world).await;
     world.mark_secret(&secret, Fence::default());
@@ -387,6 +393,28 @@ async fn second_copy_of_a_record_holds_the_leg() {
     world.rival(None);
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(4);
+}
+
+/// Marks something as a newer record's: a rotation is refused before anything is minted. One that had begun when it was
+/// marked is held.
+async fn refused_before_the_mint_and_held_after(
+    world: &MemoryWorld,
+    mark: impl Fn(Fence),
+) -> Ending {
+    let minted = world.minted(&subject());
+    mark(newer());
+    world.pass(Duration::from_secs(5 * 60)).await;
+    let refused = world.invoke("refused", rotate("refused")).await;
+    world.assert_outcome(&refused, "PreflightFailed");
+    assert!(format!("{refused:?}").contains(&newer().to_string()), "{refused:?}");
+    assert_eq!(world.minted(&subject()), minted);
+
+    mark(Fence::default());
+    let begun = world.invoke("begins", rotate_without_waiting("held")).await;
+    world.assert_outcome(&begun, "in_progress");
+    mark(newer());
+    world.pass(Duration::from_secs(5 * 60)).await;
+    world.invoke("held", rotate("held")).await
 }
 
 /// The object, and both records by their lives.

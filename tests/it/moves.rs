@@ -1,6 +1,9 @@
 //! The record's transition function: whatever is asked of it, in whatever order, these hold.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use changeover::{
     fence::Fence,
@@ -186,7 +189,11 @@ impl Ask {
                 watcher: self.flag.then(|| "watcher".to_owned()),
             },
             11 => Change::Hold(Held::new("object", "reason", "fix")),
-            12 => Change::Compared { drift: Vec::new(), again_after: OVERLAP },
+            12 => Change::Compared {
+                drift: Vec::new(),
+                places: BTreeSet::new(),
+                again_after: OVERLAP,
+            },
             // Even a step that is not owed is claimed to be done, now and then.
             13 => Change::RolledOut { overlap: OVERLAP },
             14 => Change::Published(BTreeMap::new()),
@@ -225,6 +232,11 @@ impl Ask {
             adopted: adopts.then(|| value(minted * 2)),
             minted: mints.then(|| value(minted * 2 + 1)),
             repaired: if self.flag { vec![Side::Verifiers] } else { Vec::new() },
+            leaves_alone: [None, Some(Side::Presenters), Some(Side::Verifiers)]
+                [usize::from(self.holder) % 3]
+                .filter(|side| {
+                    purpose == Purpose::Repair && (*side != Side::Verifiers || !self.flag)
+                }),
             // Somebody wrote it to a publication before.
             is_presented: mints && !is_first && self.flag,
             ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease)

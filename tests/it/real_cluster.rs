@@ -343,7 +343,13 @@ fn stamp(side: Side, token: &str, revision: u64) -> Stamp {
 /// A workload of presenters of token `a`, whose side publishes to these parameters.
 fn subject<'a>(workload: &'a Workload, parameters: &[ParameterName]) -> Subject<'a> {
     static TOKEN: LazyLock<TokenName> = LazyLock::new(|| TokenName::parse("a").expect("a name"));
-    Subject { workload, token: &TOKEN, side: Side::Presenters, parameters: parameters.to_vec() }
+    Subject {
+        workload,
+        token: &TOKEN,
+        side: Side::Presenters,
+        view: Fence::default(),
+        parameters: parameters.to_vec(),
+    }
 }
 
 const PRESENTED: &str = "presenter.changeover.dev/a";

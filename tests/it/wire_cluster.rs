@@ -82,7 +82,13 @@ fn written() -> Workload {
 /// A workload of presenters of the token `datastore`, whose side publishes to these parameters.
 fn subject<'a>(workload: &'a Workload, parameters: &[ParameterName]) -> Subject<'a> {
     static TOKEN: LazyLock<TokenName> = LazyLock::new(|| TokenName::parse("datastore").unwrap());
-    Subject { workload, token: &TOKEN, side: Side::Presenters, parameters: parameters.to_vec() }
+    Subject {
+        workload,
+        token: &TOKEN,
+        side: Side::Presenters,
+        view: Fence::default(),
+        parameters: parameters.to_vec(),
+    }
 }
 
 fn parameters() -> [ParameterName; 1] {

@@ -102,7 +102,7 @@ mod tests {
             fs::write(&path, pem).unwrap();
             let error = bundled(path.as_os_str()).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("AWS_CA_BUNDLE"), "{error}");
-            assert!(error.to_lowercase().contains(words), "{error}");
+            assert!(error.to_lowercase().contains(&words.to_lowercase()), "{error}");
         }
         let absent = bundled(directory.join("absent").as_os_str()).unwrap_err().to_string();
         assert!(absent.contains("No such file"), "{absent}");

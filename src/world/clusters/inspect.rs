@@ -150,8 +150,7 @@ struct Looked {
 
 async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<Looked, Error> {
     let Subject { workload, ref parameters, .. } = *subject;
-    let stamp =
-        &Stamp { side: subject.side, token: subject.token.clone(), fence: Fence::default() };
+    let stamp = &Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view };
     let mut tried = Tried::default();
     let object = workload.to_string();
     let mut looked = Looked::default();
@@ -175,6 +174,8 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
         came_to.findings.extend(findings);
         came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
         came_to.rollouts.insert(object.clone(), replacing::takes(live));
+        let stamped = live.stamped(&rollout::annotation(stamp)).unwrap_or_default();
+        came_to.findings.extend(newer(subject, &object, stamped));
         let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
         tried.note(&object, "admission lets it be stamped", judged)?;
     }
@@ -214,13 +215,16 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
         Some(SecretCopy::Secret { name, key }) => {
             looked.secret = Some(name.clone());
             let secret = sync::secret_object(workload, name);
-            let found = sync::look_at_written(kubernetes, workload, name, key).await.map(Some);
-            match readable(&secret, found)? {
+            let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
+            match readable(&secret, found.map(Some))? {
                 Err(finding) | Ok(Found::InTheWay(finding)) => {
                     looked.came_to.findings.push(finding);
                 }
                 Ok(found) => {
-                    let exists = matches!(found, Found::Ours);
+                    let exists = matches!(found, Found::Ours(_));
+                    if let Found::Ours(standing) = found {
+                        looked.came_to.findings.extend(newer(subject, &secret, standing));
+                    }
                     let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists);
                     tried.note(&secret, "admission lets its key be written", judged.await)?;
                 }
@@ -357,6 +361,14 @@ fn readable<T>(
 /// The answers to these, in order; a few are asked for at once.
 async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
     stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+/// What a record of this token left here that is newer than the one that looks. Of a token without a record
+/// that is no matter: it gets a later life.
+fn newer(subject: &Subject<'_>, object: &str, found: Fence) -> Option<Finding> {
+    let Subject { token, side, view, .. } = *subject;
+    let is_newer = view.life.is_some() && found.life > view.life;
+    is_newer.then(|| Finding::of_another_record(token, side, object.to_owned(), found, view))
 }
 
 /// What passes if an ExternalSecret, or its keeper, can be told to refresh.

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
-use kube::{Api, core::ObjectMeta};
+use kube::{Api, Client, core::ObjectMeta};
 
 pub(super) use self::{
     force::{dry_run as dry_run_of_force, force_sync},
@@ -135,12 +135,11 @@ pub(super) async fn read_keeper(
     let Some(SecretCopy::ClusterExternalSecret { name, .. }) = &workload.copy else {
         return Ok(None);
     };
-    let version = api::version(kubernetes, workload).await?;
     let target = api::of_cluster(workload, "get", name);
-    let answer = call(&*kubernetes.access, target, |connection| async move {
-        api::cluster_external_secrets(connection.client, version).get(name).await
-    });
-    found(answer.await)
+    by_served_version(kubernetes, workload, target, |client, version| async move {
+        api::cluster_external_secrets(client, version).get(name).await
+    })
+    .await
 }
 
 /// The ExternalSecret that a workload's Secret comes from.
@@ -197,12 +196,37 @@ pub(super) async fn get(
     workload: &Workload,
     name: &str,
 ) -> Result<Option<ExternalSecret>, Error> {
-    let version = api::version(kubernetes, workload).await?;
     let target = Target::beside(workload, "get", external_secret::RESOURCE, name);
-    let answer = call(&*kubernetes.access, target, |connection| async move {
-        api::external_secrets(connection.client, workload, version).get(name).await
-    });
-    found(answer.await)
+    by_served_version(kubernetes, workload, target, |client, version| async move {
+        api::external_secrets(client, workload, version).get(name).await
+    })
+    .await
+}
+
+/// Reads an object of External Secrets by the version of its API that is remembered; if it is not there, by the
+/// one that is served now.
+async fn by_served_version<T, F>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    target: Target<'_>,
+    get: impl Fn(Client, &'static str) -> F,
+) -> Result<Option<T>, Error>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let remembered = kubernetes.known_version(&workload.cluster).is_some();
+    let version = api::version(kubernetes, workload).await?;
+    let read = async |version| {
+        let answer =
+            call(&*kubernetes.access, target, |connection| get(connection.client, version));
+        found(answer.await)
+    };
+    match read(version).await? {
+        None if remembered && api::has_changed(kubernetes, workload, version).await? => {
+            read(api::version(kubernetes, workload).await?).await
+        }
+        answer => Ok(answer),
+    }
 }
 
 async fn metadata(

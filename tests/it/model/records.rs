@@ -219,7 +219,8 @@ impl Records {
             Edit::Hold => Change::Hold(Held::new("object", "reason", "fix")),
             Edit::Compared { drift } => {
                 let drift = drift.then(|| "place".to_owned()).into_iter().collect();
-                Change::Compared { drift, again_after: COMPARE_EVERY }
+                let places = PLACES.map(str::to_owned).into();
+                Change::Compared { drift, places, again_after: COMPARE_EVERY }
             }
             Edit::Saved => return Some(record.to_save()),
             _ => {

@@ -23,7 +23,9 @@ fn notices(count: u64) -> Vec<Notice> {
         created_at: at,
         not_after: Some(at),
     };
-    (1..=count).map(|it| Notice { token: subject(), revision: it, at, what: retired(it) }).collect()
+    (1..=count)
+        .map(|it| Notice { token: subject(), life: None, revision: it, at, what: retired(it) })
+        .collect()
 }
 
 /// Takes every event, but for what `refuse` says.

@@ -53,7 +53,7 @@ pub(crate) struct Copy {
     /// What an External Secret reads; `None` where nobody but us writes the Secret.
     pub(super) parameter: Option<ParameterName>,
     /// The fence of the view that was written.
-    fence: Fence,
+    pub(super) fence: Fence,
     interval: Duration,
     /// The value of its `force-sync` annotation: a new one each time.
     force: u64,

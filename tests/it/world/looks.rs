@@ -84,7 +84,7 @@ impl State {
     }
 
     /// What would keep a workload from ever taking up a view.
-    pub(super) fn findings(&self, workload: &Workload) -> Vec<Finding> {
+    pub(super) fn findings(&self, workload: &Workload, stamp: &Stamp) -> Vec<Finding> {
         let finding = |severity, object: &str, reason: &str| Finding {
             severity,
             object: object.to_owned(),
@@ -105,6 +105,19 @@ impl State {
             && !self.cluster.copies.contains_key(&copy)
         {
             findings.push(finding(Severity::Missing, &copy, "it does not exist"));
+        }
+        let stamped = self.cluster.deployments.get(&name).and_then(|deployment| {
+            deployment.template.get(&(stamp.token.clone(), stamp.side)).copied()
+        });
+        let written = copy_of(workload)
+            .filter(|_| workload.written_key().is_some())
+            .and_then(|copy| Some(self.cluster.copies.get(&copy)?.fence));
+        for fence in [stamped, written].into_iter().flatten() {
+            let Stamp { side, token, fence: view } = stamp;
+            if view.life.is_some() && fence.life > view.life {
+                let object = workload.to_string();
+                findings.push(Finding::of_another_record(token, *side, object, fence, *view));
+            }
         }
         findings
     }

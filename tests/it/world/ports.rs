@@ -479,6 +479,11 @@ impl Ports {
     }
 }
 
+/// The stamp that a subject's view would bring to its workload.
+fn stamp_of(subject: &Subject<'_>) -> Stamp {
+    Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view }
+}
+
 #[async_trait]
 impl Clusters for Ports {
     async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
@@ -493,8 +498,8 @@ impl Clusters for Ports {
     async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         let workload = subject.workload;
         self.reach(workload)?;
-        let object = workload.clone();
-        self.plain("inspect", workload, move |it| it.findings(&object)).await
+        let (object, stamp) = (workload.clone(), stamp_of(subject));
+        self.plain("inspect", workload, move |it| it.findings(&object, &stamp)).await
     }
 
     async fn examine(
@@ -506,8 +511,8 @@ impl Clusters for Ports {
         for subject in subjects {
             let object = subject.workload.clone();
             let found = self.plain("examine", &object, {
-                let object = object.clone();
-                move |it| it.findings(&object)
+                let (object, stamp) = (object.clone(), stamp_of(subject));
+                move |it| it.findings(&object, &stamp)
             });
             match found.await {
                 Ok(findings) => examination.findings.extend(findings),

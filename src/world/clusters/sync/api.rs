@@ -61,15 +61,33 @@ where
 }
 
 /// The version of External Secrets' API to speak with the workload's cluster: the stable one where
-/// it is served. Asked once per process and cluster.
+/// it is served. Asked once per process and cluster, and again where nothing is found by it.
 pub(in crate::world::clusters) async fn version(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<&'static str, Error> {
-    let cluster = &workload.cluster;
-    if let Some(known) = kubernetes.known_version(cluster) {
-        return Ok(known);
+    match kubernetes.known_version(&workload.cluster) {
+        Some(known) => Ok(known),
+        None => served(kubernetes, workload).await,
     }
+}
+
+/// Whether another version is served than the one by which nothing was found: External Secrets may have been
+/// upgraded since this process asked. Asks the cluster.
+pub(super) async fn has_changed(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    version: &str,
+) -> Result<bool, Error> {
+    Ok(served(kubernetes, workload).await? != version)
+}
+
+/// Asks which version is served, and remembers it.
+async fn served(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<&'static str, Error> {
+    let cluster = &workload.cluster;
     let target = Target { name: "", ..Target::beside(workload, "get", external_secret::GROUP, "") };
     let group = call(&*kubernetes.access, target, |connection| async move {
         let request = http::Request::get(format!("/apis/{}", external_secret::GROUP));

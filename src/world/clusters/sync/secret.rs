@@ -14,7 +14,7 @@ use super::{
     },
     found,
 };
-use crate::{error::Error, spec::Workload, token::Digest, world::SecretRevision};
+use crate::{error::Error, fence::Fence, spec::Workload, token::Digest, world::SecretRevision};
 
 /// A Secret, its values as digests.
 pub(in super::super) struct Secret {
@@ -27,6 +27,11 @@ pub(in super::super) struct Secret {
 }
 
 impl Secret {
+    /// The fence that an annotation of it carries.
+    pub(super) fn fence(&self, annotation: &str) -> Option<Fence> {
+        self.metadata.annotations.as_ref()?.get(annotation)?.parse().ok()
+    }
+
     /// Which values these keys have.
     ///
     /// Not the Secret's resourceVersion: External Secrets copies the annotation that forces a

@@ -259,7 +259,7 @@ impl<'a> Waits<'a> {
                 if let Err(error) = again {
                     self.ends_with(index, &Err(error));
                 }
-            } else if awaited.absent_since.is_some() {
+            } else if awaited.absent_since.is_some_and(|since| since + ABSENT_FOR <= now) {
                 match read_keeper(kubernetes, workload).await {
                     Err(error) => self.ends_with(index, &Err(error)),
                     Ok(keeper) => {
@@ -271,7 +271,9 @@ impl<'a> Waits<'a> {
                         self.ends_with(index, &Ok(stuck(object, reason, fix)));
                     }
                 }
-            } else if let Some(failing) = &awaited.failing {
+            } else if let Some(failing) =
+                awaited.failing.as_ref().filter(|failing| failing.since + FAILING_FOR <= now)
+            {
                 let (name, message) = (&awaited.source.name, &failing.message);
                 let reason = failure(kubernetes, workload, name, message).await;
                 self.is_stuck(

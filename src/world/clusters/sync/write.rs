@@ -67,9 +67,7 @@ pub(in super::super) async fn write_secret(
                 if let Some((reason, fix)) = obstacle(&found, key, Some(&manager)) {
                     return Ok(stuck(reason, fix));
                 }
-                let annotations = found.metadata.annotations.as_ref();
-                let standing =
-                    annotations.and_then(|it| it.get(&annotation)?.parse::<Fence>().ok());
+                let standing = found.fence(&annotation);
                 let holds = found.digests.get(key) == Some(&digest);
                 match standing {
                     Some(standing) if holds && standing == stamp.fence => {
@@ -139,8 +137,8 @@ pub(in super::super) async fn written_secret(
 pub(in super::super) enum Found {
     /// There is none yet.
     Nothing,
-    /// Its key can be written.
-    Ours,
+    /// Its key can be written, and it carries this fence.
+    Ours(Fence),
     /// This keeps it from being written.
     InTheWay(Finding),
 }
@@ -151,6 +149,7 @@ pub(in super::super) async fn look_at_written(
     workload: &Workload,
     name: &str,
     key: &str,
+    stamp: &Stamp,
 ) -> Result<Found, Error> {
     let Some(found) = secret::read(kubernetes, workload, name).await? else {
         return Ok(Found::Nothing);
@@ -159,7 +158,7 @@ pub(in super::super) async fn look_at_written(
         Some((reason, fix)) => {
             Found::InTheWay(Finding::refusal(object(workload, name), reason, fix))
         }
-        None => Found::Ours,
+        None => Found::Ours(found.fence(&annotation(stamp)).unwrap_or_default()),
     })
 }
 
