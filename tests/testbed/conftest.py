@@ -1,6 +1,6 @@
 """What all tests of the testbed share. `tests/testbed/run with -- python -m pytest tests/testbed`
 
-Workers of pytest-xdist (`-n 4 --dist loadgroup`) share the testbed and have a stack of their own each.
+Workers of pytest-xdist (`-n 3 --dist loadgroup`) share the testbed and have a stack of their own each.
 """
 
 import pytest

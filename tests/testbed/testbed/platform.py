@@ -171,7 +171,10 @@ def deployment(namespace: str, name: str, program: str, environment: list[dict],
         "command": [sys.executable, str(APPLICATIONS / program)],
         "env": [from_field("POD", "metadata.name"), from_field("NAMESPACE", "metadata.namespace"), *environment],
         "ports": [{"name": "http", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "failureThreshold": 3},
+        # A pod that was ready stays so while a busy computer answers late: no story is about that.
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 15
+        },
     }
     template = {
         "metadata": {"labels": {"app": name}},
