@@ -17,7 +17,7 @@ use crate::{
     rotate::Settings,
     spec::{OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
     token::TokenName,
-    world::World,
+    world::{Described, World},
 };
 
 /// Tells what would stop a rotation of this token.
@@ -58,11 +58,8 @@ pub(crate) async fn run(
     let publications = look::publications(&spec, &Side::BOTH);
     let looks = stream::iter(&publications).map(|(side, publication)| async move {
         let read = world.publications.read(&publication.place, *side).await;
-        let key = match &publication.key {
-            Some(_) => world.publications.key(&publication.place).await,
-            None => Ok(None),
-        };
-        (*side, *publication, read, key)
+        let described = world.publications.describe(&publication.place).await;
+        (*side, *publication, read, described)
     });
     let subjects = look::subjects(&spec, record.as_ref());
     // A connection to what a cluster's name meant before would be looked through.
@@ -76,7 +73,7 @@ pub(crate) async fn run(
     );
 
     let mut holdings = Vec::new();
-    for (side, publication, read, key) in looks {
+    for (side, publication, read, described) in looks {
         let place = publication.place.to_string();
         match read {
             Ok(holding) => {
@@ -86,11 +83,8 @@ pub(crate) async fn run(
             }
             Err(error) => came_to.findings.push(Finding::failed(&place, error)),
         }
-        match key {
-            Ok(Some(key)) => match encrypted_anew(publication, &key) {
-                Some(finding) => came_to.findings.push(finding),
-                None => came_to.right(&place, "it is encrypted with the key that the spec names"),
-            },
+        match described {
+            Ok(Some(described)) => came_to.add(kept(publication, &described)),
             Ok(None) => {}
             Err(error) => came_to.findings.push(Finding::failed(&place, error)),
         }
@@ -131,6 +125,27 @@ async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
             "have the issuer put the next value there as a SecureString",
         )),
         Err(error) => came_to.findings.push(Finding::failed(inbox.as_str(), error)),
+    }
+    came_to
+}
+
+/// What is to be said of how a place keeps what it holds.
+fn kept(publication: &Publication, described: &Described) -> Examination {
+    let mut came_to = Examination::default();
+    let place = publication.place.to_string();
+    if let Some(at) = &described.deleted_at {
+        came_to.findings.push(Finding::warning(
+            &place,
+            format!("its policy Expiration deletes it at {at}, whatever is published until then"),
+            "take the policy away (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
+             another parameter",
+        ));
+    }
+    if let (Some(_), Some(key)) = (&publication.key, &described.key) {
+        match encrypted_anew(publication, key) {
+            Some(finding) => came_to.findings.push(finding),
+            None => came_to.right(&place, "it is encrypted with the key that the spec names"),
+        }
     }
     came_to
 }
@@ -275,6 +290,21 @@ mod tests {
                 assert!(finding.reason.contains(words), "{finding:?}");
             }
         }
+    }
+
+    #[test]
+    fn parameter_that_its_policy_deletes_is_reported() {
+        let spec = spec(&serde_json::json!({
+            "token": {"bytes": 32}, "overlap": "15m",
+            "presenters": {"publish": [{"ssm": "/backend/token"}], "within": "5s"},
+        }));
+        let publication = &spec.presenters.publications[0];
+        let at = Some("2027-01-01T00:00:00.000Z".to_owned());
+        let found = kept(publication, &Described { deleted_at: at, ..Described::default() });
+        assert_eq!(found.findings.len(), 1, "{found:?}");
+        assert_eq!(found.findings[0].severity, Severity::Warning);
+        assert!(found.findings[0].reason.contains("2027-01-01"), "{found:?}");
+        assert_eq!(kept(publication, &Described::default()), Examination::default());
     }
 
     #[test]

@@ -293,9 +293,8 @@ pub trait Publications: Send + Sync {
     /// holds nothing. Has no effect.
     async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
 
-    /// The KMS key that encrypts what a place holds, by the name that its last write gave; `None`
-    /// where there is no such key, or nothing. Has no effect.
-    async fn key(&self, place: &Place) -> Result<Option<String>, Error>;
+    /// How a place keeps what it holds; `None` if it says nothing of that, or holds nothing. Has no effect.
+    async fn describe(&self, place: &Place) -> Result<Option<Described>, Error>;
 
     /// Writes one view whole. On a fenced store ([`Place::is_fenced`]) the write is refused with
     /// [`WriteError::ahead`] if the place carries a later fence of this view.
@@ -319,6 +318,15 @@ pub trait Publications: Send + Sync {
         label: &'static str,
         store_version: u64,
     ) -> Result<Written, WriteError>;
+}
+
+/// How a place keeps what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The KMS key that encrypts it, by the name that its last write gave.
+    pub key: Option<String>,
+    /// When it is deleted by itself, in the words of its policy.
+    pub deleted_at: Option<String>,
 }
 
 /// What a place holds.

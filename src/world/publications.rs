@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Content, Holding, Publications, WriteError, Written, aws::Aws};
+use super::{Content, Described, Holding, Publications, WriteError, Written, aws::Aws};
 use crate::{
     config::Config,
     error::Error,
@@ -43,9 +43,9 @@ impl Publications for AwsPublications {
         }
     }
 
-    async fn key(&self, place: &Place) -> Result<Option<String>, Error> {
+    async fn describe(&self, place: &Place) -> Result<Option<Described>, Error> {
         match place {
-            Place::Parameter(name) => self.parameters.key(name).await,
+            Place::Parameter(name) => self.parameters.described(name).await,
             Place::Item { .. } => Ok(None),
         }
     }

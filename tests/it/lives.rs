@@ -229,7 +229,9 @@ async fn secret_of_an_older_record_is_overwritten() {
     for stamp in [older(), Fence::bare(4_000_000_000)] {
         let world = used_for_a_day(78, &written_secrets()).await;
         for secret in ["mesh#accepted", "mesh#token", "datastore#token"] {
-            world.mark_secret(&format!("{CLUSTER}/backend/{secret}"), stamp);
+            let side =
+                if secret.ends_with("accepted") { Side::Verifiers } else { Side::Presenters };
+            world.mark_secret(&format!("{CLUSTER}/backend/{secret}"), side, stamp);
         }
         world.assert_outcome(&world.invoke("over it", rotate("over it")).await, "rotated");
         world.sweep_until_rest(&subject()).await;
@@ -242,11 +244,11 @@ async fn secret_of_an_older_record_is_overwritten() {
 async fn secret_of_a_newer_record_holds_the_leg() {
     let world = used_for_a_day(79, &written_secrets()).await;
     let secret = format!("{CLUSTER}/backend/datastore#token");
-    let mark = |fence| world.mark_secret(&secret, fence);
+    let mark = |fence| world.mark_secret(&secret, Side::Presenters, fence);
     let ending = refused_before_the_mint_and_held_after(&world, mark).await;
     assert_held_by_both(&world, &ending.answer()["held"], "datastore");
     assert_stays_held(&world).await;
-    world.mark_secret(&secret, Fence::default());
+    world.mark_secret(&secret, Side::Presenters, Fence::default());
     world.sweep_until_rest(&subject()).await;
     world.pass(Duration::from_secs(5 * 60)).await;
     world.assert_settled_on(4);

@@ -144,17 +144,40 @@ async fn live(schedule: &Schedule) {
             let items = places.iter().filter(|place| place.is_fenced());
             items.for_each(|item| world.mark_item(item, Side::Presenters, older));
         }
+        for (side, secret) in written_by(spec) {
+            world.mark_secret(&secret, side, older);
+        }
     }
     if schedule.turns.iter().any(|it| matches!(it, Happening::TableIsRestored(_))) {
         world.back_up_each_save();
     }
     let mut edits = 100;
+    let mut is_deleted = false;
     let mut broken = None;
     for turn in &schedule.turns {
         match turn {
             Happening::TimePasses(time) => world.pass(*time).await,
             Happening::PodRestarts => world.restart_some_pod(),
+            Happening::SpecIsSavedAgain if is_deleted => {}
             Happening::SpecIsSavedAgain => world.specify(&subject(), spec),
+            Happening::SpecIsDeleted => {
+                is_deleted = true;
+                world.unspecify(&subject());
+            }
+            Happening::SpecIsCreatedAgain => {
+                is_deleted = false;
+                world.specify(&subject(), spec);
+            }
+            Happening::ClusterIsDescribedAnew(number) => {
+                world.describe(CLUSTER, &format!(r#"{{"eks": {{"name": "{number}"}}}}"#));
+            }
+            Happening::ParameterIsDeleted(which) => {
+                let parameters: Vec<_> = places.iter().filter(|it| !it.is_fenced()).collect();
+                // Its value is in the record.
+                if !parameters.is_empty() && world.record(&subject()).is_some() {
+                    world.delete_parameter(parameters[which.index(parameters.len())]);
+                }
+            }
             Happening::WorkloadBreaks(which) => {
                 if broken.is_none() && !workloads.is_empty() {
                     let (_, name) = workloads[which.index(workloads.len())].clone();
@@ -203,6 +226,9 @@ async fn live(schedule: &Schedule) {
         }
     }
     world.find_cluster(CLUSTER);
+    if is_deleted {
+        world.specify(&subject(), spec);
+    }
     if let Some(name) = broken {
         world.fix_workload(&name);
     }
@@ -223,6 +249,10 @@ async fn live(schedule: &Schedule) {
         // A first publication comes before a rotation; a write in the air defers one.
         world.pass(LATE_WRITE).await;
         world.sweep_until_rest(&subject()).await;
+        if rotated.outcome() == "PreflightFailed" {
+            world.invoke("first", publish()).await;
+            world.sweep_until_rest(&subject()).await;
+        }
         rotated = world.invoke("last", rotate("very last")).await;
     }
     if !matches!(rotated.outcome(), "rotated" | "unchanged") {
@@ -241,7 +271,8 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
     let fails_well = |error: &Error| {
         let kind = error.kind.as_str();
         matches!(kind, "PreflightFailed" | "BadToken")
-            || (kind == "UnknownToken" && matches!(request, Request::Import { .. }))
+            // Its spec is deleted, or names no inbox.
+            || kind == "UnknownToken"
             // Nothing of it was saved: its sender asks again.
             || (kind == "Throttled" && matches!(request, Request::Rotate { .. }))
             || (!faults.is_none() && kind == "Unreachable")
@@ -256,6 +287,19 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
 fn workloads_of(spec: &Value, side: Side) -> Vec<String> {
     let workloads = spec[side.as_str()]["workloads"].as_array().into_iter().flatten();
     workloads.filter_map(|workload| workload["deployment"].as_str()).map(deployed).collect()
+}
+
+/// The Secrets that are written for the workloads of each side.
+fn written_by(spec: &Value) -> Vec<(Side, String)> {
+    let of = |side: Side| {
+        let workloads = spec[side.as_str()]["workloads"].as_array().into_iter().flatten();
+        workloads.filter_map(move |it| Some((side, it["secret"].as_object()?)))
+    };
+    let name = |(side, secret): (Side, &serde_json::Map<String, Value>)| {
+        let part = |field: &str| secret[field].as_str().expect("a text").to_owned();
+        (side, format!("{CLUSTER}/backend/{}#{}", part("name"), part("key")))
+    };
+    Side::BOTH.into_iter().flat_map(of).map(name).collect()
 }
 
 fn place_of(publication: &Value) -> Place {

@@ -255,6 +255,7 @@ impl MemoryWorld {
         let mut state = self.state();
         state.legacy.insert(place::digest_of(value));
         state.edit(place, Side::Presenters, value);
+        state.copied_before(place, value);
     }
 
     /// New pods of a workload do not become ready, from now on.

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     error::{Error, Kind},
     fence::Fence,
-    spec::{ParameterName, PicksUp, SecretCopy, Workload, WorkloadKind},
+    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     world::{Examination, Finding, Severity, Stamp, Subject},
 };
 
@@ -187,7 +187,7 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
             secret_key = named.as_deref();
             let copying = Copying { name, keeper: None, secret_key };
             let absent = || Finding::missing(sync::object(workload, name));
-            copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
+            copying.look(kubernetes, subject, absent, &mut looked).await?;
             if looked.external_secret.is_some() {
                 let judged = sync::dry_run_of_force(kubernetes, workload, name, None).await;
                 tried.note(&sync::object(workload, name), REFRESHED, judged)?;
@@ -205,7 +205,7 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
                         let object = of_keeper.clone();
                         Finding { severity: Severity::Missing, object, reason, fix }
                     };
-                    copying.look(kubernetes, workload, parameters, absent, &mut looked).await?;
+                    copying.look(kubernetes, subject, absent, &mut looked).await?;
                     let child = child(&keeper);
                     let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name));
                     tried.note(&of_keeper, REFRESHED, judged.await)?;
@@ -222,9 +222,10 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
                 }
                 Ok(found) => {
                     let exists = matches!(found, Found::Ours(_));
-                    if let Found::Ours(standing) = found {
-                        looked.came_to.findings.extend(newer(subject, &secret, standing));
-                    }
+                    looked.came_to.findings.extend(match found {
+                        Found::Ours(standing) => newer(subject, &secret, standing),
+                        _ => unwritten(subject, &secret, "it does not exist"),
+                    });
                     let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists);
                     tried.note(&secret, "admission lets its key be written", judged.await)?;
                 }
@@ -276,12 +277,12 @@ impl Copying<'_> {
     async fn look(
         &self,
         kubernetes: &KubernetesClusters,
-        workload: &Workload,
-        parameters: &[ParameterName],
+        subject: &Subject<'_>,
         absent: impl FnOnce() -> Finding,
         looked: &mut Looked,
     ) -> Result<(), Error> {
         let Self { name, keeper, secret_key } = *self;
+        let Subject { workload, parameters, .. } = subject;
         let object = sync::object(workload, name);
         let came_to = &mut looked.came_to;
         let mut external_secret = match sync::get(kubernetes, workload, name).await {
@@ -318,6 +319,9 @@ impl Copying<'_> {
             }
             Some(_) => came_to.right(&object, "its last sync succeeded"),
             None => {}
+        }
+        if status.synced_resource_version.is_empty() {
+            came_to.findings.extend(unwritten(subject, &object, "it has never synced"));
         }
         looked.secret = Some(secret_name(&external_secret).to_owned());
         looked.external_secret = Some((name.to_owned(), external_secret));
@@ -361,6 +365,16 @@ fn readable<T>(
 /// The answers to these, in order; a few are asked for at once.
 async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
     stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+/// A Secret that nobody has written yet. Pods that need it cannot start: those of verifiers do once expand has
+/// written it, and presenters' could keep that very leg from its end, if they verify too.
+fn unwritten(subject: &Subject<'_>, object: &str, why: &str) -> Option<Finding> {
+    (subject.side == Side::Presenters).then(|| {
+        let reason = format!("{why}, and pods that need its Secret cannot start");
+        let fix = "publish the token once: that brings the current value there";
+        Finding { severity: Severity::Missing, ..Finding::refusal(object, reason, fix) }
+    })
 }
 
 /// What a record of this token left here that is newer than the one that looks. Of a token without a record

@@ -10,8 +10,9 @@ use aws_sdk_ssm::{
     operation::{
         label_parameter_version::LabelParameterVersionError, put_parameter::PutParameterError,
     },
-    types::{ParameterMetadata, ParameterStringFilter, ParameterType},
+    types::{ParameterInlinePolicy, ParameterMetadata, ParameterStringFilter, ParameterType},
 };
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{answered, unanswered::Unanswered};
@@ -20,7 +21,7 @@ use crate::{
     spec::ParameterName,
     token::{LARGEST_VALUE, Secret},
     world::{
-        Holding, WriteError, Written,
+        Described, Holding, WriteError, Written,
         aws::{Aws, OPERATION_TIMEOUT, also_retrying, failed, incomplete, parameter, timeouts},
     },
 };
@@ -50,9 +51,12 @@ impl Parameters {
         }))
     }
 
-    /// The KMS key that a parameter is encrypted with, by the name that its last put gave.
-    pub(super) async fn key(&self, name: &ParameterName) -> Result<Option<String>, Error> {
-        Ok(self.describe(name).await?.and_then(|found| found.key_id))
+    /// The KMS key that a parameter is encrypted with, by the name that its last put gave, and whether a policy
+    /// deletes it.
+    pub(super) async fn described(&self, name: &ParameterName) -> Result<Option<Described>, Error> {
+        let Some(found) = self.describe(name).await? else { return Ok(None) };
+        let deleted_at = found.policies().iter().find_map(deleted_at);
+        Ok(Some(Described { key: found.key_id, deleted_at }))
     }
 
     /// Puts a new version, encrypted with the key that the spec names; else with the one that the
@@ -241,13 +245,23 @@ fn explained(code: Option<&str>, error: Error) -> Error {
     Error { kind: Kind::PreflightFailed, fix: fix.to_owned(), ..error }
 }
 
+/// When a parameter policy deletes its parameter: an advanced parameter may have one (Systems Manager User Guide,
+/// "Assigning parameter policies"). It fires whatever was written since.
+fn deleted_at(policy: &ParameterInlinePolicy) -> Option<String> {
+    if policy.policy_type() != Some("Expiration") {
+        return None;
+    }
+    let text: Value = serde_json::from_str(policy.policy_text()?).ok()?;
+    let at = text["Attributes"]["Timestamp"].as_str();
+    Some(at.unwrap_or("a time that it does not name").to_owned())
+}
+
 fn too_large(name: &ParameterName, value: &Secret) -> Error {
     let because = format!(
-        "it would hold {} bytes, and a standard parameter holds {LARGEST_VALUE}",
+        "it would hold {} bytes, and at most {LARGEST_VALUE} are published to a parameter, whatever its tier",
         value.expose().len()
     );
-    let fix = "shorten the overlap, so that fewer tokens are valid at a time, publish digests, or \
-               make it an advanced parameter";
+    let fix = "shorten the overlap, so that fewer tokens are valid at a time, or publish digests";
     Error::new(Kind::TooLarge, WRITE, because, fix).on(name)
 }
 

@@ -40,6 +40,13 @@ pub(super) enum Happening {
     ClusterGoesAway,
     ClusterIsBack,
     SpecIsSavedAgain,
+    /// The token is unknown until its spec is created again.
+    SpecIsDeleted,
+    SpecIsCreatedAgain,
+    /// The cluster of all workloads is described as one of a few, which are all the same one.
+    ClusterIsDescribedAnew(u8),
+    /// A parameter that presenters read is deleted: its next version is the first of another parameter.
+    ParameterIsDeleted(Index),
     /// A value arrives in the inbox: one of a few, strong or not, kept secret or not.
     ValueArrives {
         which: u8,
@@ -94,6 +101,10 @@ fn happenings() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::ClusterGoesAway),
         1 => Just(Happening::ClusterIsBack),
         1 => Just(Happening::SpecIsSavedAgain),
+        1 => Just(Happening::SpecIsDeleted),
+        2 => Just(Happening::SpecIsCreatedAgain),
+        1 => (0..3_u8).prop_map(Happening::ClusterIsDescribedAnew),
+        1 => any::<Index>().prop_map(Happening::ParameterIsDeleted),
         2 => (0..5_u8, weighted(0.8))
             .prop_map(|(which, is_fit)| Happening::ValueArrives { which, is_fit }),
         2 => any::<Index>().prop_map(Happening::SomebodyEdits),
@@ -130,6 +141,9 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(drop_pending()),
         2 => Just(Request::Sweep),
         1 => Just(Request::SweepOne { token: subject() }),
+        1 => Just(Request::Forget { token: subject() }),
+        1 => Just(Request::Preflight { token: subject() }),
+        1 => Just(Request::Status { token: Some(subject()), after: None }),
     ]
 }
 
@@ -209,8 +223,10 @@ fn audiences(view: &'static str) -> impl Strategy<Value = Value> {
         vec![parameter, elsewhere],
     ]);
     let is_mounted = vec(weighted(1.0 / 3.0), 0..3);
+    let is_written = weighted(1.0 / 4.0);
     let within = (select(vec!["0s", "2s", "12s", "70s"]), any::<bool>());
-    (publications, is_mounted, within).prop_map(move |(publications, is_mounted, within)| {
+    let drawn = (publications, is_mounted, is_written, within);
+    drawn.prop_map(move |(publications, is_mounted, is_written, within)| {
         let has_parameter = publications[0]["ssm"].is_string();
         let workloads: Vec<_> = is_mounted
             .iter()
@@ -218,8 +234,11 @@ fn audiences(view: &'static str) -> impl Strategy<Value = Value> {
             .map(|(number, is_mounted)| {
                 let name = format!("{view}-{number}");
                 let mut workload = workload(&name, &format!("{name}-secret"));
-                if !has_parameter {
+                if is_written || !has_parameter {
                     workload.as_object_mut().expect("an object").remove("external_secret");
+                }
+                if is_written {
+                    workload["secret"] = json!({"name": format!("{view}-written"), "key": view});
                 }
                 if *is_mounted {
                     workload["picks_up"] = json!({"within": "2m"});

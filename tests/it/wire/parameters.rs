@@ -244,3 +244,27 @@ async fn a_label_that_is_not_put_is_an_error() {
     let wire = Wire::script([Answer::Lost, ok(Value::Object(Default::default()))]);
     assert!(publications(&wire).label(&place(), "current", 12).await.expect("put").unanswered);
 }
+
+#[tokio::test(start_paused = true)]
+async fn policy_that_deletes_a_parameter_is_read() {
+    let policy = |kind: &str| {
+        let text = json!({
+            "Type": kind, "Version": "1.0", "Attributes": {"Timestamp": "2027-01-01T00:00:00.000Z"},
+        });
+        json!({"PolicyType": kind, "PolicyStatus": "Pending", "PolicyText": text.to_string()})
+    };
+    for (kind, expected) in
+        [("Expiration", Some("2027-01-01T00:00:00.000Z")), ("NoChangeNotification", None)]
+    {
+        let policy = policy(kind);
+        let wire = Wire::new(move |_| {
+            let found = json!({"Name": NAME, "Type": "SecureString", "Tier": "Advanced",
+                "KeyId": "alias/it", "Policies": [policy]});
+            ok(json!({"Parameters": [found]}))
+        });
+        let described = publications(&wire).describe(&place()).await.expect("an answer");
+        let described = described.expect("it is there");
+        assert_eq!(described.deleted_at.as_deref(), expected, "{kind}");
+        assert_eq!(described.key.as_deref(), Some("alias/it"));
+    }
+}

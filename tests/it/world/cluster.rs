@@ -180,8 +180,9 @@ impl State {
     }
 
     /// An operator copies a Secret from another cluster, with its annotation.
-    pub(super) fn mark_secret(&mut self, name: &str, fence: Fence) {
-        self.cluster.copies.get_mut(name).expect("a Secret of a spec").fence = fence;
+    pub(super) fn mark_secret(&mut self, name: &str, side: Side, fence: Fence) {
+        let copy = self.cluster.copies.entry(name.to_owned()).or_insert_with(|| Copy::new(side));
+        copy.fence = fence;
         self.happened(&format!("an operator marks the Secret {name} with {fence}"));
     }
 
@@ -260,6 +261,16 @@ impl State {
     }
 
     /// Syncs after a time, and then by the interval; sooner while it never succeeded.
+    /// The Secrets that copy a parameter hold its value already.
+    pub(super) fn copied_before(&mut self, place: &Place, value: &str) {
+        let Place::Parameter(parameter) = place else { return };
+        let now = self.now;
+        let copies = self.cluster.copies.values_mut();
+        for copy in copies.filter(|it| it.parameter.as_ref() == Some(parameter)) {
+            copy.data.push((now, value.to_owned()));
+        }
+    }
+
     fn refresh(&mut self, name: ObjectName, after: Duration) {
         self.later(after, format!("{name} refreshes"), move |it| {
             it.sync(&name);

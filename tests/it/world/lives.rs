@@ -75,6 +75,12 @@ impl MemoryWorld {
             return;
         };
         let rest = self.rest(token);
+        // What no place holds any more is known to the record alone.
+        let places = self.spec(token).presenters.publications;
+        let mut places = places.iter().map(|it| format!("presenters {}", it.place));
+        if !places.all(|place| rest.places.contains_key(&place)) {
+            return;
+        }
         let presented = rest.places.iter().filter(|(view, _)| view.starts_with("presenters"));
         let held = presented.map(|(_, held)| held).chain(
             rest.pods
@@ -123,8 +129,8 @@ impl MemoryWorld {
     }
 
     /// An operator copied this Secret from another cluster.
-    pub(crate) fn mark_secret(&self, name: &str, fence: Fence) {
-        self.state().mark_secret(name, fence);
+    pub(crate) fn mark_secret(&self, name: &str, side: Side, fence: Fence) {
+        self.state().mark_secret(name, side, fence);
     }
 
     /// Makes the record and all that it wrote what a version of changeover without lives would have left.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use changeover::{
     fence::Fence,
     record::Held,
-    spec::{ParameterName, Place, Workload},
+    spec::{ParameterName, Place, Side, Workload},
     token::{Digest, TokenName},
     world::{Finding, Progress, SecretRevision, Severity, Stamp, SyncedBefore},
 };
@@ -100,9 +100,12 @@ impl State {
             }
             Some(_) => {}
         }
+        // One that is written is made by a first publication.
         if let Some(copy) = copy_of(workload)
-            && workload.written_key().is_none()
-            && !self.cluster.copies.contains_key(&copy)
+            && match self.cluster.copies.get(&copy) {
+                None => workload.written_key().is_none() || stamp.side == Side::Presenters,
+                Some(copy) => copy.data.is_empty() && stamp.side == Side::Presenters,
+            }
         {
             findings.push(finding(Severity::Missing, &copy, "it does not exist"));
         }

@@ -19,10 +19,10 @@ use changeover::{
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
-        Arrival, Audit, Clusters, Content, Examination, Finding, Holding, Inboxes, Invocations,
-        KeyEntry, Loaded, Meter, Pipeline, Progress, Publications, RecordStore, Save, Saved,
-        Sealed, SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
-        Verdict, WriteError, Written,
+        Arrival, Audit, Clusters, Content, Described, Examination, Finding, Holding, Inboxes,
+        Invocations, KeyEntry, Loaded, Meter, Pipeline, Progress, Publications, RecordStore, Save,
+        Saved, Sealed, SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore,
+        Untold, Verdict, WriteError, Written,
     },
 };
 use futures::future::join_all;
@@ -401,8 +401,8 @@ impl Publications for Ports {
         self.plain("read", place, move |it| it.holding(&from, side)).await
     }
 
-    async fn key(&self, place: &Place) -> Result<Option<String>, Error> {
-        self.plain("key", place, |_| None).await
+    async fn describe(&self, place: &Place) -> Result<Option<Described>, Error> {
+        self.plain("describe place", place, |_| None).await
     }
 
     async fn write(
