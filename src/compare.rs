@@ -21,7 +21,7 @@ use crate::{
     plan::{self, Move, Terms},
     record::{Begin, Change, Purpose, RotationId, Stage},
     report::{Outcome, Report},
-    spec::{AcceptedForm, OnDrift, Side, Spec},
+    spec::{AcceptedForm, OnDrift, Place, Side, Spec},
     token::{Digest, Secret, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{Holding, Progress},
@@ -95,6 +95,13 @@ impl Turn<'_> {
         repaired.dedup();
         repaired.retain(|side| !drifted.contains(side));
         let repairs = !repaired.is_empty();
+        let mut relabels = false;
+        if !repairs && !drifted.contains(&Side::Presenters) {
+            match self.is_label_elsewhere().await {
+                Ok(is_elsewhere) => relabels = is_elsewhere,
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
         let adopts = is_edited && self.spec.on_drift == OnDrift::Adopt;
         let mut arrives = false;
         if let (false, Some(inbox)) = (repairs, self.spec.inbox()) {
@@ -106,7 +113,7 @@ impl Turn<'_> {
         // A comparison that is not whole is due again. It is saved only if it brought anything: each save
         // ends the back-off.
         let is_news = drift != self.record.drift();
-        if failed.is_none() || repairs || is_news {
+        if failed.is_none() || repairs || relabels || is_news {
             // What was written by hand becomes a version once the other side is repaired.
             let again_after = match failed {
                 None if !(repairs && adopts) => self.spec.looked_at_every(),
@@ -121,6 +128,14 @@ impl Turn<'_> {
             let leaves_alone = drifted.first().copied();
             let begin = Begin { repaired, leaves_alone, ..self.slot(id, Purpose::Repair) };
             self.take_slot(begin).await?;
+            return self.carry_on().await;
+        }
+        if relabels {
+            // Readers by label are not restarted: the views are written anew, and the labels with them.
+            self.warnings
+                .push("the label `current` was on another version, and is put back".to_owned());
+            let id = RotationId(self.world.random_name()?);
+            self.take_slot(self.slot(id, Purpose::Publish)).await?;
             return self.carry_on().await;
         }
         let is_brought = adopts || arrives || self.record.is_rotation_waiting();
@@ -217,6 +232,29 @@ impl Turn<'_> {
             self.warnings.push(format!("{}: {}", held.object, held.reason));
         }
         Ok(differ)
+    }
+
+    /// Whether the label `current` of a parameter is on another version than the one that was published last:
+    /// who reads by it has another value.
+    async fn is_label_elsewhere(&self) -> Result<bool, Error> {
+        let Some(presented) = self.record.presented().map(|version| version.version) else {
+            return Ok(false);
+        };
+        let labelled = self.spec.presenters.publications.iter().filter_map(|publication| {
+            let seen = self.record.seen(&publication.place.to_string())?;
+            let expected = *seen.held_at.get(&presented)?;
+            matches!(publication.place, Place::Parameter(_))
+                .then_some((&publication.place, expected))
+        });
+        let labelled: Vec<_> = labelled.collect();
+        let reads =
+            labelled.iter().map(|(place, _)| self.world.publications.labelled(place, "current"));
+        for ((_, expected), found) in labelled.iter().zip(join_all(reads).await) {
+            if found? != Some(*expected) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether what differs is the token's own, or nothing: a live version, or an accepted document that was

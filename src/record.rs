@@ -230,6 +230,10 @@ pub struct Held {
     /// How often it was tried.
     #[serde(default)]
     pub attempts: u32,
+    /// Whether what was done is taken back each time, so that each further try does harm: after [`Held::TRIES`]
+    /// of them it is tried only if somebody asks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_undone: bool,
 }
 
 impl Seen {
@@ -240,13 +244,17 @@ impl Seen {
 }
 
 impl Held {
+    /// How often the sweep tries what is taken back each time.
+    pub const TRIES: u32 = 3;
+
     /// Held on an object, for a reason, until somebody does something.
     pub fn new(
         object: impl Into<String>,
         reason: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { object: object.into(), reason: reason.into(), fix: fix.into(), attempts: 0 }
+        let (object, reason, fix) = (object.into(), reason.into(), fix.into());
+        Self { object, reason, fix, attempts: 0, is_undone: false }
     }
 }
 

@@ -318,6 +318,10 @@ pub trait Publications: Send + Sync {
         label: &'static str,
         store_version: u64,
     ) -> Result<Written, WriteError>;
+
+    /// The version of a parameter that a label is on; `None` if it is on none, or the place has no labels.
+    /// Has no effect.
+    async fn labelled(&self, place: &Place, label: &'static str) -> Result<Option<u64>, Error>;
 }
 
 /// How a place keeps what it holds.

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::Error,
     look::away,
+    plan::Ask,
     record::{Change, Held, Leg, Owed, Purpose},
     spec::{PicksUp, Side, Workload},
     turn::{Stop, Turn, UnderWay},
@@ -26,6 +27,11 @@ impl Turn<'_> {
         let audience = self.spec.side(side);
         let purpose = self.record.rotation().map(|rotation| rotation.purpose);
         let rolls = purpose != Some(Purpose::Publish);
+        let undone =
+            self.record.held().filter(|held| held.is_undone && held.attempts >= Held::TRIES);
+        if let (Some(held), Ask::Resume, true) = (undone, self.asking.ask, rolls) {
+            return Ok(Some(UnderWay::Held(held.clone())));
+        }
         let give_up_at = self.give_up_at(owed);
 
         // Readers' own caches. At overlap nothing waits for them: each ends the old token by the

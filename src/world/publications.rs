@@ -78,6 +78,13 @@ impl Publications for AwsPublications {
             Place::Item { .. } => Ok(Written { store_version, key: None, unanswered: false }),
         }
     }
+
+    async fn labelled(&self, place: &Place, label: &'static str) -> Result<Option<u64>, Error> {
+        match place {
+            Place::Parameter(name) => self.parameters.labelled(name, label).await,
+            Place::Item { .. } => Ok(None),
+        }
+    }
 }
 
 /// A write that is refused for good, or that no attempt of can still be applied.

@@ -94,6 +94,31 @@ async fn strangers_value_among_presenters_does_not_keep_verifiers_from_being_rep
 }
 
 #[tokio::test(start_paused = true)]
+async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
+    let world = in_service(24, &parameters()).await;
+    let presented = place("ssm:/backend/token");
+    // The version before is still accepted.
+    let mut spec = parameters();
+    spec["overlap"] = json!("3d");
+    world.specify(&subject(), &spec);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    // It waits for the end of version 1 from here on.
+    world.invoke("sweep", Request::Sweep).await;
+    let labels = || world.rest(&subject()).labels;
+    let before = labels();
+    assert_eq!(before["ssm:/backend/token:current"], "2");
+    world.move_label(&presented, "current", 1);
+    assert_ne!(labels(), before);
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    assert_eq!(labels(), before);
+    let record = world.record(&subject()).expect("a record");
+    assert_eq!((record.presented().map(|it| it.version.get()), record.drift().len()), (Some(2), 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
     // Verifiers go back to the old view while their pods are replaced, or presenters do.
     let legs = [

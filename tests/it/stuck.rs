@@ -456,3 +456,25 @@ fn last(world: &MemoryWorld, metric: &str) -> u64 {
     let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
     lines.find_map(|line| line[metric].as_u64()).expect("it was measured")
 }
+
+#[tokio::test(start_paused = true)]
+async fn workload_that_is_put_back_each_time_is_not_restarted_for_ever() {
+    let world = in_service(60, &workloads()).await;
+    let workload = deployed("backend");
+    world.put_back(&workload, true);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+    let stamps = world.calls(Some("stamp"));
+    for _ in 0..DAY.as_secs() / MINUTE.as_secs() {
+        world.pass(MINUTE).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    // Each of them is of the workload, and of another one on its side.
+    let more = world.calls(Some("stamp")) - stamps;
+    assert!((2..=6).contains(&more), "{more} stamps in a day");
+    assert!(world.record(&subject()).is_some_and(|it| it.held().is_some()));
+    // The fix: it leaves stamps alone, and somebody asks.
+    world.put_back(&workload, false);
+    world.assert_outcome(&world.invoke("a again", rotate("a")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}

@@ -1113,6 +1113,31 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn deployment_beside_a_rollout_of_its_pods_is_refused() {
+        let server = ApiServer::new();
+        examining::connected(&server);
+        let selector = json!({"matchLabels": {"app": "backend"}});
+        server.put(DEPLOYMENT, json!({"spec": {"selector": selector}}));
+        let set = |kind: &str, name: &str, replicas: u32| {
+            let owner = json!([{
+                "apiVersion": "x", "kind": kind, "name": name, "uid": "u", "controller": true,
+            }]);
+            let metadata = json!({"labels": {"app": "backend"}, "ownerReferences": owner});
+            server.put(
+                &format!("{REPLICA_SETS}/{name}-{replicas}"),
+                json!({"metadata": metadata, "spec": {"replicas": replicas, "selector": {}}}),
+            );
+        };
+        set("Deployment", "backend", 2);
+        set("Rollout", "former", 0);
+        assert_eq!(refusals(&server).await, [""; 0]);
+        set("Rollout", "shop", 3);
+        let refused = refusals(&server).await;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert!(refused[0].contains("Rollout shop runs with its labels"), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn workload_at_0_that_a_canary_stands_in_for_is_refused() {
         let primary = "/apis/apps/v1/namespaces/web/deployments/backend-primary";
         let server = ApiServer::new();

@@ -200,6 +200,11 @@ impl MemoryWorld {
         self.state().delete_parameter(place);
     }
 
+    /// Somebody puts a label on another version of a parameter.
+    pub(crate) fn move_label(&self, place: &Place, label: &'static str, version: u64) {
+        assert!(self.state().put_label(place, label, version).is_ok(), "there is such a version");
+    }
+
     /// Somebody writes a value by hand.
     pub(crate) fn edit(&self, place: &Place, side: Side, value: &str) {
         self.state().edit(place, side, value);
@@ -256,6 +261,11 @@ impl MemoryWorld {
         state.legacy.insert(place::digest_of(value));
         state.edit(place, Side::Presenters, value);
         state.copied_before(place, value);
+    }
+
+    /// A controller owns a workload, and puts back what others change of it; or it leaves stamps alone.
+    pub(crate) fn put_back(&self, name: &str, is_put_back: bool) {
+        self.state().deployment(name).is_put_back = is_put_back;
     }
 
     /// New pods of a workload do not become ready, from now on.

@@ -65,6 +65,16 @@ pub(crate) async fn plain(
     parameter.map(|it| check_is_plain(attempted, name, what, &it).map(|()| it)).transpose()
 }
 
+/// The version that a selector names (`/name:label`); `None` where there is no such parameter or version.
+pub(crate) async fn version(
+    aws: &Aws,
+    attempted: &str,
+    selector: &str,
+) -> Result<Option<u64>, Error> {
+    let parameter = read(aws, attempted, selector, None).await?;
+    Ok(parameter.and_then(|parameter| parameter.version().try_into().ok()))
+}
+
 /// Refuses a parameter that is not a String: what is read of it is no secret, and is to look like none.
 pub(crate) fn check_is_plain(
     attempted: &str,

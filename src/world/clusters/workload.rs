@@ -226,11 +226,13 @@ impl Rollout<'_> {
             return Verdict::Ahead(later);
         }
         if stamped != Some(self.fence) {
-            return Verdict::Stuck(self.held(
+            let held = self.held(
                 format!("the pod template has lost its stamp {}: {}", self.annotation, self.fence),
                 "let whatever applies this workload leave annotations of changeover.dev on the pod \
-                 template alone; the next run stamps it anew",
-            ));
+                 template alone, then run it again: the sweep stamps it anew three times only, since \
+                 each time replaces pods",
+            );
+            return Verdict::Stuck(Held { is_undone: true, ..held });
         }
         let by_kubectl = live.by_kubectl();
         let trouble = match by_kubectl {

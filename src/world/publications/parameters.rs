@@ -59,6 +59,15 @@ impl Parameters {
         Ok(Some(Described { key: found.key_id, deleted_at }))
     }
 
+    /// The version that a label is on. Its value is not decrypted for that.
+    pub(super) async fn labelled(
+        &self,
+        name: &ParameterName,
+        label: &str,
+    ) -> Result<Option<u64>, Error> {
+        parameter::version(&self.aws, READ, &format!("{name}:{label}")).await
+    }
+
     /// Puts a new version, encrypted with the key that the spec names; else with the one that the
     /// last write used; else with the one that the parameter has; else with the configured one. A
     /// put without a key would encrypt with the account's default, and cut off whoever can use the

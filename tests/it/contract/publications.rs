@@ -171,11 +171,15 @@ async fn move_a_label(stores: &Stores) {
             let put = put.unwrap_or_else(|error| panic!("{}", error.error));
             assert_eq!((put.store_version, put.unanswered), (version, false));
         }
+        let labelled = stores.publications.labelled(&place.place, "current").await;
+        assert_eq!(labelled, Ok(Some(version)));
     }
+    assert_eq!(stores.publications.labelled(&place.place, "previous").await, Ok(None));
     let absent = stores.publications.label(&place.place, "current", 9).await;
     let absent = absent.expect_err("there is no such version");
     assert!(absent.is_gone && !absent.unanswered);
     let nowhere = stores.parameter("never-written");
+    assert_eq!(stores.publications.labelled(&nowhere.place, "current").await, Ok(None));
     let absent = stores.publications.label(&nowhere.place, "current", 1).await;
     assert!(absent.expect_err("there is no such parameter").is_gone);
 }
@@ -184,5 +188,6 @@ async fn have_no_labels_on_items(stores: &Stores) {
     let place = stores.item("label");
     let put = stores.publications.label(&place.place, "current", 5).await;
     assert!(!put.unwrap_or_else(|error| panic!("{}", error.error)).unanswered);
+    assert_eq!(stores.publications.labelled(&place.place, "current").await, Ok(None));
     assert!(stores.holding(&place, Side::Presenters).await.is_none());
 }

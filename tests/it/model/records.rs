@@ -44,6 +44,8 @@ pub(crate) enum Edit {
     Rotate,
     Repair {
         sides: [bool; 2],
+        /// Whether a stranger's value stands where presenters read.
+        leaves_presenters: bool,
     },
     Lease {
         unfenced: bool,
@@ -111,7 +113,7 @@ impl Records {
     /// A record at rest, with one version.
     pub(crate) fn at_rest(&self) -> Id {
         let record = Record::new(subject(), Life::new(NOW, 0), NOW);
-        let begin = begin(Purpose::Publish, Some(minted(1)), Vec::new());
+        let begin = Change::Begin(Box::new(begin(Purpose::Publish, Some(minted(1)))));
         let begun = record.after(begin, NOW).expect("a first publication begins");
         let mut id = self.meet(&begun);
         let accepted = View { versions: 0b10, ends: 0 };
@@ -176,11 +178,16 @@ impl Records {
         let change = match edit {
             Edit::Rotate => {
                 let number = record.next_version().get() as u8;
-                begin(Purpose::Rotate, Some(minted(number)), Vec::new())
+                Change::Begin(Box::new(begin(Purpose::Rotate, Some(minted(number)))))
             }
-            Edit::Repair { sides } => {
+            Edit::Repair { sides, leaves_presenters } => {
                 let sides = Side::BOTH.into_iter().filter(|side| sides[index(*side)]).collect();
-                begin(Purpose::Repair, None, sides)
+                let leaves_alone = leaves_presenters.then_some(Side::Presenters);
+                Change::Begin(Box::new(Begin {
+                    repaired: sides,
+                    leaves_alone,
+                    ..begin(Purpose::Repair, None)
+                }))
             }
             Edit::Lease { unfenced } => {
                 Change::Lease { lease: lease(), late_write: unfenced.then_some(LATE_WRITE) }
@@ -252,13 +259,9 @@ impl Records {
     }
 }
 
-fn begin(purpose: Purpose, minted: Option<Minted>, repaired: Vec<Side>) -> Change {
+fn begin(purpose: Purpose, minted: Option<Minted>) -> Begin {
     let id = RotationId("r".to_owned());
-    Change::Begin(Box::new(Begin {
-        minted,
-        repaired,
-        ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease())
-    }))
+    Begin { minted, ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease()) }
 }
 
 fn minted(number: u8) -> Minted {

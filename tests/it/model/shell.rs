@@ -111,8 +111,10 @@ impl Protocol {
                     differs(1) && state.sides[1].place.versions & facts.views[0].versions == 0;
                 let sides = [differs(0), differs(1) && !is_strange];
                 let compared = Edit::Compared { drift: is_strange };
-                let next = if !is_strange && sides.contains(&true) {
-                    self.saved(state, number, &[compared, Edit::Repair { sides }])
+                let next = if sides.contains(&true) {
+                    let leaves_presenters = is_strange;
+                    let repair = Edit::Repair { sides, leaves_presenters };
+                    self.saved(state, number, &[compared, repair])
                 } else {
                     let mut next = state.clone();
                     self.apply(&mut next.turns[number], compared);

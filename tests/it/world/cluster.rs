@@ -75,6 +75,8 @@ pub(crate) struct Deployment {
     /// Since when new pods do not become ready, and why.
     pub(super) broken: Option<&'static str>,
     pub(super) is_paused: bool,
+    /// Whether a controller takes stamps away, a moment after they were brought.
+    pub(super) is_put_back: bool,
 }
 
 /// How a token reaches the pods of a Deployment.
@@ -161,6 +163,13 @@ impl State {
             return Some(Progress::Ahead(*standing));
         }
         *standing = *fence;
+        if deployment.is_put_back {
+            let (name, key) = (name.clone(), (token.clone(), *side));
+            self.later(PUT_BACK_AFTER, format!("a controller puts {name} back"), move |it| {
+                it.deployment(&name).template.remove(&key);
+                it.progress(&name);
+            });
+        }
         self.progress(name);
         Some(Progress::Done(()))
     }
@@ -465,6 +474,7 @@ impl Deployment {
             pods: Vec::new(),
             broken: None,
             is_paused: false,
+            is_put_back: false,
         }
     }
 
@@ -517,6 +527,8 @@ fn readable(
         .map(|((_, value), _)| value.as_str())
 }
 
+/// How long a controller that owns a workload takes to put it back.
+const PUT_BACK_AFTER: Duration = Duration::from_secs(2);
 /// How soon an External Secret that never synced tries again.
 const RETRY: Duration = Duration::from_secs(15);
 /// For how long after a sync a container may start with the Secret before

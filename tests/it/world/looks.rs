@@ -63,6 +63,10 @@ impl State {
         if let Some(later) = standing.filter(|standing| *standing > stamp.fence) {
             return Progress::Ahead(later);
         }
+        if !is_stamped(&deployment.template) && deployment.is_put_back {
+            let held = Held::new(name, "the pod template has lost its stamp", "leave it alone");
+            return Progress::Stuck(Held { is_undone: true, ..held });
+        }
         if !is_stamped(&deployment.template) {
             return Progress::UnderWay("its template is not stamped".into());
         }

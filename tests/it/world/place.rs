@@ -178,6 +178,11 @@ impl State {
         Ok(Written { store_version: version, key: None, unanswered: false })
     }
 
+    /// The version of a parameter that a label is on.
+    pub(super) fn labelled(&self, place: &Place, label: &str) -> Option<u64> {
+        self.places.get(place)?.labels.get(label).copied()
+    }
+
     /// Another record of the token wrote an item.
     pub(super) fn mark_item(&mut self, place: &Place, side: Side, fence: Fence) {
         let stored = self.places.get_mut(place).expect("an item of a spec");

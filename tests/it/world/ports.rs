@@ -433,6 +433,12 @@ impl Publications for Ports {
         self.written("label", on, place, token, move |it| it.put_label(&to, label, store_version))
             .await
     }
+
+    async fn labelled(&self, place: &Place, label: &'static str) -> Result<Option<u64>, Error> {
+        self.check_readable(place)?;
+        let of = place.clone();
+        self.plain("labelled", place, move |it| it.labelled(&of, label)).await
+    }
 }
 
 impl Ports {

@@ -1,11 +1,14 @@
-//! Who serves in place of a workload that has no replicas: its rollout would prove nothing.
+//! Who serves in place of a workload, or beside it: its rollout would prove nothing of their pods.
 //!
 //! Flagger keeps the Deployment that a Canary targets at 0, and serves by a copy, `<name>-primary`, which reads
 //! copies of the Secrets (docs.flagger.app, "How it works", "Canary target"). Argo Rollouts scales a Deployment
-//! that a Rollout refers to by `workloadRef` to 0, and runs its pods, with its labels, by ReplicaSets of
-//! its own (argo-rollouts.readthedocs.io, "Migrating to Rollouts").
+//! that a Rollout refers to by `workloadRef` to 0, or leaves it as it is (`scaleDown: never`), and runs its pods, with
+//! its labels, by ReplicaSets of its own (argo-rollouts.readthedocs.io, "Migrating to Rollouts").
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::Pod,
+};
 use kube::{
     Api,
     api::ListParams,
@@ -23,28 +26,30 @@ use crate::{
     world::Finding,
 };
 
-/// Refuses a workload without replicas in whose place others serve. No call for any other workload; at most
-/// two for one. What may not be read is passed over: that the workload has no replicas is reported anyway.
+/// Refuses a Deployment beside which a Rollout serves, and a workload without replicas in whose place others do. One
+/// call, or at most two for a workload without replicas. What may not be read is passed over: that the workload has no
+/// replicas is reported anyway.
 pub(super) async fn look(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     live: &Live,
 ) -> Result<Option<Finding>, Error> {
-    if !is_empty(live) {
-        return Ok(None);
-    }
     let object = workload.to_string();
-    if let Some(pod) = stranger(kubernetes, workload, live).await? {
-        return Ok(Some(Finding::refusal(
+    let beside = |pods: &str| {
+        Finding::refusal(
             &object,
             format!(
-                "it has no replicas, and {pod} runs with its labels: that such pods take up a new token is \
-                 proved by nothing"
+                "{pods} runs with its labels: that such pods take up a new token is proved by nothing"
             ),
-            "name the workload in the spec that runs these pods, or let them read the token without a \
-             restart and take this one out of the spec; of a Rollout of Argo, use \
-             workloadRef.scaleDown: never, or `within` for its readers",
-        )));
+            "name the workload in the spec that runs these pods; or, as no spec can name a Rollout of Argo, let its \
+             pods read the token without a restart (`within` for its readers), and take this one out of the spec",
+        )
+    };
+    if !is_empty(live) {
+        return Ok(rollout_beside(kubernetes, workload, live).await?.map(|it| beside(&it)));
+    }
+    if let Some(pod) = stranger(kubernetes, workload, live).await? {
+        return Ok(Some(beside(&format!("it has no replicas, and {pod}"))));
     }
     let Some(canary) = primary(kubernetes, workload).await? else { return Ok(None) };
     let name = &workload.name;
@@ -106,6 +111,31 @@ async fn stranger(
         let controller = controller(&pod.metadata).map(|it| format!(" of {it}"));
         format!("pod {name}{}", controller.unwrap_or_default())
     }))
+}
+
+/// A ReplicaSet of a Rollout of Argo that runs pods which the Deployment's selector matches.
+async fn rollout_beside(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+) -> Result<Option<String>, Error> {
+    let selector = live.selector().and_then(|it| Selector::try_from(it.clone()).ok());
+    let selector = selector.filter(|it| !it.selects_all());
+    let (WorkloadKind::Deployment, Some(selector)) = (workload.kind, selector) else {
+        return Ok(None);
+    };
+    let page = &ListParams::default().labels_from(&selector).limit(PAGE);
+    let target = Target::beside(workload, "list", "replicasets.apps", "");
+    let listed = call(&*kubernetes.access, target, |connection| async move {
+        let sets: Api<ReplicaSet> = Api::namespaced(connection.client, &workload.namespace);
+        sets.list(page).await
+    });
+    let Some(sets) = readable(listed.await)? else { return Ok(None) };
+    let serving = sets.items.into_iter().filter(|it| {
+        it.spec.as_ref().is_some_and(|spec| spec.replicas.is_none_or(|replicas| replicas > 0))
+    });
+    let mut controllers = serving.filter_map(|it| controller(&it.metadata));
+    Ok(controllers.find(|it| it.starts_with("Rollout ")))
 }
 
 /// The Canary that keeps `<name>-primary`.
