@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
-use self::{admission::Tried, chain::Source, discovery::Neighbourhood, rights::Alone};
+use self::{chain::Source, discovery::Neighbourhood, rights::Alone};
 use super::{
     KubernetesClusters,
     call::{Target, call},
@@ -149,120 +149,146 @@ struct Looked {
 }
 
 async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<Looked, Error> {
-    let Subject { workload, ref parameters, .. } = *subject;
-    let stamp = &Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view };
-    let mut tried = Tried::default();
-    let object = workload.to_string();
     let mut looked = Looked::default();
-    let came_to = &mut looked.came_to;
-    let live = match readable(&object, read(kubernetes, workload).await)? {
+    let object = subject.workload.to_string();
+    let live = match readable(&object, read(kubernetes, subject.workload).await)? {
         Ok(live) => {
-            came_to.right(&object, "it exists");
+            looked.came_to.right(&object, "it exists");
             Some(live)
         }
         Err(finding) => {
-            came_to.findings.push(finding);
+            looked.came_to.findings.push(finding);
             None
         }
     };
-    let restarts = workload.picks_up == PicksUp::Restart;
-    if let Some(live) = live.as_ref().filter(|_| restarts) {
-        let findings = replacing::judge(&object, live);
-        if findings.is_empty() {
-            came_to.right(&object, "it can replace its pods");
-        }
-        came_to.findings.extend(findings);
-        came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
-        came_to.rollouts.insert(object.clone(), replacing::takes(live));
-        let stamped = live.stamped(&rollout::annotation(stamp)).unwrap_or_default();
-        came_to.findings.extend(newer(subject, &object, stamped));
-        let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
-        tried.note(&object, "admission lets it be stamped", judged)?;
+    if let Some(live) = live.as_ref().filter(|_| subject.workload.picks_up == PicksUp::Restart) {
+        looked.rolls(kubernetes, subject, live).await?;
     }
-
-    let mut secret_key = None;
-    match &workload.copy {
-        None => {}
-        Some(SecretCopy::ExternalSecret { name, secret_key: named }) => {
-            secret_key = named.as_deref();
-            let copying = Copying { name, keeper: None, secret_key };
-            let absent = || Finding::missing(sync::object(workload, name));
-            copying.look(kubernetes, subject, absent, &mut looked).await?;
-            if looked.external_secret.is_some() {
-                let judged = sync::dry_run_of_force(kubernetes, workload, name, None).await;
-                tried.note(&sync::object(workload, name), REFRESHED, judged)?;
-            }
-        }
-        Some(SecretCopy::ClusterExternalSecret { name, secret_key: named }) => {
-            secret_key = named.as_deref();
-            let of_keeper = format!("{}/clusterexternalsecret/{name}", workload.cluster);
-            match readable(&of_keeper, sync::read_keeper(kubernetes, workload).await)? {
-                Err(finding) => looked.came_to.findings.push(finding),
-                Ok(keeper) => {
-                    let copying = Copying { name: child(&keeper), keeper: Some(name), secret_key };
-                    let absent = || {
-                        let (reason, fix) = why_absent(&keeper, &workload.namespace);
-                        let object = of_keeper.clone();
-                        Finding { severity: Severity::Missing, object, reason, fix }
-                    };
-                    copying.look(kubernetes, subject, absent, &mut looked).await?;
-                    let child = child(&keeper);
-                    let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name));
-                    tried.note(&of_keeper, REFRESHED, judged.await)?;
-                }
-            }
-        }
-        Some(SecretCopy::Secret { name, key }) => {
-            looked.secret = Some(name.clone());
-            let secret = sync::secret_object(workload, name);
-            let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
-            match readable(&secret, found.map(Some))? {
-                Err(finding) | Ok(Found::InTheWay(finding)) => {
-                    looked.came_to.findings.push(finding);
-                }
-                Ok(found) => {
-                    let exists = matches!(found, Found::Ours(_));
-                    looked.came_to.findings.extend(match found {
-                        Found::Ours(standing) => newer(subject, &secret, standing),
-                        _ => unwritten(subject, &secret, "it does not exist"),
-                    });
-                    let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists);
-                    tried.note(&secret, "admission lets its key be written", judged.await)?;
-                }
-            }
-        }
-    }
-    looked.came_to.add(tried.came_to);
-    looked.forbidden = tried.forbidden;
-
-    let Some(live) = live else { return Ok(looked) };
-    let Some(template) = live.template() else { return Ok(looked) };
-    looked.came_to.findings.extend(neighbours::judge(
-        &object,
-        live.metadata(),
-        template.metadata.as_ref(),
-        looked.secret.as_deref(),
-    ));
-    let copied;
-    let (keys, is_templated) = match (&workload.copy, &looked.external_secret) {
-        (Some(SecretCopy::Secret { key, .. }), _) => (vec![key.as_str()], false),
-        (_, Some((_, external_secret))) => {
-            let spec = &external_secret.spec;
-            copied = copies(spec, secret_key, parameters.iter());
-            (copied.iter().map(|copy| copy.secret_key).collect(), spec.is_templated())
-        }
-        _ => (Vec::new(), false),
-    };
-    // Which keys hold the view is not known where the ExternalSecret copies none of its parameters:
-    // that was refused above.
-    if let (Some(secret), Some(pod), false) = (&looked.secret, &template.spec, keys.is_empty()) {
-        let source = Source { secret, keys: &keys, is_templated };
-        match chain::judge(&object, pod, source, workload.picks_up) {
-            Ok(uses) => uses.into_iter().for_each(|it| looked.came_to.right(&object, it)),
-            Err(finding) => looked.came_to.findings.push(finding),
-        }
+    looked.copies(kubernetes, subject).await?;
+    if let Some(live) = &live {
+        looked.reaches(subject, live);
     }
     Ok(looked)
+}
+
+impl Looked {
+    /// Whether the workload can be rolled out, and whether that proves anything.
+    async fn rolls(
+        &mut self,
+        kubernetes: &KubernetesClusters,
+        subject: &Subject<'_>,
+        live: &Live,
+    ) -> Result<(), Error> {
+        let (workload, stamp) = (subject.workload, &stamp_of(subject));
+        let object = workload.to_string();
+        let findings = replacing::judge(&object, live);
+        if findings.is_empty() {
+            self.came_to.right(&object, "it can replace its pods");
+        }
+        self.came_to.findings.extend(findings);
+        self.came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
+        self.came_to.rollouts.insert(object.clone(), replacing::takes(live));
+        let stamped = live.stamped(&rollout::annotation(stamp)).unwrap_or_default();
+        self.came_to.findings.extend(newer(subject, &object, stamped));
+        let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
+        self.note(&object, "admission lets it be stamped", judged)
+    }
+
+    /// Whether the view can come into the workload's Secret.
+    async fn copies(
+        &mut self,
+        kubernetes: &KubernetesClusters,
+        subject: &Subject<'_>,
+    ) -> Result<(), Error> {
+        let workload = subject.workload;
+        match &workload.copy {
+            None => Ok(()),
+            Some(SecretCopy::ExternalSecret { name, secret_key }) => {
+                let copying = Copying { name, keeper: None, secret_key: secret_key.as_deref() };
+                let absent = || Finding::missing(sync::object(workload, name));
+                copying.look(kubernetes, subject, absent, self).await?;
+                if self.external_secret.is_none() {
+                    return Ok(());
+                }
+                let judged = sync::dry_run_of_force(kubernetes, workload, name, None).await;
+                self.note(&sync::object(workload, name), REFRESHED, judged)
+            }
+            Some(SecretCopy::ClusterExternalSecret { name, secret_key }) => {
+                let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
+                let keeper = sync::read_keeper(kubernetes, workload).await;
+                let keeper = match readable(&object, keeper)? {
+                    Ok(keeper) => keeper,
+                    Err(finding) => {
+                        self.came_to.findings.push(finding);
+                        return Ok(());
+                    }
+                };
+                let (child, secret_key) = (child(&keeper), secret_key.as_deref());
+                let copying = Copying { name: child, keeper: Some(name), secret_key };
+                let absent = || {
+                    let (reason, fix) = why_absent(&keeper, &workload.namespace);
+                    Finding { severity: Severity::Missing, object: object.clone(), reason, fix }
+                };
+                copying.look(kubernetes, subject, absent, self).await?;
+                let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name)).await;
+                self.note(&object, REFRESHED, judged)
+            }
+            Some(SecretCopy::Secret { name, key }) => {
+                self.secret = Some(name.clone());
+                let (object, stamp) = (sync::secret_object(workload, name), &stamp_of(subject));
+                let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
+                let (exists, finding) = match readable(&object, found.map(Some))? {
+                    Err(finding) | Ok(Found::InTheWay(finding)) => {
+                        self.came_to.findings.push(finding);
+                        return Ok(());
+                    }
+                    Ok(Found::Ours(standing)) => (true, newer(subject, &object, standing)),
+                    Ok(Found::Nothing) => (false, unwritten(subject, &object, "it does not exist")),
+                };
+                self.came_to.findings.extend(finding);
+                let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists).await;
+                self.note(&object, "admission lets its key be written", judged)
+            }
+        }
+    }
+
+    /// Whether what is in the Secret reaches the workload's containers, and who else acts on it.
+    fn reaches(&mut self, subject: &Subject<'_>, live: &Live) {
+        let workload = subject.workload;
+        let object = workload.to_string();
+        let Some(template) = live.template() else { return };
+        self.came_to.findings.extend(neighbours::judge(
+            &object,
+            live.metadata(),
+            template.metadata.as_ref(),
+            self.secret.as_deref(),
+        ));
+        let copied;
+        let (keys, is_templated) = match (&workload.copy, &self.external_secret) {
+            (Some(SecretCopy::Secret { key, .. }), _) => (vec![key.as_str()], false),
+            (_, Some((_, external_secret))) => {
+                let spec = &external_secret.spec;
+                let secret_key = sync::secret_key(workload);
+                copied = copies(spec, secret_key, subject.parameters.iter());
+                (copied.iter().map(|copy| copy.secret_key).collect(), spec.is_templated())
+            }
+            _ => (Vec::new(), false),
+        };
+        // Which keys hold the view is not known where the ExternalSecret copies none of its parameters:
+        // that was refused above.
+        if let (Some(secret), Some(pod), false) = (&self.secret, &template.spec, keys.is_empty()) {
+            let source = Source { secret, keys: &keys, is_templated };
+            match chain::judge(&object, pod, source, workload.picks_up) {
+                Ok(uses) => uses.into_iter().for_each(|it| self.came_to.right(&object, it)),
+                Err(finding) => self.came_to.findings.push(finding),
+            }
+        }
+    }
+}
+
+/// The stamp, and the fence of a written Secret, that the subject's view has.
+fn stamp_of(subject: &Subject<'_>) -> Stamp {
+    Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view }
 }
 
 /// An ExternalSecret that is to copy a view.

@@ -182,7 +182,7 @@ fn needs_prefixes(
 }
 
 /// The key that the workload's spec names.
-fn secret_key(workload: &Workload) -> Option<&str> {
+pub(super) fn secret_key(workload: &Workload) -> Option<&str> {
     match workload.copy.as_ref()? {
         SecretCopy::ExternalSecret { secret_key, .. }
         | SecretCopy::ClusterExternalSecret { secret_key, .. } => secret_key.as_deref(),

@@ -3,22 +3,13 @@
 //! Who has the right to a change may still be refused it: by a policy, a webhook, a quota, or because a webhook
 //! that has to be asked does not answer. So every change is made once as a dry run, before anything is published.
 
-use super::super::call::Failed;
+use super::{super::call::Failed, Looked};
 use crate::{
     error::{Error, Kind},
-    world::{Examination, Finding, Severity},
+    world::{Finding, Severity},
 };
 
-/// What was tried, and what it came to.
-#[derive(Default)]
-pub(super) struct Tried {
-    /// What was found.
-    pub(super) came_to: Examination,
-    /// Rights that are missing, which are also asked about one by one.
-    pub(super) forbidden: Vec<Finding>,
-}
-
-impl Tried {
+impl Looked {
     /// Notes what became of a dry run; `right` says in words what passes.
     ///
     /// # Errors
