@@ -253,7 +253,9 @@ impl Turn<'_> {
                 return Err(Error::new(
                     Kind::TooLarge,
                     "publish the accepted tokens to",
-                    format!("they take {bytes} bytes, and a parameter {LARGEST_VALUE}, whatever its tier"),
+                    format!(
+                        "they take {bytes} bytes, and a parameter {LARGEST_VALUE}, whatever its tier"
+                    ),
                     "publish digests, shorten the overlap, or rotate less often",
                 )
                 .on(&publication.place));

@@ -3,8 +3,9 @@
 //! Done daily, and after a write whose reply was lost may have landed. A value of the token's own,
 //! an older view or none, is repaired: the rotation's slot is taken, and both sides are published,
 //! synced and rolled, since a pod may have started on what was found. A strange value is
-//! somebody's hand: it is reported, and never overwritten. Its side is left alone, and the other repaired. A Secret that changeover writes is a copy, which
-//! nobody else keeps: whatever it holds instead is repaired.
+//! a person's hand: it is reported, and never overwritten. Its side is left alone, and the other repaired.
+//! A Secret that changeover writes is a copy, which no other process keeps: whatever it holds instead is
+//! repaired.
 
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ impl Turn<'_> {
     /// tells what differs.
     pub(crate) async fn compare(&mut self) -> Result<Report, Stop> {
         self.follow_spec()?;
-        let mut drift = Vec::new();
-        let mut drifted = Vec::new();
+        // The places that hold a stranger's value, by their side.
+        let mut strange: Vec<(Side, String)> = Vec::new();
         let mut is_edited = false;
         let mut repaired = Vec::new();
         // One read that fails stops nothing else; it is returned in the end.
@@ -75,14 +76,12 @@ impl Turn<'_> {
                     let place = publication.place.to_string();
                     let held = self.owned_by_another(side, place.clone(), other);
                     self.warnings.push(format!("{place}: {}. {}", held.reason, held.fix));
-                    drift.push(place);
-                    drifted.push(side);
+                    strange.push((side, place));
                 } else if self.is_own(side, found.as_ref()).await? {
                     repaired.push(side);
                 } else {
                     is_edited |= side == Side::Presenters;
-                    drift.push(publication.place.to_string());
-                    drifted.push(side);
+                    strange.push((side, publication.place.to_string()));
                 }
             }
 
@@ -93,6 +92,7 @@ impl Turn<'_> {
             }
         }
         repaired.dedup();
+        let (drifted, drift): (Vec<Side>, Vec<String>) = strange.into_iter().unzip();
         repaired.retain(|side| !drifted.contains(side));
         let repairs = !repaired.is_empty();
         let mut relabels = false;

@@ -231,7 +231,7 @@ pub struct Held {
     #[serde(default)]
     pub attempts: u32,
     /// Whether what was done is taken back each time, so that each further try does harm: after [`Held::TRIES`]
-    /// of them it is tried only if somebody asks.
+    /// of them it is tried only on request.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_undone: bool,
 }

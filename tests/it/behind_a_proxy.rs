@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The command, asking for a status in a region whose endpoint nobody can reach here.
+/// The command, asking for a status in a region whose endpoint is out of reach here.
 fn command(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_changeover"));
     command
@@ -60,12 +60,12 @@ fn requests_go_through_the_proxy_that_the_environment_names() {
 }
 
 #[test]
-fn bundle_of_certificates_that_cannot_be_read_is_one_error_before_any_request() {
+fn unreadable_bundle_is_one_error() {
     let output = command(&[("AWS_CA_BUNDLE", "/nowhere/corporate.pem")]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     for words in ["AWS_CA_BUNDLE", "/nowhere/corporate.pem", "No such file", "unset AWS_CA_BUNDLE"]
     {
-        assert!(told.contains(words), "{words}: {told}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
 }

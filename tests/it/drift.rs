@@ -67,7 +67,7 @@ async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strangers_value_among_presenters_does_not_keep_verifiers_from_being_repaired() {
+async fn verifiers_are_repaired_beside_a_stranger() {
     let (accepted, presented) =
         (place("ssm:/backend/token/accepted"), place("dynamodb:configuration/id=presented"));
     let world = in_service(23, &everything()).await;

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_that_is_no_bundle_of_certificates_is_one_error_with_its_name() {
+    fn file_without_certificates_is_refused_by_name() {
         let directory =
             std::env::temp_dir().join(format!("changeover-bundle-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();

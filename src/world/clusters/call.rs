@@ -265,7 +265,7 @@ impl Failure {
                 if admission(&because).is_some() =>
             {
                 let (refuses, fix) = match admission(&because) {
-                    // Ours lets pass all that we change, so somebody else changes the object with us.
+                    // Ours lets pass all that we change, so another process changes the object with us.
                     Some(Admission::Denied) if because.contains(OWN_POLICY) => (
                         "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml \
                          refuses",

@@ -140,7 +140,7 @@ struct Looked {
     came_to: Examination,
     /// Rights that are missing, as a change showed that was tried. Preflight asks about each right instead.
     forbidden: Vec<Finding>,
-    /// Stores that may not be read, which keeps nobody from rotating.
+    /// Stores that may not be read, which stops no rotation.
     unread: Vec<Finding>,
     /// The ExternalSecret, with its name.
     external_secret: Option<(String, ExternalSecret)>,
@@ -393,7 +393,7 @@ async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
     stream::iter(asked).buffered(AT_ONCE).collect().await
 }
 
-/// A Secret that nobody has written yet. Pods that need it cannot start: those of verifiers do once expand has
+/// A Secret that is not written yet. Pods that need it cannot start: those of verifiers do once expand has
 /// written it, and presenters' could keep that very leg from its end, if they verify too.
 fn unwritten(subject: &Subject<'_>, object: &str, why: &str) -> Option<Finding> {
     (subject.side == Side::Presenters).then(|| {
@@ -411,7 +411,7 @@ fn newer(subject: &Subject<'_>, object: &str, found: Fence) -> Option<Finding> {
     is_newer.then(|| Finding::of_another_record(token, side, object.to_owned(), found, view))
 }
 
-/// What passes if an ExternalSecret, or its keeper, can be told to refresh.
+/// What passes if an ExternalSecret, or its keeper, can be made to refresh.
 const REFRESHED: &str = "admission lets it be told to refresh";
 
 /// How many objects of one sort are looked at at once.

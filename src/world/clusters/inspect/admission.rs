@@ -13,7 +13,7 @@ impl Looked {
     /// Notes what became of a dry run; `right` says in words what passes.
     ///
     /// # Errors
-    /// Where nobody answered.
+    /// Where no answer came.
     pub(super) fn note(
         &mut self,
         object: &str,

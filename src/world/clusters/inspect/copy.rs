@@ -55,7 +55,7 @@ pub(super) struct Stores {
 /// Looks at the stores that an ExternalSecret beside this workload reads from, each one once.
 ///
 /// # Errors
-/// Where nobody answered.
+/// Where no answer came.
 pub(super) async fn look(
     kubernetes: &KubernetesClusters,
     workload: &Workload,

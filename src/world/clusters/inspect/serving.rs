@@ -5,15 +5,21 @@
 //! that a Rollout refers to by `workloadRef` to 0, or leaves it as it is (`scaleDown: never`), and runs its pods, with
 //! its labels, by ReplicaSets of its own (argo-rollouts.readthedocs.io, "Migrating to Rollouts").
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    core::v1::Pod,
+use std::fmt::Debug;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::Pod,
+    },
 };
 use kube::{
-    Api,
+    Api, Resource,
     api::ListParams,
     core::{ObjectMeta, Selector},
 };
+use serde::de::DeserializeOwned;
 
 use super::super::{
     KubernetesClusters,
@@ -89,53 +95,58 @@ async fn stranger(
     workload: &Workload,
     live: &Live,
 ) -> Result<Option<String>, Error> {
-    let Some(selector) = live.selector().and_then(|it| Selector::try_from(it.clone()).ok()) else {
-        return Ok(None);
-    };
-    if selector.selects_all() {
-        return Ok(None);
-    }
-    let page = &ListParams::default().labels_from(&selector).limit(PAGE);
-    let target = Target::beside(workload, "list", "pods", "");
-    let listed = call(&*kubernetes.access, target, |connection| async move {
-        let pods: Api<Pod> = Api::namespaced(connection.client, &workload.namespace);
-        pods.list(page).await
-    });
-    let Some(pods) = readable(listed.await)? else { return Ok(None) };
+    let pods = matched::<Pod>(kubernetes, workload, live, "pods").await?;
     let serves = |pod: &&Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
     };
-    Ok(pods.items.iter().find(serves).map(|pod| {
+    Ok(pods.iter().find(serves).map(|pod| {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let controller = controller(&pod.metadata).map(|it| format!(" of {it}"));
         format!("pod {name}{}", controller.unwrap_or_default())
     }))
 }
 
-/// A ReplicaSet of a Rollout of Argo that runs pods which the Deployment's selector matches.
+/// The Rollout of Argo whose ReplicaSets run pods that the Deployment's selector matches.
 async fn rollout_beside(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     live: &Live,
 ) -> Result<Option<String>, Error> {
-    let selector = live.selector().and_then(|it| Selector::try_from(it.clone()).ok());
-    let selector = selector.filter(|it| !it.selects_all());
-    let (WorkloadKind::Deployment, Some(selector)) = (workload.kind, selector) else {
+    if workload.kind != WorkloadKind::Deployment {
         return Ok(None);
-    };
-    let page = &ListParams::default().labels_from(&selector).limit(PAGE);
-    let target = Target::beside(workload, "list", "replicasets.apps", "");
-    let listed = call(&*kubernetes.access, target, |connection| async move {
-        let sets: Api<ReplicaSet> = Api::namespaced(connection.client, &workload.namespace);
-        sets.list(page).await
-    });
-    let Some(sets) = readable(listed.await)? else { return Ok(None) };
-    let serving = sets.items.into_iter().filter(|it| {
+    }
+    let sets = matched::<ReplicaSet>(kubernetes, workload, live, "replicasets.apps").await?;
+    let serving = sets.into_iter().filter(|it| {
         it.spec.as_ref().is_some_and(|spec| spec.replicas.is_none_or(|replicas| replicas > 0))
     });
     let mut controllers = serving.filter_map(|it| controller(&it.metadata));
     Ok(controllers.find(|it| it.starts_with("Rollout ")))
+}
+
+/// The first objects of a kind that the workload's selector matches; none if it matches all, or they may not be
+/// listed.
+async fn matched<K>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+    resource: &str,
+) -> Result<Vec<K>, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let selector = live.selector().and_then(|it| Selector::try_from(it.clone()).ok());
+    let Some(selector) = selector.filter(|it| !it.selects_all()) else { return Ok(Vec::new()) };
+    let page = &ListParams::default().labels_from(&selector).limit(PAGE);
+    let target = Target::beside(workload, "list", resource, "");
+    let listed = call(&*kubernetes.access, target, |connection| async move {
+        let objects: Api<K> = Api::namespaced(connection.client, &workload.namespace);
+        objects.list(page).await
+    });
+    Ok(readable(listed.await)?.map(|listed| listed.items).unwrap_or_default())
 }
 
 /// The Canary that keeps `<name>-primary`.
