@@ -11,10 +11,10 @@ use crate::{
     import::{Arrived, weak_edit},
     look::look,
     plan::{Ask, Deferred},
-    record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId, Stage},
+    record::{Begin, Change, Imported, Lease, Minted, Purpose, Record, RotationId},
     report::{Outcome, Report},
     spec::{OnDrift, Place, Side, Source},
-    token::{Digest, Generation, LARGEST_VALUE, Secret},
+    token::{Digest, Generation, LARGEST_VALUE, Secret, Stage},
     turn::{Stop, Turn},
     world::{Content, Holding},
 };

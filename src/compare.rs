@@ -20,10 +20,10 @@ use crate::{
     fence::Fence,
     look::{self, away},
     plan::{self, Move, Terms},
-    record::{Begin, Change, Purpose, RotationId, Stage},
+    record::{Begin, Change, Purpose, RotationId},
     report::{Outcome, Report},
-    spec::{AcceptedForm, OnDrift, Place, Side, Spec},
-    token::{Digest, Secret, VersionNumber},
+    spec::{OnDrift, Place, Side, Spec},
+    token::{AcceptedForm, Digest, Secret, Stage, VersionNumber},
     turn::{Stop, Turn, UnderWay},
     world::{Holding, Progress},
 };

@@ -9,6 +9,8 @@ use std::{fmt, panic::AssertUnwindSafe};
 use futures::FutureExt;
 use serde_json::Value;
 
+use crate::token::Unfit;
+
 /// One of the contract's `errorType`s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -125,6 +127,18 @@ impl Error {
     #[must_use]
     pub fn caused_by(self, cause: &dyn std::error::Error) -> Self {
         Self { because: format!("{}: {}", self.because, causes(cause)), ..self }
+    }
+}
+
+/// `BadToken`, without the value.
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        Error::new(
+            Kind::BadToken,
+            "use a value as a token",
+            unfit.to_string(),
+            "store the bare token, without line ends, a byte-order mark, or quotes around it",
+        )
     }
 }
 

@@ -78,8 +78,8 @@ impl Turn<'_> {
             let because = "it is not a SecureString: whoever may read parameters can have read it";
             return Ok(Some(because.to_owned()));
         }
-        if let Err(error) = Secret::adopt(arrival.value.expose().to_owned()) {
-            return Ok(Some(error.because));
+        if let Err(unfit) = Secret::adopt(arrival.value.expose().to_owned()) {
+            return Ok(Some(unfit.to_string()));
         }
         if let Some(weakness) =
             self.spec.generation.weakness(&arrival.value, self.spec.least_bits())

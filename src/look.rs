@@ -211,7 +211,7 @@ impl Look {
                 format!("it holds another value than {other}"),
                 "make the presented publications agree, or empty all but the right one",
             ),
-            (None, Err(error)) => Finding::failed(first.to_string(), error),
+            (None, Err(unfit)) => Finding::failed(first.to_string(), unfit.into()),
         };
         self.findings.push(finding);
         None

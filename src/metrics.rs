@@ -10,9 +10,9 @@ use jiff::Timestamp;
 
 use crate::{
     error::Error,
-    record::{Entry, Leg, Purpose, Record, Rotation, Stage, Step},
+    record::{Entry, Leg, Purpose, Record, Rotation, Step},
     report::{Answer, Outcome, Report},
-    token::TokenName,
+    token::{Stage, TokenName},
 };
 
 /// What all metrics stand under.

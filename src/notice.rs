@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::{
     fence::{Fence, Life},
-    record::{Leg, Purpose, Record, RotationId, Stage, Step},
+    record::{Leg, Purpose, Record, RotationId, Step},
     report::Reason,
     time::{in_milliseconds, optional_milliseconds},
-    token::{TokenName, VersionNumber},
+    token::{Stage, TokenName, VersionNumber},
 };
 
 /// Who tells it: an event's `source`.

@@ -8,9 +8,8 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    record::{LEASE_GRACE, Leg, Purpose, Record, Step},
+    record::{KeyEntry, LEASE_GRACE, Leg, Loaded, Purpose, Record, Step},
     spec::Spec,
-    world::{KeyEntry, Loaded},
 };
 
 /// What is asked of one token.

@@ -34,7 +34,7 @@ use crate::{
     fence::{Fence, Life},
     spec::{COMPARE_EVERY, Side, SpecId},
     time::{in_milliseconds, optional_milliseconds},
-    token::{Digest, Sealed, TokenName, VersionNumber},
+    token::{Digest, Sealed, Stage, TokenName, VersionNumber},
 };
 pub use audit::Audit;
 pub use change::{Begin, Change, Illegal, Minted};
@@ -137,18 +137,28 @@ pub struct Version {
     pub rotation: RotationId,
 }
 
-/// Secrets Manager's names for what a version is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Accepted, not yet known to be presented by all.
-    Pending,
-    /// Presented.
-    Current,
-    /// Accepted until its end.
-    Previous,
-    /// No longer accepted; its value is deleted.
-    Retired,
+/// A record as it stands, and what a key resolved to.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// `None` where the token has none yet.
+    pub record: Option<Record>,
+    /// `None` where the key was not seen in the last seven days.
+    pub key: Option<KeyEntry>,
+    /// The runs that failed since the record was last saved.
+    pub failing: Option<Failing>,
+    /// The highest version number of a record of this token that was forgotten; 0 if none was.
+    pub last_version: VersionNumber,
+}
+
+/// What a trigger's key resolves to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// The rotation that the trigger began or joined.
+    pub rotation: RotationId,
+    /// The version that this rotation minted.
+    pub version: VersionNumber,
+    /// When the entry may be forgotten: seven days after it was made.
+    pub expires_at: Timestamp,
 }
 
 /// SHA-256 of an idempotency key: keys are the caller's words and may be long.

@@ -8,9 +8,9 @@ use serde::{Serialize, Serializer};
 use crate::{
     error::Error,
     finding::Finding,
-    record::{Entry, Failing, Held, Imported, Leg, Queued, RotationId, Stage, Step},
+    record::{Entry, Failing, Held, Imported, Leg, Queued, RotationId, Step},
     time::milliseconds,
-    token::{TokenName, VersionNumber},
+    token::{Stage, TokenName, VersionNumber},
     verdict::Verdict,
 };
 

@@ -23,12 +23,12 @@ use crate::{
     error::{Error, Kind},
     metrics::Measurement,
     plan::{self, Ask, Deferred, Move, Relation, Terms},
-    record::{Change, KeyDigest, Leg, Purpose, Record},
+    record::{Change, KeyDigest, KeyEntry, Leg, Purpose, Record},
     report::{Outcome, Report},
     spec::Spec,
     token::{TokenName, VersionNumber},
     turn::{Stop, Turn},
-    world::{KeyEntry, Saved, World},
+    world::{Saved, World},
 };
 
 /// How often a turn plans again because somebody else was first.

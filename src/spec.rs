@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::token::{Generation, LARGEST_VALUE, TokenName};
+use crate::{
+    error::Error,
+    token::{AcceptedForm, Generation, LARGEST_VALUE, TokenName},
+};
 
 mod cluster;
 mod identity;
@@ -265,16 +267,6 @@ pub struct Publication {
     pub key: Option<String>,
     /// How accepted tokens are written. [`AcceptedForm::Digests`], and without meaning, for presenters.
     pub form: AcceptedForm,
-}
-
-/// How the accepted view names a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AcceptedForm {
-    /// By its SHA-256: `"as": "sha256"`.
-    #[default]
-    Digests,
-    /// By itself: `"as": "plain"`.
-    Plain,
 }
 
 /// Something in a cluster that picks a view up. As text, `prod/backend/deployment/datastore`.

@@ -12,12 +12,12 @@ use tracing::warn;
 use crate::{
     admit,
     error::{Error, Kind},
-    record::{Purpose, Record, Stage},
+    record::{Loaded, Purpose, Record},
     report::{Each, LiveVersion, Newest, Outcome, Published, Replaced, Results, Standing},
     rotate::Settings,
     spec::{Side, Spec},
-    token::{TokenName, VersionNumber},
-    world::{Loaded, SpecText, World},
+    token::{Stage, TokenName, VersionNumber},
+    world::{SpecText, World},
 };
 
 /// Tells how one token stands, or all of those after another, as many as one answer holds.

@@ -10,8 +10,6 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Kind};
-
 /// The name of a token: `[a-z0-9-]{1,63}`. It names the token everywhere and says nothing of its value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -142,36 +140,22 @@ impl Secret {
     /// Takes over a value that was issued elsewhere or found in a publication.
     ///
     /// # Errors
-    /// `BadToken`, without the value, if it could not be presented, published or stored as it is: empty,
+    /// [`Unfit`], without the value, if it could not be presented, published or stored as it is: empty,
     /// above 4,096 bytes (what a standard SSM parameter holds), with `{{`, which SSM refuses in a
     /// parameter's value, or with anything but visible ASCII, `!` to `~`. A token has to fit a header, and
     /// clients refuse to send others (RFC 9110, section 5.5).
-    pub fn adopt(value: String) -> Result<Self, Error> {
+    pub fn adopt(value: String) -> Result<Self, Unfit> {
         let value = Zeroizing::new(value);
-        let mut strangers = value.chars().enumerate().filter(|(_, c)| !c.is_ascii_graphic());
-        let stranger = strangers.next();
-        let because = match stranger {
-            _ if value.is_empty() => "it is empty".to_owned(),
-            _ if value.len() > LARGEST_VALUE => format!(
-                "it has {} bytes and a standard SSM parameter holds {LARGEST_VALUE}",
-                value.len()
-            ),
-            Some((position, stranger)) => format!(
-                "character {} is U+{:04X}, and a token is visible ASCII, from ! to ~",
-                position + 1,
-                u32::from(stranger)
-            ),
-            None if value.contains("{{") => {
-                "it contains \"{{\", which SSM refuses in a value".to_owned()
+        let stranger = value.chars().enumerate().find(|(_, c)| !c.is_ascii_graphic());
+        match stranger {
+            _ if value.is_empty() => Err(Unfit::Empty),
+            _ if value.len() > LARGEST_VALUE => Err(Unfit::TooLong { bytes: value.len() }),
+            Some((before, character)) => {
+                Err(Unfit::Character { position: before + 1, code: u32::from(character) })
             }
-            None => return Ok(Self(value)),
-        };
-        Err(Error::new(
-            Kind::BadToken,
-            "use a value as a token",
-            because,
-            "store the bare token, without line ends, a byte-order mark, or quotes around it",
-        ))
+            None if value.contains("{{") => Err(Unfit::Braces),
+            None => Ok(Self(value)),
+        }
     }
 
     /// Takes a text as it is stored, whatever it is: what a publication holds, or is to hold.
@@ -215,8 +199,57 @@ impl fmt::Display for Secret {
 
 const REDACTED: &str = "[redacted]";
 
+/// Why a value cannot be a token. It does not repeat the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It has no characters.
+    #[error("it is empty")]
+    Empty,
+    /// It does not fit a standard SSM parameter.
+    #[error("it has {bytes} bytes and a standard SSM parameter holds {LARGEST_VALUE}")]
+    TooLong {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// It holds a character that is not visible ASCII.
+    #[error("character {position} is U+{code:04X}, and a token is visible ASCII, from ! to ~")]
+    Character {
+        /// Which character it is, counted from 1.
+        position: usize,
+        /// Its code point.
+        code: u32,
+    },
+    /// SSM would take it for a reference to another parameter.
+    #[error("it contains \"{{{{\", which SSM refuses in a value")]
+    Braces,
+}
+
 /// What a standard SSM parameter holds, in bytes (BOTO ssm 2014-11-06, `PutParameter`).
 pub const LARGEST_VALUE: usize = 4096;
+
+/// Secrets Manager's names for what a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Accepted, not yet known to be presented by all.
+    Pending,
+    /// Presented.
+    Current,
+    /// Accepted until its end.
+    Previous,
+    /// No longer accepted; its value is deleted.
+    Retired,
+}
+
+/// How the accepted view names a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AcceptedForm {
+    /// By its SHA-256: `"as": "sha256"`.
+    #[default]
+    Digests,
+    /// By itself: `"as": "plain"`.
+    Plain,
+}
 
 /// Ciphertext of a value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -463,8 +496,7 @@ mod tests {
         let unfit =
             ["", "a b", "a\n", "\u{a0}a", "a\u{7}", "a{{b", "ä", "\u{feff}a", "a\u{200b}b", "a…"];
         for value in unfit.into_iter().chain([too_long.as_str()]) {
-            let error = Secret::adopt(value.to_owned()).expect_err(value);
-            assert_eq!(error.kind, Kind::BadToken);
+            Secret::adopt(value.to_owned()).expect_err(value);
         }
         let longest = "x".repeat(LARGEST_VALUE);
         for value in ["x", "{}", "!~", longest.as_str()] {

@@ -18,13 +18,13 @@ use crate::{
     notice,
     plan::{Ask, Deferred},
     record::{
-        Audit, Change, Entry, Held, Illegal, KeyDigest, Lease, Leg, Minted, Owed, Purpose, Queued,
-        Record, Rotation, RotationId, Stage,
+        Audit, Change, Entry, Held, Illegal, KeyDigest, KeyEntry, Lease, Leg, Minted, Owed,
+        Purpose, Queued, Record, Rotation, RotationId,
     },
     report::{Outcome, Report},
     spec::{Place, Publication, Reserved, Side, Spec, Workload},
-    token::{Secret, TokenName, VersionNumber},
-    world::{Holding, KeyEntry, Save, Saved, Untold, World},
+    token::{Secret, Stage, TokenName, VersionNumber},
+    world::{Holding, Save, Saved, Untold, World},
 };
 
 /// How long the key of a trigger is remembered.

@@ -41,7 +41,6 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -49,7 +48,7 @@ use crate::{
     fence::Fence,
     metrics::Measurement,
     notice::Notice,
-    record::{Failing, Held, KeyDigest, Record, RotationId},
+    record::{Failing, Held, KeyDigest, KeyEntry, Loaded, Record},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
 };
@@ -237,30 +236,6 @@ pub trait RecordStore: Send + Sync {
         version: VersionNumber,
         sealed: &Sealed,
     ) -> Result<Secret, Error>;
-}
-
-/// A record as it stands, and what a key resolved to.
-#[derive(Clone, Debug, Default)]
-pub struct Loaded {
-    /// `None` where the token has none yet.
-    pub record: Option<Record>,
-    /// `None` where the key was not seen in the last seven days.
-    pub key: Option<KeyEntry>,
-    /// The runs that failed since the record was last saved.
-    pub failing: Option<Failing>,
-    /// The highest version number of a record of this token that was forgotten; 0 if none was.
-    pub last_version: VersionNumber,
-}
-
-/// What a trigger's key resolves to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyEntry {
-    /// The rotation that the trigger began or joined.
-    pub rotation: RotationId,
-    /// The version that this rotation minted.
-    pub version: VersionNumber,
-    /// When the entry may be forgotten: seven days after it was made.
-    pub expires_at: Timestamp,
 }
 
 /// One conditional write.

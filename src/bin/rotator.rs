@@ -10,9 +10,17 @@ use changeover::{
     report::Answer,
     rotate::Settings,
     world::{
-        Clock, World, aws::Aws, clusters::KubernetesClusters, embedded_metrics::EmbeddedMetrics,
-        event_bus::EventBus, host, inboxes::SsmInboxes, invocations::LambdaInvocations,
-        jobs::CodePipelineJobs, publications::AwsPublications, record_store::DynamoDbRecords,
+        Clock, World,
+        aws::Aws,
+        clusters::{KubernetesClusters, named::NamedClusters},
+        embedded_metrics::EmbeddedMetrics,
+        event_bus::EventBus,
+        host,
+        inboxes::SsmInboxes,
+        invocations::LambdaInvocations,
+        jobs::CodePipelineJobs,
+        publications::AwsPublications,
+        record_store::{DynamoDbRecords, Kept},
         specs::SsmSpecs,
     },
 };
@@ -117,15 +125,22 @@ impl Edge {
             self.connections.get_or_try_init(|| connect(config)).await?;
         let clock = Clock::starting_at(host::now());
         Ok(World {
-            specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config)),
+            specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config.specs.clone())),
             inboxes: Arc::new(SsmInboxes::new(Arc::clone(aws))),
             records: Arc::new(DynamoDbRecords::new(
                 Arc::clone(aws),
-                config,
+                Kept {
+                    table: config.table.clone(),
+                    key: config.key.clone(),
+                    scope: config.scope.clone(),
+                },
                 clock,
                 Arc::new(host::fill),
             )),
-            publications: Arc::new(AwsPublications::new(Arc::clone(aws), config)),
+            publications: Arc::new(AwsPublications::new(
+                Arc::clone(aws),
+                config.publication_key.clone(),
+            )),
             clusters: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
@@ -160,7 +175,8 @@ fn deadline(sent: u64, now: Timestamp) -> Timestamp {
 
 async fn connect(config: &Config) -> Result<Connections, Error> {
     let aws = Arc::new(Aws::load().await?);
-    let clusters = Arc::new(KubernetesClusters::new(Arc::clone(&aws), config, Arc::new(host::now)));
+    let clusters =
+        Arc::new(NamedClusters::of_function(Arc::clone(&aws), config, Arc::new(host::now)));
     Ok(Connections { aws, clusters })
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Record, RotationId, Stage, Version};
-use crate::token::{Digest, TokenName, VersionNumber};
+use super::{Entry, Record, RotationId, Version};
+use crate::token::{Digest, Stage, TokenName, VersionNumber};
 
 /// What remains of a version for ever: item `rotation#<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Queued, Record, Rotation,
-    RotationId, Seen, Stage, Step, TIMELINE, Version, Wait, back_off,
+    RotationId, Seen, Step, TIMELINE, Version, Wait, back_off,
 };
 use crate::{
     fence::{Fence, Life},
     spec::{COMPARE_EVERY, Side, SpecId},
-    token::{Digest, Sealed},
+    token::{Digest, Sealed, Stage},
 };
 
 /// A change to ask of a record.

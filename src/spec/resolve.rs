@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::raw::{self, Field, Object};
-use super::rules::{LONGEST_DURATION, duration};
 use super::{
-    AcceptedForm, Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side,
-    Source, Spec, SpecId, Workload, WrittenKey,
+    Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
+    SpecId, Workload, WrittenKey,
+    raw::{self, Field, Object},
+    rules::{LONGEST_DURATION, duration},
 };
-use crate::error::{Error, Kind, shown};
-use crate::token::{Generation, Prefix, TokenName};
+use crate::{
+    error::{Error, Kind, shown},
+    token::{AcceptedForm, Generation, Prefix, TokenName},
+};
 
 pub(super) use cluster::cluster;
 

@@ -83,7 +83,7 @@ impl Turn<'_> {
                     Some(weakness) => Err(weak_edit(weakness)),
                     None => self.refuse_ended(&value).await.map(|()| value),
                 },
-                unfit => unfit,
+                Err(unfit) => Err(unfit.into()),
             };
             match fit {
                 Ok(value) => {

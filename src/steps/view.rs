@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use crate::{
     error::{Error, Kind},
-    spec::{AcceptedForm, ParameterName, Place, Side},
-    token::{Digest, Secret},
+    spec::{ParameterName, Place, Side},
+    token::{AcceptedForm, Digest, Secret},
     turn::Turn,
     world::{Accepted, Content, Stamp},
 };

@@ -23,7 +23,7 @@ mod eks;
 mod events;
 mod external_secret;
 mod inspect;
-mod named;
+pub mod named;
 mod rollout;
 mod store;
 mod sync;
@@ -45,15 +45,12 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::warn;
 
-use self::named::NamedClusters;
 use crate::{
-    config::Config,
     error::Error,
     spec::{ParameterName, Workload},
     token::{Digest, Secret},
     world::{
         Clusters, Examination, Finding, Progress, SecretRevision, Stamp, Subject, SyncedBefore,
-        aws::Aws,
     },
 };
 
@@ -124,16 +121,6 @@ pub struct KubernetesClusters {
 }
 
 impl KubernetesClusters {
-    /// The clusters that the parameters below `CHANGEOVER_CLUSTERS` describe, and EKS clusters of the
-    /// function's own account and region. `now` is the wall clock's time.
-    pub fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        let home = Home {
-            region: aws.config().region().map(ToString::to_string),
-            account: account(&config.publication_key),
-        };
-        Self::reached_by(Arc::new(NamedClusters::new(aws, config, now)), home)
-    }
-
     /// Clusters that are reached like this, of a function that publishes there.
     pub fn reached_by(access: Arc<dyn Access>, home: Home) -> Self {
         Self { access, versions: Mutex::default(), home, refreshes: AtomicU64::new(0) }

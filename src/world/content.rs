@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::Holding;
 use crate::{
     fence::{Fence, Life},
-    record::Stage,
-    spec::{AcceptedForm, Side},
+    spec::Side,
     time::milliseconds,
-    token::{Digest, Secret, TokenName, VersionNumber},
+    token::{AcceptedForm, Digest, Secret, Stage, TokenName, VersionNumber},
 };
 
 /// What is written to a place: one view, whole. Its bytes are a function of its fields alone.

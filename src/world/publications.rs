@@ -6,7 +6,6 @@ use async_trait::async_trait;
 
 use super::{Content, Described, Holding, Publications, WriteError, Written, aws::Aws};
 use crate::{
-    config::Config,
     error::Error,
     spec::{Place, Publication, Side},
 };
@@ -25,12 +24,10 @@ pub struct AwsPublications {
 }
 
 impl AwsPublications {
-    /// Publications that are reached with these clients.
-    pub fn new(aws: Arc<Aws>, config: &Config) -> Self {
-        Self {
-            parameters: Parameters::new(Arc::clone(&aws), config.publication_key.clone()),
-            items: Items::new(aws),
-        }
+    /// Publications that are reached with these clients. New SecureStrings that name no KMS key are encrypted
+    /// with `key`.
+    pub fn new(aws: Arc<Aws>, key: String) -> Self {
+        Self { parameters: Parameters::new(Arc::clone(&aws), key), items: Items::new(aws) }
     }
 }
 

@@ -29,16 +29,15 @@ use aws_sdk_dynamodb::{
 use jiff::Timestamp;
 
 use super::{
-    Audit, Clock, Failing, Fill, KeyEntry, Loaded, RecordStore, Save, Saved, Sealed,
+    Audit, Clock, Failing, Fill, RecordStore, Save, Saved, Sealed,
     attributes::Attributes,
     aws::{Aws, also_retrying, failed, incomplete},
     milliseconds,
 };
 use crate::{
-    config::Config,
     error::{Error, Kind},
     fence::Fence,
-    record::KeyDigest,
+    record::{KeyDigest, KeyEntry, Loaded},
     token::{Digest, Secret, TokenName, VersionNumber},
 };
 
@@ -55,6 +54,17 @@ use item::{
 };
 use sealing::Sealing;
 
+/// Where records are kept, and how their values are sealed.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The DynamoDB table.
+    pub table: String,
+    /// The KMS key that seals values.
+    pub key: String,
+    /// The name in the encryption context.
+    pub scope: String,
+}
+
 /// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
 /// clock; the clients outlive it.
 pub struct DynamoDbRecords {
@@ -66,10 +76,11 @@ pub struct DynamoDbRecords {
 }
 
 impl DynamoDbRecords {
-    /// The records in the configured table.
-    pub fn new(aws: Arc<Aws>, config: &Config, clock: Clock, fill: Fill) -> Self {
-        let sealing = Sealing::new(Arc::clone(&aws), config);
-        Self { aws, table: config.table.clone(), sealing, clock, fill }
+    /// The records that are kept like this.
+    pub fn new(aws: Arc<Aws>, kept: Kept, clock: Clock, fill: Fill) -> Self {
+        let Kept { table, key, scope } = kept;
+        let sealing = Sealing::new(Arc::clone(&aws), key, scope);
+        Self { aws, table, sealing, clock, fill }
     }
 }
 

@@ -14,21 +14,20 @@ use super::{
     },
 };
 use crate::{
-    config::Config,
     error::{Error, Kind},
     token::TokenName,
 };
 
-/// Specs below the configured path.
+/// Specs below one path.
 pub struct SsmSpecs {
     aws: Arc<Aws>,
     path: String,
 }
 
 impl SsmSpecs {
-    /// The specs of this configuration.
-    pub fn new(aws: Arc<Aws>, config: &Config) -> Self {
-        Self { aws, path: config.specs.clone() }
+    /// Specs below this path, which does not end with a slash.
+    pub fn new(aws: Arc<Aws>, path: String) -> Self {
+        Self { aws, path }
     }
 }
 

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use changeover::{event::Request, record::Record, spec::Side};
-use serde_json::json;
 
 use crate::{
     amount,
     scene::*,
     world::{Ending, Fault, Faults, Intruder, LONG, MemoryWorld, place},
 };
+
+use serde_json::json;
 
 /// What is in progress when a rotation is asked for, beside the name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Occupant {
 /// The current version.
 fn current(world: &MemoryWorld) -> u64 {
     let record = world.record(&subject()).expect("a record");
-    record.in_stage(changeover::record::Stage::Current).expect("a current one").version.get()
+    record.in_stage(changeover::token::Stage::Current).expect("a current one").version.get()
 }
 
 fn waits() -> [Option<Duration>; 2] {

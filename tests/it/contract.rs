@@ -9,8 +9,8 @@ pub(crate) mod secrets;
 use std::sync::Arc;
 
 use changeover::{
-    spec::{AcceptedForm, ItemKey, KeyValue, ParameterName, Place, Publication},
-    token::TokenName,
+    spec::{ItemKey, KeyValue, ParameterName, Place, Publication},
+    token::{AcceptedForm, TokenName},
     world::{Clock, Publications, RecordStore},
 };
 

@@ -7,12 +7,18 @@ use changeover::{
     error::Kind,
     event::Request,
     plan::{self, Ask, Terms},
-    record::{Change, Held, Lease, Record},
-    spec::Spec,
-    spec::SpecId,
+    record::{Change, Held, Lease, Loaded, Record},
+    spec::{Spec, SpecId},
     token::TokenName,
-    world::Loaded,
 };
+
+use crate::{
+    amount,
+    damage::{assert_clear, damages, paused},
+    scene::*,
+    world::{Ending, Faults, MemoryWorld},
+};
+
 use jiff::Timestamp;
 use proptest::{
     collection::vec,
@@ -21,13 +27,6 @@ use proptest::{
     test_runner::Config,
 };
 use serde_json::json;
-
-use crate::{
-    amount,
-    damage::{assert_clear, damages, paused},
-    scene::*,
-    world::{Ending, Faults, MemoryWorld},
-};
 
 /// More calls than any invocation makes that is not caught in a loop.
 const MANY_CALLS: usize = 2_000;

@@ -8,18 +8,17 @@ use std::{
 use changeover::{
     fence::Fence,
     record::{
-        Begin, Change, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Stage,
-        Step,
+        Begin, Change, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Step,
     },
-    spec::Side,
-    spec::SpecId,
-    token::{Digest, VersionNumber},
+    spec::{Side, SpecId},
+    token::{Digest, Stage, VersionNumber},
     world::Sealed,
 };
-use jiff::Timestamp;
-use proptest::{prelude::*, test_runner::Config};
 
 use crate::{amount, sample::life, scene::subject};
+
+use jiff::Timestamp;
+use proptest::{prelude::*, test_runner::Config};
 
 proptest! {
     #![proptest_config(Config { cases: amount::cases(512), failure_persistence: None, ..Config::default() })]

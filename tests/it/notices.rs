@@ -10,17 +10,18 @@ use std::{
 use changeover::{
     event::Request,
     notice::{Notice, SOURCE, What},
-    record::{Record, Stage},
+    record::Record,
     spec::Side,
-    token::VersionNumber,
+    token::{Stage, VersionNumber},
 };
-use serde_json::{Value, json};
 
 use crate::{
     scene::*,
     schema::Schema,
     world::{Bus, MemoryWorld, place},
 };
+
+use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
 async fn every_change_of_a_stage_is_told_once_and_as_it_was_saved() {

@@ -5,11 +5,13 @@ mod properties;
 
 use std::time::Duration;
 
-use changeover::config::{self, Config};
-use changeover::error::Kind;
-use changeover::event::Request;
-use changeover::spec::{AcceptedForm, PicksUp, SecretCopy, Side, Spec, conflicts};
-use changeover::token::{Generation, Prefix, TokenName};
+use changeover::{
+    config::{self, Config},
+    error::Kind,
+    event::Request,
+    spec::{PicksUp, SecretCopy, Side, Spec, conflicts},
+    token::{AcceptedForm, Generation, Prefix, TokenName},
+};
 use serde_json::{Value, json};
 
 /// The example of the contract.

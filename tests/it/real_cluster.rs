@@ -24,8 +24,9 @@ use changeover::{
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
     token::{Digest, TokenName},
     world::{
-        Clusters, Examination, Progress, SecretRevision, Severity, Stamp, Subject, aws::Aws,
-        clusters::KubernetesClusters,
+        Clusters, Examination, Progress, SecretRevision, Severity, Stamp, Subject,
+        aws::Aws,
+        clusters::{KubernetesClusters, named::NamedClusters},
     },
 };
 use jiff::Timestamp;
@@ -72,7 +73,7 @@ impl Testbed {
             .credentials_provider(SharedCredentialsProvider::new(role))
             .build();
         let testbed = Self {
-            clusters: KubernetesClusters::new(
+            clusters: NamedClusters::of_function(
                 Arc::new(Aws::new(function)),
                 &configuration(&description),
                 Arc::new(Timestamp::now),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use changeover::{
     fence::{Fence, Life},
     record::{
-        ArrivalId, Begin, Change, Imported, KeyDigest, Lease, Minted, Purpose, Queued, Record,
-        RotationId, Stage,
+        ArrivalId, Begin, Change, Imported, KeyDigest, KeyEntry, Lease, Minted, Purpose, Queued,
+        Record, RotationId,
     },
     spec::SpecId,
-    token::{Secret, TokenName, VersionNumber},
-    world::{Accepted, Audit, Content, KeyEntry, Sealed},
+    token::{Secret, Stage, TokenName, VersionNumber},
+    world::{Accepted, Audit, Content, Sealed},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

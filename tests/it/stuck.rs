@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use changeover::{event::Request, record::Stage, spec::Side, token::TokenName};
-use serde_json::{Value, json};
+use changeover::{
+    event::Request,
+    spec::Side,
+    token::{Stage, TokenName},
+};
 
 use crate::{
     amount,
     scene::*,
     world::{Fault, Faults, LONG, MemoryWorld, place, token},
 };
+
+use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(25 * 60 * 60);

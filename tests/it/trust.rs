@@ -3,18 +3,19 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover::{
-    record::{Begin, Change, KeyDigest, Lease, Minted, Purpose, Record, RotationId, Stage},
-    spec::{AcceptedForm, Publication, Side, SpecId},
-    token::{Secret, VersionNumber},
-    world::{Accepted, Content, KeyEntry, Save, Saved, World},
+    record::{Begin, Change, KeyDigest, KeyEntry, Lease, Minted, Purpose, Record, RotationId},
+    spec::{Publication, Side, SpecId},
+    token::{AcceptedForm, Secret, Stage, VersionNumber},
+    world::{Accepted, Content, Save, Saved, World},
 };
-use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::{
     scene::*,
     world::{Fault, Faults, LEASE, LONG, MemoryWorld, place},
 };
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 const OVERLAP: Duration = Duration::from_secs(15);
 

@@ -36,7 +36,7 @@ use aws_smithy_runtime_api::{
     shared::IntoShared,
 };
 use aws_smithy_types::body::SdkBody;
-use changeover::{config::Config, world::aws::Aws};
+use changeover::world::{aws::Aws, record_store::Kept};
 use serde_json::{Value, json};
 
 /// One request, as it went over the wire.
@@ -143,18 +143,23 @@ pub(crate) fn sdk_config() -> SdkConfig {
         .build()
 }
 
-/// What the function is told.
-pub(crate) fn config() -> Config {
-    Config::from(|variable| {
-        Some(match variable {
-            changeover::config::FUNCTION_NAME => "changeover-rotator".to_owned(),
-            changeover::config::TABLE => "changeover".to_owned(),
-            changeover::config::KEY => "alias/sealing".to_owned(),
-            changeover::config::PUBLICATION_KEY => "alias/publication".to_owned(),
-            _ => return None,
-        })
-    })
-    .expect("a configuration")
+/// Where records are kept.
+pub(crate) fn kept() -> Kept {
+    Kept {
+        table: "changeover".to_owned(),
+        key: "alias/sealing".to_owned(),
+        scope: "changeover".to_owned(),
+    }
+}
+
+/// The path of the specs.
+pub(crate) fn specs() -> String {
+    "/changeover/tokens".to_owned()
+}
+
+/// The key of publications that name none.
+pub(crate) fn publication_key() -> String {
+    "alias/publication".to_owned()
 }
 
 impl HttpConnector for Wire {

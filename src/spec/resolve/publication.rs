@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::{
     super::{
-        AcceptedForm, ItemKey, KeyValue, ParameterName, Place, Publication, Side,
+        ItemKey, KeyValue, ParameterName, Place, Publication, Side,
         raw::{self, Attributes, Object},
         rules::{TABLE_RULE, is_kms_key, is_table},
     },
     Faults,
 };
-use crate::error::shown;
+use crate::{error::shown, token::AcceptedForm};
 
 impl Faults {
     pub(super) fn publication(

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
 use super::{
-    Access, Connection, Now,
+    Access, Connection, Home, KubernetesClusters, Now, account,
     client::{Endpoint, Identity, client, later},
     eks, token_parameter,
 };
@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Clients are made when first needed. What is known of a cluster is kept for the life of the
 /// process, until its API server does not answer or does not know us.
-pub(super) struct NamedClusters {
+pub struct NamedClusters {
     aws: Arc<Aws>,
     path: String,
     now: Now,
@@ -35,9 +35,19 @@ pub(super) struct NamedClusters {
 }
 
 impl NamedClusters {
-    /// The clusters of this configuration. Tokens are dated `now`.
-    pub(super) fn new(aws: Arc<Aws>, config: &Config, now: Now) -> Self {
-        Self { aws, path: config.clusters.clone(), now, clusters: Mutex::default() }
+    /// The clusters that the parameters below this path describe, and EKS clusters of the function's own account
+    /// and region. Tokens are dated `now`.
+    pub fn new(aws: Arc<Aws>, path: String, now: Now) -> Self {
+        Self { aws, path, now, clusters: Mutex::default() }
+    }
+
+    /// All of them, of a function that publishes in its own region with this KMS key.
+    pub fn of_function(aws: Arc<Aws>, config: &Config, now: Now) -> KubernetesClusters {
+        let home = Home {
+            region: aws.config().region().map(ToString::to_string),
+            account: account(&config.publication_key),
+        };
+        KubernetesClusters::reached_by(Arc::new(Self::new(aws, config.clusters.clone(), now)), home)
     }
 
     fn known(&self, cluster: &str) -> Arc<futures::lock::Mutex<Known>> {

@@ -15,8 +15,8 @@ use super::answered;
 use crate::{
     error::{Error, Kind},
     fence::Fence,
-    spec::{AcceptedForm, ItemKey, KeyValue, Place, Side, WRITTEN_ATTRIBUTES},
-    token::{Secret, TokenName},
+    spec::{ItemKey, KeyValue, Place, Side, WRITTEN_ATTRIBUTES},
+    token::{AcceptedForm, Secret, TokenName},
     world::{
         Content, Holding, WriteError, Written,
         attributes::{Attributes, from_json, to_json},
@@ -393,7 +393,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{fence::Life, record::Stage, token::VersionNumber, world::Accepted};
+    use crate::{
+        fence::Life,
+        token::{Stage, VersionNumber},
+        world::Accepted,
+    };
 
     fn any_value() -> impl Strategy<Value = Secret> {
         "[!-~]{1,64}".prop_map(Secret::verbatim)

@@ -8,11 +8,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{Error, Kind},
-    record::{Failing, KeyDigest, Record, RotationId},
+    record::{Failing, KeyDigest, KeyEntry, Loaded, Record, RotationId},
     time,
     token::{TokenName, VersionNumber},
     world::{
-        Audit, KeyEntry, Loaded,
+        Audit,
         attributes::{Attributes, from_json, to_json},
         milliseconds,
     },

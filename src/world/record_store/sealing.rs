@@ -5,7 +5,6 @@ use std::{collections::HashMap, sync::Arc};
 use aws_sdk_kms::{operation::decrypt::DecryptError, primitives::Blob};
 
 use crate::{
-    config::Config,
     error::{Error, Kind},
     token::{Secret, TokenName, VersionNumber},
     world::{
@@ -22,8 +21,8 @@ pub(super) struct Sealing {
 }
 
 impl Sealing {
-    pub(super) fn new(aws: Arc<Aws>, config: &Config) -> Self {
-        Self { aws, key: config.key.clone(), scope: config.scope.clone() }
+    pub(super) fn new(aws: Arc<Aws>, key: String, scope: String) -> Self {
+        Self { aws, key, scope }
     }
 
     /// See [`crate::world::RecordStore::seal`].

@@ -12,12 +12,15 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_ssm::types::ParameterType;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use changeover::{
-    config::{self, Config},
     error::Kind,
     spec::{ParameterName, Place, Side},
     world::{
-        Clock, Inboxes, Publications, Specs, aws::Aws, inboxes::SsmInboxes,
-        publications::AwsPublications, record_store::DynamoDbRecords, specs::SsmSpecs,
+        Clock, Inboxes, Publications, Specs,
+        aws::Aws,
+        inboxes::SsmInboxes,
+        publications::AwsPublications,
+        record_store::{DynamoDbRecords, Kept},
+        specs::SsmSpecs,
     },
 };
 use jiff::Timestamp;
@@ -69,7 +72,7 @@ impl Testbed {
         });
         let aws = Arc::clone(&self.aws);
         Stores {
-            records: Arc::new(DynamoDbRecords::new(aws, &self.config(), clock, fill)),
+            records: Arc::new(DynamoDbRecords::new(aws, self.kept(), clock, fill)),
             publications: Arc::new(self.publications(&self.aws)),
             clock,
             items: ITEMS.to_owned(),
@@ -78,7 +81,7 @@ impl Testbed {
     }
 
     fn publications(&self, aws: &Arc<Aws>) -> AwsPublications {
-        AwsPublications::new(Arc::clone(aws), &self.config())
+        AwsPublications::new(Arc::clone(aws), text(&self.description["publication_key"]).to_owned())
     }
 
     /// The emulator that knows Parameter Store's limits.
@@ -86,19 +89,12 @@ impl Testbed {
         aws_at(&self.description, text(&self.description["moto"]))
     }
 
-    fn config(&self) -> Config {
-        let specs = format!("/contract/{}/specs", self.suffix);
-        let found = |variable: &str| {
-            Some(match variable {
-                config::FUNCTION_NAME => "contract".to_owned(),
-                config::TABLE => text(&self.description["table"]).to_owned(),
-                config::KEY => text(&self.description["key"]).to_owned(),
-                config::PUBLICATION_KEY => text(&self.description["publication_key"]).to_owned(),
-                config::SPECS => specs.clone(),
-                _ => return None,
-            })
-        };
-        Config::from(found).expect("a configuration")
+    fn kept(&self) -> Kept {
+        Kept {
+            table: text(&self.description["table"]).to_owned(),
+            key: text(&self.description["key"]).to_owned(),
+            scope: "changeover".to_owned(),
+        }
     }
 
     async fn create_items(&self) {
@@ -210,13 +206,13 @@ async fn a_parameter_in_plain_is_not_written() {
 #[ignore = "needs a testbed: `make test`"]
 async fn specs_are_what_stands_directly_below_their_path() {
     let testbed = Testbed::named().await;
-    let config = testbed.config();
+    let path = format!("/contract/{}/specs", testbed.suffix);
     let names: Vec<_> = (0..23).map(|number| format!("token-{number:02}")).collect();
     for name in names.iter().map(String::as_str).chain(["deeper/token", "Not-a-token"]) {
-        let put = testbed.aws.ssm().put_parameter().name(format!("{}/{name}", config.specs));
+        let put = testbed.aws.ssm().put_parameter().name(format!("{path}/{name}"));
         put.value("{}").r#type(ParameterType::String).send().await.expect("put");
     }
-    let specs = SsmSpecs::new(Arc::clone(&testbed.aws), &config);
+    let specs = SsmSpecs::new(Arc::clone(&testbed.aws), path.clone());
     let all = specs.all().await.expect("an answer");
     let found: Vec<_> = all.iter().map(|(token, _)| token.as_str()).collect();
     assert_eq!(found, names);

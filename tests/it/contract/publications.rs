@@ -2,7 +2,8 @@
 
 use changeover::{
     fence::Fence,
-    spec::{AcceptedForm, Publication, Side},
+    spec::{Publication, Side},
+    token::AcceptedForm,
     world::{Content, Holding, Written},
 };
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use changeover::{
     error::{Error, Kind},
     fence::Fence,
-    record::Record,
+    record::{Loaded, Record},
     token::{Digest, Secret, TokenName, VersionNumber},
-    world::{Audit, Loaded, Save, Saved},
+    world::{Audit, Save, Saved},
 };
-use jiff::Timestamp;
 
 use super::{Stores, promises};
 use crate::sample::{audit, bare_record, begun_record, fence, key, key_entry, life};
+
+use jiff::Timestamp;
 
 promises!(
     saves_only_if_unmoved,

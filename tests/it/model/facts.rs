@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use changeover::{
-    record::{Leg, Purpose, Record, Stage, Step, Version},
+    record::{Leg, Purpose, Record, Step, Version},
     spec::Side,
-    token::VersionNumber,
+    token::{Stage, VersionNumber},
 };
 
 use super::{

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use changeover::{record::LEASE_GRACE, time::milliseconds};
-use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::records::Edit;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// The moment at which every question is asked: what passes are the times in the record.
 pub(super) const NOW: Timestamp = Timestamp::constant(1_793_491_200, 0);

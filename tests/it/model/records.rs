@@ -11,6 +11,17 @@ use std::{
     time::Duration,
 };
 
+use changeover::{
+    fence::Life,
+    plan::{self, Ask, Move, Terms},
+    record::{
+        Begin, Change, Held, Lease, Loaded, Minted, Purpose, Record, RotationId, SecretRevision,
+        Seen, Wait,
+    },
+    spec::{COMPARE_EVERY, Side, SpecId},
+    token::{Digest, Sealed},
+};
+
 use super::{
     checker::Quick,
     facts::Facts,
@@ -18,16 +29,6 @@ use super::{
     state::{Asks, View, index},
 };
 use crate::scene::subject;
-use changeover::{
-    fence::Life,
-    plan::{self, Ask, Move, Terms},
-    record::{
-        Begin, Change, Held, Lease, Minted, Purpose, Record, RotationId, SecretRevision, Seen, Wait,
-    },
-    spec::{COMPARE_EVERY, Side, SpecId},
-    token::{Digest, Sealed},
-    world::Loaded,
-};
 
 const OVERLAP: Duration = Duration::from_secs(900);
 /// The accepted set is never full here.

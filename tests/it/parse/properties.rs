@@ -2,24 +2,23 @@
 
 use std::convert::Infallible;
 
+use changeover::{
+    config::{self, Config},
+    error::Kind,
+    event::Request,
+    spec::{ClusterDescription, ItemKey, KeyValue, ParameterName, Place, Spec, WRITTEN_ATTRIBUTES},
+    token::{AcceptedForm, Digest, Generation, LARGEST_VALUE, Prefix, Secret, TokenName},
+};
+
+use super::{example, name, parse};
+use crate::sample::pointers;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use changeover::config::{self, Config};
-use changeover::error::Kind;
-use changeover::event::Request;
-use changeover::spec::{
-    AcceptedForm, ClusterDescription, ItemKey, KeyValue, ParameterName, Place, Spec,
-    WRITTEN_ATTRIBUTES,
-};
-use changeover::token::{Digest, Generation, LARGEST_VALUE, Prefix, Secret, TokenName};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rand::{TryCryptoRng, TryRng};
 use serde_json::{Value, json};
 use sha2::Digest as _;
-
-use super::{example, name, parse};
-use crate::sample::pointers;
 
 proptest! {
     #[test]
@@ -60,8 +59,8 @@ proptest! {
             spec(json!({"prefix": value})),
             event("token", format!("{value}_")),
             event("key", format!("{value}<aws.")),
-            Secret::adopt(format!("{value}\n")).expect_err("a line end is no part of a token"),
-            Secret::adopt(format!("{value}{{{{")).expect_err("SSM refuses it"),
+            Secret::adopt(format!("{value}\n")).expect_err("a line end is no part of a token").into(),
+            Secret::adopt(format!("{value}{{{{")).expect_err("SSM refuses it").into(),
         ];
         let mut texts = vec![
             format!("{secret}"),

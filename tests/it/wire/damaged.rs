@@ -14,7 +14,7 @@ use changeover::{
 use proptest::{prelude::*, test_runner::Config};
 use serde_json::{Value, json};
 
-use super::{Wire, config, ok};
+use super::{Wire, kept, ok, publication_key, specs};
 use crate::{
     amount,
     damage::{Damages, assert_clear, damages, paused},
@@ -59,8 +59,8 @@ async fn answered_with(read: &str, damages: &Damages) {
         buffer.fill(0xab);
         Ok(())
     });
-    let records = DynamoDbRecords::new(wire.aws(), &config(), Clock::starting_at(at(0)), fill);
-    let publications = AwsPublications::new(wire.aws(), &config());
+    let records = DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), fill);
+    let publications = AwsPublications::new(wire.aws(), publication_key());
     let read: Result<(), Error> = match read {
         "record" => records.load(&token(), None).await.map(drop),
         "record and key" => records.load(&token(), Some(&key("k"))).await.map(drop),
@@ -78,7 +78,7 @@ async fn answered_with(read: &str, damages: &Damages) {
         "parameter" => publications.read(&parameter(), Side::Presenters).await.map(drop),
         "token" => publications.read(&item(), Side::Presenters).await.map(drop),
         "accepted" => publications.read(&item(), Side::Verifiers).await.map(drop),
-        _ => SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.map(drop),
+        _ => SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.map(drop),
     };
     if let Err(error) = read {
         assert_clear(&error);

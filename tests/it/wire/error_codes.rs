@@ -6,12 +6,12 @@ use changeover::{
 };
 use serde_json::json;
 
-use super::{Answer, Wire, config, error_body};
+use super::{Answer, Wire, error_body, specs};
 use crate::sample::token;
 
 async fn kind_of(answer: Answer) -> (Kind, String, usize) {
     let wire = Wire::script([answer]);
-    let specs = SsmSpecs::new(wire.aws(), &config());
+    let specs = SsmSpecs::new(wire.aws(), specs());
     let error = specs.spec(&token()).await.expect_err("it fails");
     (error.kind, error.to_string(), wire.calls().len())
 }
@@ -75,6 +75,6 @@ async fn throttling_is_waited_out() {
         super::refused("ThrottlingException"),
         super::ok(parameter),
     ]);
-    let specs = SsmSpecs::new(wire.aws(), &config());
+    let specs = SsmSpecs::new(wire.aws(), specs());
     assert!(specs.spec(&token()).await.expect("an answer").is_some());
 }

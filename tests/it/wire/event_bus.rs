@@ -2,15 +2,16 @@
 
 use changeover::{
     notice::{Notice, What},
-    record::{RotationId, Stage},
-    token::VersionNumber,
+    record::RotationId,
+    token::{Stage, VersionNumber},
     world::{Subscribers, event_bus::EventBus},
 };
-use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Answer, Call, Wire, ok, refused};
 use crate::scene::subject;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// That this many versions were retired, one after the other.
 fn notices(count: u64) -> Vec<Notice> {

@@ -10,19 +10,20 @@ use changeover::{
         progress::Progress,
         verdict::Verdict,
     },
-    record::{ArrivalId, Entry, Failing, Imported, Leg, Queued, RotationId, Stage, Step},
+    record::{ArrivalId, Entry, Failing, Imported, Leg, Queued, RotationId, Step},
     report::{
         self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
         Standing,
     },
-    token::VersionNumber,
+    token::{Stage, VersionNumber},
     world::{Clock, Finding, Severity},
 };
-use clap::Parser;
-use serde_json::{Value, json};
 
 use super::{Answer, Wire, ok, refused};
 use crate::sample::{at, token};
+
+use clap::Parser;
+use serde_json::{Value, json};
 
 /// What a command came to.
 struct Ran {

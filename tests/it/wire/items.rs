@@ -3,13 +3,15 @@
 use changeover::{
     error::Kind,
     fence::Fence,
-    spec::{AcceptedForm, ItemKey, KeyValue, Place, Publication, Side},
+    spec::{ItemKey, KeyValue, Place, Publication, Side},
+    token::AcceptedForm,
     world::{Content, Publications, WriteError, Written, publications::AwsPublications},
 };
-use serde_json::{Value, json};
 
-use super::{Answer, Call, Wire, config, error_body, ok, refused};
+use super::{Answer, Call, Wire, error_body, ok, publication_key, refused};
 use crate::sample::{accepted, fence, life, presented, token, under};
+
+use serde_json::{Value, json};
 
 fn place() -> Place {
     let key = vec![("id".to_owned(), KeyValue::Text("service_token".to_owned()))];
@@ -21,7 +23,7 @@ fn publication(form: AcceptedForm) -> Publication {
 }
 
 async fn write(wire: &Wire, form: AcceptedForm, view: &Content) -> Result<Written, WriteError> {
-    let publications = AwsPublications::new(wire.aws(), &config());
+    let publications = AwsPublications::new(wire.aws(), publication_key());
     publications.write(&publication(form), None, view).await
 }
 
@@ -130,7 +132,7 @@ async fn what_was_written_reads_back_in_the_same_bytes() {
                 _ => ok(json!({"Item": item})),
             });
             write(&wire, form, &view).await.expect("written");
-            let publications = AwsPublications::new(wire.aws(), &config());
+            let publications = AwsPublications::new(wire.aws(), publication_key());
             let holding = publications.read(&place(), side).await.expect("an answer");
             let holding = holding.expect("a view");
             assert_eq!(holding.value.expose(), view.bytes(form).expose());
@@ -151,7 +153,7 @@ async fn an_item_without_a_view_holds_nothing_and_one_by_hand_its_value() {
     ];
     for (answer, expected) in table {
         let wire = Wire::script([ok(answer)]);
-        let publications = AwsPublications::new(wire.aws(), &config());
+        let publications = AwsPublications::new(wire.aws(), publication_key());
         let holding = publications.read(&place(), Side::Presenters).await.expect("an answer");
         let found = holding.as_ref().map(|it| (it.value.expose(), it.store_version));
         assert_eq!(found, expected);
@@ -169,7 +171,7 @@ async fn a_list_that_somebody_edited_is_seen_to_differ() {
     ];
     for edit in edits {
         let wire = Wire::script([ok(json!({"Item": {"accepted": edit}}))]);
-        let publications = AwsPublications::new(wire.aws(), &config());
+        let publications = AwsPublications::new(wire.aws(), publication_key());
         let holding = publications.read(&place(), Side::Verifiers).await.expect("an answer");
         assert_ne!(holding.expect("a value").value.expose(), ours.expose());
     }
@@ -224,7 +226,7 @@ async fn a_damaged_item_is_an_error_that_names_the_attribute() {
     ];
     for (item, attribute) in table {
         let wire = Wire::script([ok(json!({"Item": item}))]);
-        let publications = AwsPublications::new(wire.aws(), &config());
+        let publications = AwsPublications::new(wire.aws(), publication_key());
         let error = publications.read(&place(), Side::Presenters).await.expect_err("damaged");
         assert_eq!(error.kind, Kind::PreflightFailed);
         assert!(error.to_string().contains(&format!("`{attribute}`")), "{error}");

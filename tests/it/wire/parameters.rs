@@ -2,17 +2,18 @@
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use changeover::{
     error::Kind,
-    spec::{AcceptedForm, ParameterName, Place, Publication, Side},
+    spec::{ParameterName, Place, Publication, Side},
+    token::AcceptedForm,
     world::{Publications, WriteError, Written, aws::Aws, publications::AwsPublications},
 };
+
+use super::{Answer, Wire, error_body, ok, publication_key, refused, sdk_config};
+use crate::sample::{accepted, presented, token};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-use super::{Answer, Wire, config, error_body, ok, refused, sdk_config};
-use crate::sample::{accepted, presented, token};
 
 const NAME: &str = "/backend/datastore-token";
 
@@ -25,7 +26,7 @@ fn publication(key: Option<&str>) -> Publication {
 }
 
 fn publications(wire: &Wire) -> AwsPublications {
-    AwsPublications::new(wire.aws(), &config())
+    AwsPublications::new(wire.aws(), publication_key())
 }
 
 async fn write(wire: &Wire) -> Result<Written, WriteError> {
@@ -171,7 +172,7 @@ async fn a_connection_that_was_never_made_leaves_nothing_unanswered() {
         .http_client(http_client)
         .endpoint_url(format!("http://{free}"))
         .build();
-    let publications = AwsPublications::new(Arc::new(Aws::new(of_nobody)), &config());
+    let publications = AwsPublications::new(Arc::new(Aws::new(of_nobody)), publication_key());
     let view = presented(&token(), 5, "ds_s3cret");
     let written = publications.write(&publication(None), Some("alias/known"), &view).await;
     let error = written.expect_err("nobody there");

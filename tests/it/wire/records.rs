@@ -15,7 +15,7 @@ use changeover::{
 };
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Wire, config, error_body, ok, refused};
+use super::{Answer, Call, Wire, error_body, kept, ok, refused};
 use crate::sample::{
     at, audit, bare_record, begun_record, fence, key, key_entry, life, named, token,
 };
@@ -25,7 +25,7 @@ fn records(wire: &Wire) -> DynamoDbRecords {
         buffer.fill(0xab);
         Ok(())
     });
-    DynamoDbRecords::new(wire.aws(), &config(), Clock::starting_at(at(0)), fill)
+    DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), fill)
 }
 
 /// The id of every write, given the bytes above.

@@ -6,7 +6,7 @@ use changeover::{
 };
 use serde_json::{Value, json};
 
-use super::{Wire, config, ok, refused};
+use super::{Wire, ok, refused, specs};
 use crate::sample::{at, token};
 
 fn parameter(name: &str, kind: &str, version: i64) -> Value {
@@ -18,7 +18,7 @@ fn parameter(name: &str, kind: &str, version: i64) -> Value {
 #[tokio::test(start_paused = true)]
 async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
     let wire = Wire::script([ok(json!({"Parameter": parameter("datastore-token", "String", 4)}))]);
-    let spec = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect("an answer");
+    let spec = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.expect("an answer");
     assert_eq!(
         spec,
         Some(SpecText {
@@ -36,7 +36,7 @@ async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
 async fn a_missing_parameter_is_no_spec() {
     for code in ["ParameterNotFound", "ParameterVersionNotFound"] {
         let wire = Wire::script([refused(code)]);
-        let spec = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await;
+        let spec = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await;
         assert_eq!(spec.expect("an answer"), None);
     }
 }
@@ -44,7 +44,7 @@ async fn a_missing_parameter_is_no_spec() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_a_parameter_is_no_missing_spec() {
     let wire = Wire::script([ok(json!({}))]);
-    let error = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect_err("nothing");
+    let error = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.expect_err("nothing");
     assert_eq!(error.kind, Kind::Unreachable);
 }
 
@@ -53,7 +53,7 @@ async fn a_spec_that_is_hidden_or_a_list_is_refused() {
     for kind in ["SecureString", "StringList"] {
         let found = json!({"Parameter": parameter("datastore-token", kind, 1)});
         let wire = Wire::script([ok(found)]);
-        let error = SsmSpecs::new(wire.aws(), &config()).spec(&token()).await.expect_err("refused");
+        let error = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.expect_err("refused");
         assert_eq!(error.kind, Kind::BadSpec);
         assert!(error.to_string().contains(kind), "{error}");
     }
@@ -72,7 +72,7 @@ async fn all_specs_are_read_page_by_page_and_told_by_name() {
             }),
         })
     });
-    let all = SsmSpecs::new(wire.aws(), &config()).all().await.expect("an answer");
+    let all = SsmSpecs::new(wire.aws(), specs()).all().await.expect("an answer");
     let told = all.iter().map(|(token, spec)| {
         (token.as_str(), spec.as_ref().map(|spec| spec.version).map_err(|error| error.kind))
     });

@@ -2,8 +2,9 @@
 
 use changeover::{
     notice::{Notice, What},
-    record::{Record, Stage},
+    record::Record,
     report::Reason,
+    token::Stage,
 };
 
 use super::state::State;

@@ -8,26 +8,22 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use changeover::{
     error::{Error, Kind},
     event::Request,
     fence::Fence,
     metrics::Measurement,
     notice::Notice,
-    record::{Failing, KeyDigest},
+    record::{Failing, KeyDigest, KeyEntry, Loaded},
     spec::{ParameterName, Place, Publication, Side, Workload},
     token::{Digest, Secret, TokenName, VersionNumber},
     world::{
         Arrival, Audit, Clusters, Content, Described, Examination, Finding, Holding, Inboxes,
-        Invocations, KeyEntry, Loaded, Meter, Pipeline, Progress, Publications, RecordStore, Save,
-        Saved, Sealed, SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore,
-        Untold, Verdict, WriteError, Written,
+        Invocations, Meter, Pipeline, Progress, Publications, RecordStore, Save, Saved, Sealed,
+        SecretRevision, SpecText, Specs, Stamp, Subject, Subscribers, SyncedBefore, Untold,
+        Verdict, WriteError, Written,
     },
 };
-use futures::future::join_all;
-use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{
     FUNCTION,
@@ -37,6 +33,10 @@ use super::{
     records::{OwnedSave, open, sealed},
     state::{Bus, Job, State},
 };
+use async_trait::async_trait;
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
 
 /// All ports of one invocation.
 pub(crate) struct Ports {

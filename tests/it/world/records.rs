@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use changeover::{
     error::{Error, Kind},
     fence::Fence,
-    record::{Failing, KeyDigest, Purpose, Record, RotationId, Stage, Version},
+    record::{Failing, KeyDigest, KeyEntry, Loaded, Purpose, Record, RotationId, Version},
     spec::Side,
-    token::{Digest, Secret, TokenName, VersionNumber},
-    world::{Audit, KeyEntry, Loaded, Saved, Sealed},
+    token::{Digest, Secret, Stage, TokenName, VersionNumber},
+    world::{Audit, Saved, Sealed},
 };
-use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::state::State;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// Records, keys, audit and index, and what was ever saved.
 #[derive(Clone, Default)]
