@@ -55,12 +55,12 @@ check-rust:
 lint-others: planted-check lint-dependencies lint-templates lint-scripts
 
 unit-tests:
-	$(TIMED) unit-test-build cargo test --locked --no-run
+	$(TIMED) unit-test-build cargo test --locked --workspace --no-run
 	$(TIMED) unit-tests tests/rust
 
 # Every promise, on the real parts. The function under test is the one that the tests' own build brings: one build, not two.
 test: $(TOOLS)/can-build
-	$(TIMED) test-build cargo test --locked --no-run
+	$(TIMED) test-build cargo test --locked --workspace --no-run
 	CHANGEOVER_CACHE=$(CACHE) tests/testbed/run test --rotator $(or $(CARGO_TARGET_DIR),target)/debug/rotator
 
 # Everything that `make test` draws a sample of: all kills, all faults, 20,000 worlds, the model with three actors at once, the
@@ -82,11 +82,11 @@ planted-check:
 lint: lint-others lint-rust
 
 lint-rust:
-	$(TIMED) fmt cargo fmt --check
-	$(TIMED) clippy cargo clippy --locked --all-targets -- --deny warnings
+	$(TIMED) fmt cargo fmt --all --check
+	$(TIMED) clippy cargo clippy --locked --workspace --all-targets -- --deny warnings
 
 lint-dependencies: $(CARGO_DENY)/bin/cargo-deny
-	$(TIMED) deny $(ONCE) Cargo.toml Cargo.lock deny.toml -- $(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
+	$(TIMED) deny $(ONCE) Cargo.toml Cargo.lock crates/*/Cargo.toml deny.toml -- $(CARGO_DENY)/bin/cargo-deny --locked check bans licenses sources
 	@# The database of advisories is on a git host, which not every network reaches.
 	@if timeout 120 $(CARGO_DENY)/bin/cargo-deny fetch db 2> /dev/null; \
 		then $(CARGO_DENY)/bin/cargo-deny --locked check --disable-fetch advisories; \
@@ -114,8 +114,8 @@ lint-scripts: $(TOOLS)/complete
 # Size, start and calls of a rotation, how soon a rollout is seen, and how rotations by hand fare beside it. The function is
 # measured as it is deployed.
 bench:
-	cargo bench --locked --no-default-features --bench startup
-	tests/testbed/run with -- cargo bench --locked --no-default-features --bench rollouts
+	cargo bench --locked --bench startup
+	tests/testbed/run with -- cargo bench --locked --bench rollouts
 	tests/testbed/run compare
 
 # The processor to build for: ARCHITECTURE=x86_64, else the one that was deployed before, else template.yaml's own.

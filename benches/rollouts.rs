@@ -14,16 +14,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use changeover::{
+use changeover_core::{
     error::Error,
-    fence::Fence,
+    ports::{Clusters, Progress, Stamp},
     spec::{PicksUp, Side, Workload, WorkloadKind},
-    token::{Digest, TokenName},
-    world::{
-        Clusters, Progress, Stamp,
-        clusters::{Access, Connection, Home, KubernetesClusters},
-    },
 };
+use changeover_kubernetes::{Access, Connection, Home, KubernetesClusters};
+use changeover_token::{Digest, Fence, TokenName};
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use k8s_openapi::api::{
     apps::v1::Deployment,

@@ -4,12 +4,11 @@ use std::env::VarError;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tracing_subscriber::filter::Targets;
-
-use crate::error::{causes, quoted};
-use crate::spec::{
-    self, ParameterName, Reserved, TABLE_RULE, is_kms_key, is_name_character, is_table,
+use changeover_core::{
+    error::{causes, quoted},
+    spec::{self, ParameterName, Reserved, TABLE_RULE, is_kms_key, is_name_character, is_table},
 };
+use tracing_subscriber::filter::Targets;
 
 /// The function's name. Lambda sets it, no template can, and the runtime needs it too. Required.
 pub const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";

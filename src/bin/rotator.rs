@@ -2,28 +2,16 @@
 
 use std::{panic, process::ExitCode, sync::Arc, time::Duration};
 
-use changeover::{
-    config::Config,
-    error::Error,
-    event::Invocation,
-    invoke,
-    report::Answer,
-    rotate::Settings,
-    world::{
-        Clock, World,
-        aws::Aws,
-        clusters::{KubernetesClusters, named::NamedClusters},
-        embedded_metrics::EmbeddedMetrics,
-        event_bus::EventBus,
-        host,
-        inboxes::SsmInboxes,
-        invocations::LambdaInvocations,
-        jobs::CodePipelineJobs,
-        publications::AwsPublications,
-        record_store::{DynamoDbRecords, Kept},
-        specs::SsmSpecs,
-    },
+use changeover::{clusters::NamedClusters, config::Config};
+use changeover_aws::{
+    Aws, AwsPublications, CodePipelineJobs, DynamoDbRecords, EventBus, Kept, LambdaInvocations,
+    SsmInboxes, SsmSpecs,
 };
+use changeover_core::{
+    clock::Clock, embedded_metrics::EmbeddedMetrics, error::Error, event::Invocation, host, invoke,
+    ports::World, report::Answer, rotate::Settings,
+};
+use changeover_kubernetes::KubernetesClusters;
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;

@@ -3,15 +3,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use changeover::event::Request;
-use serde_json::Value;
-
-use crate::{
-    metrics::{metrics_in, worlds},
+use changeover_core::event::Request;
+use changeover_testkit::{
+    measured::{metrics_in, worlds},
     scene::*,
-    template::{TOKEN, template},
     world::{LEASE, MemoryWorld},
 };
+
+use crate::template::{TOKEN, template};
+use serde_json::Value;
 
 const README: &str = include_str!("../../infra/README.md");
 /// How often a month has a day.

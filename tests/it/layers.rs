@@ -1,19 +1,33 @@
-//! Who may know whom: a request goes down the list of modules, what decides asks nobody, what carries
-//! out names no SDK, and adapters know nothing of rotations.
+//! Who may know whom. Between crates the manifests decide, and are compared with a table here; within the core a request goes
+//! down the list of modules, what decides asks nobody, and adapters know nothing of rotations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sources::{self, Source};
 
-/// Modules that say what comes in: whoever needs it may use them.
-const COMING_IN: [&str; 2] = ["config", "event"];
-
-/// Modules that decide: values in, values out.
-const PURE: [&str; 14] = [
-    "config", "error", "event", "fence", "finding", "metrics", "notice", "plan", "record",
-    "report", "spec", "time", "token", "verdict",
+/// What each crate may name of the others.
+const CRATES: [(&str, &[&str]); 8] = [
+    (".", &["aws", "core", "kubernetes", "token"]),
+    ("crates/aws", &["core", "token"]),
+    ("crates/cli", &["aws", "core", "token"]),
+    ("crates/core", &["token"]),
+    ("crates/kubernetes", &["core", "token"]),
+    ("crates/testkit", &["core", "token"]),
+    ("crates/testkit-aws", &["aws"]),
+    ("crates/token", &[]),
 ];
-/// Modules that carry decisions out through the ports.
+/// Dependencies that do I/O or belong to one adapter, by how their names begin.
+const SDKS: [&str; 7] =
+    ["aws-", "hyper", "k8s-openapi", "kube", "lambda_runtime", "rustls", "tower"];
+
+/// Modules of the core that say what comes in: whoever needs it may use them.
+const COMING_IN: [&str; 1] = ["event"];
+
+/// Modules of the core that decide: values in, values out.
+const PURE: [&str; 10] = [
+    "error", "event", "finding", "metrics", "notice", "plan", "record", "report", "spec", "verdict",
+];
+/// Modules of the core that carry decisions out through the ports.
 const SHELL: [&str; 15] = [
     "admit",
     "begin",
@@ -31,16 +45,34 @@ const SHELL: [&str; 15] = [
     "sweep",
     "turn",
 ];
-/// The other binary's modules, below `command`, which nothing else knows of.
-const COMMAND: &str = "command";
-/// What reads answers, judges and shows them: it asks nobody.
+/// Modules of the core that are neither: the ports, and what stands at the edge for whoever has no other.
+const EDGE: [&str; 5] = ["clock", "embedded_metrics", "host", "ports", "random"];
+/// Of the command, what reads answers, judges and shows them: it asks nobody.
 const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
 /// How the methods of a turn, and whoever has one, name it.
 const TURN: &str = "Turn<";
-/// The command's own crates.
-const COMMANDS_CRATES: [&str; 4] = ["clap", "comfy_table", "console", "indicatif"];
-/// What AWS's and Kubernetes' crates are called.
-const SDKS: [&str; 5] = ["aws_", "k8s_openapi", "kube::", "lambda_runtime", "hyper"];
+
+#[test]
+fn manifests_are_the_layers() {
+    for (directory, allowed) in CRATES {
+        let named = dependencies(directory);
+        let ours = named.iter().filter_map(|name| name.strip_prefix("changeover-"));
+        let allowed: BTreeSet<_> = allowed.iter().copied().collect();
+        assert_eq!(ours.collect::<BTreeSet<_>>(), allowed, "{directory}");
+    }
+}
+
+#[test]
+fn core_and_token_name_no_sdk() {
+    for directory in ["crates/core", "crates/testkit", "crates/token"] {
+        for name in dependencies(directory) {
+            let is_sdk = SDKS.iter().any(|sdk| name.starts_with(sdk));
+            assert!(!is_sdk, "{directory} depends on {name}");
+        }
+    }
+    let of_the_token = dependencies("crates/token");
+    assert!(!of_the_token.iter().any(|name| name == "tokio"), "a token waits for nothing");
+}
 
 #[test]
 fn a_request_goes_down_the_list_of_modules() {
@@ -65,18 +97,8 @@ fn no_two_modules_need_each_other() {
 }
 
 #[test]
-fn the_core_names_no_sdk() {
-    for source in sources::under("src").iter().filter(|source| !is_at_the_edge(source)) {
-        for sdk in SDKS {
-            let named = source.code.lines().find(|line| names(line, sdk));
-            assert!(named.is_none(), "{} names {sdk}: {}", source.path, named.unwrap_or_default());
-        }
-    }
-}
-
-#[test]
 fn what_decides_waits_for_nothing() {
-    for source in sources::under("src").iter().filter(|source| PURE.contains(&module(source))) {
+    for source in sources::under(CORE).iter().filter(|source| PURE.contains(&module(source))) {
         for word in ["async ", ".await", "tokio::"] {
             assert!(!source.code.contains(word), "{} has `{word}`", source.path);
         }
@@ -85,43 +107,32 @@ fn what_decides_waits_for_nothing() {
 
 #[test]
 fn what_decides_does_not_know_who_carries_it_out() {
-    for source in sources::under("src").iter().filter(|source| PURE.contains(&module(source))) {
-        assert_knows_nothing_of(source, &SHELL);
+    for source in sources::under(CORE).iter().filter(|source| PURE.contains(&module(source))) {
+        assert_knows_nothing_of(source, "crate", &SHELL);
     }
 }
 
 #[test]
 fn adapters_know_nothing_of_rotations() {
-    for source in sources::under("src/world") {
-        assert_knows_nothing_of(&source, &SHELL);
-        assert_knows_nothing_of(&source, &["plan", "report"]);
+    for source in ["crates/aws/src", "crates/kubernetes/src"].into_iter().flat_map(sources::under) {
+        assert_knows_nothing_of(&source, "changeover_core", &SHELL);
+        assert_knows_nothing_of(&source, "changeover_core", &["plan", "report"]);
     }
 }
 
 #[test]
-fn the_function_does_not_know_the_command() {
-    for source in sources::under("src").iter().filter(|source| !is_of_the_command(source)) {
-        assert_knows_nothing_of(source, &[COMMAND]);
-        for name in COMMANDS_CRATES {
-            let named = source.code.lines().find(|line| names(line, &format!("{name}::")));
-            assert!(named.is_none(), "{} names {name}: {}", source.path, named.unwrap_or_default());
-        }
-    }
-}
-
-#[test]
-fn the_command_knows_the_function_by_its_answers_only() {
-    for source in sources::under("src").into_iter().filter(is_of_the_command) {
-        assert_knows_nothing_of(&source, &SHELL);
-        assert_knows_nothing_of(&source, &["config", "event", "plan", "record", "report"]);
+fn command_knows_the_function_by_its_answers_only() {
+    for source in sources::under(COMMAND) {
+        assert_knows_nothing_of(&source, "changeover_core", &SHELL);
+        let decided = ["event", "plan", "record", "report"];
+        assert_knows_nothing_of(&source, "changeover_core", &decided);
     }
 }
 
 #[test]
 fn what_shows_an_answer_asks_nobody() {
-    for source in sources::under("src/command") {
-        let path = source.path.trim_start_matches("src/command/");
-        if SHOWING.iter().any(|module| path.starts_with(module)) {
+    for source in sources::under(COMMAND) {
+        if SHOWING.contains(&module(&source)) {
             for word in ["async ", ".await", "tokio::", "io::"] {
                 assert!(!source.code.contains(word), "{} has `{word}`", source.path);
             }
@@ -131,23 +142,35 @@ fn what_shows_an_answer_asks_nobody() {
 
 #[test]
 fn every_module_is_in_one_layer() {
-    for source in sources::under("src") {
+    for source in sources::under(CORE) {
         let module = module(&source);
-        let is_placed = PURE.contains(&module)
-            || SHELL.contains(&module)
-            || ["world", COMMAND].contains(&module)
-            || source.path == "src/lib.rs"
-            || source.path.starts_with("src/bin/");
-        assert!(is_placed, "{} is in no layer: put its module into one above", source.path);
+        let layers: [&[&str]; 3] = [&PURE, &SHELL, &EDGE];
+        let placed = layers.iter().filter(|layer| layer.contains(&module)).count();
+        let is_root = module == "lib";
+        assert!(placed == usize::from(!is_root), "{} is in {placed} layers", source.path);
     }
 }
 
-/// The modules of `src/lib.rs`, in its order; not the command, which stands apart.
+const CORE: &str = "crates/core/src";
+const COMMAND: &str = "crates/cli/src";
+
+/// The names of the direct dependencies of a crate, those of its tests apart.
+pub(crate) fn dependencies(directory: &str) -> Vec<String> {
+    let path = format!("{}/{directory}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(path).unwrap();
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap();
+    let section = section.split("\n[").next().unwrap();
+    let lines = section.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(line.split(['.', ' ']).next()?.to_owned())).collect()
+}
+
+/// The modules of the core, in the order of its root.
 fn listed() -> Vec<String> {
-    let source = sources::under("src").into_iter().find(|source| source.path == "src/lib.rs");
+    let root = format!("{CORE}/lib.rs");
+    let source = sources::under(CORE).into_iter().find(|source| source.path == root);
     let modules = source.expect("the crate has a root").code;
     let modules = modules.lines().filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'));
-    modules.filter(|module| *module != COMMAND).map(str::to_owned).collect()
+    modules.map(str::to_owned).collect()
 }
 
 /// What each listed module uses of the others: by their names, and by what they add to a turn.
@@ -156,12 +179,13 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let methods = turn_methods();
     let mut uses: BTreeMap<_, BTreeSet<_>> =
         listed.iter().map(|module| (module.clone(), BTreeSet::new())).collect();
-    for source in sources::under("src") {
+    for source in sources::under(CORE) {
         let module = module(&source);
         if let Some(used) = uses.get_mut(module) {
             let code = source.without_spaces();
             let called = methods.iter().filter(|(method, _)| calls(&code, method));
-            let others = used_modules(&code).into_iter().chain(called.map(|(_, of)| of.clone()));
+            let others =
+                used_modules("crate", &code).into_iter().chain(called.map(|(_, of)| of.clone()));
             used.extend(others.filter(|other| other != module && listed.contains(other)));
         }
     }
@@ -171,7 +195,7 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
 /// The methods of `Turn`, which has some in each module of a rotation, and the module of each.
 fn turn_methods() -> BTreeMap<String, String> {
     let mut methods = BTreeMap::new();
-    for source in sources::under("src").iter().filter(|source| source.code.contains(TURN)) {
+    for source in sources::under(CORE).iter().filter(|source| source.code.contains(TURN)) {
         for (at, found) in source.code.match_indices("fn ") {
             let name = identifier(&source.code[at + found.len()..]);
             methods.insert(name, module(source).to_owned());
@@ -186,34 +210,23 @@ fn calls(code: &str, method: &str) -> bool {
     code.contains(TURN) && of("self") || of("turn")
 }
 
-/// Adapters and binaries, where SDKs are named; the ports and the clock are not among them.
-fn is_at_the_edge(source: &Source) -> bool {
-    source.path.starts_with("src/bin/")
-        || source.path == "src/command/function.rs"
-        || (source.path.starts_with("src/world/") && source.path != "src/world/clock.rs")
-}
-
-fn is_of_the_command(source: &Source) -> bool {
-    module(source) == COMMAND || source.path == "src/bin/changeover.rs"
-}
-
 /// The module below the crate's root that a file belongs to: `spec` of `src/spec/place.rs`.
 fn module(source: &Source) -> &str {
-    let path = source.path.strip_prefix("src/").unwrap_or_default();
-    path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+    let below = source.path.split("/src/").nth(1).unwrap_or_default();
+    below.split('/').next().unwrap_or_default().trim_end_matches(".rs")
 }
 
-fn assert_knows_nothing_of(source: &Source, modules: &[&str]) {
-    let used = used_modules(&source.without_spaces());
+fn assert_knows_nothing_of(source: &Source, of: &str, modules: &[&str]) {
+    let used = used_modules(of, &source.without_spaces());
     for module in modules {
         assert!(!used.iter().any(|used| used == module), "{} uses {module}", source.path);
     }
 }
 
-/// Modules named after `crate::`, those in the braces of a `use` included.
-fn used_modules(code: &str) -> Vec<String> {
+/// Modules named after `crate::` or the name of another crate, those in the braces of a `use` included.
+fn used_modules(of: &str, code: &str) -> Vec<String> {
     let mut used = Vec::new();
-    for (at, found) in code.match_indices("crate::") {
+    for (at, found) in code.match_indices(&format!("{of}::")) {
         let rest = &code[at + found.len()..];
         let Some(group) = rest.strip_prefix('{') else {
             used.push(identifier(rest));
@@ -241,11 +254,4 @@ fn used_modules(code: &str) -> Vec<String> {
 
 fn identifier(code: &str) -> String {
     code.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect()
-}
-
-/// Whether a word that begins like this stands in the line.
-fn names(line: &str, beginning: &str) -> bool {
-    line.match_indices(beginning).any(|(at, _)| {
-        !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
-    })
 }

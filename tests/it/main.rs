@@ -1,45 +1,11 @@
-//! Integration tests: one binary, because each one links the SDKs anew.
+//! What is true of the whole: its files, its templates, and real clusters.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
-mod amount;
-mod asked;
-mod behind_a_proxy;
-mod clusters;
-mod contract;
 mod costs;
-mod crash;
-mod damage;
-mod drift;
-mod events;
-mod fence;
-mod forget;
-mod fresh;
-mod hostile;
-mod import;
+mod environment;
 mod layers;
-mod lives;
-mod metrics;
-mod model;
-mod moves;
-mod names;
-mod notices;
-mod parse;
-mod pipeline;
-mod race;
 mod readme;
 mod real_cluster;
-mod respecified;
-mod sample;
-mod scene;
-mod schema;
-mod simulation;
 mod sources;
-mod story;
-mod stuck;
-mod sweep;
 mod template;
 mod terraform;
-mod trust;
-mod wire;
-mod wire_cluster;
-mod world;

@@ -18,21 +18,22 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_ssm::types::ParameterType;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use changeover::{
+    clusters::NamedClusters,
     config::{self, Config},
-    error::Kind,
-    fence::Fence,
-    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
-    token::{Digest, TokenName},
-    world::{
-        Clusters, Examination, Progress, SecretRevision, Severity, Stamp, Subject,
-        aws::Aws,
-        clusters::{KubernetesClusters, named::NamedClusters},
-    },
 };
+use changeover_aws::Aws;
+use changeover_core::{
+    error::Kind,
+    finding::{Examination, Severity, Subject},
+    ports::{Clusters, Progress, Stamp},
+    record::SecretRevision,
+    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
+};
+use changeover_kubernetes::KubernetesClusters;
+use changeover_testkit::amount::testbed_description;
+use changeover_token::{Digest, Fence, TokenName};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-
-use crate::amount::testbed_description;
 
 const LONG: Duration = Duration::from_secs(120);
 /// For how long what is not done is looked at until it is so with the expected words: as soon as the

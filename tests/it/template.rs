@@ -9,14 +9,12 @@ use std::{
     time::Duration,
 };
 
-use changeover::{
-    config::{self, Config},
-    event::STATUS_ALIAS,
-    spec::WRITTEN_ATTRIBUTES,
-};
-use serde_json::{Value, json};
+use changeover::config::{self, Config};
+use changeover_core::{event::STATUS_ALIAS, spec::WRITTEN_ATTRIBUTES};
 
 use crate::sources;
+use changeover_testkit::schema::strings;
+use serde_json::{Value, json};
 
 const TEMPLATE: &str = include_str!("../../template.yaml");
 const CLUSTER_RIGHTS: &str = include_str!("../../infra/eks-rbac.yaml");
@@ -392,16 +390,6 @@ fn the_log_is_kept_for_ninety_days() {
 }
 
 #[test]
-fn what_goes_to_lambda_leaves_the_command_out() {
-    let manifest = include_str!("../../Cargo.toml");
-    let section = manifest.split("[package.metadata.lambda.build]\n").nth(1).unwrap();
-    let section = section.split("\n[").next().unwrap();
-    assert!(section.contains("no_default_features = true"), "{section}");
-    let features = manifest.split("[features]\n").nth(1).unwrap();
-    assert!(features.starts_with("default = [\"command\"]\n"), "{features}");
-}
-
-#[test]
 fn an_invocation_lasts_as_long_as_lambda_lets_it() {
     // https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
     let longest = Duration::from_secs(15 * 60).as_secs();
@@ -623,7 +611,7 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 /// The permissions that the adapters' calls need, read from their source.
 fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
-    for source in sources::under("src/world") {
+    for source in sources::under("crates/aws/src") {
         let code = source.without_spaces();
         for service in
             ["codepipeline", "dynamodb", "eks", "eventbridge", "kms", "lambda", "ssm", "sts"]
@@ -667,7 +655,7 @@ fn operations() -> BTreeSet<String> {
 /// The Kubernetes resources that the cluster's adapter names, read from its source: `Api<Pod>` is
 /// `pods`.
 fn kubernetes_resources() -> BTreeSet<String> {
-    sources::under("src/world/clusters")
+    sources::under("crates/kubernetes/src")
         .iter()
         .map(sources::Source::without_spaces)
         .flat_map(|code| {
@@ -693,15 +681,6 @@ fn named_last(code: &str) -> String {
 fn in_camel_case(name: &str) -> String {
     let word = |word: &str| word[..1].to_uppercase() + &word[1..];
     name.split('_').map(word).collect()
-}
-
-/// One string, or a list of them.
-pub(crate) fn strings(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(one) => vec![one.clone()],
-        Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
 }
 
 fn example(event: &str) -> Value {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use changeover_testkit::schema::strings;
 use serde_json::Value;
 
-use crate::template::{self, strings};
+use crate::template;
 
 const VARIABLES: &str = include_str!("../../infra/terraform/variables.tf");
 const FILES: [&str; 9] = [

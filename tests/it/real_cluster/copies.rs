@@ -1,6 +1,6 @@
 //! Every way into a Secret, and every state of it that External Secrets knows.
 
-use changeover::token::Secret;
+use changeover_token::Secret;
 
 use super::*;
 
@@ -308,8 +308,11 @@ async fn a_key_of_a_secret_keeps_its_newest_view() {
     let written = |key: &str| {
         testbed.copied_by(SecretCopy::Secret { name: "copy".to_owned(), key: key.to_owned() })
     };
-    crate::contract::secrets::a_key_of_a_secret_keeps_its_newest_view(&testbed.clusters, written)
-        .await;
+    changeover_testkit::contract::secrets::a_key_of_a_secret_keeps_its_newest_view(
+        &testbed.clusters,
+        written,
+    )
+    .await;
     testbed.tidied();
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use changeover::error::Error;
+use changeover_core::error::Error;
 
 use super::*;
 

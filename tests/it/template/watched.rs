@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use changeover::{
+use changeover_core::{
     metrics::{FUNCTION_NAME, Metric, NAMESPACE},
     report::Outcome,
 };
-use serde_json::{Value, json};
 
 use super::{TEMPLATE, TOKEN, resource, strings, template};
+use serde_json::{Value, json};
 
 const RUNBOOKS: &str = include_str!("../../../infra/runbooks.md");
 

@@ -55,7 +55,7 @@ class Deployment:
 def build_rotator() -> Path:
     """Builds the function with the development profile, and the command beside it; returns the function's path."""
     binaries = ["--bin", "rotator", "--bin", "changeover"]
-    command = ["cargo", "build", "--locked", *binaries, "--message-format=json-render-diagnostics"]
+    command = ["cargo", "build", "--locked", "--workspace", *binaries, "--message-format=json-render-diagnostics"]
     print("testbed: building the function and the command (about 4 minutes on two cores the first time)", flush=True)
     built = subprocess.run(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
     if built.returncode != 0:

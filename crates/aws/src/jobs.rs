@@ -1,0 +1,96 @@
+//! Jobs of CodePipeline, answered.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_codepipeline::{
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
+    types::{FailureDetails, FailureType},
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use changeover_core::{
+    error::Error,
+    ports::Pipeline,
+    verdict::{Failure, Verdict},
+};
+
+use crate::{Aws, sdk::failed};
+
+/// [`Pipeline`] over CodePipeline's API.
+pub struct CodePipelineJobs {
+    aws: Arc<Aws>,
+}
+
+impl CodePipelineJobs {
+    /// Jobs of the function's own account and region.
+    pub fn new(aws: Arc<Aws>) -> Self {
+        Self { aws }
+    }
+}
+
+#[async_trait]
+impl Pipeline for CodePipelineJobs {
+    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error> {
+        let success = self.aws.codepipeline().put_job_success_result().job_id(job);
+        match verdict {
+            Verdict::Succeeded(variables) => {
+                let variables =
+                    variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+                let success = success.set_output_variables(Some(variables.collect()));
+                answered("codepipeline:PutJobSuccessResult", job, success.send().await)
+            }
+            // With a continuation token no output variables are taken (API reference,
+            // `PutJobSuccessResult`).
+            Verdict::GoesOn { continuation } => {
+                let success = success.continuation_token(continuation);
+                answered("codepipeline:PutJobSuccessResult", job, success.send().await)
+            }
+            Verdict::Failed { failure, message } => {
+                let details = FailureDetails::builder()
+                    .r#type(failure_type(*failure))
+                    .message(message.chars().take(LONGEST_MESSAGE).collect::<String>())
+                    .build();
+                let failure = self.aws.codepipeline().put_job_failure_result().job_id(job);
+                let failure = failure.set_failure_details(details.ok());
+                answered("codepipeline:PutJobFailureResult", job, failure.send().await)
+            }
+        }
+    }
+}
+
+/// A job that is not waiting was answered before, by an earlier try of the same invocation, or given up
+/// by its pipeline.
+fn answered<T, E>(
+    action: &str,
+    job: &str,
+    answer: Result<T, SdkError<E, HttpResponse>>,
+) -> Result<(), Error>
+where
+    E: std::error::Error + ProvideErrorMetadata + RequestId + 'static,
+{
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error)
+            if matches!(
+                error.code(),
+                Some("InvalidJobStateException" | "JobNotFoundException")
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(failed(action, "answer the CodePipeline job", job, &error)),
+    }
+}
+
+fn failure_type(failure: Failure) -> FailureType {
+    match failure {
+        Failure::ConfigurationError => FailureType::ConfigurationError,
+        Failure::JobFailed => FailureType::JobFailed,
+        Failure::PermissionError => FailureType::PermissionError,
+        Failure::SystemUnavailable => FailureType::SystemUnavailable,
+    }
+}
+
+/// What a failure's message may have (API reference, `FailureDetails`).
+const LONGEST_MESSAGE: usize = 5000;

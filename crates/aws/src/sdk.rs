@@ -1,0 +1,373 @@
+//! AWS, as every adapter meets it: clients that share one pool of connections, time-outs on every
+//! call, and one reading of what went wrong.
+
+mod counted;
+mod http;
+#[cfg(feature = "ssm")]
+pub mod parameter;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_config::{
+    BehaviorVersion, ConfigLoader, Region, SdkConfig,
+    environment::EnvironmentVariableRegionProvider, identity::IdentityCache,
+    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
+use aws_credential_types::{
+    Credentials,
+    provider::{SharedCredentialsProvider, error::CredentialsError},
+};
+use aws_runtime::retries::classifiers::{AwsErrorCodeClassifier, THROTTLING_ERRORS};
+use aws_smithy_runtime_api::{
+    client::{http::SharedHttpClient, orchestrator::HttpResponse, result::SdkError},
+    http::StatusCode,
+};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_types::request_id::RequestId;
+use changeover_core::error::{Error, Kind, causes};
+
+use self::counted::Counted;
+pub use self::http::client as http_client;
+
+/// How long a call may take, its retries included: what an unfenced call may last (the lease is
+/// reckoned with it).
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt of a call may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The clients of AWS's services, each made when it is first needed.
+pub struct Aws {
+    config: SdkConfig,
+    requests: Arc<AtomicU64>,
+    #[cfg(feature = "codepipeline")]
+    codepipeline: OnceLock<aws_sdk_codepipeline::Client>,
+    #[cfg(feature = "dynamodb")]
+    dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
+    #[cfg(feature = "eks")]
+    eks: OnceLock<aws_sdk_eks::Client>,
+    #[cfg(feature = "eventbridge")]
+    eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
+    #[cfg(feature = "dynamodb")]
+    kms: OnceLock<aws_sdk_kms::Client>,
+    #[cfg(feature = "lambda")]
+    lambda: OnceLock<aws_sdk_lambda::Client>,
+    #[cfg(feature = "ssm")]
+    ssm: OnceLock<aws_sdk_ssm::Client>,
+    #[cfg(feature = "eks")]
+    sts: OnceLock<aws_sdk_sts::Client>,
+}
+
+impl Aws {
+    /// Reads AWS's own variables (`AWS_REGION`, `AWS_ENDPOINT_URL_SSM`, ...) and profile files.
+    /// Calls nobody: credentials are fetched by the first call that needs them.
+    ///
+    /// # Errors
+    /// `Unreachable` where no region is set: the instance metadata service is not asked for one, Lambda sets
+    /// the variable. `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
+    pub async fn load() -> Result<Self, Error> {
+        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new());
+        checked(loader()?.region(region).load().await).map(Self::new)
+    }
+
+    /// Clients of this configuration, with changeover's time-outs and retries.
+    pub fn new(config: SdkConfig) -> Self {
+        let requests = Arc::new(AtomicU64::new(0));
+        let counted = config
+            .http_client()
+            .map(|by| SharedHttpClient::new(Counted { by, requests: Arc::clone(&requests) }));
+        let mut builder = config.into_builder();
+        builder.set_http_client(counted);
+        Self::counting(builder.build(), requests)
+    }
+
+    fn counting(config: SdkConfig, requests: Arc<AtomicU64>) -> Self {
+        let config = config
+            .into_builder()
+            .timeout_config(timeouts(OPERATION_TIMEOUT))
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(5)
+                    .with_initial_backoff(Duration::from_millis(300))
+                    .with_max_backoff(Duration::from_secs(2)),
+            )
+            .build();
+        Self {
+            config,
+            requests,
+            #[cfg(feature = "codepipeline")]
+            codepipeline: OnceLock::new(),
+            #[cfg(feature = "dynamodb")]
+            dynamodb: OnceLock::new(),
+            #[cfg(feature = "eks")]
+            eks: OnceLock::new(),
+            #[cfg(feature = "eventbridge")]
+            eventbridge: OnceLock::new(),
+            #[cfg(feature = "dynamodb")]
+            kms: OnceLock::new(),
+            #[cfg(feature = "lambda")]
+            lambda: OnceLock::new(),
+            #[cfg(feature = "ssm")]
+            ssm: OnceLock::new(),
+            #[cfg(feature = "eks")]
+            sts: OnceLock::new(),
+        }
+    }
+
+    /// The same AWS in a region, with these credentials.
+    pub fn with(&self, region: &str, credentials: Credentials) -> Self {
+        let config = self.config.to_builder().region(Region::new(region.to_owned()));
+        let credentials = SharedCredentialsProvider::new(credentials);
+        // The cache of the other credentials knows nothing of these.
+        let config =
+            config.credentials_provider(credentials).identity_cache(IdentityCache::no_cache());
+        Self::counting(config.build(), Arc::clone(&self.requests))
+    }
+
+    /// How many requests it has sent, repeated ones and those to other regions included.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Region, credentials and endpoints, for what signs by itself.
+    pub fn config(&self) -> &SdkConfig {
+        &self.config
+    }
+
+    /// The client of CodePipeline.
+    #[cfg(feature = "codepipeline")]
+    pub fn codepipeline(&self) -> &aws_sdk_codepipeline::Client {
+        self.codepipeline.get_or_init(|| aws_sdk_codepipeline::Client::new(&self.config))
+    }
+
+    /// The client of DynamoDB.
+    #[cfg(feature = "dynamodb")]
+    pub fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
+        self.dynamodb.get_or_init(|| aws_sdk_dynamodb::Client::new(&self.config))
+    }
+
+    /// The client of EKS.
+    #[cfg(feature = "eks")]
+    pub fn eks(&self) -> &aws_sdk_eks::Client {
+        self.eks.get_or_init(|| aws_sdk_eks::Client::new(&self.config))
+    }
+
+    /// The client of EventBridge.
+    #[cfg(feature = "eventbridge")]
+    pub fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
+        self.eventbridge.get_or_init(|| aws_sdk_eventbridge::Client::new(&self.config))
+    }
+
+    /// The client of KMS.
+    #[cfg(feature = "dynamodb")]
+    pub fn kms(&self) -> &aws_sdk_kms::Client {
+        self.kms.get_or_init(|| aws_sdk_kms::Client::new(&self.config))
+    }
+
+    /// The client of Lambda.
+    #[cfg(feature = "lambda")]
+    pub fn lambda(&self) -> &aws_sdk_lambda::Client {
+        self.lambda.get_or_init(|| aws_sdk_lambda::Client::new(&self.config))
+    }
+
+    /// The client of Parameter Store.
+    #[cfg(feature = "ssm")]
+    pub fn ssm(&self) -> &aws_sdk_ssm::Client {
+        self.ssm.get_or_init(|| aws_sdk_ssm::Client::new(&self.config))
+    }
+
+    /// The client of the Security Token Service.
+    #[cfg(feature = "eks")]
+    pub fn sts(&self) -> &aws_sdk_sts::Client {
+        self.sts.get_or_init(|| aws_sdk_sts::Client::new(&self.config))
+    }
+}
+
+/// What every configuration begins with.
+///
+/// # Errors
+/// `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
+pub fn loader() -> Result<ConfigLoader, Error> {
+    Ok(aws_config::defaults(behavior_version()).http_client(http::client()?))
+}
+
+/// How the SDKs behave where they left it open.
+pub fn behavior_version() -> BehaviorVersion {
+    BehaviorVersion::v2026_01_12()
+}
+
+/// A configuration that names a region.
+pub fn checked(config: SdkConfig) -> Result<SdkConfig, Error> {
+    if config.region().is_none() {
+        return Err(Error::new(
+            Kind::Unreachable,
+            "find AWS",
+            "no region is set",
+            "set AWS_REGION",
+        ));
+    }
+    Ok(config)
+}
+
+/// The time-outs of a call that may take this long, its retries included.
+pub fn timeouts(operation: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(operation)
+        .build()
+}
+
+/// Has the SDK repeat a call that was refused with one of these codes too.
+pub fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
+    AwsErrorCodeClassifier::builder().transient_errors(codes).build()
+}
+
+/// What a failed call means. `action` is the permission that it needs (`ssm:PutParameter`),
+/// `attempted` what it was for, in the imperative, and `on` the one thing that it was about.
+///
+/// The SDK's error is rendered here and goes no further: it can hold a response, and with it a
+/// token.
+pub fn failed<E>(
+    action: &str,
+    attempted: &str,
+    on: impl fmt::Display,
+    error: &SdkError<E, HttpResponse>,
+) -> Error
+where
+    E: std::error::Error + ProvideErrorMetadata + RequestId + 'static,
+{
+    let kind = kind(error);
+    let because = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("AWS answered {code}: {message}"),
+        (Some(code), None) => format!("AWS answered {code}"),
+        (None, _) => causes(error),
+    };
+    let because = match error.request_id() {
+        Some(id) => format!("{because} (request {id})"),
+        None => because,
+    };
+    let fix = match kind {
+        Kind::AccessDenied if is_about_a_key(error.code()) => {
+            "enable the KMS key, or name one that exists and can encrypt".to_owned()
+        }
+        Kind::AccessDenied if action.starts_with("ssm:") => {
+            format!("grant the function's role {action} on it, and the use of its KMS key")
+        }
+        Kind::AccessDenied => format!("grant the function's role {action} on it"),
+        Kind::Throttled => format!("run it again later, or raise the account's rate of {action}"),
+        Kind::Unreachable => {
+            "run it again; if it stays so, check the function's network and AWS's health".to_owned()
+        }
+        Kind::TooLarge => "shorten what is to be stored: fewer or shorter tokens".to_owned(),
+        _ => format!("check what {action} was given against its API reference"),
+    };
+    Error::new(kind, attempted, because, fix).on(on)
+}
+
+/// An answer of 200 that lacks what every such answer has: not AWS's own, or cut on its way. What it
+/// would say, had it come through, is not known.
+pub fn incomplete(action: &str, attempted: &str, on: impl fmt::Display, lacks: &str) -> Error {
+    let because = format!("the answer to {action} has no {lacks}");
+    let fix = "run it again; if it stays so, check what stands between the function and AWS";
+    Error::new(Kind::Unreachable, attempted, because, fix).on(on)
+}
+
+/// The contract's word for what an AWS error code says.
+fn kind<E>(error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    if let SdkError::ServiceError(service) = error {
+        let code = error.code().unwrap_or_default();
+        let message = error.message().unwrap_or_default();
+        return match code {
+            _ if is_throttling(code) => Kind::Throttled,
+            _ if is_refusal(code) || is_about_a_key(Some(code)) => Kind::AccessDenied,
+            // DynamoDB and Parameter Store have no code of their own for what does not fit.
+            "ValidationException" if message.contains("size") => Kind::TooLarge,
+            "ItemCollectionSizeLimitExceededException" => Kind::TooLarge,
+            // An answer of 200 that is an error all the same could not be read: nobody knows whose it is.
+            _ if service.raw().status().is_server_error() => Kind::Unreachable,
+            _ if service.raw().status().is_success() => Kind::Unreachable,
+            _ => Kind::Internal,
+        };
+    }
+    let is_without_credentials =
+        sources(error).any(|cause| cause.downcast_ref::<CredentialsError>().is_some());
+    match error {
+        _ if is_without_credentials => Kind::AccessDenied,
+        // An answer that is none, as a proxy or an endpoint that is not AWS's gives it.
+        SdkError::ResponseError(response) if is_refused(response.raw().status()) => {
+            Kind::AccessDenied
+        }
+        SdkError::ConstructionFailure(_) => Kind::Internal,
+        _ => Kind::Unreachable,
+    }
+}
+
+/// The causes of an error, outermost first; chains longer than sixteen are cut there.
+pub fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source()).take(16)
+}
+
+fn is_refused(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403)
+}
+
+fn is_throttling(code: &str) -> bool {
+    THROTTLING_ERRORS.contains(&code) || OTHER_THROTTLING_ERRORS.contains(&code)
+}
+
+/// What means "later", beside what the SDK knows as such (BOTO ssm 2014-11-06, dynamodb
+/// 2012-08-10).
+const OTHER_THROTTLING_ERRORS: [&str; 4] =
+    ["TooManyUpdates", "ThrottlingError", "TransactionConflictException", "TransactionConflict"];
+
+fn is_refusal(code: &str) -> bool {
+    code.starts_with("AccessDenied") || REFUSALS.contains(&code)
+}
+
+/// Other words for a refusal (the "Common errors" page of AWS's API references).
+const REFUSALS: [&str; 11] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "NotAuthorized",
+    "OptInRequired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+fn is_about_a_key(code: Option<&str>) -> bool {
+    code.is_some_and(|code| KEY_ERRORS.contains(&code))
+}
+
+/// A KMS key that is not there or cannot be used (BOTO kms 2014-11-01, `Encrypt`; ssm 2014-11-06,
+/// `PutParameter`).
+const KEY_ERRORS: [&str; 8] = [
+    "DisabledException",
+    "InvalidGrantTokenException",
+    "InvalidKeyId",
+    "InvalidKeyUsageException",
+    "KMSInvalidStateException",
+    "KeyUnavailableException",
+    "KmsInvalidStateException",
+    "NotFoundException",
+];

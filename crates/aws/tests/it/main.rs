@@ -1,0 +1,6 @@
+//! Each adapter at the SDK's seam, and on the testbed's emulator.
+#![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+mod contract;
+mod emulator;
+mod wire;

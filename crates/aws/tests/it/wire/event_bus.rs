@@ -1,0 +1,129 @@
+//! Events, as they are sent to a bus.
+
+use changeover_aws::EventBus;
+use changeover_core::{
+    notice::{Notice, What},
+    ports::Subscribers,
+    record::RotationId,
+};
+use changeover_testkit::scene::subject;
+use changeover_token::{Stage, VersionNumber};
+
+use changeover_testkit_aws::{Answer, Call, Wire, ok, refused};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// That this many versions were retired, one after the other.
+fn notices(count: u64) -> Vec<Notice> {
+    let at: Timestamp = "2026-11-22T12:00:31.400Z".parse().unwrap();
+    let retired = |version| What::VersionStageChanged {
+        version: VersionNumber::new(version),
+        rotation: RotationId("r".to_owned()),
+        stage: Stage::Retired,
+        stage_before: Some(Stage::Previous),
+        created_at: at,
+        not_after: Some(at),
+    };
+    (1..=count)
+        .map(|it| Notice { token: subject(), life: None, revision: it, at, what: retired(it) })
+        .collect()
+}
+
+/// Takes every event, but for what `refuse` says.
+fn bus(mut refuse: impl FnMut(&Value) -> bool + Send + 'static) -> Wire {
+    Wire::new(move |call| {
+        let entries = call.body["Entries"].as_array().unwrap();
+        let results: Vec<_> = entries
+            .iter()
+            .map(|entry| match refuse(&detail(entry)) {
+                true => json!({"ErrorCode": "ThrottlingException", "ErrorMessage": "slow down"}),
+                false => json!({"EventId": "e"}),
+            })
+            .collect();
+        let failed = results.iter().filter(|result| result["EventId"].is_null()).count();
+        ok(json!({"FailedEntryCount": failed, "Entries": results}))
+    })
+}
+
+fn detail(entry: &Value) -> Value {
+    serde_json::from_str(entry["Detail"].as_str().unwrap()).unwrap()
+}
+
+fn versions(call: &Call) -> Vec<u64> {
+    let entries = call.body["Entries"].as_array().unwrap();
+    entries.iter().map(|entry| detail(entry)["version"].as_u64().unwrap()).collect()
+}
+
+fn event_bus(wire: &Wire) -> EventBus {
+    EventBus::new(wire.aws(), "tokens".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_notice_is_an_event_on_the_bus_with_its_json_as_detail() {
+    let wire = bus(|_| false);
+    let notices = notices(1);
+    event_bus(&wire).tell(&notices).await.unwrap();
+    let call = wire.only_call();
+    assert_eq!(call.operation, "PutEvents");
+    let entry = &call.body["Entries"][0];
+    assert_eq!(detail(entry), serde_json::to_value(&notices[0]).unwrap());
+    assert_eq!(entry["EventBusName"], "tokens");
+    assert_eq!(entry["Source"], "changeover");
+    assert_eq!(entry["DetailType"], "Version Stage Changed");
+    assert_eq!(entry["Time"], 1_795_348_831.4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_are_sent_with_a_call_and_in_their_order() {
+    let wire = bus(|_| false);
+    event_bus(&wire).tell(&notices(23)).await.unwrap();
+    let sent: Vec<_> = wire.calls().iter().map(versions).collect();
+    let all: Vec<_> = (1..=23).collect();
+    assert_eq!(sent, all.chunks(10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_sent_again_and_nothing_else() {
+    let mut refusals = 0;
+    let wire = bus(move |detail| {
+        refusals += usize::from(detail["version"] == 3);
+        detail["version"] == 3 && refusals == 1
+    });
+    event_bus(&wire).tell(&notices(4)).await.unwrap();
+    let sent: Vec<_> = wire.calls().iter().map(versions).collect();
+    assert_eq!(sent, [vec![1, 2, 3, 4], vec![3]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_refused_is_counted_and_explained() {
+    let wire = bus(|detail| detail["version"] == 3 || detail["version"] == 4);
+    let untold = event_bus(&wire).tell(&notices(4)).await.unwrap_err();
+    assert_eq!(untold.count, 2);
+    let error = untold.error.to_string();
+    assert!(
+        error.contains("tokens") && error.contains("ThrottlingException: slow down"),
+        "{error}"
+    );
+    assert_eq!(wire.calls().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_takes_what_was_not_told_with_it() {
+    let mut calls = 0;
+    let wire = Wire::new(move |call| {
+        calls += 1;
+        let taken = vec![json!({"EventId": "e"}); call.body["Entries"].as_array().unwrap().len()];
+        match calls {
+            1 => ok(json!({"FailedEntryCount": 0, "Entries": taken})),
+            _ => refused("AccessDeniedException"),
+        }
+    });
+    let untold = event_bus(&wire).tell(&notices(14)).await.unwrap_err();
+    assert_eq!(untold.count, 4);
+    assert!(untold.error.fix.contains("events:PutEvents"), "{}", untold.error);
+
+    // An answer that does not say what became of each tells of none.
+    let wire = Wire::script([Answer::With(200, json!({"FailedEntryCount": 0, "Entries": []}))]);
+    assert_eq!(event_bus(&wire).tell(&notices(2)).await.unwrap_err().count, 2);
+}

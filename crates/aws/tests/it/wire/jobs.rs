@@ -1,0 +1,64 @@
+//! Jobs of CodePipeline, answered.
+
+use std::collections::BTreeMap;
+
+use changeover_aws::CodePipelineJobs;
+use changeover_core::{
+    error::Kind,
+    ports::Pipeline,
+    verdict::{Failure, Verdict},
+};
+
+use changeover_testkit_aws::{Answer, Wire, ok, refused};
+use serde_json::json;
+
+fn rotated() -> Verdict {
+    Verdict::Succeeded(BTreeMap::from([("version", "7".to_owned())]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_verdict_is_the_call_that_codepipeline_takes() {
+    let goes_on = Verdict::GoesOn { continuation: "1".to_owned() };
+    let message = "x".repeat(6_000);
+    let failed = Verdict::Failed { failure: Failure::PermissionError, message: message.clone() };
+    let table = [
+        (
+            rotated(),
+            "PutJobSuccessResult",
+            json!({"jobId": "j", "outputVariables": {"version": "7"}}),
+        ),
+        (goes_on, "PutJobSuccessResult", json!({"jobId": "j", "continuationToken": "1"})),
+        (
+            failed,
+            "PutJobFailureResult",
+            json!({
+                "jobId": "j",
+                "failureDetails": {"type": "PermissionError", "message": &message[..5_000]},
+            }),
+        ),
+    ];
+    for (verdict, operation, body) in table {
+        let wire = Wire::script([ok(json!({}))]);
+        CodePipelineJobs::new(wire.aws()).answer("j", &verdict).await.expect("an answer");
+        let call = wire.only_call();
+        assert_eq!((call.operation.as_str(), call.body), (operation, body));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_nobody_is_answered() {
+    for code in ["InvalidJobStateException", "JobNotFoundException"] {
+        let wire = Wire::script([Answer::Lost, refused(code)]);
+        let answered = CodePipelineJobs::new(wire.aws()).answer("j", &rotated()).await;
+        assert_eq!(answered, Ok(()), "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_right_is_named() {
+    let wire = Wire::script([refused("AccessDeniedException")]);
+    let error = CodePipelineJobs::new(wire.aws()).answer("j", &rotated()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::AccessDenied);
+    assert!(error.fix.contains("codepipeline:PutJobSuccessResult"), "{error}");
+    assert_eq!(wire.calls().len(), 1);
+}

@@ -1,0 +1,17 @@
+//! Requests to AWS, counted where they leave.
+
+use serde_json::json;
+
+use changeover_testkit_aws::{Answer, Wire, ok};
+
+#[tokio::test(start_paused = true)]
+async fn every_request_is_counted_those_that_are_repeated_too() {
+    let parameter = json!({"Parameter": {"Name": "/a", "Type": "String", "Value": "{}"}});
+    let wire = Wire::script([Answer::Lost, ok(parameter)]);
+    let aws = wire.aws();
+    assert_eq!(aws.requests(), 0);
+    for _ in 0..2 {
+        aws.ssm().get_parameter().name("/a").send().await.expect("an answer");
+    }
+    assert_eq!((aws.requests(), wire.calls().len()), (3, 3));
+}

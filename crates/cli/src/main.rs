@@ -1,0 +1,42 @@
+//! The command `changeover`: reads its arguments and hands them on.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use changeover_cli::{Surroundings, arguments::Arguments, progress::Progress};
+use changeover_core::{clock::Clock, host};
+use clap::Parser;
+use console::Term;
+
+/// What shells and getopt end with for it, and the contract's code.
+const USAGE: u8 = 2;
+
+/// Columns of what is no terminal: a file, or the log of a deploy step.
+const WIDTH_OF_A_LOG: u16 = 160;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Help and version are told the same way, and are no mistake.
+            let is_mistake = told.use_stderr();
+            return match told.print() {
+                Ok(()) if !is_mistake => ExitCode::SUCCESS,
+                _ => ExitCode::from(USAGE),
+            };
+        }
+    };
+    let (mut out, mut log) = (io::stdout(), io::stderr());
+    let here = Surroundings {
+        progress: Progress::new(log.is_terminal(), &mut log),
+        out: &mut out,
+        width: Term::stdout().size_checked().map_or(WIDTH_OF_A_LOG, |(_, columns)| columns),
+        clock: Clock::starting_at(host::now()),
+        fill: Arc::new(host::fill),
+    };
+    changeover_cli::run(&arguments, here).await.into()
+}

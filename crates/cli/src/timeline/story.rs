@@ -1,0 +1,173 @@
+//! What happened: the steps of a rotation and the waits between them, out of how its token stands.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    answer::{Answer, Done, Newest, Reason},
+    render::{duration, words},
+};
+
+/// How a version came to everybody, and what came of it.
+pub(super) struct Story<'a> {
+    pub(super) standing: &'a Answer,
+    pub(super) newest: &'a Newest,
+    pub(super) steps: Vec<Stretch>,
+    pub(super) begin: Timestamp,
+    pub(super) end: Timestamp,
+    pub(super) rotated_at: Option<Timestamp>,
+}
+
+/// Something that took, or takes, its time.
+pub(super) struct Stretch {
+    pub(super) leg: String,
+    pub(super) what: String,
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
+    pub(super) is: Is,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Is {
+    /// A step that was done.
+    Done,
+    /// Nothing was to be done but to wait.
+    Wait,
+    /// The step that is owed now.
+    UnderWay,
+}
+
+impl<'a> Story<'a> {
+    pub(super) fn of(standing: &'a Answer, now: Timestamp) -> Option<Self> {
+        let newest = standing.newest.as_ref()?;
+        let rotated_at = time(&newest.rotated_at);
+        let mut steps: Vec<_> = newest.timeline.iter().filter_map(Stretch::done).collect();
+        steps.extend(under_way(standing, newest, now));
+        steps.extend(after(standing, newest, rotated_at, now));
+        steps.sort_by_key(|step| (step.from, step.to));
+        let began_at = time(&newest.created_at);
+        let begin = steps.iter().map(|step| step.from).chain(began_at).min()?;
+        // Of a version that nothing was done for yet there is its wait until now.
+        let end = steps.iter().map(|step| step.to).chain(rotated_at).max().unwrap_or(now);
+        Some(Self { standing, newest, steps, begin, end: end.max(begin), rotated_at })
+    }
+
+    pub(super) fn title(&self) -> String {
+        format!("{}: version {}", self.standing.token, self.newest.version)
+    }
+
+    /// What came of it, in a line.
+    pub(super) fn told(&self) -> String {
+        let began = format!("began {}", clock(self.begin));
+        let became = match (self.rotated_at, &self.standing.held) {
+            (Some(at), _) => format!("rotated in {}", took(self.begin, at)),
+            (None, Some(Reason { object, reason, .. })) => format!("held: {object}: {reason}"),
+            (None, None) => "under way".to_owned(),
+        };
+        let replaced = self.newest.replaced.as_ref();
+        let before = replaced.and_then(|it| Some((it.version, time(&it.not_after)?)));
+        match before {
+            Some((version, end)) => {
+                format!("{became}, {began}; version {version} accepted until {}", clock(end))
+            }
+            None => format!("{became}, {began}"),
+        }
+    }
+
+    /// All of the picture in words, for whoever cannot see it.
+    pub(super) fn description(&self) -> String {
+        let steps: Vec<_> = self.steps.iter().map(Stretch::told).collect();
+        format!("{}. {}.", self.told(), steps.join("; "))
+    }
+}
+
+impl Stretch {
+    fn done(done: &Done) -> Option<Self> {
+        let to: Timestamp = done.at.parse().ok()?;
+        let began = to.as_millisecond().saturating_sub_unsigned(done.took_ms);
+        let from = Timestamp::from_millisecond(began).unwrap_or(to);
+        Some(Self { leg: words(&done.leg), what: words(&done.step), from, to, is: Is::Done })
+    }
+
+    /// In words. Of a moment that had no length nothing is told but that it was.
+    pub(super) fn told(&self) -> String {
+        let Self { leg, what, from, to, .. } = self;
+        match from < to {
+            true => format!("{leg} {what}: {}", took(*from, *to)),
+            false => format!("{leg} {what}"),
+        }
+    }
+}
+
+/// The step that is owed. Retiring is owed all through the overlap, which is drawn as such.
+fn under_way(standing: &Answer, newest: &Newest, now: Timestamp) -> Option<Stretch> {
+    let from = time(&newest.owed_since)?;
+    let (leg, step) = (standing.leg.as_ref()?, standing.step.as_ref()?);
+    if step == "retire" {
+        return None;
+    }
+    let to = now.max(from);
+    Some(Stretch { leg: words(leg), what: words(step), from, to, is: Is::UnderWay })
+}
+
+/// What came after presenters were proved to be on it: the overlap, and that verifiers forgot the version
+/// before. No timeline is kept of it; the last write to the verifiers' publications is.
+fn after(
+    standing: &Answer,
+    newest: &Newest,
+    rotated_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Vec<Stretch> {
+    let Some((rotated_at, replaced)) = rotated_at.zip(newest.replaced.as_ref()) else {
+        return Vec::new();
+    };
+    let told = standing.publications.iter().filter(|it| it.side == "verifiers");
+    let told = told.filter_map(|it| time(&it.answered_at)).max();
+    let ended_at = time(&replaced.ended_at);
+    let step = |leg: &str, what: &str, from, to, is| Stretch {
+        leg: leg.to_owned(),
+        what: what.to_owned(),
+        from,
+        to,
+        is,
+    };
+    let mut stretches = Vec::new();
+    let of_overlap =
+        told.filter(|told| *told > rotated_at && ended_at.is_none_or(|end| *told < end));
+    if let Some(told) = of_overlap {
+        stretches.push(step("overlap", "publish", rotated_at, told, Is::Done));
+        // Retiring is owed from when the verifiers' copies and pods were on it.
+        let retires = standing.leg.as_deref() == Some("contract");
+        let since = time(&newest.owed_since).filter(|since| retires && *since > told);
+        stretches.extend(since.map(|since| step("overlap", "copies, pods", told, since, Is::Done)));
+    }
+    if let Some(not_after) = time(&replaced.not_after).filter(|end| *end > rotated_at) {
+        stretches.push(step("overlap", "until the end", rotated_at, not_after, Is::Wait));
+        if let Some(ended_at) = ended_at.filter(|ended| *ended >= not_after && *ended <= now) {
+            stretches.push(step("contract", "retire", ended_at, ended_at, Is::Done));
+            if let Some(told) = told.filter(|told| *told > ended_at) {
+                stretches.push(step("contract", "publish", ended_at, told, Is::Done));
+            }
+        }
+    }
+    stretches
+}
+
+pub(super) fn time(text: &Option<String>) -> Option<Timestamp> {
+    text.as_ref()?.parse().ok()
+}
+
+/// A moment as people read it.
+pub(super) fn clock(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+pub(super) fn took(from: Timestamp, to: Timestamp) -> String {
+    let milliseconds = to.as_millisecond().saturating_sub(from.as_millisecond());
+    let took = Duration::from_millis(milliseconds.try_into().unwrap_or(0));
+    match took.as_secs() {
+        1..60 => format!("{:.1}s", took.as_secs_f64()),
+        _ => duration(took),
+    }
+}

@@ -1,0 +1,162 @@
+//! How a command ended: its exit code.
+
+use std::process::ExitCode;
+
+use crate::{answer::Answer, function::Reply};
+
+/// How a command ended, in the contract's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// What was asked for is so.
+    Done,
+    /// It failed, or was refused.
+    Failed,
+    /// It waits for help.
+    Held,
+    /// It is still in progress at the time limit, or cannot begin yet.
+    InProgress,
+}
+
+impl Verdict {
+    /// The exit code. Wrong usage, which is 2, is told before there is anything to judge.
+    pub fn code(self) -> u8 {
+        match self {
+            Verdict::Done => 0,
+            Verdict::Failed => 1,
+            Verdict::Held => 3,
+            Verdict::InProgress => 4,
+        }
+    }
+
+    /// What a reply comes to.
+    pub(crate) fn of(reply: &Reply) -> Self {
+        Answer::read(reply).map_or(Verdict::Failed, |answer| Self::of_answer(&answer))
+    }
+
+    /// What a reply comes to for a rotation that was asked for: one that was dropped brought no version.
+    pub(crate) fn of_rotation(reply: &Reply) -> Self {
+        match Answer::read(reply) {
+            Ok(answer) if answer.outcome == "dropped" => Verdict::Failed,
+            _ => Self::of(reply),
+        }
+    }
+
+    fn of_answer(answer: &Answer) -> Self {
+        if answer.error.is_some() {
+            return Verdict::Failed;
+        }
+        match answer.outcome.as_str() {
+            "rotated" | "unchanged" | "completed" | "published" | "dropped" | "revoked"
+            | "forgotten" | "nothing_owed" | "passed" | "warned" => Verdict::Done,
+            "held" => Verdict::Held,
+            "in_progress" | "deferred" | "handed_on" => Verdict::InProgress,
+            // A sweep's is that of the worst of its tokens; a status tells, and judges nothing.
+            "swept" => worst(answer.results.iter().map(Self::of_answer)),
+            "reported" if answer.results.iter().any(|result| result.error.is_some()) => {
+                Verdict::Failed
+            }
+            "reported" => Verdict::Done,
+            // `refused`, and what a later version may answer: nobody is told that it is done.
+            _ => Verdict::Failed,
+        }
+    }
+}
+
+fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+    verdicts
+        .max_by_key(|verdict| match verdict {
+            Verdict::Done => 0,
+            Verdict::InProgress => 1,
+            Verdict::Held => 2,
+            Verdict::Failed => 3,
+        })
+        .unwrap_or(Verdict::Done)
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        ExitCode::from(verdict.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn code(answer: Value) -> u8 {
+        Verdict::of(&Reply { text: answer.to_string(), is_error: false }).code()
+    }
+
+    #[test]
+    fn every_outcome_of_the_contract_has_its_code() {
+        for (outcome, expected) in [
+            ("rotated", 0),
+            ("unchanged", 0),
+            ("completed", 0),
+            ("published", 0),
+            ("dropped", 0),
+            ("revoked", 0),
+            ("forgotten", 0),
+            ("nothing_owed", 0),
+            ("swept", 0),
+            ("reported", 0),
+            ("passed", 0),
+            ("warned", 0),
+            ("refused", 1),
+            ("held", 3),
+            ("in_progress", 4),
+            ("deferred", 4),
+            ("handed_on", 4),
+            ("something_new", 1),
+            ("", 1),
+        ] {
+            assert_eq!(code(json!({"outcome": outcome, "added": {"later": 1}})), expected);
+        }
+    }
+
+    #[test]
+    fn rotation_that_was_dropped_is_a_failure() {
+        for (outcome, expected) in [("dropped", 1), ("unchanged", 0), ("rotated", 0), ("held", 3)] {
+            let text = json!({"outcome": outcome}).to_string();
+            let reply = Reply { text, is_error: false };
+            assert_eq!(Verdict::of_rotation(&reply).code(), expected, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn a_sweep_is_as_bad_as_the_worst_of_its_tokens() {
+        let done = json!({"outcome": "completed", "token": "a"});
+        let moving = json!({"outcome": "in_progress", "token": "b"});
+        let held = json!({"outcome": "held", "token": "c"});
+        let failed = json!({"token": "d", "error": "AccessDenied", "message": "could not"});
+        for (results, expected) in [
+            (json!([]), 0),
+            (json!([done]), 0),
+            (json!([moving, done]), 4),
+            (json!([held, moving, done]), 3),
+            (json!([done, failed, held]), 1),
+        ] {
+            assert_eq!(code(json!({"outcome": "swept", "results": results})), expected);
+        }
+    }
+
+    #[test]
+    fn a_status_fails_where_it_could_not_be_told() {
+        let failed = json!({"token": "d", "error": "BadSpec", "message": "could not"});
+        let held = json!({"token": "c", "held": {"object": "o", "reason": "r", "fix": "f"}});
+        assert_eq!(code(json!({"outcome": "reported", "results": [held, failed]})), 1);
+        assert_eq!(code(json!({"outcome": "reported", "results": [held]})), 0);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_never_done() {
+        for text in ["", "null", "[]", "\"rotated\"", "{}", "{\"outcome\": 7}", "<html>"] {
+            let reply = Reply { text: text.to_owned(), is_error: false };
+            assert_eq!(Verdict::of(&reply), Verdict::Failed, "{text}");
+        }
+        let reply = Reply { text: json!({"outcome": "rotated"}).to_string(), is_error: true };
+        assert_eq!(Verdict::of(&reply), Verdict::Failed);
+    }
+}

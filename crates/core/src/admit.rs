@@ -1,0 +1,171 @@
+//! Which spec a record may work from: nothing is published from a spec that was not admitted.
+//!
+//! A spec is looked at when it, or what its words mean, is not what the record works from. The spec
+//! of a record is set, at its begin, in the middle of a rotation or for a repair, only to one that was
+//! admitted here.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use changeover_token::TokenName;
+use futures::future::join_all;
+use tracing::info;
+
+use crate::{
+    error::{Error, Kind},
+    ports::World,
+    record::Record,
+    spec::{self, Place, Side, Spec},
+    turn::Settings,
+};
+
+/// How often a spec is read again that is older than the one that the record works from.
+const READS: usize = 3;
+/// The longest pause before each of these reads.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads the spec of a token, parsed, and no older than the one that its record works from.
+///
+/// # Errors
+/// Those of [`spec`]; `Throttled` if Parameter Store keeps answering an earlier text.
+pub(crate) async fn read(
+    world: &World,
+    settings: &Settings,
+    token: &TokenName,
+    record: Option<&Record>,
+) -> Result<Spec, Error> {
+    let pinned = record.and_then(Record::spec);
+    for _ in 0..READS {
+        let spec = spec(world, settings, token).await?;
+        if pinned.is_none_or(|pinned| !spec.id.is_stale_beside(pinned)) {
+            return Ok(spec);
+        }
+        info!(%token, version = spec.id.version, "an earlier text of the spec was read; reads it again");
+        tokio::time::sleep(world.random_pause(PAUSE)?).await;
+    }
+    Err(Error::new(
+        Kind::Throttled,
+        "read the spec of",
+        "Parameter Store answers a text that was written before the one that is in use",
+        "run it again later",
+    )
+    .on(token))
+}
+
+/// Reads and parses the spec of a token.
+///
+/// # Errors
+/// `UnknownToken` where there is none, `BadSpec` where it says what cannot be carried out.
+pub(crate) async fn spec(
+    world: &World,
+    settings: &Settings,
+    token: &TokenName,
+) -> Result<Spec, Error> {
+    let text = world.specs.spec(token).await?.ok_or_else(|| {
+        Error::new(
+            Kind::UnknownToken,
+            "find the spec of",
+            "no parameter under the path of specs bears its name",
+            "create the parameter, or correct the name in the event",
+        )
+        .on(token)
+    })?;
+    let mut spec = Spec::parse(token, text.version, &text.json)?;
+    spec.id.modified_at = text.modified_at;
+    spec.check_reserved(&settings.reserved)?;
+    Ok(spec)
+}
+
+/// Admits a spec for a record: notes what its clusters are now, and, if it means something else than what
+/// the record works from, checks that no other token has what it claims.
+///
+/// # Errors
+/// `BadSpec` that names the place and both tokens.
+pub(crate) async fn admit(
+    world: &World,
+    spec: &mut Spec,
+    record: Option<&Record>,
+    without: &BTreeSet<String>,
+) -> Result<(), Error> {
+    let left_out = |name: &String| {
+        without.contains(name) || record.is_some_and(|record| record.without().contains(name))
+    };
+    let mut asked = spec.clusters();
+    asked.retain(|name| !left_out(name));
+    if !asked.is_empty() {
+        spec.id.clusters = world.clusters.describe(&asked).await;
+    }
+    if record.is_some_and(|record| record.works_from(&spec.id)) {
+        return Ok(());
+    }
+    match conflict(world, spec).await? {
+        Some(conflict) => Err(conflict),
+        None => Ok(()),
+    }
+}
+
+/// Two specs that write the same place would undo each other. It reads all specs, and the record of each
+/// token whose spec cannot be read: that one has what it published last.
+///
+/// # Errors
+/// What could not be read; a conflict is not an error of this function, but its result.
+async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
+    let (mut specs, broken) = others(world, spec).await?;
+    specs.push(spec.clone());
+    conflict_among(world, spec, &specs, &broken).await
+}
+
+/// The same among these specs, its own with them, and these tokens whose spec cannot be read.
+///
+/// # Errors
+/// What could not be read.
+pub(crate) async fn conflict_among(
+    world: &World,
+    spec: &Spec,
+    specs: &[Spec],
+    broken: &[TokenName],
+) -> Result<Option<Error>, Error> {
+    if let Some(conflict) = spec::conflicts(specs).remove(&spec.token) {
+        return Ok(Some(conflict));
+    }
+    let places: BTreeSet<String> = Side::BOTH
+        .into_iter()
+        .flat_map(|side| &spec.side(side).publications)
+        .map(|publication| publication.place.to_string())
+        .chain(spec.inbox().map(|inbox| Place::Parameter(inbox.clone()).to_string()))
+        .collect();
+    let records = broken.iter().map(|token| world.records.load(token, None));
+    for (other, loaded) in broken.iter().zip(join_all(records).await) {
+        let Some(record) = loaded?.record else { continue };
+        if let Some((place, _)) = record.published().find(|(place, _)| places.contains(*place)) {
+            return Ok(Some(spec::claimed(
+                spec,
+                &format!(
+                    "it claims {place}, where token \"{other}\" publishes, whose spec cannot be read now"
+                ),
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// The specs of all other tokens, and the tokens whose spec cannot be read: what is wrong with it concerns
+/// them.
+///
+/// # Errors
+/// If they cannot be listed.
+pub(crate) async fn others(
+    world: &World,
+    spec: &Spec,
+) -> Result<(Vec<Spec>, Vec<TokenName>), Error> {
+    let (mut specs, mut broken) = (Vec::new(), Vec::new());
+    for (token, text) in world.specs.all().await? {
+        if token == spec.token {
+            continue;
+        }
+        match text.and_then(|text| Spec::parse(&token, text.version, &text.json)) {
+            Ok(spec) => specs.push(spec),
+            Err(_) => broken.push(token),
+        }
+    }
+    Ok((specs, broken))
+}

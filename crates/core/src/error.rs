@@ -1,0 +1,241 @@
+//! What went wrong, in the words of the contract.
+//!
+//! An [`Error`] says what was attempted, on what, why it failed and what to do. It holds words that
+//! are safe to show and never an SDK's error: the cause of a failed call is rendered by [`causes`],
+//! once, and kept as text.
+
+use std::{fmt, panic::AssertUnwindSafe};
+
+use changeover_token::Unfit;
+use futures::FutureExt;
+use serde_json::Value;
+
+/// One of the contract's `errorType`s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The invocation's body is not a request.
+    BadEvent,
+    /// No spec bears the token's name.
+    UnknownToken,
+    /// A spec, or the description of a cluster, says something that cannot be carried out.
+    BadSpec,
+    /// A value issued elsewhere cannot be used as a token.
+    BadToken,
+    /// The record does not hold what this version of the function can read.
+    BadRecord,
+    /// Something that would stop a rotation was found before anything was changed.
+    PreflightFailed,
+    /// AWS or a cluster refused the function's identity.
+    AccessDenied,
+    /// AWS refused the call for its rate, also after back-off.
+    Throttled,
+    /// A service did not answer in time, or not at all.
+    Unreachable,
+    /// What should be stored is larger than its store takes.
+    TooLarge,
+    /// A promise of this program's own was broken.
+    Internal,
+}
+
+impl Kind {
+    /// Every kind, in the contract's order.
+    pub const ALL: [Kind; 11] = [
+        Kind::BadEvent,
+        Kind::UnknownToken,
+        Kind::BadSpec,
+        Kind::BadToken,
+        Kind::BadRecord,
+        Kind::PreflightFailed,
+        Kind::AccessDenied,
+        Kind::Throttled,
+        Kind::Unreachable,
+        Kind::TooLarge,
+        Kind::Internal,
+    ];
+
+    /// The name a caller reads in `errorType`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::BadEvent => "BadEvent",
+            Kind::UnknownToken => "UnknownToken",
+            Kind::BadSpec => "BadSpec",
+            Kind::BadToken => "BadToken",
+            Kind::BadRecord => "BadRecord",
+            Kind::PreflightFailed => "PreflightFailed",
+            Kind::AccessDenied => "AccessDenied",
+            Kind::Throttled => "Throttled",
+            Kind::Unreachable => "Unreachable",
+            Kind::TooLarge => "TooLarge",
+            Kind::Internal => "Internal",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What was attempted, on what, why it failed and what to do. Every word of it is safe to show.
+///
+/// `Display` is the contract's `errorMessage`:
+/// `could not <attempted> <on>: <because>; <fix>`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("could not {attempted}{}: {because}; {fix}", .on.as_ref().map(|on| format!(" {on}")).unwrap_or_default())]
+pub struct Error {
+    /// What the caller reads in `errorType`.
+    pub kind: Kind,
+    /// What was attempted: a verb in the imperative, and its object unless [`Error::on`] names it.
+    pub attempted: String,
+    /// The one thing it was attempted on: a parameter, an item, a workload.
+    pub on: Option<String>,
+    /// Why it failed.
+    pub because: String,
+    /// What to do about it, in the imperative.
+    pub fix: String,
+}
+
+impl Error {
+    /// An error of this kind. `attempted` and `fix` are imperatives without a full stop.
+    pub fn new(
+        kind: Kind,
+        attempted: impl Into<String>,
+        because: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            attempted: attempted.into(),
+            on: None,
+            because: because.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// The same error, naming the one thing that it is about.
+    #[must_use]
+    pub fn on(self, on: impl fmt::Display) -> Self {
+        Self { on: Some(on.to_string()), ..self }
+    }
+
+    /// The same error, with what a failed call said about itself added to the reason.
+    ///
+    /// The cause is rendered here and dropped: an SDK's error can hold the response, and with it a
+    /// token, so it must not travel inside of ours.
+    #[must_use]
+    pub fn caused_by(self, cause: &dyn std::error::Error) -> Self {
+        Self { because: format!("{}: {}", self.because, causes(cause)), ..self }
+    }
+}
+
+/// `BadToken`, without the value.
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        Error::new(
+            Kind::BadToken,
+            "use a value as a token",
+            unfit.to_string(),
+            "store the bare token, without line ends, a byte-order mark, or quotes around it",
+        )
+    }
+}
+
+/// An error and its sources, outermost first, each by its `Display`, joined by `": "`.
+///
+/// The only place that renders an error of somebody else's. `Debug` of an SDK error prints the body
+/// of the response, and with it a decrypted parameter; `Display` along `source()` does not. A source
+/// that the text already ends with is not repeated; chains longer than sixteen are cut there.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let mut text = String::new();
+    for message in chain.take(LONGEST_CHAIN).map(ToString::to_string) {
+        if text.is_empty() {
+            text = message;
+        } else if !text.ends_with(&message) {
+            text = format!("{text}: {message}");
+        }
+    }
+    text
+}
+
+/// A cycle in `source()` is a bug of a library, and must not become an endless loop of ours.
+const LONGEST_CHAIN: usize = 16;
+
+/// A panic of this work is an error like any other, in fixed words: its own may hold a value. Like a
+/// crash, it leaves what was saved.
+pub(crate) fn caught<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    AssertUnwindSafe(work).catch_unwind().map(|ended| {
+        ended.unwrap_or_else(|_| {
+            Err(Error::new(
+                Kind::Internal,
+                "carry out the invocation",
+                "it panicked; the log says where",
+                "report it; what was saved is carried on by the sweep, and both tokens keep working",
+            ))
+        })
+    })
+}
+
+/// A text as a message shows it: in quotes, escaped, at most sixty-four characters of it.
+pub fn quoted(text: &str) -> String {
+    let shown: String = text.chars().take(LONGEST_QUOTE).collect();
+    let ellipsis = if shown.len() < text.len() { "…" } else { "" };
+    format!("\"{}{ellipsis}\"", shown.escape_debug())
+}
+
+/// A JSON value as a message shows it: scalars as they are, clipped; the others by what they are.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+const LONGEST_QUOTE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn an_error_reads_as_one_sentence_with_its_fix() {
+        let error = Error::new(
+            Kind::AccessDenied,
+            "read the parameter",
+            "SSM refused the call",
+            "grant ssm:GetParameter on it",
+        )
+        .on("/a/b")
+        .caused_by(&Layer("no policy allows it", None));
+        assert_eq!(
+            error.to_string(),
+            "could not read the parameter /a/b: SSM refused the call: no policy allows it; \
+             grant ssm:GetParameter on it"
+        );
+    }
+
+    #[test]
+    fn causes_are_told_once_each_and_outermost_first() {
+        let inner = Layer("connection reset", None);
+        let middle = Layer("dispatch failure", Some(Box::new(inner)));
+        assert_eq!(causes(&middle), "dispatch failure: connection reset");
+        let repeating = Layer("call failed: timed out", Some(Box::new(Layer("timed out", None))));
+        assert_eq!(causes(&repeating), "call failed: timed out");
+    }
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> =
+            Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+}

@@ -1,0 +1,340 @@
+//! What is asked for, read from the body of an invocation.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use changeover_token::TokenName;
+use serde_json::{Value, json};
+
+use super::body::{Body, bad_event};
+use crate::{
+    error::{Error, shown},
+    spec::ParameterName,
+};
+
+/// What an invocation asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Bring a new version of the token to everybody, or join the rotation in progress.
+    Rotate {
+        /// The token.
+        token: TokenName,
+        /// The caller's idempotency key. See [`Request::key_or`].
+        key: Option<String>,
+        /// After how long no further step begins. Absent: as long as the invocation has time.
+        wait: Option<Duration>,
+        /// Clusters to leave out, knowingly.
+        without: BTreeSet<String>,
+        /// Whether it has to be a version that begins after this request: a rotation in progress is
+        /// not joined, but followed.
+        fresh: bool,
+    },
+    /// Bring the value that arrived in an inbox to everybody, as a rotation of the token whose spec
+    /// names the inbox.
+    Import {
+        /// The inbox.
+        parameter: ParameterName,
+    },
+    /// Adopt or create the token where it has no version, and write the current views.
+    Publish {
+        /// The token.
+        token: TokenName,
+        /// Whether a value that somebody else wrote to a presented publication becomes the next version.
+        adopt: bool,
+    },
+    /// Give up a pending version that nobody can present yet.
+    Drop {
+        /// The token.
+        token: TokenName,
+    },
+    /// End the record of a token whose spec is gone.
+    Forget {
+        /// The token.
+        token: TokenName,
+    },
+    /// Carry on everything that owes a step, end what is due, reconcile.
+    Sweep,
+    /// The same for one token alone, if it owes anything: what a sweep hands on.
+    SweepOne {
+        /// The token.
+        token: TokenName,
+    },
+    /// Tell how tokens stand.
+    Status {
+        /// Only this token; all of them if absent.
+        token: Option<TokenName>,
+        /// Of all of them, those after this one in order of name: the next page.
+        after: Option<TokenName>,
+    },
+    /// Find everything that would stop a rotation, without rotating.
+    Preflight {
+        /// The token.
+        token: TokenName,
+    },
+}
+
+impl Request {
+    /// Reads the body of an invocation.
+    ///
+    /// # Errors
+    /// `BadEvent` that names the field. It repeats neither a token's name nor a key that it refuses:
+    /// a token itself may have been passed by mistake.
+    pub fn parse(event: &Value) -> Result<Self, Error> {
+        let Value::Object(body) = event else {
+            return Err(bad_event(
+                format!("it is {}", shown(event)),
+                "send an object such as {\"action\": \"sweep\"}",
+            ));
+        };
+        if body.contains_key("detail-type") {
+            return Err(bad_event(
+                "it is the event of an EventBridge rule, and not a request made from it",
+                "give the rule's target an input transformer that writes \
+                 {\"action\", \"token\", \"key\"}, with the key made of the rule's ARN and $.time",
+            ));
+        }
+        let Some(action) = body.get("action") else {
+            return Err(bad_event("`action` is missing", ACTIONS));
+        };
+        let body = Body(body);
+        match action.as_str() {
+            Some("rotate") => {
+                body.check("rotate", &["token", "key", "wait", "without", "fresh"])?;
+                Ok(Request::Rotate {
+                    token: body.token()?,
+                    key: body.key()?,
+                    wait: body.wait()?,
+                    without: body.without()?,
+                    fresh: body.flag("fresh")?,
+                })
+            }
+            Some("import") => {
+                body.check("import", &["parameter"])?;
+                Ok(Request::Import { parameter: body.parameter()? })
+            }
+            Some("publish") => {
+                body.check("publish", &["token", "adopt"])?;
+                Ok(Request::Publish { token: body.token()?, adopt: body.flag("adopt")? })
+            }
+            Some("drop") => {
+                body.check("drop", &["token"])?;
+                let token = body.token()?;
+                Ok(Request::Drop { token })
+            }
+            Some("forget") => {
+                body.check("forget", &["token"])?;
+                let token = body.token()?;
+                Ok(Request::Forget { token })
+            }
+            Some("sweep") => {
+                body.check("sweep", &["token"])?;
+                match body.0.contains_key("token") {
+                    true => Ok(Request::SweepOne { token: body.token()? }),
+                    false => Ok(Request::Sweep),
+                }
+            }
+            Some("status") => {
+                body.check("status", &["token", "after"])?;
+                let named =
+                    |field| body.0.contains_key(field).then(|| body.name(field)).transpose();
+                match (named("token")?, named("after")?) {
+                    (Some(_), Some(_)) => Err(bad_event(
+                        "`after` is a place in the list of all tokens, and `token` asks for one",
+                        "leave one of them out",
+                    )),
+                    (token, after) => Ok(Request::Status { token, after }),
+                }
+            }
+            Some("preflight") => {
+                body.check("preflight", &["token"])?;
+                let token = body.token()?;
+                Ok(Request::Preflight { token })
+            }
+            Some(later @ "revoke") => Err(unavailable(&format!("the action \"{later}\""))),
+            _ => Err(bad_event(format!("`action` is {}", shown(action)), ACTIONS)),
+        }
+    }
+
+    /// The body that asks for one token's sweep: what [`Request::parse`] reads as
+    /// [`Request::SweepOne`].
+    pub fn sweep_of(token: &TokenName) -> Value {
+        json!({"action": "sweep", "token": token})
+    }
+
+    /// The idempotency key of a rotation: the caller's, else the Lambda request id, which Lambda's own
+    /// retries of an asynchronous invocation keep. The same key never mints twice.
+    pub fn key_or<'a>(&'a self, request_id: &'a str) -> &'a str {
+        match self {
+            Request::Rotate { key: Some(key), .. } => key,
+            _ => request_id,
+        }
+    }
+
+    /// The token that the request names.
+    pub fn token(&self) -> Option<&TokenName> {
+        match self {
+            Request::Rotate { token, .. }
+            | Request::Publish { token, .. }
+            | Request::Drop { token }
+            | Request::Forget { token }
+            | Request::SweepOne { token }
+            | Request::Preflight { token } => Some(token),
+            Request::Status { token, .. } => token.as_ref(),
+            Request::Sweep | Request::Import { .. } => None,
+        }
+    }
+
+    /// The request's action, as its body names it.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Request::Rotate { .. } => "rotate",
+            Request::Import { .. } => "import",
+            Request::Publish { .. } => "publish",
+            Request::Drop { .. } => "drop",
+            Request::Forget { .. } => "forget",
+            Request::Sweep | Request::SweepOne { .. } => "sweep",
+            Request::Status { .. } => "status",
+            Request::Preflight { .. } => "preflight",
+        }
+    }
+}
+
+const ACTIONS: &str = "write \"rotate\", \"publish\", \"drop\", \"forget\", \"import\", \"sweep\", \"status\" \
+                       or \"preflight\"";
+
+fn unavailable(feature: &str) -> Error {
+    bad_event(format!("it asks for {feature}, which is not available in this version"), ACTIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn token() -> TokenName {
+        TokenName::parse("datastore-token").expect("it is a name")
+    }
+
+    fn rotate(key: Option<&str>) -> Request {
+        Request::Rotate {
+            token: token(),
+            key: key.map(str::to_owned),
+            wait: None,
+            without: BTreeSet::new(),
+            fresh: false,
+        }
+    }
+
+    #[test]
+    fn every_action_is_read() {
+        let token = token();
+        for (event, request) in [
+            (json!({"action": "rotate", "token": "datastore-token"}), rotate(None)),
+            (
+                json!({"action": "rotate", "token": "datastore-token", "key": "k", "wait": "0s",
+                       "without": ["b", "a", "b"], "fresh": true}),
+                Request::Rotate {
+                    token: token.clone(),
+                    key: Some("k".into()),
+                    wait: Some(Duration::ZERO),
+                    without: ["a", "b"].map(str::to_owned).into(),
+                    fresh: true,
+                },
+            ),
+            (
+                json!({"action": "import", "parameter": "/inbox/datastore-token"}),
+                Request::Import {
+                    parameter: ParameterName::parse("/inbox/datastore-token").expect("a name"),
+                },
+            ),
+            (
+                json!({"action": "publish", "token": "datastore-token", "adopt": false}),
+                Request::Publish { token: token.clone(), adopt: false },
+            ),
+            (
+                json!({"action": "publish", "token": "datastore-token", "adopt": true}),
+                Request::Publish { token: token.clone(), adopt: true },
+            ),
+            (
+                json!({"action": "drop", "token": "datastore-token"}),
+                Request::Drop { token: token.clone() },
+            ),
+            (
+                json!({"action": "forget", "token": "datastore-token"}),
+                Request::Forget { token: token.clone() },
+            ),
+            (json!({"action": "sweep"}), Request::Sweep),
+            (Request::sweep_of(&token), Request::SweepOne { token: token.clone() }),
+            (json!({"action": "status"}), Request::Status { token: None, after: None }),
+            (
+                json!({"action": "status", "token": "datastore-token"}),
+                Request::Status { token: Some(token.clone()), after: None },
+            ),
+            (
+                json!({"action": "preflight", "token": "datastore-token"}),
+                Request::Preflight { token },
+            ),
+        ] {
+            assert_eq!(Request::parse(&event), Ok(request), "{event}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_by_name() {
+        let rotate = |field: &str, value: Value| {
+            let mut event = json!({"action": "rotate", "token": "datastore-token"});
+            event[field] = value;
+            event
+        };
+        for (event, named) in [
+            (json!(null), "null"),
+            (json!("rotate"), "an object"),
+            (json!([{"action": "sweep"}]), "an array"),
+            (json!({}), "`action` is missing"),
+            (json!({"action": 7}), "`action` is 7"),
+            (json!({"action": "rotat"}), "\"rotat\""),
+            (json!({"action": "rotate"}), "`token`"),
+            (json!({"action": "status", "token": null}), "`token`"),
+            (json!({"action": "sweep", "token": null}), "`token`"),
+            (json!({"action": "sweep", "tokens": ["a"]}), "\"tokens\""),
+            (json!({"action": "publish", "token": "a", "key": "k"}), "\"key\""),
+            (rotate("tokn", json!("a")), "\"tokn\""),
+            (rotate("key", json!(null)), "`key`"),
+            (rotate("key", json!("")), "1 to 1,024 bytes"),
+            (rotate("key", json!("k".repeat(1025))), "1 to 1,024 bytes"),
+            (rotate("key", json!("<aws.scheduler.scheduled-time>")), "placeholder"),
+            (rotate("without", json!("prod")), "`without`"),
+            (rotate("without", json!(null)), "`without`"),
+            (rotate("without", json!(["prod", 7])), "`without`"),
+            (rotate("without", json!(["prod cluster"])), "`without`"),
+            (rotate("without", json!(vec!["prod"; 101])), "`without`"),
+            (rotate("fresh", json!("true")), "`fresh` is \"true\""),
+            (json!({"action": "publish", "token": "a", "adopt": null}), "`adopt` is null"),
+            (json!({"action": "import"}), "`parameter`"),
+            (json!({"action": "import", "parameter": "inbox"}), "`parameter`"),
+            (rotate("wait", json!(10)), "`wait` is 10"),
+            (rotate("wait", json!("-1s")), "`wait`"),
+            (rotate("wait", json!("9999999999999999999999y")), "`wait`"),
+            (json!({"detail-type": "Scheduled Event", "detail": {}}), "input transformer"),
+        ] {
+            let error = Request::parse(&event).expect_err(named);
+            assert_eq!(error.kind, Kind::BadEvent);
+            assert!(error.to_string().contains(named), "{event}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_later_versions_bring_is_named_as_such() {
+        let event = json!({"action": "revoke", "token": "a", "version": 6});
+        let error = Request::parse(&event).expect_err("revoke");
+        assert_eq!(error.kind, Kind::BadEvent);
+        let message = error.to_string();
+        assert!(message.contains("\"revoke\""), "{message}");
+        assert!(message.contains("not available in this version"), "{message}");
+    }
+
+    #[test]
+    fn a_rotation_without_a_key_has_that_of_its_invocation() {
+        let (keyed, bare) = (rotate(Some("k")), rotate(None));
+        assert_eq!((keyed.key_or("id"), bare.key_or("id")), ("k", "id"));
+    }
+}

@@ -1,0 +1,156 @@
+//! One invocation, from its event to its answer.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use changeover_token::TokenName;
+use jiff::Timestamp;
+use serde_json::Value;
+use tracing::info;
+
+use crate::{
+    error::{Error, Kind, caught},
+    event::{Event, Invocation, Request},
+    forget, look,
+    metrics::Measurement,
+    pipeline,
+    plan::Ask,
+    ports::World,
+    preflight,
+    report::Answer,
+    rotate::{self, Asking, Settings},
+    spec::ParameterName,
+    status, sweep,
+};
+
+/// How long before an invocation's deadline nothing begins any more: the longest step that may have begun just before, a
+/// call of a cluster with its repetitions, and what saves and answers after it.
+const RESERVE: Duration = Duration::from_secs(40);
+/// The least that is kept of a short invocation: saving and answering alone.
+const LEAST_RESERVE: Duration = Duration::from_secs(10);
+
+/// Does what an event asks, as it came.
+///
+/// # Errors
+/// `BadEvent` where it asks for nothing that is known, and those of [`handle`].
+pub async fn answer(
+    world: &World,
+    settings: &Settings,
+    payload: &Value,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    let event = Event::parse(payload)
+        .and_then(|event| event.allowed_through(&invocation.function).map(|()| event));
+    match event {
+        Ok(event) => handle(world, settings, event, invocation).await,
+        Err(error) => {
+            world.meter.write(&Measurement::of_no_request(world.clock.now(), &error));
+            Err(error)
+        }
+    }
+}
+
+/// Does what an event asks.
+///
+/// # Errors
+/// One of the contract's. A crash anywhere leaves what was saved, and the sweep carries it on.
+pub async fn handle(
+    world: &World,
+    settings: &Settings,
+    event: Event,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    match event {
+        Event::Request(request) => carry_out(world, settings, request, invocation).await,
+        Event::Job(job) => {
+            let invocation = Invocation { id: job.key().to_owned(), ..invocation.clone() };
+            let answered = match job.request() {
+                Ok(request) => carry_out(world, settings, request, &invocation).await,
+                Err(error) => Err(error),
+            };
+            pipeline::answer(world, &job, &answered).await
+        }
+    }
+}
+
+/// Does what a request asks.
+async fn carry_out(
+    world: &World,
+    settings: &Settings,
+    request: Request,
+    invocation: &Invocation,
+) -> Result<Answer, Error> {
+    info!(action = request.action(), request_id = %invocation.id, "invoke");
+    let (now, calls) = (world.clock.now(), (world.calls)());
+    let last_moment = last_moment(now, invocation.deadline);
+    let stop_at = match &request {
+        Request::Rotate { wait: Some(wait), .. } => {
+            now.checked_add(*wait).unwrap_or(last_moment).min(last_moment)
+        }
+        _ => last_moment,
+    };
+    let one = async |ask, token: &TokenName| {
+        let key = request.key_or(&invocation.id);
+        let without = match &request {
+            Request::Rotate { without, .. } => without,
+            _ => &BTreeSet::new(),
+        };
+        let asking = Asking { ask, token, key, stop_at, without };
+        let report = rotate::run(world, settings, asking).await?;
+        Ok(Answer::One(Box::new(report)))
+    };
+    let answered = async {
+        match &request {
+            Request::Rotate { token, fresh, .. } => one(Ask::Rotate { fresh: *fresh }, token).await,
+            Request::Import { parameter } => {
+                let token = importer(world, parameter).await?;
+                one(Ask::Rotate { fresh: false }, &token).await
+            }
+            Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
+            Request::Drop { token } => one(Ask::Drop, token).await,
+            Request::Forget { token } => {
+                let report = forget::run(world, settings, token).await?;
+                Ok(Answer::One(Box::new(report)))
+            }
+            Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
+            Request::SweepOne { token } => {
+                Ok(sweep::one(world, settings, token, invocation, stop_at).await)
+            }
+            Request::Status { token, after } => {
+                status::run(world, settings, token.as_ref(), after.as_ref())
+                    .await
+                    .map(Answer::Status)
+            }
+            Request::Preflight { token } => {
+                preflight::run(world, settings, token).await.map(Answer::Preflight)
+            }
+        }
+    };
+    let answered = caught(answered).await;
+    let calls = (world.calls)().saturating_sub(calls);
+    let action = request.action();
+    let measurement = Measurement::of_invocation(world.clock.now(), action, &answered, calls);
+    world.meter.write(&measurement);
+    answered
+}
+
+/// When the last step of an invocation may begin. A function with a short time-out keeps a third of it.
+fn last_moment(now: Timestamp, deadline: Timestamp) -> Timestamp {
+    let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
+    now + left.saturating_sub((left / 3).clamp(LEAST_RESERVE, RESERVE))
+}
+
+/// The token whose spec names this inbox.
+async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
+    let mut specs = look::specs(world).await?.into_iter();
+    let importer = specs.find(|spec| spec.inbox() == Some(inbox));
+    importer.map(|spec| spec.token).ok_or_else(|| {
+        Error::new(
+            Kind::UnknownToken,
+            "find the token that imports from",
+            "no spec that can be read names it as its `source`",
+            "write {\"parameter\": \"<the inbox>\"} as the `source` of the token's spec, or send changes \
+             of inboxes only",
+        )
+        .on(inbox)
+    })
+}

@@ -1,0 +1,226 @@
+//! What is looked at before anything changes: the presented publications, the workloads, other specs.
+//!
+//! Looking has no effect. What it comes to are findings: what stands in the way of a rotation, and
+//! what is worth knowing. A mint is preceded by it, and so is every preflight, which looks deeper.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use changeover_token::{Life, Secret};
+use futures::future::join_all;
+
+use crate::{
+    error::{Error, Kind},
+    finding::{Finding, Severity, Subject},
+    ports::{Holding, World},
+    record::{Held, Record},
+    spec::{ParameterName, Place, Publication, Side, Spec, Workload},
+};
+
+/// What was seen before a mint.
+pub(crate) struct Look {
+    /// What the presented publications hold.
+    pub(crate) found: BTreeMap<Place, Holding>,
+    /// Whether there is a current version: in the record, or to be adopted.
+    pub(crate) has_current: bool,
+    /// The one value that presenters already have, of a token without a record.
+    pub(crate) adopted: Option<Secret>,
+    /// The one value that somebody else wrote since, where it is to become the next version.
+    pub(crate) edited: Option<Secret>,
+    /// The highest life of a record that any publication carries.
+    pub(crate) highest_life: Option<Life>,
+    /// What stands in the way, and what is worth knowing; the worst first.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Looks at the presented publications once, at all publications of a token without a record, and
+/// at the workloads, but for those of clusters to be left out. Has no effect.
+///
+/// # Errors
+/// What could not be read.
+pub(crate) async fn look(
+    world: &World,
+    spec: &Spec,
+    record: Option<&Record>,
+    adopts: bool,
+    without: &BTreeSet<String>,
+) -> Result<Look, Error> {
+    let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
+    let publications = publications(spec, sides);
+    let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
+    let mut subjects = subjects(spec, record);
+    subjects.retain(|subject| !without.contains(&subject.workload.cluster));
+    let inspections = subjects
+        .into_iter()
+        .map(|subject| async move { (subject.workload, world.clusters.inspect(&subject).await) });
+    let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
+
+    let mut holdings = Vec::new();
+    for ((side, publication), holding) in publications.into_iter().zip(reads) {
+        holdings.extend(holding?.map(|holding| (side, &publication.place, holding)));
+    }
+    let mut look = Look::at(spec, record, adopts, holdings);
+    for (workload, findings) in inspections {
+        let findings = findings.or_else(|error| {
+            let Held { object, reason, fix, .. } = away(workload, error)?;
+            Ok::<_, Error>(vec![Finding { severity: Severity::Refusal, object, reason, fix }])
+        });
+        for finding in findings? {
+            if !look.findings.contains(&finding) {
+                look.findings.push(finding);
+            }
+        }
+    }
+    look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(look)
+}
+
+/// What keeps a workload's cluster from being asked: it holds what waits for it, under the cluster's
+/// name, and nothing else.
+///
+/// # Errors
+/// What is no fault of the cluster's.
+pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
+    // An object that is in the way is no reason to leave its cluster behind.
+    if let (Kind::PreflightFailed, Some(on)) = (error.kind, &error.on) {
+        return Ok(Held::new(on.clone(), error.because.clone(), error.fix.clone()));
+    }
+    let cluster = &workload.cluster;
+    let object = match (error.kind, error.on.as_ref()) {
+        (Kind::Unreachable | Kind::Throttled, _) => format!("cluster {cluster}"),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) if on.contains(cluster) => on.clone(),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) => format!("cluster {cluster}, {on}"),
+        (Kind::AccessDenied | Kind::BadSpec, None) => format!("cluster {cluster}"),
+        _ => return Err(error),
+    };
+    let fix = format!(
+        "{}; to go on without it, knowingly, rotate with \"without\": [\"{cluster}\"]",
+        error.fix
+    );
+    Ok(Held::new(object, error.because, fix))
+}
+
+/// The publications of these sides.
+pub(crate) fn publications<'a>(spec: &'a Spec, sides: &[Side]) -> Vec<(Side, &'a Publication)> {
+    let of = |side: Side| spec.side(side).publications.iter().map(move |it| (side, it));
+    sides.iter().copied().flat_map(of).collect()
+}
+
+/// The workloads of both sides.
+pub(crate) fn subjects<'a>(spec: &'a Spec, record: Option<&Record>) -> Vec<Subject<'a>> {
+    let of = |side| {
+        let view = record.map(|record| record.view(side)).unwrap_or_default();
+        let audience = spec.side(side);
+        let parameters: Vec<_> = audience.publications.iter().filter_map(parameter).collect();
+        audience.workloads.iter().map(move |workload| Subject {
+            workload,
+            token: &spec.token,
+            side,
+            view,
+            parameters: parameters.clone(),
+        })
+    };
+    Side::BOTH.into_iter().flat_map(of).collect()
+}
+
+/// A place whose value is none of this token's live versions: somebody's hand.
+fn drift(place: &Place) -> Finding {
+    Finding::refusal(
+        place.to_string(),
+        "drift: it holds a value that is not a live version of this token",
+        "find out who wrote it; put the current value back, remove it, or publish with \"adopt\": true \
+         to make it the next version",
+    )
+}
+
+/// Every spec that can be read.
+///
+/// # Errors
+/// Where they cannot be listed.
+pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
+    let all = world.specs.all().await?.into_iter();
+    let specs = all.filter_map(|(token, text)| {
+        let text = text.ok()?;
+        Spec::parse(&token, text.version, &text.json).ok()
+    });
+    Ok(specs.collect())
+}
+
+impl Look {
+    /// What these places hold, and what is to be said of it.
+    pub(crate) fn at(
+        spec: &Spec,
+        record: Option<&Record>,
+        adopts: bool,
+        holdings: Vec<(Side, &Place, Holding)>,
+    ) -> Self {
+        let mut look = Look {
+            found: BTreeMap::new(),
+            has_current: record.is_some(),
+            adopted: None,
+            edited: None,
+            highest_life: None,
+            findings: Vec::new(),
+        };
+        let mut values: Vec<(&Place, Secret)> = Vec::new();
+        for (side, place, holding) in holdings {
+            let fence = holding.fence_of(side).unwrap_or_default();
+            look.highest_life = look.highest_life.max(fence.life);
+            if let Some(record) = record.filter(|record| fence.life > record.life()) {
+                let (place, ours) = (place.to_string(), record.view(side));
+                let other = Finding::of_another_record(&spec.token, side, place, fence, ours);
+                look.findings.push(other);
+            }
+            if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
+                look.findings.push(Finding::refusal(
+                    place.to_string(),
+                    format!("it belongs to the token {owner}"),
+                    "publish to a place of its own",
+                ));
+            }
+            if side == Side::Presenters {
+                values.push((place, holding.value.clone()));
+                look.found.insert(place.clone(), holding);
+            }
+        }
+        match record {
+            Some(record) => {
+                values.retain(|(_, value)| !record.holds(&value.digest()));
+                match adopts {
+                    true => look.edited = look.one_value(&values),
+                    false => look.findings.extend(values.iter().map(|(place, _)| drift(place))),
+                }
+            }
+            None => {
+                look.adopted = look.one_value(&values);
+                look.has_current = look.adopted.is_some();
+            }
+        }
+        look
+    }
+
+    /// The one value that these places hold, to become a version. A place that holds nothing does not
+    /// disagree; two that hold different values do.
+    fn one_value(&mut self, values: &[(&Place, Secret)]) -> Option<Secret> {
+        let (first, value) = values.first()?;
+        let other = values.iter().find(|(_, other)| other.digest() != value.digest());
+        let finding = match (other, Secret::adopt(value.expose().to_owned())) {
+            (None, Ok(value)) => return Some(value),
+            (Some((other, _)), _) => Finding::refusal(
+                first.to_string(),
+                format!("it holds another value than {other}"),
+                "make the presented publications agree, or empty all but the right one",
+            ),
+            (None, Err(unfit)) => Finding::failed(first.to_string(), unfit.into()),
+        };
+        self.findings.push(finding);
+        None
+    }
+}
+
+/// The parameter that a publication is, where it is one.
+pub(crate) fn parameter(publication: &Publication) -> Option<ParameterName> {
+    match &publication.place {
+        Place::Parameter(name) => Some(name.clone()),
+        Place::Item { .. } => None,
+    }
+}

@@ -1,0 +1,115 @@
+//! The answer to a CodePipeline job: what it is told of how the request went that it carried.
+//!
+//! CodePipeline invokes without waiting for an answer, and learns how it went from a call of ours: a job
+//! that nobody answers hangs for twenty minutes (CodePipeline user guide, "Invoke an AWS Lambda
+//! function in a pipeline"). So every job is answered, whatever it asks for, and an invocation whose
+//! job was answered never fails: Lambda would repeat it.
+
+use std::collections::BTreeMap;
+
+use tracing::{error, info};
+
+use crate::{
+    error::{Error, Kind},
+    event::{Job, Request},
+    ports::World,
+    report::{Answer, Outcome, Report, Results},
+    verdict::{Failure, Verdict},
+};
+
+/// Answers a job of which this came.
+///
+/// A crash before the answer: Lambda's own retry, or the next job of the same action, carries on under
+/// the same key. A crash after it: a second answer is refused by CodePipeline, and counts as given.
+///
+/// # Errors
+/// Only where the job could not be answered and a retry may help; the request is not carried out twice
+/// by it.
+pub(crate) async fn answer(
+    world: &World,
+    job: &Job,
+    answered: &Result<Answer, Error>,
+) -> Result<Answer, Error> {
+    let verdict = verdict(answered, job);
+    info!(job = job.id, verdict = verdict.name(), "answer the job");
+    match world.pipeline.answer(&job.id, &verdict).await {
+        Ok(()) => {}
+        Err(unanswered) if matches!(unanswered.kind, Kind::Throttled | Kind::Unreachable) => {
+            return Err(unanswered);
+        }
+        // Asking again would be refused again.
+        Err(unanswered) => error!(job = job.id, error = %unanswered, "the job hangs unanswered"),
+    }
+    Ok(Answer::Job(verdict))
+}
+
+/// What a job is told of how it went.
+fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
+    let rotates = matches!(job.request(), Ok(Request::Rotate { .. }));
+    match answered {
+        Ok(Answer::One(report)) if rotates && report.outcome == Outcome::Dropped => {
+            let message = format!("dropped: {}", report.warnings.join("; "));
+            Verdict::Failed { failure: Failure::JobFailed, message }
+        }
+        // Nothing of it was saved. CodePipeline asks again by the continuation.
+        Err(Error { kind: Kind::Throttled, .. }) if rotates => goes_on(job),
+        Ok(Answer::One(report)) => of_report(report, job),
+        Ok(Answer::Preflight(inspections)) if inspections.outcome == Outcome::Refused => {
+            let findings = inspections.results.iter().flat_map(|it| &it.findings);
+            let told: Vec<_> =
+                findings.map(|it| format!("{}: {}; {}", it.object, it.reason, it.fix)).collect();
+            Verdict::Failed { failure: Failure::ConfigurationError, message: told.join("\n") }
+        }
+        Ok(Answer::Preflight(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
+        Ok(Answer::Sweep(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
+        Ok(Answer::Status(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
+        Ok(Answer::Job(verdict)) => verdict.clone(),
+        Err(error) => Verdict::Failed { failure: failure(error.kind), message: error.to_string() },
+    }
+}
+
+fn of_report(report: &Report, job: &Job) -> Verdict {
+    match (report.outcome, &report.held) {
+        (Outcome::InProgress | Outcome::Deferred, _) => goes_on(job),
+        (Outcome::Held, held) => {
+            let held = held.iter().map(|it| format!(": {}: {}; {}", it.object, it.reason, it.fix));
+            let message = format!("held{}", held.collect::<String>());
+            Verdict::Failed { failure: Failure::JobFailed, message }
+        }
+        (outcome, _) => succeeded(outcome, variables(report)),
+    }
+}
+
+/// The next job of the action brings the key of the first.
+fn goes_on(job: &Job) -> Verdict {
+    Verdict::GoesOn { continuation: job.key().to_owned() }
+}
+
+fn succeeded(outcome: Outcome, mut variables: BTreeMap<&'static str, String>) -> Verdict {
+    variables.insert("outcome", outcome.as_str().to_owned());
+    Verdict::Succeeded(variables)
+}
+
+fn failure(kind: Kind) -> Failure {
+    match kind {
+        Kind::BadEvent
+        | Kind::UnknownToken
+        | Kind::BadSpec
+        | Kind::BadToken
+        | Kind::PreflightFailed => Failure::ConfigurationError,
+        Kind::AccessDenied => Failure::PermissionError,
+        Kind::Throttled | Kind::Unreachable => Failure::SystemUnavailable,
+        Kind::BadRecord | Kind::TooLarge | Kind::Internal => Failure::JobFailed,
+    }
+}
+
+/// What later actions of the pipeline may use: selectors and numbers.
+fn variables(report: &Report) -> BTreeMap<&'static str, String> {
+    let version = report.version.map(|version| version.to_string());
+    let rotation = report.rotation.as_ref().map(ToString::to_string);
+    let selectors = (!report.selectors.is_empty()).then(|| report.selectors.join(" "));
+    let optional = [("version", version), ("rotation", rotation), ("selectors", selectors)];
+    let mut variables = BTreeMap::from([("token", report.token.to_string())]);
+    variables.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    variables
+}

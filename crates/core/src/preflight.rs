@@ -1,0 +1,356 @@
+//! Everything that would stop or endanger a rotation, found without rotating.
+//!
+//! A mint is preceded by what its own reads tell (see [`crate::begin`]). Here is time to look deeper: at
+//! every place, right and neighbour. What cannot be looked at is a finding like any other, so that
+//! one unreachable cluster does not hide what else there is to say.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use changeover_token::TokenName;
+use futures::{StreamExt, stream};
+
+use crate::{
+    admit,
+    error::Error,
+    finding::{Examination, Finding, Severity},
+    look::{self, Look},
+    ports::{Described, World},
+    report::{Checked, Inspection, Outcome, Results},
+    rotate::Settings,
+    spec::{OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
+};
+
+/// Tells what would stop a rotation of this token.
+///
+/// # Errors
+/// Where there is no spec that can be read, or no record that can.
+pub(crate) async fn run(
+    world: &World,
+    settings: &Settings,
+    token: &TokenName,
+) -> Result<Results<Inspection>, Error> {
+    let spec = admit::spec(world, settings, token).await?;
+    let record = world.records.load(token, None).await?.record;
+    let adopts = spec.on_drift == OnDrift::Adopt;
+    let mut came_to = Examination::default();
+
+    let (mut specs, broken) = match admit::others(world, &spec).await {
+        Ok(others) => others,
+        Err(error) => {
+            came_to.findings.push(Finding::failed("the specs of other tokens", error));
+            (Vec::new(), Vec::new())
+        }
+    };
+    specs.push(spec.clone());
+    let object = format!("the spec of {token}");
+    match admit::conflict_among(world, &spec, &specs, &broken).await {
+        Ok(Some(conflict)) | Err(conflict) => {
+            came_to.findings.push(Finding::failed(&object, conflict));
+        }
+        Ok(None) => came_to.right(&object, "no other token publishes to its places"),
+    }
+    let published: BTreeSet<_> = specs
+        .iter()
+        .flat_map(|spec| look::publications(spec, &Side::BOTH))
+        .filter_map(|(_, publication)| look::parameter(publication))
+        .collect();
+
+    let publications = look::publications(&spec, &Side::BOTH);
+    let looks = stream::iter(&publications).map(|(side, publication)| async move {
+        let read = world.publications.read(&publication.place, *side).await;
+        let described = world.publications.describe(&publication.place).await;
+        (*side, *publication, read, described)
+    });
+    let subjects = look::subjects(&spec, record.as_ref());
+    // A connection to what a cluster's name meant before would be looked through.
+    let clusters = spec.clusters();
+    if !clusters.is_empty() {
+        world.clusters.describe(&clusters).await;
+    }
+    let (looks, examination) = tokio::join!(
+        looks.buffered(AT_ONCE).collect::<Vec<_>>(),
+        world.clusters.examine(&subjects, &published)
+    );
+
+    let mut holdings = Vec::new();
+    for (side, publication, read, described) in looks {
+        let place = publication.place.to_string();
+        match read {
+            Ok(holding) => {
+                let what = if holding.is_some() { "it can be read" } else { "it may be read" };
+                came_to.right(&place, what);
+                holdings.extend(holding.map(|holding| (side, &publication.place, holding)));
+            }
+            Err(error) => came_to.findings.push(Finding::failed(&place, error)),
+        }
+        match described {
+            Ok(Some(described)) => came_to.add(kept(publication, &described)),
+            Ok(None) => {}
+            Err(error) => came_to.findings.push(Finding::failed(&place, error)),
+        }
+    }
+    came_to.findings.extend(Look::at(&spec, record.as_ref(), adopts, holdings).findings);
+    if let Some(inbox) = spec.inbox() {
+        came_to.add(look_into(world, inbox).await);
+    }
+    came_to.findings.extend(both_views_in_one(&spec));
+    came_to.findings.extend(too_short(&spec, &examination));
+    came_to.add(examination);
+
+    let Examination { mut findings, checked, .. } = came_to;
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let outcome = match findings.first().map(|finding| finding.severity) {
+        None => Outcome::Passed,
+        Some(Severity::Warning) => Outcome::Warned,
+        Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
+    };
+    let checked = checked.into_iter().map(|(object, what)| Checked { object, what }).collect();
+    let results = vec![Inspection { token: token.clone(), findings, checked }];
+    Ok(Results { outcome, results, next: None })
+}
+
+/// Whether values can arrive that are issued elsewhere.
+async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
+    let mut came_to = Examination::default();
+    match world.inboxes.read(inbox).await {
+        Ok(Some(arrival)) if arrival.is_secure => came_to.right(inbox.as_str(), "it can be read"),
+        Ok(Some(_)) => came_to.findings.push(Finding::refusal(
+            inbox.as_str(),
+            "it is not a SecureString: whoever may read parameters can read what arrives",
+            "delete it, and have the issuer put a new value there as a SecureString",
+        )),
+        Ok(None) => came_to.findings.push(Finding::warning(
+            inbox.as_str(),
+            "nothing has arrived there yet",
+            "have the issuer put the next value there as a SecureString",
+        )),
+        Err(error) => came_to.findings.push(Finding::failed(inbox.as_str(), error)),
+    }
+    came_to
+}
+
+/// What is to be said of how a place keeps what it holds.
+fn kept(publication: &Publication, described: &Described) -> Examination {
+    let mut came_to = Examination::default();
+    let place = publication.place.to_string();
+    if let Some(at) = &described.deleted_at {
+        came_to.findings.push(Finding::warning(
+            &place,
+            format!("its policy Expiration deletes it at {at}, whatever is published until then"),
+            "take the policy away (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
+             another parameter",
+        ));
+    }
+    if let (Some(_), Some(key)) = (&publication.key, &described.key) {
+        match encrypted_anew(publication, key) {
+            Some(finding) => came_to.findings.push(finding),
+            None => came_to.right(&place, "it is encrypted with the key that the spec names"),
+        }
+    }
+    came_to
+}
+
+/// A put that names another key than the parameter has encrypts it anew: whoever may decrypt with
+/// the former key only is cut off.
+fn encrypted_anew(publication: &Publication, has: &str) -> Option<Finding> {
+    let named = publication.key.as_deref()?;
+    // `arn:aws:kms:<region>:<account>:key/<id>` and `<id>`, `...:alias/<name>` and `alias/<name>`.
+    let short = |key: &str| {
+        let name = key.rsplit(':').next().unwrap_or_default();
+        name.strip_prefix("key/").unwrap_or(name).to_owned()
+    };
+    let (named, has) = (short(named), short(has));
+    if named == has {
+        return None;
+    }
+    let is_alias = |key: &str| key.starts_with("alias/");
+    let reason = match is_alias(&named) == is_alias(&has) {
+        true => format!("it is encrypted with the KMS key {has}, and the spec names {named}"),
+        false => format!(
+            "it is encrypted with the KMS key {has}, and the spec names {named}, which may or may \
+             not be the same key"
+        ),
+    };
+    Some(Finding::warning(
+        publication.place.to_string(),
+        format!("{reason}: the next publication encrypts it anew"),
+        format!("let its readers decrypt with {named} first, or name {has} in the spec"),
+    ))
+}
+
+/// An item that holds both views lets the readers of one see the other.
+fn both_views_in_one(spec: &Spec) -> impl Iterator<Item = Finding> {
+    let presented = &spec.presenters.publications;
+    let both = spec.verifiers.publications.iter().filter(|accepted| {
+        accepted.place.is_fenced() && presented.iter().any(|it| it.place == accepted.place)
+    });
+    both.map(|accepted| {
+        Finding::warning(
+            accepted.place.to_string(),
+            "it holds both views: whoever reads which tokens are accepted can read the one that \
+             is presented",
+            "publish to two items, or nothing, if its readers may know the token",
+        )
+    })
+}
+
+/// What the spec allows less time for than it takes. The times are estimates of what happens while
+/// nothing goes wrong; a warning says what they are made of.
+fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
+    let object = format!("the spec of {}", spec.token);
+    let told = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
+    let mut findings = Vec::new();
+    for side in Side::BOTH {
+        for workload in &spec.side(side).workloads {
+            let Some(rollout) = examination.rollouts.get(&workload.to_string()) else { continue };
+            if *rollout > spec.rollout_timeout {
+                findings.push(Finding::warning(
+                    &object,
+                    format!(
+                        "its rollout_timeout of {} is over before {workload} is rolled out, which \
+                         may take {}",
+                        told(spec.rollout_timeout),
+                        told(*rollout)
+                    ),
+                    format!("a rollout_timeout of at least {}", told(*rollout * 2)),
+                ));
+            }
+        }
+    }
+
+    // The end of the previous token reaches verifiers by a publication of its own, after migrate.
+    // Where it arrives late they accept that token longer than the spec says; nobody is cut off.
+    let restarted = spec.verifiers.workloads.iter().filter(|it| it.picks_up == PicksUp::Restart);
+    let slowest = restarted
+        .filter_map(|workload| {
+            let rollout = *examination.rollouts.get(&workload.to_string())?;
+            Some((workload.settle + rollout, workload.to_string()))
+        })
+        .max();
+    if let Some((rolled, workload)) = slowest {
+        let takes = SWEPT_WITHIN + SYNCED_WITHIN + rolled;
+        if spec.overlap < takes {
+            findings.push(Finding::warning(
+                &object,
+                format!(
+                    "its overlap of {} may be over before all verifiers know its end, and then \
+                     they accept the previous token longer than that: {} until a sweep comes, {} \
+                     for a sync, {} for {workload} to roll out",
+                    told(spec.overlap),
+                    told(SWEPT_WITHIN),
+                    told(SYNCED_WITHIN),
+                    told(rolled)
+                ),
+                format!("an overlap of at least {}, or nothing, if that is no harm", told(takes)),
+            ));
+        }
+    }
+    findings
+}
+
+/// How many places are looked at at once.
+const AT_ONCE: usize = 8;
+/// How long until a sweep carries on what its invocation had no time for.
+const SWEPT_WITHIN: Duration = Duration::from_mins(1);
+/// What a forced refresh takes as a rule, where the controller has little to do.
+const SYNCED_WITHIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &serde_json::Value) -> Spec {
+        let name = TokenName::parse("datastore-token").unwrap();
+        Spec::parse(&name, 1, &json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_the_same_by_its_id_and_its_arn_and_another_is_told() {
+        let account = "arn:aws:kms:eu-west-1:123456789012";
+        let (one, other) = (
+            "11111111-2222-3333-4444-555555555555".to_owned(),
+            "66666666-7777-8888-9999-000000000000".to_owned(),
+        );
+        let cases = [
+            (one.clone(), format!("{account}:key/{one}"), None),
+            ("alias/backend".to_owned(), format!("{account}:alias/backend"), None),
+            (one.clone(), format!("{account}:key/{other}"), Some("names 1111")),
+            ("alias/backend".to_owned(), "alias/aws/ssm".to_owned(), Some("names alias/backend:")),
+            ("alias/backend".to_owned(), one, Some("may or may not be the same")),
+        ];
+        for (named, has, expected) in cases {
+            let spec = spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": "15m",
+                "presenters": {"publish": [{"ssm": "/backend/token", "key": named}], "within": "5s"},
+            }));
+            let finding = encrypted_anew(&spec.presenters.publications[0], &has);
+            assert_eq!(finding.is_some(), expected.is_some(), "{named} {has}: {finding:?}");
+            if let (Some(finding), Some(words)) = (finding, expected) {
+                assert_eq!(finding.severity, Severity::Warning);
+                assert!(finding.reason.contains(words), "{finding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn parameter_that_its_policy_deletes_is_reported() {
+        let spec = spec(&serde_json::json!({
+            "token": {"bytes": 32}, "overlap": "15m",
+            "presenters": {"publish": [{"ssm": "/backend/token"}], "within": "5s"},
+        }));
+        let publication = &spec.presenters.publications[0];
+        let at = Some("2027-01-01T00:00:00.000Z".to_owned());
+        let found = kept(publication, &Described { deleted_at: at, ..Described::default() });
+        assert_eq!(found.findings.len(), 1, "{found:?}");
+        assert_eq!(found.findings[0].severity, Severity::Warning);
+        assert!(found.findings[0].reason.contains("2027-01-01"), "{found:?}");
+        assert_eq!(kept(publication, &Described::default()), Examination::default());
+    }
+
+    #[test]
+    fn an_item_that_holds_both_views_is_told() {
+        let item = |name: &str| serde_json::json!({"dynamodb": {"table": "services", "key": {"id": name}}});
+        let with = |accepted: &str| {
+            spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": "15m",
+                "verifiers": {"publish": [item(accepted)], "within": "5s"},
+                "presenters": {"publish": [item("token")], "within": "5s"},
+            }))
+        };
+        assert_eq!(both_views_in_one(&with("accepted")).count(), 0);
+        let told: Vec<_> = both_views_in_one(&with("token")).collect();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].object.starts_with("dynamodb:services/"), "{told:?}");
+    }
+
+    #[test]
+    fn an_overlap_or_a_time_out_that_is_shorter_than_a_rollout_is_told() {
+        let with = |overlap: &str, timeout: &str| {
+            spec(&serde_json::json!({
+                "token": {"bytes": 32}, "source": "generated", "overlap": overlap,
+                "verifiers": {"publish": [{"ssm": "/a/accepted"}], "workloads": [{
+                    "cluster": "prod", "namespace": "a", "deployment": "datastore",
+                    "external_secret": "accepted", "settle": "2s",
+                }]},
+                "rollout_timeout": timeout,
+            }))
+        };
+        let rollouts = [("prod/a/deployment/datastore".to_owned(), Duration::from_secs(48))];
+        let examination = Examination { rollouts: rollouts.into(), ..Examination::default() };
+        // 60 s for the sweep, 10 s for the sync, 2 s to settle.
+        let cases: [(&str, &str, &[&str]); 4] = [
+            ("120s", "10m", &[]),
+            ("119s", "10m", &["overlap of 1m 59s"]),
+            ("120s", "47s", &["rollout_timeout of 47s"]),
+            ("5s", "30s", &["rollout_timeout of 30s", "overlap of 5s"]),
+        ];
+        for (overlap, timeout, expected) in cases {
+            let told = too_short(&with(overlap, timeout), &examination);
+            assert_eq!(told.len(), expected.len(), "{overlap} {timeout}: {told:?}");
+            for (finding, words) in told.iter().zip(expected) {
+                assert_eq!(finding.severity, Severity::Warning);
+                assert!(finding.reason.contains(words), "{finding:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,602 @@
+//! The moves that a record may make: one `match` owns them all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use changeover_token::{Digest, Fence, Life, Sealed, Stage};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Queued, Record, Rotation,
+    RotationId, Seen, Step, TIMELINE, Version, Wait, back_off,
+};
+use crate::spec::{COMPARE_EVERY, Side, SpecId};
+
+/// A change to ask of a record.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Take the slot: for a rotation with a minted version, or for one that only writes.
+    Begin(Box<Begin>),
+    /// Take the lease, or take it over from one who let it run out, or renew one's own.
+    Lease {
+        /// The new lease.
+        lease: Lease,
+        /// How long an unanswered write may still land, where the step owed writes to a store that
+        /// cannot fence; `None` where it does not.
+        late_write: Option<Duration>,
+    },
+    /// The spec is another: expand runs again, in full, for the same version.
+    Respecify(SpecId),
+    /// Every publication of the leg was written and answered.
+    Published(BTreeMap<String, Seen>),
+    /// A write's reply was lost; it may land until then.
+    Unanswered(Timestamp),
+    /// Every copy equals what was published.
+    Synced(BTreeMap<String, Wait>),
+    /// Nothing of the leg's side runs on an older view.
+    RolledOut {
+        /// How long the version before stays valid from now on.
+        overlap: Duration,
+    },
+    /// These clusters are left out too, knowingly: nothing waits for their workloads any more.
+    LeaveOut(BTreeSet<String>),
+    /// What was published does not stand: publish again, as a new revision of the view.
+    Repeat,
+    /// A place carries a later fence than the view, of no newer record: this one was restored from a backup, or
+    /// got its life since the view changed. Continue above that fence, and publish again the view of the leg
+    /// that is owed.
+    Surpass(Fence),
+    /// Versions past their end leave the set.
+    Retire,
+    /// Give up the pending version.
+    Drop,
+    /// Let the lease go; carry on at `due_at`. With a watcher, somebody is at it until then.
+    Await {
+        /// When somebody has to look again.
+        due_at: Timestamp,
+        /// Who watches meanwhile.
+        watcher: Option<String>,
+    },
+    /// Let the lease go, and wait for help.
+    Hold(Held),
+    /// All publications were compared with the record: these hold somebody else's value.
+    Compared {
+        /// Their places.
+        drift: Vec<String>,
+        /// The places of the spec: what is known of any other is forgotten.
+        places: BTreeSet<String>,
+        /// How long until they are compared again, where nothing is unanswered.
+        again_after: Duration,
+    },
+    /// This rotation begins by itself as soon as it can; `None`: none does any more.
+    Queue(Option<Queued>),
+    /// Somebody else wrote this value, which is about to be published over: the next version is it.
+    Edited(Minted),
+    /// This was taken from the inbox, and is no new version.
+    Imported(Imported),
+}
+
+/// What takes the slot.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// The rotation.
+    pub id: RotationId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The value that presenters already have, of a token without a current version.
+    pub adopted: Option<Minted>,
+    /// The new value. Without a current or adopted version it becomes current at once.
+    pub minted: Option<Minted>,
+    /// The sides whose view differs from what was published, where that is a reason to begin.
+    pub repaired: Vec<Side>,
+    /// A side that a repair does not write, because a stranger's value stands at one of its places.
+    pub leaves_alone: Option<Side>,
+    /// Whether presenters may have the new value already: somebody else published it.
+    pub is_presented: bool,
+    /// Where the new value arrived, if it is issued elsewhere.
+    pub imported: Option<Imported>,
+    /// The rotation that was asked for, where this one has to come first.
+    pub queued: Option<Queued>,
+    /// The spec that it works from.
+    pub spec: SpecId,
+    /// The life of a record that has none yet.
+    pub life: Option<Life>,
+    /// How long until the publications are compared, at most.
+    pub compare_within: Duration,
+    /// The lease, taken by the same write.
+    pub lease: Lease,
+}
+
+impl Begin {
+    /// One that changes nothing yet but the spec and the lease.
+    pub fn new(id: RotationId, purpose: Purpose, spec: SpecId, lease: Lease) -> Self {
+        Self {
+            id,
+            purpose,
+            adopted: None,
+            minted: None,
+            repaired: Vec::new(),
+            leaves_alone: None,
+            is_presented: false,
+            imported: None,
+            queued: None,
+            spec,
+            life: None,
+            compare_within: COMPARE_EVERY,
+            lease,
+        }
+    }
+}
+
+/// A value that was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Minted {
+    /// Its digest.
+    pub sha256: Digest,
+    /// Itself.
+    pub sealed: Sealed,
+    /// Where it was found: which version of which publication holds it.
+    pub held_at: BTreeMap<String, u64>,
+}
+
+/// A change that this record cannot make.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("a record that owes {owed} cannot make the change `{change}`: {because}")]
+pub struct Illegal {
+    owed: String,
+    change: &'static str,
+    because: &'static str,
+}
+
+impl Record {
+    /// The record after a change. Total: what is not a legal move is [`Illegal`], and the record
+    /// is as it was.
+    ///
+    /// [`Record::to_save`] raises the revision. A view that changes gets the revision that the next save
+    /// will have, which is at least [`Life::least_revision`].
+    pub fn after(&self, change: Change, now: Timestamp) -> Result<Record, Illegal> {
+        let mut next = self.clone();
+        let name = change.name();
+        let illegal = |because| Illegal { owed: self.owed_in_words(), change: name, because };
+        let step = self.owed.map(|owed| (owed.leg, owed.step));
+        match (step, change) {
+            (_, Change::Begin(begin)) => {
+                if self.rotation.is_some() {
+                    return Err(illegal("a rotation is in progress"));
+                }
+                if self.is_leased(now) {
+                    return Err(illegal("somebody else holds the lease"));
+                }
+                if self.lease.is_some() && matches!(step, Some((_, Step::Publish))) {
+                    return Err(illegal("a publish was left unfinished, and comes first"));
+                }
+                if begin.minted.is_some() && self.is_unanswered(now) {
+                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                }
+                next.begin(*begin, now);
+            }
+
+            (_, Change::Lease { lease, late_write }) => {
+                match &self.lease {
+                    Some(held) if held.holder == lease.holder => {}
+                    Some(_) if self.is_leased(now) => {
+                        return Err(illegal("somebody else holds the lease"));
+                    }
+                    // Whoever held it never said how its last write ended: it may still land.
+                    Some(held) if matches!(step, Some((_, Step::Publish))) => {
+                        if let Some(late_write) = late_write {
+                            next.unanswered_until =
+                                self.unanswered_until.max(Some(held.until + late_write));
+                            next.compare_at = self.compare_at.min(held.until + late_write);
+                        }
+                    }
+                    _ => {}
+                }
+                next.lease_to(lease);
+            }
+
+            (Some((leg, _)), Change::Respecify(spec)) if self.rotation.is_some() => {
+                // A verifier that was added meanwhile must learn of the pending version before
+                // any presenter that was added meanwhile presents it.
+                next.work_from(spec);
+                if leg <= Leg::Migrate {
+                    next.owe(self.first_leg(), Step::Publish, now);
+                }
+            }
+            (_, Change::Respecify(spec)) => {
+                next.work_from(spec);
+                // A place that the spec did not have before is written by the comparison.
+                next.compare_at = self.compare_at.min(now);
+            }
+
+            (Some((leg, Step::Publish)), Change::Published(seen)) => {
+                next.done(now);
+                next.publications.extend(seen);
+                next.owe(leg, Step::Sync, now);
+            }
+
+            (_, Change::Unanswered(until)) => {
+                next.unanswered_until = self.unanswered_until.max(Some(until));
+                next.compare_at = self.compare_at.min(until);
+            }
+
+            (Some((leg, Step::Sync)), Change::Synced(waits)) => {
+                next.done(now);
+                next.waits = waits;
+                match leg {
+                    Leg::Contract => next.contract_or_rest(now),
+                    leg => next.owe_keeping_waits(leg, Step::RollOut, now),
+                }
+            }
+
+            (Some((leg, Step::RollOut)), Change::RolledOut { overlap }) => {
+                next.done(now);
+                match leg {
+                    Leg::Expand => {
+                        if let Some(rotation) = &mut next.rotation
+                            && rotation.purpose == Purpose::Rotate
+                            && !rotation.presented
+                        {
+                            rotation.presented = true;
+                            next.renew(Side::Presenters, now);
+                        }
+                        match self.leaves_alone() {
+                            Some(Side::Presenters) => next.end_rotation(overlap, now),
+                            _ => next.owe(Leg::Migrate, Step::Publish, now),
+                        }
+                    }
+                    Leg::Migrate => next.end_rotation(overlap, now),
+                    Leg::Overlap | Leg::Contract => next.contract_or_rest(now),
+                }
+            }
+
+            (Some(_), Change::LeaveOut(clusters)) => next.without.extend(clusters),
+
+            (Some((leg, Step::Sync | Step::RollOut)), Change::Repeat) => {
+                next.repeats = self.repeats.saturating_add(1);
+                next.renew(leg.side(), now);
+                next.owe(leg, Step::Publish, now);
+            }
+
+            (_, Change::Surpass(found)) => {
+                if found.life > self.life {
+                    return Err(illegal("a newer record wrote what was found"));
+                }
+                if found.revision > Fence::LARGEST_REVISION {
+                    return Err(illegal("what was found is no revision"));
+                }
+                // An older record is ahead of a view that changed before this one had its life.
+                if found.life == self.life {
+                    next.revision = self.revision.max(found.revision);
+                }
+                if let Some((leg, Step::Publish | Step::Sync | Step::RollOut)) = step {
+                    // Two copies of one record surpass each other without end: repeats are bounded.
+                    next.repeats = self.repeats.saturating_add(1);
+                    next.renew(leg.side(), now);
+                    next.owe(leg, Step::Publish, now);
+                }
+            }
+
+            (Some((Leg::Contract, Step::Retire)), Change::Retire) => {
+                if !self.is_held_by_lease(now) {
+                    return Err(illegal("the lease is not held"));
+                }
+                if self.is_unanswered(now) {
+                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                }
+                if self.expired(now).next().is_none() {
+                    return Err(illegal("no version is past its end"));
+                }
+                next.retire(now);
+                next.owe(Leg::Contract, Step::Publish, now);
+            }
+
+            (_, Change::Drop) => {
+                let droppable = self.rotation.as_ref().is_some_and(|rotation| {
+                    rotation.purpose == Purpose::Rotate && !rotation.presented
+                });
+                if !droppable {
+                    return Err(illegal("no version is pending that nobody can present yet"));
+                }
+                if !self.is_held_by_lease(now) {
+                    return Err(illegal("the lease is not held"));
+                }
+                if self.is_unanswered(now) {
+                    return Err(illegal("a write to a store that cannot fence is unanswered"));
+                }
+                next.versions.retain(|version| version.stage != Stage::Pending);
+                next.renew(Side::Verifiers, now);
+                next.rotation = None;
+                next.held = None;
+                next.owe(Leg::Overlap, Step::Publish, now);
+            }
+
+            (Some(_), Change::Await { due_at, watcher }) => {
+                next.lease = None;
+                next.due_at = Some(due_at);
+                next.watcher = watcher;
+            }
+            (None, Change::Await { .. }) => {
+                next.lease = None;
+                next.watcher = None;
+                next.due_at = Some(self.due_at_rest(now));
+            }
+
+            (Some(_), Change::Hold(held)) => {
+                let attempts = self.held.as_ref().map_or(0, |held| held.attempts);
+                next.lease = None;
+                next.watcher = None;
+                next.due_at = Some(now + back_off(attempts));
+                next.held = Some(Held { attempts: attempts.saturating_add(1), ..held });
+                next.repeats = 0;
+            }
+
+            (None, Change::Compared { drift, places, again_after }) => {
+                next.compared(drift, &places, again_after, now);
+                next.lease = None;
+                next.watcher = None;
+                next.due_at = Some(next.due_at_rest(now));
+            }
+            (Some(_), Change::Compared { drift, places, again_after }) => {
+                next.compared(drift, &places, again_after, now);
+            }
+
+            (_, Change::Queue(queued)) => next.queued = queued,
+            (_, Change::Edited(value)) => next.edited = Some(value),
+            (_, Change::Imported(imported)) => next.imported = Some(imported),
+
+            (_, Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. }) => {
+                return Err(illegal("that step is not owed"));
+            }
+            (_, Change::Repeat | Change::Retire) => return Err(illegal("not on this step")),
+            (None, Change::Hold(_) | Change::LeaveOut(_)) => {
+                return Err(illegal("nothing is owed"));
+            }
+        }
+        Ok(next)
+    }
+
+    /// Until the next comparison: a time, or until a write whose reply was lost may have landed.
+    fn compared(
+        &mut self,
+        drift: Vec<String>,
+        places: &BTreeSet<String>,
+        again_after: Duration,
+        now: Timestamp,
+    ) {
+        self.drift = drift;
+        self.publications.retain(|place, _| places.contains(place));
+        let landed = self.unanswered_until.filter(|until| *until > now);
+        let again = now + again_after;
+        self.compare_at = landed.map_or(again, |until| until.min(again));
+    }
+
+    fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(move |version| version.has_ended(now))
+    }
+
+    fn is_held_by_lease(&self, now: Timestamp) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.until > now)
+    }
+
+    fn begin(&mut self, begin: Begin, now: Timestamp) {
+        self.life = self.life.or(begin.life);
+        let before = self.versions.len();
+        if begin.minted.is_some() {
+            // A newer rotation's expand does an older one's contract on its way.
+            self.versions.retain(|version| !version.has_ended(now));
+        }
+        let mut changed = self.versions.len() != before;
+        let values = begin.adopted.into_iter().map(|adopted| (adopted, Stage::Current));
+        let minted = begin.minted.map(|minted| (minted, Stage::Pending));
+        for (value, stage) in values.chain(minted) {
+            let number = self.last_version.next();
+            let first = self.in_stage(Stage::Current).is_none();
+            for (place, store_version) in value.held_at {
+                let seen = self.publications.entry(place).or_insert_with(|| Seen {
+                    revision: 0,
+                    life: None,
+                    store_version,
+                    sha256: value.sha256,
+                    key: None,
+                    answered_at: now,
+                    held_at: BTreeMap::new(),
+                });
+                seen.held_at.insert(number, store_version);
+            }
+            let version = Version {
+                version: number,
+                stage: if first { Stage::Current } else { stage },
+                sha256: value.sha256,
+                created_at: now,
+                not_after: None,
+                sealed: value.sealed,
+                rotation: begin.id.clone(),
+            };
+            self.versions.insert(0, version);
+            self.last_version = number;
+            changed = true;
+        }
+        if changed || begin.repaired.contains(&Side::Verifiers) {
+            self.renew(Side::Verifiers, now);
+        }
+        if self.presented_revision == 0
+            || begin.is_presented
+            || begin.repaired.contains(&Side::Presenters)
+        {
+            self.renew(Side::Presenters, now);
+        }
+        self.queued.take_if(|queued| queued.rotation == begin.id);
+        if begin.is_presented {
+            self.edited = None;
+        }
+        self.queued = begin.queued.or(self.queued.take());
+        self.imported = begin.imported.or(self.imported.take());
+        self.compare_at = self.compare_at.min(now + begin.compare_within);
+        self.rotation = Some(Rotation {
+            id: begin.id,
+            purpose: begin.purpose,
+            version: self.versions.first().map_or(self.last_version, |newest| newest.version),
+            began_at: now,
+            presented: begin.is_presented,
+            leaves_alone: begin.leaves_alone.filter(|_| begin.purpose == Purpose::Repair),
+            timeline: Vec::new(),
+        });
+        self.held = None;
+        if begin.purpose != Purpose::Repair {
+            self.drift.clear();
+            self.without.clear();
+        }
+        self.work_from(begin.spec);
+        self.owe(self.first_leg(), Step::Publish, now);
+        self.lease_to(begin.lease);
+    }
+
+    fn leaves_alone(&self) -> Option<Side> {
+        self.rotation.as_ref().and_then(|rotation| rotation.leaves_alone)
+    }
+
+    /// The leg that a rotation begins with: verifiers come first, if they are not left alone.
+    fn first_leg(&self) -> Leg {
+        match self.leaves_alone() {
+            Some(Side::Verifiers) => Leg::Migrate,
+            _ => Leg::Expand,
+        }
+    }
+
+    fn work_from(&mut self, spec: SpecId) {
+        self.spec_version = spec.version;
+        self.spec = Some(spec);
+    }
+
+    fn end_rotation(&mut self, overlap: Duration, now: Timestamp) {
+        let purpose = self.rotation.take().map(|rotation| rotation.purpose);
+        if purpose == Some(Purpose::Rotate) {
+            for version in &mut self.versions {
+                match version.stage {
+                    Stage::Pending => version.stage = Stage::Current,
+                    Stage::Current => {
+                        version.stage = Stage::Previous;
+                        version.not_after = Some(now + overlap);
+                    }
+                    Stage::Previous | Stage::Retired => {}
+                }
+            }
+            self.renew(Side::Verifiers, now);
+        }
+        if purpose == Some(Purpose::Rotate) || self.next_end().is_some() {
+            // Where a rotation was not what ended, an overlap may have been owed before it.
+            self.owe(Leg::Overlap, Step::Publish, now);
+        } else {
+            self.rest();
+        }
+    }
+
+    fn retire(&mut self, now: Timestamp) {
+        self.versions.retain(|version| !version.has_ended(now));
+        let live: Vec<_> = self.versions.iter().map(|version| version.version).collect();
+        for seen in self.publications.values_mut() {
+            seen.held_at.retain(|version, _| live.contains(version));
+        }
+        self.renew(Side::Verifiers, now);
+    }
+
+    /// After a leg of the overlap: the next end is awaited, or nothing is.
+    fn contract_or_rest(&mut self, now: Timestamp) {
+        match self.next_end() {
+            Some(end) => {
+                self.owe(Leg::Contract, Step::Retire, now);
+                self.due_at = Some(end);
+            }
+            None => self.rest(),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.owed = None;
+        self.waits.clear();
+        self.held = None;
+    }
+
+    fn owe(&mut self, leg: Leg, step: Step, now: Timestamp) {
+        if self.owed.is_none_or(|owed| owed.leg != leg) {
+            self.repeats = 0;
+        }
+        self.waits.clear();
+        self.owe_keeping_waits(leg, step, now);
+    }
+
+    fn owe_keeping_waits(&mut self, leg: Leg, step: Step, now: Timestamp) {
+        self.owed = Some(Owed { leg, step, since: now });
+        self.watcher = None;
+    }
+
+    /// Writes the step that was owed into the timeline, and forgets what held it.
+    fn done(&mut self, now: Timestamp) {
+        self.held = None;
+        let Some(owed) = self.owed else { return };
+        if let Some(rotation) = &mut self.rotation
+            && rotation.timeline.len() < TIMELINE
+        {
+            let took_ms = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
+            rotation.timeline.push(Entry {
+                leg: owed.leg,
+                step: owed.step,
+                at: now,
+                took_ms: took_ms.try_into().unwrap_or(0),
+            });
+        }
+    }
+
+    fn lease_to(&mut self, lease: Lease) {
+        self.due_at = Some(lease.until + LEASE_GRACE);
+        self.lease = Some(lease);
+        self.watcher = None;
+    }
+
+    /// Gives the view of a side the fence of the next save.
+    fn renew(&mut self, side: Side, now: Timestamp) {
+        let least = self.life.map_or(0, |life| life.least_revision(now));
+        self.revision = self.revision.max(least);
+        let (life, revision) = match side {
+            Side::Verifiers => (&mut self.accepted_life, &mut self.accepted_revision),
+            Side::Presenters => (&mut self.presented_life, &mut self.presented_revision),
+        };
+        *life = self.life;
+        *revision = self.revision + 1;
+    }
+
+    fn owed_in_words(&self) -> String {
+        self.owed
+            .map_or("nothing".to_owned(), |it| format!("{}/{}", it.leg.as_str(), it.step.as_str()))
+    }
+}
+
+impl Change {
+    fn name(&self) -> &'static str {
+        match self {
+            Change::Begin(_) => "begin",
+            Change::Lease { .. } => "lease",
+            Change::Respecify(_) => "respecify",
+            Change::Published(_) => "published",
+            Change::Unanswered(_) => "unanswered",
+            Change::Synced(_) => "synced",
+            Change::RolledOut { .. } => "rolled out",
+            Change::LeaveOut(_) => "leave out",
+            Change::Repeat => "repeat",
+            Change::Surpass(_) => "surpass",
+            Change::Retire => "retire",
+            Change::Drop => "drop",
+            Change::Await { .. } => "await",
+            Change::Hold(_) => "hold",
+            Change::Compared { .. } => "compared",
+            Change::Queue(_) => "queue",
+            Change::Edited(_) => "edited",
+            Change::Imported(_) => "imported",
+        }
+    }
+}

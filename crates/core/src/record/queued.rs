@@ -1,0 +1,59 @@
+//! A rotation that waits until it can begin.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::RotationId;
+
+/// A rotation that was asked for and begins by itself, on the terms of its request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub struct Queued {
+    /// Its id, which the keys of its triggers resolve to.
+    pub rotation: RotationId,
+    /// When it was asked for first; `None` if an earlier version of changeover saved it.
+    #[serde(
+        with = "changeover_token::time::optional_milliseconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<Timestamp>,
+    /// Clusters that it leaves out, as was asked.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
+}
+
+impl Queued {
+    /// One that is asked for now.
+    pub fn new(rotation: RotationId, since: Timestamp) -> Self {
+        Self { rotation, since: Some(since), without: BTreeSet::new() }
+    }
+}
+
+/// How it is written: earlier versions of changeover wrote the id alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Id(RotationId),
+    Whole(Whole),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whole {
+    rotation: RotationId,
+    #[serde(with = "changeover_token::time::optional_milliseconds", default)]
+    since: Option<Timestamp>,
+    #[serde(default)]
+    without: BTreeSet<String>,
+}
+
+impl From<Written> for Queued {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Id(rotation) => Self { rotation, since: None, without: BTreeSet::new() },
+            Written::Whole(Whole { rotation, since, without }) => Self { rotation, since, without },
+        }
+    }
+}

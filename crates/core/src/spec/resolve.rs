@@ -1,0 +1,409 @@
+//! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
+
+mod cluster;
+mod publication;
+mod workload;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use changeover_token::{AcceptedForm, Generation, Prefix, TokenName};
+use serde_json::Value;
+
+use super::{
+    Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
+    SpecId, Workload, WrittenKey,
+    raw::{self, Field, Object},
+    rules::{LONGEST_DURATION, duration},
+};
+use crate::error::{Error, Kind, shown};
+
+pub(super) use cluster::cluster;
+
+/// See [`Spec::parse`].
+pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
+    let raw: raw::Spec = raw::read(json).map_err(|fault| bad_spec(name, version, &fault))?;
+    let mut faults = Faults::default();
+
+    let generation = faults.generation(raw.token);
+    let source = faults.source(raw.source);
+    let overlap = match raw.overlap.0 {
+        Some(overlap) => faults.duration("overlap", &overlap, SHORTEST_OVERLAP..=LONGEST_DURATION),
+        None => faults.add("overlap", "is missing; say how long the previous token stays valid"),
+    };
+    let verifiers = faults.audience(Side::Verifiers, raw.verifiers);
+    let presenters = faults.audience(Side::Presenters, raw.presenters);
+    let rollout_timeout = match raw.rollout_timeout.0 {
+        Some(timeout) => faults.duration("rollout_timeout", &timeout, SECOND..=LONGEST_DURATION),
+        None => Some(DEFAULT_ROLLOUT_TIMEOUT),
+    };
+    let on_drift = faults.on_drift(raw.on_drift);
+    if let Some(timeout) = rollout_timeout {
+        for audience in [&verifiers, &presenters].into_iter().flatten() {
+            faults.time_outs(audience, timeout);
+        }
+    }
+    if let (Some(verifiers), Some(presenters)) = (&verifiers, &presenters) {
+        faults.both_sides(name, verifiers, presenters);
+        if let Some(source) = &source {
+            faults.digests(source, verifiers);
+            if let Source::Inbox { parameter, .. } = source {
+                faults.inbox(parameter, [verifiers, presenters]);
+            }
+        }
+    }
+
+    let spec = (|| {
+        Some(Spec {
+            token: name.clone(),
+            id: SpecId::of(version, json),
+            source: source?,
+            generation: generation?,
+            overlap: overlap?,
+            verifiers: verifiers?,
+            presenters: presenters?,
+            rollout_timeout: rollout_timeout?,
+            on_drift: on_drift?,
+        })
+    })();
+    match spec {
+        Some(spec) if faults.0.is_empty() => Ok(spec),
+        _ => Err(bad_spec(name, version, &faults.told())),
+    }
+}
+
+/// The error of a spec that cannot be carried out.
+pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
+    Error::new(Kind::BadSpec, "use the spec of token", because, "correct the spec's parameter")
+        .on(format!("\"{name}\" (version {version} of its parameter)"))
+}
+
+/// What `source.least_bits` may be.
+const LEAST_BITS: RangeInclusive<u16> = 64..=512;
+const SECOND: Duration = Duration::from_secs(1);
+const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
+const DEFAULT_ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const DEFAULT_BYTES: u8 = 32;
+
+/// What is wrong with a spec, in the order in which it was found.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    /// Notes a fault: a field, and the rest of the sentence. Answers `None`, for the value it leaves out.
+    fn add<T>(&mut self, path: impl Display, fault: impl Display) -> Option<T> {
+        self.0.push(format!("`{path}` {fault}"));
+        None
+    }
+
+    fn unavailable(&mut self, path: impl Display, feature: &str) {
+        self.add::<()>(
+            path,
+            format!("asks for {feature}, which is not available in this version; leave it out"),
+        );
+    }
+
+    fn told(&self) -> String {
+        const TOLD: usize = 10;
+        let mut told = self.0.iter().take(TOLD).cloned().collect::<Vec<_>>();
+        if self.0.len() > TOLD {
+            told.push(format!("and {} more", self.0.len() - TOLD));
+        }
+        told.join("; ")
+    }
+
+    fn generation(&mut self, token: Field<Object<raw::Token>>) -> Option<Generation> {
+        let token = token.0.map(|Object(token)| token).unwrap_or_default();
+        let bytes = match token.bytes.0 {
+            None => Some(DEFAULT_BYTES),
+            Some(value) => {
+                let bytes = value.as_u64().and_then(|bytes| u8::try_from(bytes).ok());
+                match bytes.filter(|bytes| Generation::BYTES.contains(bytes)) {
+                    None => self.add(
+                        "token.bytes",
+                        format!("is {}; write a whole number from 32 to 64", shown(&value)),
+                    ),
+                    bytes => bytes,
+                }
+            }
+        };
+        let prefix = match token.prefix.0 {
+            None => Some(None),
+            Some(value) => match value.as_str().and_then(Prefix::parse) {
+                // It is not shown: somebody may have written a whole token.
+                None => self.add(
+                    "token.prefix",
+                    "is not a prefix; write 1 to 16 of a-z and 0-9, and then '_'",
+                ),
+                prefix => Some(prefix),
+            },
+        };
+        Generation::new(bytes?, prefix?)
+    }
+
+    fn source(&mut self, source: Field<Value>) -> Option<Source> {
+        match source.0 {
+            None => Some(Source::Generated),
+            Some(Value::String(source)) if source == "generated" => Some(Source::Generated),
+            Some(Value::Object(fields))
+                if fields.contains_key("parameter")
+                    && fields
+                        .keys()
+                        .all(|key| ["least_bits", "parameter"].contains(&key.as_str())) =>
+            {
+                let parameter = self.parameter("source.parameter", &fields["parameter"]);
+                let least_bits = self.least_bits(fields.get("least_bits"));
+                Some(Source::Inbox { parameter: parameter?, least_bits: least_bits? })
+            }
+            Some(other) => self.add(
+                "source",
+                format!(
+                    "is {}; write \"generated\", or {{\"parameter\": \"<name>\"}} where values are \
+                     issued elsewhere, and `least_bits` beside it if they are shorter",
+                    shown(&other)
+                ),
+            ),
+        }
+    }
+
+    fn least_bits(&mut self, value: Option<&Value>) -> Option<u16> {
+        let Some(value) = value else { return Some(Source::LEAST_BITS) };
+        let bits = value.as_u64().and_then(|bits| u16::try_from(bits).ok());
+        match bits.filter(|bits| LEAST_BITS.contains(bits)) {
+            None => self.add(
+                "source.least_bits",
+                format!("is {}; write a whole number from 64 to 512", shown(value)),
+            ),
+            bits => bits,
+        }
+    }
+
+    /// A digest of a short value can be reversed by trying all values.
+    fn digests(&mut self, source: &Source, verifiers: &Audience) {
+        let Source::Inbox { least_bits, .. } = source else { return };
+        let forms = verifiers.publications.iter().map(|publication| publication.form);
+        let has_digests = forms.into_iter().any(|form| form == AcceptedForm::Digests);
+        if *least_bits < Source::LEAST_BITS && has_digests {
+            self.add::<()>(
+                "source.least_bits",
+                format!(
+                    "is {least_bits}, and a reader of a digest of so few bits finds the token by \
+                     trying; write \"as\": \"plain\" on every publication of verifiers, or 128 and more"
+                ),
+            );
+        }
+    }
+
+    /// A workload that is as slow as its spec says would be held, though nothing is wrong.
+    fn time_outs(&mut self, audience: &Audience, timeout: Duration) {
+        for workload in &audience.workloads {
+            let within = match workload.picks_up {
+                PicksUp::Restart => Duration::ZERO,
+                PicksUp::Within(within) => within,
+            };
+            if within.max(workload.settle) >= timeout {
+                self.add::<()>(
+                    "rollout_timeout",
+                    format!(
+                        "is {}, and {workload} alone takes {} by its `picks_up` and `settle`; write more",
+                        humantime::format_duration(timeout),
+                        humantime::format_duration(within.max(workload.settle)),
+                    ),
+                );
+            }
+        }
+    }
+
+    /// What arrives would be taken for what was published, and the other way round.
+    fn inbox(&mut self, inbox: &ParameterName, sides: [&Audience; 2]) {
+        let mut published = sides.into_iter().flat_map(|side| &side.publications);
+        if published.any(|it| matches!(&it.place, Place::Parameter(name) if name == inbox)) {
+            self.add::<()>(
+                "source.parameter",
+                format!("names {inbox}, which the spec publishes to; let values arrive elsewhere"),
+            );
+        }
+    }
+
+    fn on_drift(&mut self, on_drift: Field<Value>) -> Option<OnDrift> {
+        match on_drift.0.as_ref().map(|value| (value, value.as_str())) {
+            None | Some((_, Some("refuse"))) => Some(OnDrift::Refuse),
+            Some((_, Some("adopt"))) => Some(OnDrift::Adopt),
+            Some((other, _)) => {
+                self.add("on_drift", format!("is {}; write \"refuse\" or \"adopt\"", shown(other)))
+            }
+        }
+    }
+
+    fn audience(&mut self, side: Side, raw: Field<Object<raw::Audience>>) -> Option<Audience> {
+        let Some(Object(raw)) = raw.0 else {
+            return Some(Audience::default());
+        };
+        let publish = raw.publish.0.unwrap_or_default();
+        if publish.is_empty() {
+            self.add::<()>(
+                format!("{side}.publish"),
+                format!("names no place; name one, or leave `{side}` out"),
+            );
+        }
+        let publications: Vec<_> = publish
+            .into_iter()
+            .enumerate()
+            .map(|(index, Object(raw))| {
+                self.publication(side, &format!("{side}.publish[{index}]"), raw)
+            })
+            .collect();
+        let within = match raw.within.0 {
+            None => Some(None),
+            Some(within) => self
+                .duration(format!("{side}.within"), &within, Duration::ZERO..=LONGEST_DURATION)
+                .map(Some),
+        };
+        let workloads: Vec<_> = raw
+            .workloads
+            .0
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .map(|(index, Object(raw))| self.workload(&format!("{side}.workloads[{index}]"), raw))
+            .collect();
+
+        let audience = Audience {
+            publications: publications.into_iter().collect::<Option<_>>()?,
+            within: within?,
+            workloads: workloads.into_iter().collect::<Option<_>>()?,
+        };
+        let restarts = |workload: &Workload| workload.picks_up == PicksUp::Restart;
+        if audience.within.is_none() && !audience.workloads.iter().any(restarts) {
+            self.add::<()>(
+                format!("{side}.within"),
+                "is missing, and no workload of this side restarts; say how long a reader may hold \
+                 its copy",
+            );
+        }
+        let mut places = BTreeSet::new();
+        for (index, publication) in audience.publications.iter().enumerate() {
+            if !places.insert(&publication.place) {
+                self.add::<()>(
+                    format!("{side}.publish[{index}]"),
+                    format!("names {} a second time; remove one", publication.place),
+                );
+            }
+        }
+        let has_parameter = places.iter().any(|place| matches!(place, Place::Parameter(_)));
+        let mut names = BTreeSet::new();
+        for (index, workload) in audience.workloads.iter().enumerate() {
+            if !names.insert(workload.to_string()) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}]"),
+                    format!("names {workload} a second time; remove one"),
+                );
+            }
+            let copier = match &workload.copy {
+                Some(SecretCopy::ExternalSecret { .. }) => Some("external_secret"),
+                Some(SecretCopy::ClusterExternalSecret { .. }) => Some("cluster_external_secret"),
+                Some(SecretCopy::Secret { .. }) | None => None,
+            };
+            if let Some(field) = copier.filter(|_| !has_parameter) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}].{field}"),
+                    format!(
+                        "copies from a parameter, and `{side}.publish` names none; add an \"ssm\" \
+                         publication"
+                    ),
+                );
+            }
+            // What one field manager applies is all that it owns: a second key would take the first
+            // one away.
+            let others = audience.workloads[..index].iter().filter_map(Workload::written_key);
+            let is_torn = |written: &WrittenKey<'_>| {
+                others.clone().any(|it| it.secret() == written.secret() && it.key != written.key)
+            };
+            if let Some(written) = workload.written_key().filter(is_torn) {
+                self.add::<()>(
+                    format!("{side}.workloads[{index}].secret.key"),
+                    format!(
+                        "is a second key of {written}; a token has one key of a Secret for each side"
+                    ),
+                );
+            }
+        }
+        Some(audience)
+    }
+
+    fn both_sides(&mut self, name: &TokenName, verifiers: &Audience, presenters: &Audience) {
+        if verifiers.is_empty() && presenters.is_empty() {
+            self.add::<()>(
+                "verifiers",
+                "is missing, and so is `presenters`: nobody would learn of the token; add a side",
+            );
+        }
+        for (index, publication) in presenters.publications.iter().enumerate() {
+            let Place::Parameter(parameter) = &publication.place else {
+                continue;
+            };
+            let is_same = |other: &Publication| other.place == publication.place;
+            if verifiers.publications.iter().any(is_same) {
+                self.add::<()>(
+                    format!("presenters.publish[{index}].ssm"),
+                    format!(
+                        "is \"{parameter}\", which `verifiers` publish to as well; a parameter \
+                         holds one view, so name another"
+                    ),
+                );
+            }
+        }
+        let accepted: Vec<_> =
+            verifiers.workloads.iter().filter_map(Workload::written_key).collect();
+        for (index, workload) in presenters.workloads.iter().enumerate() {
+            if let Some(written) = workload.written_key().filter(|it| accepted.contains(it)) {
+                self.add::<()>(
+                    format!("presenters.workloads[{index}].secret.key"),
+                    format!(
+                        "is {written}, which `verifiers` write as well; a key holds one view, so name \
+                         another"
+                    ),
+                );
+            }
+        }
+        let has_workloads = !verifiers.workloads.is_empty() || !presenters.workloads.is_empty();
+        let name = name.as_str();
+        if has_workloads && (name.starts_with('-') || name.ends_with('-')) {
+            self.add::<()>(
+                "workloads",
+                "need a token whose name begins and ends with a letter or digit: it becomes the name \
+                 of an annotation; rename the token",
+            );
+        }
+    }
+
+    /// A required text that keeps a rule of AWS or Kubernetes.
+    fn name(
+        &mut self,
+        path: impl Display,
+        value: Field<Value>,
+        keeps: impl Fn(&str) -> bool,
+        rule: &str,
+    ) -> Option<String> {
+        match value.0 {
+            None => self.add(path, format!("is missing; write {rule}")),
+            Some(Value::String(name)) if keeps(&name) => Some(name),
+            Some(other) => self.add(path, format!("is {}; write {rule}", shown(&other))),
+        }
+    }
+
+    fn duration(
+        &mut self,
+        path: impl Display,
+        value: &Value,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        // A number has no unit, and is not a duration.
+        match duration(value.as_str().unwrap_or_default(), bounds) {
+            Ok(duration) => Some(duration),
+            Err(fault) => self.add(path, format!("is {}, which {fault}", shown(value))),
+        }
+    }
+}

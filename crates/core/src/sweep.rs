@@ -1,0 +1,177 @@
+//! The sweep: whatever owes a step, whoever left it there, is carried on.
+//!
+//! A few due tokens it carries on itself. Of more than a few those that have been due for longest are
+//! its own, and each further one gets an invocation of its own, so that a thousand do not wait in line:
+//!
+//! ```text
+//! {"action": "sweep"} ─► what is due? ─┬─► the first 8 ─► carried on
+//!                                      └─► each further one ─► {"action": "sweep", "token": "<name>"}
+//! ```
+//!
+//! Whatever becomes of such an invocation, and however many of them there are, nothing is lost or
+//! done twice: a token is due until a save says otherwise, and who comes second finds that save.
+//!
+//! A token whose run fails, whatever it fails of, is due again after a back-off of a minute at first and an hour
+//! at most. The index keeps such tokens apart, and a sweep takes them on after all others: a thousand
+//! that fail delay none that does not.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use changeover_token::TokenName;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, caught},
+    event::{Invocation, Request},
+    metrics::Measurement,
+    plan::Ask,
+    ports::World,
+    report::{Answer, Each, Outcome, Report, Results},
+    rotate::{self, Asking, Settings},
+};
+
+/// How many tokens a sweep carries on itself, all of them at once: a small installation is spared the
+/// calls to Lambda.
+const BY_ITSELF: usize = 8;
+/// How many tokens a sweep takes on at most; the next one, a minute later, goes on. As many invocations
+/// may run at once in an account of which nobody asked for more
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
+const MOST: usize = 1000;
+/// How many tokens that fail a sweep counts at most.
+const MOST_FAILING: usize = 10_000;
+/// How many tokens are being handed on at once.
+const HANDED_ON_AT_ONCE: usize = 8;
+/// How long each of those is kept back at most. Some thirty invocations begin in a second, for each
+/// begins by reading its spec, and Parameter Store answers forty such reads in a second
+/// (<https://docs.aws.amazon.com/general/latest/gr/ssm.html>).
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// For how long a sweep hands on: the next one finds what is left.
+const HANDS_ON_FOR: Duration = Duration::from_secs(60);
+
+/// Carries on everything that owed a step when it looked, tokens whose last run failed after the others. One
+/// that fails does not stop the others: it is reported in the answer, and due again after its back-off.
+/// One that cannot be handed on is reported too, and stays due.
+///
+/// # Errors
+/// Where it cannot find out what is due.
+pub(crate) async fn all(
+    world: &World,
+    settings: &Settings,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Result<Answer, Error> {
+    let now = world.clock.now();
+    let (due, failing) =
+        tokio::join!(world.records.due(now, MOST), world.records.failing(MOST_FAILING));
+    let (due, failing) = (due?, failing?);
+    let stuck = failing.len();
+    let mut own: Vec<_> = due.into_iter().map(|(token, _)| token).collect();
+    // After all others, however long they have been due: a thousand of them delay none.
+    let again = failing.into_iter().filter(|(_, due_at)| *due_at <= now).map(|(token, _)| token);
+    let again: Vec<_> = again.filter(|token| !own.contains(token)).collect();
+    own.extend(again);
+    own.truncate(MOST);
+    let count = own.len();
+    let further = own.split_off(own.len().min(BY_ITSELF));
+    info!(own = own.len(), further = further.len(), "sweep");
+    let own = stream::iter(own)
+        .map(|token| carry_on(world, settings, token, invocation, stop_at))
+        .buffer_unordered(BY_ITSELF)
+        .collect();
+    let hand_on_until = (now + HANDS_ON_FOR).min(stop_at);
+    let further = stream::iter(further)
+        .map(|token| hand_on(world, token, &invocation.function, hand_on_until))
+        .buffer_unordered(HANDED_ON_AT_ONCE)
+        .collect();
+    let (mut results, further): (Vec<_>, Vec<_>) = tokio::join!(own, further);
+    results.extend(further);
+    world.meter.write(&Measurement::of_sweep(world.clock.now(), count, stuck));
+    Ok(answer(results))
+}
+
+/// Carries on one token, if it owes anything: never lists any, and starts no further invocation.
+pub(crate) async fn one(
+    world: &World,
+    settings: &Settings,
+    token: &TokenName,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Answer {
+    answer(vec![carry_on(world, settings, token.clone(), invocation, stop_at).await])
+}
+
+/// A token, and what became of it.
+type Swept = (TokenName, Each<Report>);
+
+fn answer(mut results: Vec<Swept>) -> Answer {
+    results.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let results = results.into_iter().map(|(_, each)| each).collect();
+    Answer::Sweep(Results { outcome: Outcome::Swept, results, next: None })
+}
+
+async fn carry_on(
+    world: &World,
+    settings: &Settings,
+    token: TokenName,
+    invocation: &Invocation,
+    stop_at: Timestamp,
+) -> Swept {
+    let without = &BTreeSet::new();
+    let key = &invocation.id;
+    let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
+    let report = caught(rotate::run(world, settings, asking)).await;
+    if let Err(error) = &report {
+        back_off(world, &token, error).await;
+    }
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &report));
+    (token.clone(), Each::of(token, report))
+}
+
+/// Has a token whose run failed come back after its back-off, whatever the run failed of, and measures how it
+/// stands. If that fails too, the token stays due.
+async fn back_off(world: &World, token: &TokenName, error: &Error) {
+    let record = world.records.load(token, None).await.map(|loaded| loaded.record);
+    let now = world.clock.now();
+    // The end of a version needs less than what failed.
+    let next_end = match &record {
+        Ok(Some(record)) => record.ends().filter(|end| *end > now).min(),
+        _ => None,
+    };
+    match world.records.back_off(token, error, now, next_end).await {
+        Ok(Some(failing)) => {
+            warn!(%token, tries = failing.tries, since = %failing.since, %error, "failed; backs off");
+            let measurement = match &record {
+                Ok(Some(record)) => Measurement::of_failing_token(now, record),
+                _ => Measurement::of_unreadable(now, token, failing.since),
+            };
+            world.meter.write(&measurement);
+        }
+        Ok(None) => {}
+        Err(second) => warn!(%token, error = %second, "back-off not saved; it stays due"),
+    }
+}
+
+/// Starts an invocation that carries on this token, after a pause.
+async fn hand_on(world: &World, token: TokenName, function: &str, until: Timestamp) -> Swept {
+    let started = async {
+        tokio::time::sleep(world.random_pause(LONGEST_PAUSE)?).await;
+        let now = world.clock.now();
+        if now >= until {
+            return Ok(Report {
+                not_before: Some(now),
+                warnings: vec!["not handed on in time; the next sweep carries it on".to_owned()],
+                ..Report::bare(Outcome::Deferred, &token)
+            });
+        }
+        world.invocations.start(function, &Request::sweep_of(&token)).await?;
+        Ok(Report::bare(Outcome::HandedOn, &token))
+    };
+    let started = started.await;
+    if let Err(error) = &started {
+        warn!(%token, %error, "not handed on; it stays due");
+    }
+    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &started));
+    (token.clone(), Each::of(token, started))
+}

@@ -1,0 +1,485 @@
+//! One invocation's hold on one token: the record in hand, how it is saved, and what is told of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::pin,
+    time::Duration,
+};
+
+use changeover_token::{Life, Secret, Stage, TokenName, VersionNumber};
+use futures::future::join_all;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, Kind},
+    metrics::Measurement,
+    notice,
+    plan::{Ask, Deferred},
+    ports::{Holding, Save, Saved, Untold, World},
+    record::{
+        Audit, Change, Entry, Held, Illegal, KeyDigest, KeyEntry, Lease, Leg, Minted, Owed,
+        Purpose, Queued, Record, Rotation, RotationId,
+    },
+    report::{Outcome, Report},
+    spec::{Place, Publication, Reserved, Side, Spec, Workload},
+};
+
+/// How long the key of a trigger is remembered.
+const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long a turn waits at most until subscribers are told.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// What the environment decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// How long a write whose reply was lost may still land.
+    pub late_write: Duration,
+    /// Where no token may be published.
+    pub reserved: Reserved,
+}
+
+impl Settings {
+    /// How long a sign of life of somebody who watches a cluster is believed: two leases.
+    pub fn watch(&self) -> Duration {
+        self.lease * 2
+    }
+}
+
+/// One asking for one token.
+#[derive(Clone, Debug)]
+pub struct Asking<'a> {
+    /// What is asked.
+    pub ask: Ask,
+    /// Of which token.
+    pub token: &'a TokenName,
+    /// The trigger's idempotency key.
+    pub key: &'a str,
+    /// No step begins after this.
+    pub stop_at: Timestamp,
+    /// Clusters to leave out, knowingly.
+    pub without: &'a BTreeSet<String>,
+}
+
+/// One invocation's turn at one token.
+pub(crate) struct Turn<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) settings: &'a Settings,
+    pub(crate) spec: &'a Spec,
+    pub(crate) asking: &'a Asking<'a>,
+    /// The trigger's key, where it is not saved yet.
+    pub(crate) key: Option<&'a KeyDigest>,
+    /// Random, not the request id: Lambda's retries keep that one, and are somebody else.
+    pub(crate) holder: String,
+    /// The life of a record that this turn creates, or that has none yet.
+    pub(crate) life: Life,
+    /// As the store has it; `None` where it has none.
+    pub(crate) stored: Option<Record>,
+    /// As it is to be saved next.
+    pub(crate) record: Record,
+    /// What the next save has the trigger's key resolve to, if it is to add the key.
+    pub(crate) joins: Option<KeyEntry>,
+    /// Values that were minted or opened on this turn.
+    pub(crate) values: BTreeMap<VersionNumber, Secret>,
+    /// What the presented publications held when this turn looked.
+    pub(crate) found: BTreeMap<Place, Holding>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) timeline: Vec<Entry>,
+    pub(crate) last: Option<Owed>,
+    pub(crate) subject: Option<(RotationId, VersionNumber)>,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(
+        world: &'a World,
+        settings: &'a Settings,
+        spec: &'a Spec,
+        asking: &'a Asking<'a>,
+        stored: Option<Record>,
+        key: Option<&'a KeyDigest>,
+    ) -> Result<Self, Error> {
+        let life = world.random_life()?;
+        let record = match &stored {
+            Some(record) => record.clone(),
+            None => Record::new(asking.token.clone(), life, world.clock.now()),
+        };
+        let mut turn = Self {
+            life,
+            world,
+            settings,
+            spec,
+            asking,
+            key,
+            holder: world.random_name()?,
+            stored,
+            record,
+            joins: None,
+            values: BTreeMap::new(),
+            found: BTreeMap::new(),
+            warnings: Vec::new(),
+            timeline: Vec::new(),
+            last: None,
+            subject: None,
+        };
+        if spec.verifiers.is_empty() {
+            turn.warnings.push(
+                "the spec names no verifiers: nobody is told of the new version before it is \
+                 presented"
+                    .to_owned(),
+            );
+        }
+        turn.remember_subject();
+        Ok(turn)
+    }
+
+    /// The workloads of a side, but for those of clusters that are left out.
+    pub(crate) fn workloads(&self, side: Side) -> Vec<&'a Workload> {
+        let spec: &'a Spec = self.spec;
+        let workloads = spec.side(side).workloads.iter();
+        workloads.filter(|it| !self.record.without().contains(&it.cluster)).collect()
+    }
+
+    /// What each publication of a side holds now, in the spec's order.
+    pub(crate) async fn holdings(
+        &self,
+        side: Side,
+    ) -> Vec<(&'a Publication, Result<Option<Holding>, Error>)> {
+        let spec: &'a Spec = self.spec;
+        let publications = &spec.side(side).publications;
+        let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
+        publications.iter().zip(join_all(reads).await).collect()
+    }
+
+    /// Leaves these clusters out of what is owed; the next save keeps it.
+    pub(crate) fn leave_out(&mut self, without: &BTreeSet<String>) -> Result<(), Stop> {
+        if without.is_subset(self.record.without()) || self.record.owed().is_none() {
+            return Ok(());
+        }
+        self.apply(Change::LeaveOut(without.clone()))
+    }
+
+    /// The clusters that what begins now goes without: those of this request, and those of the rotation that
+    /// waits, if that begins.
+    pub(crate) fn without_for(&self, purpose: Purpose) -> BTreeSet<String> {
+        let queued = self.record.queued().filter(|_| purpose == Purpose::Rotate);
+        let queued = queued.into_iter().flat_map(|queued| &queued.without);
+        self.asking.without.iter().chain(queued).cloned().collect()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.world.clock.now()
+    }
+
+    /// Takes the lease on the record in memory; the save that follows proves it.
+    pub(crate) fn lease(&mut self, leg: Leg) -> Result<(), Stop> {
+        let publications = &self.spec.side(leg.side()).publications;
+        let unfenced = publications.iter().any(|publication| !publication.place.is_fenced());
+        let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
+        self.apply(Change::Lease {
+            lease,
+            late_write: unfenced.then_some(self.settings.late_write),
+        })
+    }
+
+    /// Makes sure that the record is saved as it is, and that enough of the lease is left for a
+    /// call to a store that cannot fence: half of it.
+    pub(crate) async fn save_with_lease(&mut self, leg: Leg) -> Result<(), Stop> {
+        // Twice, where the save itself took so long: the second has no audit to read.
+        for _ in 0..2 {
+            let enough = self.record.lease().is_some_and(|lease| {
+                lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
+            });
+            if enough && self.stored.as_ref() == Some(&self.record) {
+                break;
+            }
+            self.lease(leg)?;
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// Saves that this turn watches a cluster, without a lease.
+    pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
+        let due_at = self.now() + self.settings.watch();
+        self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
+        self.save().await
+    }
+
+    /// Does some waiting, with a sign of life each time that half of what it is believed for has passed.
+    pub(crate) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(self.settings.watch() / 2) => {
+                    let (token, fence) = (self.record.token(), self.record.fence());
+                    let due_at = self.now() + self.settings.watch();
+                    match self.world.records.postpone(token, fence, due_at).await {
+                        Ok(Saved::Saved) => {}
+                        Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
+                        // Somebody else may take over now; the revision keeps the two apart.
+                        Err(error) => warn!(%token, %error, "sign of life not given"),
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn release(&mut self, due_at: Timestamp) -> Result<(), Stop> {
+        self.apply(Change::Await { due_at, watcher: None })?;
+        self.save().await
+    }
+
+    /// Saves the record, with what the change before it owes to keys and audit.
+    pub(crate) async fn save(&mut self) -> Result<(), Stop> {
+        let record = self.record.to_save();
+        let now = self.now();
+        let mut audit = Vec::new();
+        if let Some(stored) = &self.stored {
+            // Presenters were proved to be on it by the change that freed the slot.
+            if let (Some(ended), None) = (stored.rotation(), record.rotation())
+                && let Some(current) = record.in_stage(Stage::Current)
+                && current.version == ended.version
+                && ended.purpose != Purpose::Repair
+            {
+                audit.push(Audit {
+                    rotated_at: Some(now),
+                    timeline: self.timeline.clone(),
+                    ..record.audit_of(current, self.selectors())
+                });
+            }
+            let ended = record.ended_since(stored);
+            let records = &self.world.records;
+            let reads = ended.iter().map(|it| records.audit(record.token(), it.version));
+            for (version, before) in ended.iter().zip(join_all(reads).await) {
+                let before = before?.unwrap_or_else(|| record.audit_of(version, Vec::new()));
+                audit.push(Audit {
+                    stage: Stage::Retired,
+                    not_after: version.not_after,
+                    ended_at: Some(now),
+                    ..before
+                });
+            }
+        }
+        let save = Save {
+            replaces: self.stored.as_ref().map(Record::fence),
+            record: &record,
+            key: self.key.zip(self.joins.as_ref()),
+            audit: &audit,
+        };
+        match self.world.records.save(save).await? {
+            Saved::Overtaken => Err(Stop::Overtaken),
+            Saved::Saved => {
+                self.tell(self.stored.as_ref(), &record, now).await;
+                self.joins = None;
+                self.record = record.clone();
+                self.stored = Some(record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells subscribers what a save made true. Whatever becomes of that, and soon, the turn goes on: they
+    /// are told by the way, and the audit is what counts.
+    async fn tell(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
+        let Some(subscribers) = &self.world.subscribers else { return };
+        let notices = notice::between(before, after, saved_at, self.selectors());
+        if notices.is_empty() {
+            return;
+        }
+        let told = tokio::time::timeout(TELLING, subscribers.tell(&notices)).await;
+        let (count, error) = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(Untold { count, error })) => (count, error.to_string()),
+            Err(_) => (notices.len(), format!("no answer within {TELLING:?}")),
+        };
+        warn!(token = %after.token(), count, error, "events not sent");
+        self.world.meter.write(&Measurement::of_untold(self.now(), after.token(), count));
+    }
+
+    /// Seals a value as a version. It is decided only once the record that has it is saved.
+    pub(crate) async fn seal(
+        &mut self,
+        number: VersionNumber,
+        value: Secret,
+        held_at: BTreeMap<String, u64>,
+    ) -> Result<Minted, Error> {
+        let sealed = self.world.records.seal(self.asking.token, number, &value).await?;
+        let sha256 = value.digest();
+        self.values.insert(number, value);
+        Ok(Minted { sha256, sealed, held_at })
+    }
+
+    /// What a key resolves to that begins or joins this rotation.
+    pub(crate) fn key_entry(&self, rotation: &Rotation) -> KeyEntry {
+        self.key_entry_of(rotation.id.clone(), rotation.version)
+    }
+
+    /// What a key resolves to of which a rotation is asked that is to bring this version.
+    pub(crate) fn key_entry_of(&self, rotation: RotationId, version: VersionNumber) -> KeyEntry {
+        KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
+    }
+
+    /// The rotation that begins as soon as it can, to be saved as queued: the next save has the trigger's
+    /// key resolve to it. One that waits already begins later than what is asked, and serves.
+    pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<Queued, Error> {
+        let mut queued = match self.record.queued() {
+            Some(queued) => queued.clone(),
+            None => Queued::new(RotationId(self.world.random_name()?), self.now()),
+        };
+        queued.without.extend(self.asking.without.iter().cloned());
+        self.joins = Some(self.key_entry_of(queued.rotation.clone(), version));
+        Ok(queued)
+    }
+
+    /// Makes a change on the record in memory, and logs and measures the step that it ends.
+    pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
+        let ends_step = matches!(
+            change,
+            Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. } | Change::Retire
+        );
+        let now = self.now();
+        let next = self.record.after(change, now)?;
+        if let Some(owed) = self.record.owed().filter(|_| ends_step) {
+            self.log(owed, "done", "");
+            let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
+            let took_ms = took.try_into().unwrap_or(0);
+            let done = Entry { leg: owed.leg, step: owed.step, at: now, took_ms };
+            self.world.meter.write(&Measurement::of_step(&self.record, &done));
+            self.timeline.push(done);
+        }
+        self.record = next;
+        self.remember_subject();
+        Ok(())
+    }
+
+    fn remember_subject(&mut self) {
+        let subject = self.record.subject().map(|(rotation, version)| (rotation.clone(), version));
+        if let Some(rotation) = self.record.rotation()
+            && self.subject != subject
+        {
+            self.timeline.clone_from(&rotation.timeline);
+        }
+        self.subject = subject;
+    }
+
+    pub(crate) fn log(&self, owed: Owed, outcome: &str, detail: &str) {
+        let took = self.now().as_millisecond().saturating_sub(owed.since.as_millisecond());
+        info!(
+            token = %self.record.token(),
+            version = self.subject.as_ref().map(|(_, version)| version.get()),
+            rotation = self.subject.as_ref().map(|(id, _)| tracing::field::display(id)),
+            leg = owed.leg.as_str(),
+            step = owed.step.as_str(),
+            outcome,
+            detail,
+            duration_ms = took,
+            "step"
+        );
+    }
+
+    pub(crate) fn deferred(&self, until: Timestamp, because: Deferred) -> Report {
+        let mut report = self.report(Outcome::Deferred);
+        report.not_before = Some(until);
+        report.warnings.push(because.to_string());
+        report
+    }
+
+    /// Where presenters find the token, as `<parameter>:<version>` for SSM.
+    pub(crate) fn selectors(&self) -> Vec<String> {
+        let number = self.record.presented().map(|version| version.version);
+        let publications = &self.spec.side(Side::Presenters).publications;
+        publications
+            .iter()
+            .filter_map(|publication| {
+                let seen = self.record.seen(&publication.place.to_string())?;
+                Some(match &publication.place {
+                    Place::Parameter(name) => format!("{name}:{}", seen.store_version),
+                    place @ Place::Item { .. } => format!("{place}:{}", number?),
+                })
+            })
+            .collect()
+    }
+
+    /// What leaving out these clusters means for whom.
+    fn told_of_left_out(&self) -> impl Iterator<Item = String> {
+        let meaning = |cluster: &String, side: Side, means: &str| {
+            let mut workloads = self.spec.side(side).workloads.iter();
+            workloads.any(|it| it.cluster == *cluster).then(|| format!("; {side} there {means}"))
+        };
+        self.record.without().iter().map(move |cluster| {
+            let verifiers =
+                meaning(cluster, Side::Verifiers, "are not waited for, and may refuse it");
+            let presenters =
+                meaning(cluster, Side::Presenters, "may send the one before beyond its end");
+            format!(
+                "cluster {cluster} is left out of bringing this version, as was asked{}{}",
+                verifiers.unwrap_or_default(),
+                presenters.unwrap_or_default(),
+            )
+        })
+    }
+
+    pub(crate) fn report(&self, outcome: Outcome) -> Report {
+        let (rotation, version) = self.subject.clone().unzip();
+        let queued = self
+            .record
+            .queued()
+            .map(|_| "a rotation that was asked for begins by itself as soon as it can".to_owned());
+        let warnings = self.warnings.iter().cloned().chain(self.told_of_left_out()).chain(queued);
+        Report {
+            outcome,
+            token: self.record.token().clone(),
+            version,
+            rotation,
+            leg: self.last.map(|owed| owed.leg),
+            step: self.last.map(|owed| owed.step),
+            selectors: self.selectors(),
+            previous_valid_until: self
+                .record
+                .in_stage(Stage::Previous)
+                .and_then(|previous| previous.not_after),
+            not_before: None,
+            timeline: self.timeline.clone(),
+            warnings: warnings.collect(),
+            held: self.record.held().map(Into::into),
+        }
+    }
+}
+
+/// Why a turn ends before it has an answer.
+pub(crate) enum Stop {
+    /// The record moved on under it: plan again.
+    Overtaken,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Illegal> for Stop {
+    fn from(illegal: Illegal) -> Self {
+        Stop::Failed(Error::new(
+            Kind::Internal,
+            "change the record",
+            illegal.to_string(),
+            "report it; the record is as it was, and the token keeps working",
+        ))
+    }
+}
+
+/// A step that is not done.
+pub(crate) enum UnderWay {
+    /// It goes on by itself; what is awaited.
+    Waiting(String),
+    /// It needs help.
+    Held(Held),
+}

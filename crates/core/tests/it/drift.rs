@@ -1,0 +1,338 @@
+//! Somebody else writes to a publication: at rest, and in the middle of a rotation.
+
+use std::time::Duration;
+
+use changeover_core::{event::Request, spec::Side};
+use changeover_testkit::{
+    amount,
+    scene::*,
+    world::{Ending, Fault, Faults, LONG, place},
+};
+use serde_json::{Value, json};
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
+    for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
+        let mut spec = everything();
+        // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+        spec["verifiers"] = Value::Null;
+        spec.as_object_mut().expect("an object").remove("verifiers");
+        let world = in_service(20, &spec).await;
+        world.edit(&place(at), Side::Presenters, "by-hand");
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "PreflightFailed");
+        // The daily comparison reports it, and leaves it alone.
+        for _ in 0..26 {
+            world.pass(Duration::from_secs(60 * 60)).await;
+            world.invoke("sweep", Request::Sweep).await;
+        }
+        assert_eq!(world.minted(&subject()), 1);
+        assert_eq!(world.rest(&subject()).places[&format!("presenters {at}")], "a stranger");
+        let status =
+            world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
+        assert_eq!(status.answer()["results"][0]["drift"], json!([at]), "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
+    let world = in_service(21, &everything()).await;
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
+    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
+    // Version 2 has its end, and is still accepted: somebody brings it back.
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
+    let current = world.value(&place("ssm:/backend/token"), Side::Presenters);
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &current);
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(3);
+
+    let accepted = place("ssm:/backend/token/accepted");
+    let view = world.value(&accepted, Side::Verifiers);
+    world.assert_outcome(&world.invoke("c", rotate("c")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let mut stale: Value = serde_json::from_str(&view).expect("a document");
+    let now: Value =
+        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
+    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
+    world.edit(&accepted, Side::Verifiers, &stale.to_string());
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn verifiers_are_repaired_beside_a_stranger() {
+    let (accepted, presented) =
+        (place("ssm:/backend/token/accepted"), place("dynamodb:configuration/id=presented"));
+    let world = in_service(23, &everything()).await;
+    let begun = world.value(&accepted, Side::Verifiers);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let view = world.value(&accepted, Side::Verifiers);
+    world.edit_presented(&presented, &issued(9));
+    // Verifiers are given version 1 back, beside the one that is presented.
+    let mut stale: Value = serde_json::from_str(&begun).expect("a document");
+    let now: Value = serde_json::from_str(&view).expect("a document");
+    stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
+    world.edit(&accepted, Side::Verifiers, &stale.to_string());
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    let repaired: Value =
+        serde_json::from_str(&world.value(&accepted, Side::Verifiers)).expect("a document");
+    assert_eq!(repaired["accepted"], now["accepted"], "version 1 is accepted no more");
+    assert_eq!(world.value(&presented, Side::Presenters), issued(9), "it is left alone");
+    let record = world.record(&subject()).expect("a record");
+    assert_eq!((record.drift(), record.owed()), ([presented.to_string()].as_slice(), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
+    let world = in_service(24, &parameters()).await;
+    let presented = place("ssm:/backend/token");
+    // The version before is still accepted.
+    let mut spec = parameters();
+    spec["overlap"] = json!("3d");
+    world.specify(&subject(), &spec);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    // It waits for the end of version 1 from here on.
+    world.invoke("sweep", Request::Sweep).await;
+    let labels = || world.rest(&subject()).labels;
+    let before = labels();
+    assert_eq!(before["ssm:/backend/token:current"], "2");
+    world.move_label(&presented, "current", 1);
+    assert_ne!(labels(), before);
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    assert_eq!(labels(), before);
+    let record = world.record(&subject()).expect("a record");
+    assert_eq!((record.presented().map(|it| it.version.get()), record.drift().len()), (Some(2), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
+    // Verifiers go back to the old view while their pods are replaced, or presenters do.
+    let legs = [
+        ("datastore", "ssm:/backend/token/accepted", Side::Verifiers),
+        ("backend", "ssm:/backend/token", Side::Presenters),
+    ];
+    for (broken, reverted, side) in legs {
+        for seed in amount::few_seeds(8) {
+            let world = in_service(seed, &workloads()).await;
+            world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
+            let old = world.value(&place(reverted), side);
+            world.break_workload(&deployed(broken), "CrashLoopBackOff");
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+            world.edit(&place(reverted), side, &old);
+            // External Secrets follow by themselves; pods that start then start on the old view.
+            world.pass(Duration::from_secs(2 * 60 * 60)).await;
+            world.fix_workload(&deployed(broken));
+            world.restart_some_pod();
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_before_the_next() {
+    for (broken, secret) in [("mesh", "mesh#accepted"), ("backend", "datastore#token")] {
+        for seed in amount::few_seeds(8) {
+            let world = in_service(seed, &written_secrets()).await;
+            world.replayed_by(format!("{secret} is reverted, seed {seed}"));
+            let secret = format!("{CLUSTER}/backend/{secret}");
+            let old = world.secret(&secret);
+            world.break_workload(&deployed(broken), "CrashLoopBackOff");
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+            assert_ne!(world.secret(&secret), old);
+            world.edit_secret(&secret, &old);
+            world.fix_workload(&deployed(broken));
+            // Pods that start then start on the old view.
+            world.restart_some_pod();
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() {
+    for secret in ["mesh#accepted", "mesh#token", "datastore#token"] {
+        let secret = format!("{CLUSTER}/backend/{secret}");
+        let world = in_service(1, &written_secrets()).await;
+        world.replayed_by(format!("{secret} is edited"));
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        world.sweep_until_rest(&subject()).await;
+        let written = world.secret(&secret);
+        world.edit_secret(&secret, "somebody's own");
+        world.pass(Duration::from_secs(24 * 60 * 60)).await;
+        world.sweep_until_rest(&subject()).await;
+        // A repair is a later view, and says so.
+        let view = |document: &str| document.split(r#","life""#).next().map(str::to_owned);
+        assert_eq!(view(&world.secret(&secret)), view(&written));
+        world.assert_settled_on(2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
+    for (mut spec, reverted) in
+        [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]
+    {
+        spec["presenters"]["within"] = json!("1m");
+        for seed in amount::few_seeds(4) {
+            let world = in_service(seed, &spec).await;
+            world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
+            let old = world.value(&place(reverted), Side::Presenters);
+            // Readers that nobody restarts may hold their copy longer than this turn lasts.
+            let wait = Some(Duration::from_secs(30));
+            let rotate = rotate_for(wait, "a", []);
+            world.assert_outcome(&world.invoke("a", rotate).await, "in_progress");
+            world.edit(&place(reverted), Side::Presenters, &old);
+            world.pass(Duration::from_secs(2 * 60)).await;
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
+    let mut spec = parameters();
+    spec["presenters"]["within"] = json!("1m");
+    let world = in_service(22, &spec).await;
+    let reverted = place("ssm:/backend/token");
+    let old = world.value(&reverted, Side::Presenters);
+    // Each turn is shorter than readers may hold their copy, so that the next one finds the old view.
+    let wait = Some(Duration::from_secs(30));
+    let rotate = || rotate_for(wait, "a", []);
+    for _ in 0..4 {
+        world.assert_outcome(&world.invoke("a", rotate()).await, "in_progress");
+        world.edit(&reverted, Side::Presenters, &old);
+        world.pass(Duration::from_secs(40)).await;
+    }
+    let ending = world.invoke("a", rotate()).await;
+    world.assert_outcome(&ending, "held");
+    let held = &ending.answer()["held"];
+    assert_eq!(held["object"], "ssm:/backend/token");
+    assert!(held["reason"].as_str().is_some_and(|it| it.contains("keeps changing")), "{held}");
+    // Once it is left alone, the same version goes on.
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_edit_of_a_team_that_edits_by_hand_gets_its_overlap() {
+    for (kind, mut spec) in kinds() {
+        spec["on_drift"] = json!("adopt");
+        let world = in_service(30, &spec).await;
+        world.replayed_by(kind);
+        let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+        for version in 2..4 {
+            world.edit_presented(&presented, &issued(version));
+            // Nobody tells of it: verifiers know of it within two minutes, and the old one lives on.
+            for _ in 0..2 {
+                world.pass(Duration::from_secs(60)).await;
+                world.invoke("sweep", Request::Sweep).await;
+            }
+            assert_eq!(world.minted(&subject()), usize::from(version), "{kind}");
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(version.into());
+            assert_eq!(world.value(&presented, Side::Presenters), issued(version), "{kind}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_of_what_was_edited_by_hand_adopts_it_first() {
+    for (kind, mut spec) in few_kinds() {
+        spec["on_drift"] = json!("adopt");
+        for wait in [None, Some(Duration::ZERO)] {
+            let world = in_service(31, &spec).await;
+            world.replayed_by(format!("{kind}, waits {wait:?}"));
+            let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+            world.edit_presented(&presented, &issued(2));
+            world.invoke("a", rotate_for(wait, "a", [])).await;
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(3);
+            let ending = world.invoke("a", rotate("a")).await;
+            world.assert_outcome(&ending, "unchanged");
+            assert_eq!(ending.answer()["version"], 3, "{kind}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_in_the_middle_of_a_rotation_is_the_version_after_it() {
+    for (kind, mut spec) in few_kinds() {
+        spec["on_drift"] = json!("adopt");
+        for call in (1..60).step_by(3) {
+            let world = in_service(32, &spec).await;
+            world.replayed_by(format!("{kind}, edited after call {call}"));
+            let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+            world.run("a", rotate("a"), LONG, Faults::at(call, Fault::CutAfter)).await;
+            world.edit_presented(&presented, &issued(9));
+            for _ in 0..8 {
+                world.pass(Duration::from_secs(60)).await;
+                world.invoke("sweep", Request::Sweep).await;
+            }
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled();
+            assert_eq!(world.value(&presented, Side::Presenters), issued(9), "{kind} {call}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_is_adopted_once_when_that_is_asked_for() {
+    for (kind, spec) in few_kinds() {
+        let world = in_service(33, &spec).await;
+        world.replayed_by(kind);
+        let presented = world.spec(&subject()).presenters.publications[0].place.clone();
+        world.edit_presented(&presented, &issued(2));
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "PreflightFailed");
+        world.assert_outcome(&world.invoke("b", publish()).await, "PreflightFailed");
+        world.assert_outcome(&world.invoke("c", adopt()).await, "published");
+        world.sweep_until_rest(&subject()).await;
+        world.assert_settled_on(2);
+        world.assert_outcome(&world.invoke("d", adopt()).await, "published");
+        assert_eq!(world.minted(&subject()), 2, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_that_disagree_and_values_that_have_ended_are_not_adopted() {
+    let mut spec = everything();
+    spec["on_drift"] = json!("adopt");
+    // Whoever brings an old token back tells the verifiers by hand: they are not ours here.
+    spec.as_object_mut().expect("an object").remove("verifiers");
+    let world = in_service(34, &spec).await;
+    let [parameter, item] =
+        ["ssm:/backend/token", "dynamodb:configuration/id=presented"].map(place);
+    let old = world.value(&item, Side::Presenters);
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+    world.sweep_until_rest(&subject()).await;
+    let current = world.value(&item, Side::Presenters);
+
+    world.edit_presented(&item, &old);
+    let Ending::Failed(error) = world.invoke("ended", rotate("ended")).await else {
+        world.fail("a value that has ended was adopted");
+    };
+    assert!(error.to_string().contains("version 1, which has ended"), "{error}");
+    world.edit_presented(&item, &issued(3));
+    world.edit_presented(&parameter, &issued(4));
+    world.assert_outcome(&world.invoke("two", rotate("two")).await, "PreflightFailed");
+    assert_eq!(world.minted(&subject()), 2);
+    for place in [&item, &parameter] {
+        world.edit(place, Side::Presenters, &current);
+    }
+    world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
+}

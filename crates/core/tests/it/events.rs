@@ -1,0 +1,103 @@
+//! The example events are read as what their names say.
+
+use std::time::Duration;
+
+use changeover_core::{
+    error::Kind,
+    event::{Event, Request, STATUS_ALIAS},
+};
+use serde_json::json;
+
+/// Reads the example of this name.
+macro_rules! example {
+    ($name:literal) => {{
+        let event = include_str!(concat!("../../../../events/", $name, ".json"));
+        Request::parse(&serde_json::from_str(event).unwrap()).unwrap()
+    }};
+}
+
+#[test]
+fn a_rotation_needs_no_key_and_takes_one() {
+    let (Request::Rotate { key, wait, .. }, Request::Rotate { key: given, wait: waited, .. }) =
+        (example!("rotate"), example!("rotate-with-key"))
+    else {
+        panic!("one of them is no rotation")
+    };
+    assert_eq!((key, wait), (None, None));
+    assert_eq!(given.as_deref(), Some("deploy-1481-1"));
+    assert_eq!(waited, Some(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_schedule_brings_its_key() {
+    for (request, expected) in [
+        (
+            example!("eventbridge-rule"),
+            "arn:aws:events:eu-west-1:123456789012:rule/changeover-RotationRule-1A2B3C4D \
+             2026-12-01T04:00:00Z",
+        ),
+        (
+            example!("scheduler"),
+            "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/\
+             changeover-RotationSchedule-1A2B3C4D 2026-12-01T04:00:00Z",
+        ),
+    ] {
+        assert_eq!(request.action(), "rotate");
+        assert_eq!(request.key_or("the invocation's"), expected);
+    }
+}
+
+#[test]
+fn every_other_action_is_read_as_itself() {
+    for (request, action, token) in [
+        (example!("publish"), "publish", Some("datastore-token")),
+        (example!("drop"), "drop", Some("datastore-token")),
+        (example!("forget"), "forget", Some("datastore-token")),
+        (example!("import"), "import", None),
+        (example!("rotate-fresh"), "rotate", Some("datastore-token")),
+        (example!("publish-adopt"), "publish", Some("datastore-token")),
+        (example!("sweep"), "sweep", None),
+        (example!("sweep-one"), "sweep", Some("datastore-token")),
+        (example!("status"), "status", Some("datastore-token")),
+        (example!("status-all"), "status", None),
+        (example!("preflight"), "preflight", Some("datastore-token")),
+    ] {
+        assert_eq!(request.action(), action);
+        assert_eq!(request.token().map(ToString::to_string).as_deref(), token);
+    }
+}
+
+#[test]
+fn through_the_alias_of_observers_nothing_is_changed() {
+    let function = "arn:aws:lambda:eu-west-1:123456789012:function:status";
+    let observed = format!("{function}:{STATUS_ALIAS}");
+    for (event, reads_only) in [
+        (json!({"action": "status"}), true),
+        (json!({"action": "preflight", "token": "a"}), true),
+        (json!({"action": "rotate", "token": "a"}), false),
+        (json!({"action": "publish", "token": "a"}), false),
+        (json!({"action": "drop", "token": "a"}), false),
+        (json!({"action": "forget", "token": "a"}), false),
+        (json!({"action": "sweep"}), false),
+        (json!({"CodePipeline.job": {"id": "1"}}), false),
+    ] {
+        let parsed = Event::parse(&event).unwrap();
+        for through in [function.to_owned(), format!("{function}:live")] {
+            assert!(parsed.allowed_through(&through).is_ok(), "{event} through {through}");
+        }
+        let refused = parsed.allowed_through(&observed).err().map(|error| error.kind);
+        assert_eq!(refused, (!reads_only).then_some(Kind::AccessDenied), "{event}");
+    }
+}
+
+#[test]
+fn an_event_names_a_token_and_not_where_it_is_written() {
+    for action in ["rotate", "publish", "drop", "forget", "sweep", "status", "preflight"] {
+        for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
+            let mut event = json!({"action": action, "token": "datastore-token"});
+            event[field] = json!({"ssm": "/somewhere/else"});
+            let error = Request::parse(&event).unwrap_err();
+            assert_eq!(error.kind, Kind::BadEvent, "{event}: {error}");
+        }
+    }
+}

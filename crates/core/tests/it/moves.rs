@@ -1,0 +1,305 @@
+//! The record's transition function: whatever is asked of it, in whatever order, these hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use changeover_core::{
+    record::{
+        Begin, Change, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Step,
+    },
+    spec::{Side, SpecId},
+};
+use changeover_testkit::{amount, sample::life, scene::subject};
+use changeover_token::{Digest, Fence, Sealed, Stage, VersionNumber};
+
+use jiff::Timestamp;
+use proptest::{prelude::*, test_runner::Config};
+
+proptest! {
+    #![proptest_config(Config { cases: amount::cases(512), failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn no_sequence_of_changes_breaks_a_promise(asks in prop::collection::vec(ask(), 1..120)) {
+        let mut now = Timestamp::constant(1_793_491_200, 0);
+        let mut record = Record::new(subject(), life(0), now);
+        let mut minted = 0;
+        for ask in asks {
+            now += Duration::from_millis(ask.after);
+            minted += 1;
+            let change = ask.change(&record, minted, now);
+            let words = format!("{change:?}");
+            let before = record.clone();
+            match record.after(change, now) {
+                Ok(after) => {
+                    holds(&before, &after, now).map_err(|broken| {
+                        TestCaseError::fail(format!("{broken} by {words}\nfrom {before:#?}"))
+                    })?;
+                    // Each change is saved, so that the next view has a revision of its own.
+                    record = after.to_save();
+                    prop_assert!(record.fence() > before.fence());
+                    prop_assert_eq!(record.life(), before.life());
+                    let json = serde_json::to_value(&record).expect("JSON");
+                    let read: Record = serde_json::from_value(json).expect("a record");
+                    prop_assert_eq!(&read, &record, "a record reads back as it was saved");
+                }
+                Err(_) => prop_assert_eq!(&record, &before, "an illegal change leaves no trace"),
+            }
+        }
+    }
+}
+
+/// What a change may not do to a record.
+fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> {
+    let numbers: Vec<_> = after.versions().iter().map(|it| it.version).collect();
+    let unless = |holds: bool, promise: &str| match holds {
+        true => Ok(()),
+        false => Err(format!("{promise} ({numbers:?})")),
+    };
+    let pending = |record: &Record| {
+        let versions = record.versions().iter();
+        versions.filter(|it| it.stage == Stage::Pending).map(|it| it.version).collect::<Vec<_>>()
+    };
+    unless(pending(after).len() <= 1, "two versions are pending")?;
+    unless(
+        after.versions().iter().filter(|it| it.stage == Stage::Current).count() <= 1,
+        "two versions are current",
+    )?;
+    unless(
+        before.in_stage(Stage::Current).is_none() || after.in_stage(Stage::Current).is_some(),
+        "no version is current any more",
+    )?;
+    unless(numbers.windows(2).all(|pair| pair[0] > pair[1]), "numbers do not grow")?;
+    unless(after.next_version() >= before.next_version(), "a number may be used again")?;
+    for version in after.versions() {
+        let old = before.versions().iter().find(|it| it.version == version.version);
+        match old {
+            None => unless(version.version >= before.next_version(), "a number is used again")?,
+            Some(old) => {
+                unless(old.sha256 == version.sha256, "a version got another value")?;
+                let ends = old.not_after.is_none() && version.not_after.is_some();
+                let owed = before.owed().map(|owed| (owed.leg, owed.step));
+                unless(
+                    !ends || owed == Some((Leg::Migrate, Step::RollOut)),
+                    "a version got its end before migrate was complete",
+                )?;
+                unless(
+                    old.not_after.is_none() || old.not_after == version.not_after,
+                    "the end of a version was moved",
+                )?;
+            }
+        }
+        unless(
+            (version.stage == Stage::Previous) == version.not_after.is_some(),
+            "exactly previous versions have an end",
+        )?;
+    }
+    let is_held = after.lease().is_some_and(|lease| lease.until > now);
+    let was_presented = before.rotation().is_some_and(|rotation| rotation.presented);
+    for gone in before.versions().iter().filter(|it| !numbers.contains(&it.version)) {
+        let was_dropped = gone.stage == Stage::Pending && !was_presented;
+        let has_ended = gone.not_after.is_some_and(|end| end <= now);
+        unless(was_dropped || has_ended, "a live version left the set")?;
+        unless(!before.is_unanswered(now), "the set changed while a write may still land")?;
+        unless(is_held, "a version left the set without the lease")?;
+    }
+    let is_new = numbers.iter().any(|it| *it >= before.next_version());
+    unless(!is_new || !before.is_unanswered(now), "minted while a write may still land")?;
+    unless(!is_new || is_held, "minted without the lease")?;
+    for side in Side::BOTH {
+        unless(after.view(side) >= before.view(side), "the fence of a view fell")?;
+        unless(after.view(side) <= after.to_save().fence(), "a view is ahead of its record")?;
+    }
+    let accepted = |record: &Record| -> Vec<_> {
+        let versions = record.versions().iter();
+        versions.map(|it| (it.version, it.stage, it.not_after)).collect()
+    };
+    unless(
+        accepted(before) == accepted(after)
+            || after.view(Side::Verifiers) == after.to_save().fence(),
+        "the accepted view changed without a revision of its own",
+    )?;
+    let presented = |record: &Record| record.presented().map(|it| it.version);
+    unless(
+        presented(before) == presented(after)
+            || after.view(Side::Presenters) == after.to_save().fence(),
+        "the presented view changed without a revision of its own",
+    )?;
+    unless(after.unanswered_until() >= before.unanswered_until(), "a lost reply was forgotten")?;
+    unless(
+        !after.is_unanswered(now) || after.compare_at() <= after.unanswered_until().unwrap(),
+        "nobody looks when a write whose reply was lost may have landed",
+    )?;
+    unless(
+        after.owed().is_none() || after.due_at().is_some(),
+        "a step is owed, and nobody ever comes",
+    )?;
+    if let (Some(held), Some(holds)) = (before.lease(), after.lease()) {
+        unless(
+            held.holder == holds.holder || held.until + LEASE_GRACE <= now,
+            "a live lease was taken away",
+        )?;
+    }
+    Ok(())
+}
+
+/// A change to ask for, as far as chance decides it.
+#[derive(Clone, Debug)]
+struct Ask {
+    after: u64,
+    what: u8,
+    holder: u8,
+    flag: bool,
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let after = prop_oneof![4 => 1..2_000_u64, 1 => 30_000..60_000_u64, 1 => 200_000..400_000_u64];
+    // What is owed is asked for most of the time; else nothing would ever end.
+    (after, 0..25_u8, 0..3_u8, any::<bool>()).prop_map(|(after, what, holder, flag)| Ask {
+        after,
+        what,
+        holder,
+        flag,
+    })
+}
+
+impl Ask {
+    fn change(&self, record: &Record, minted: u64, now: Timestamp) -> Change {
+        let lease = Lease {
+            holder: format!("holder {}", self.holder),
+            until: now + Duration::from_secs(30),
+        };
+        match self.what {
+            0..3 => self.begin(record, minted, lease),
+            3 | 4 => {
+                Change::Lease { lease, late_write: self.flag.then_some(Duration::from_secs(300)) }
+            }
+            5 => Change::Respecify(SpecId::of(minted as i64, "{}")),
+            6 => Change::Unanswered(now + Duration::from_secs(300)),
+            7 => Change::Repeat,
+            8 => Change::Retire,
+            9 => Change::Drop,
+            10 => Change::Await {
+                due_at: now + Duration::from_secs(60),
+                watcher: self.flag.then(|| "watcher".to_owned()),
+            },
+            11 => Change::Hold(Held::new("object", "reason", "fix")),
+            12 => Change::Compared {
+                drift: Vec::new(),
+                places: BTreeSet::new(),
+                again_after: OVERLAP,
+            },
+            // Even a step that is not owed is claimed to be done, now and then.
+            13 => Change::RolledOut { overlap: OVERLAP },
+            14 => Change::Published(BTreeMap::new()),
+            24 => {
+                let ahead = if self.flag { 0 } else { 1_000 };
+                Change::Surpass(Fence { revision: record.revision() + ahead, ..record.fence() })
+            }
+            _ => match record.owed().map(|owed| owed.step) {
+                None => self.begin(record, minted, lease),
+                Some(Step::Retire) => Change::Retire,
+                Some(Step::Publish) => Change::Published(BTreeMap::new()),
+                Some(Step::Sync) => Change::Synced(BTreeMap::new()),
+                Some(Step::RollOut) => Change::RolledOut { overlap: OVERLAP },
+            },
+        }
+    }
+
+    fn begin(&self, record: &Record, minted: u64, lease: Lease) -> Change {
+        let value = |number: u64| Minted {
+            sha256: Digest::of(format!("value {number}")),
+            sealed: Sealed(number.to_be_bytes().to_vec()),
+            held_at: BTreeMap::new(),
+        };
+        let is_first = record.next_version() == VersionNumber::new(1);
+        let purpose = match (is_first, self.what % 3) {
+            (false, 0) => Purpose::Publish,
+            (false, 1) => Purpose::Repair,
+            _ => Purpose::Rotate,
+        };
+        // A rotation of a token without a current version adopts what there is, or creates it.
+        let adopts = is_first && self.flag;
+        let purpose = if is_first && !adopts { Purpose::Publish } else { purpose };
+        let mints = purpose == Purpose::Rotate || (is_first && !adopts);
+        let id = RotationId(format!("rotation {minted}"));
+        Change::Begin(Box::new(Begin {
+            adopted: adopts.then(|| value(minted * 2)),
+            minted: mints.then(|| value(minted * 2 + 1)),
+            repaired: if self.flag { vec![Side::Verifiers] } else { Vec::new() },
+            leaves_alone: [None, Some(Side::Presenters), Some(Side::Verifiers)]
+                [usize::from(self.holder) % 3]
+                .filter(|side| {
+                    purpose == Purpose::Repair && (*side != Side::Verifiers || !self.flag)
+                }),
+            // Somebody wrote it to a publication before.
+            is_presented: mints && !is_first && self.flag,
+            ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease)
+        }))
+    }
+}
+
+const OVERLAP: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_held_rotation_is_tried_again_later_and_later() {
+    let mut now = Timestamp::constant(1_793_491_200, 0);
+    let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
+    let record = Record::new(subject(), life(0), now);
+    let begun = ask.change(&record, 1, now);
+    let mut record = record.after(begun, now).unwrap().to_save();
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        let held = Change::Hold(Held::new("object", "reason", "fix"));
+        record = record.after(held, now).unwrap().to_save();
+        let due_at = record.due_at().unwrap();
+        pauses.push(due_at.duration_since(now).as_secs() / 60);
+        now = due_at;
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn restored_record_is_raised_above_what_it_found() {
+    let now = Timestamp::constant(1_793_491_200, 0);
+    let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
+    let record = Record::new(subject(), life(0), now);
+    let begun = record.after(ask.change(&record, 1, now), now).unwrap().to_save();
+    let found = Fence { revision: 4_000, ..begun.fence() };
+    let raised = begun.after(Change::Surpass(found), now).unwrap();
+    assert!(raised.view(Side::Verifiers) > found, "what is published next is above it");
+    assert_eq!(raised.view(Side::Verifiers), raised.to_save().fence(), "and saved before");
+    assert_eq!(raised.owed().map(|owed| owed.step), Some(Step::Publish));
+
+    // An older record is below it, whatever its numbers, and a newer one is for people to decide.
+    for older in [None, Some(life(-60))] {
+        let above = begun.after(Change::Surpass(Fence { life: older, ..found }), now).unwrap();
+        assert_eq!(above.revision(), begun.revision());
+        assert!(above.view(Side::Verifiers) > begun.view(Side::Verifiers));
+    }
+    let newer = Fence { life: Some(life(60)), ..found };
+    assert!(begun.after(Change::Surpass(newer), now).is_err());
+    let damage = Fence { revision: u64::MAX, ..found };
+    assert!(begun.after(Change::Surpass(damage), now).is_err());
+}
+
+#[test]
+fn a_lease_that_ran_out_is_taken_over_only_after_its_grace() {
+    let now = Timestamp::constant(1_793_491_200, 0);
+    let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
+    let record = Record::new(subject(), life(0), now);
+    let begun = ask.change(&record, 1, now);
+    let record = record.after(begun, now).unwrap().to_save();
+    let until = record.lease().unwrap().until;
+    let late_write = Duration::from_secs(300);
+    let take = |at: Timestamp| {
+        let lease = Lease { holder: "other".to_owned(), until: at + Duration::from_secs(30) };
+        record.after(Change::Lease { lease, late_write: Some(late_write) }, at)
+    };
+    assert!(take(until).is_err());
+    assert!(take(until + LEASE_GRACE - Duration::from_millis(1)).is_err());
+    let taken = take(until + LEASE_GRACE).unwrap();
+    // Its last write was never answered, and may still land.
+    assert_eq!(taken.unanswered_until(), Some(until + late_write));
+}

@@ -1,0 +1,235 @@
+//! What subscribers are told of a token, against what was saved, and against `events/schema`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use changeover_core::{
+    event::Request,
+    notice::{Notice, SOURCE, What},
+    record::Record,
+    spec::Side,
+};
+use changeover_testkit::{
+    scene::*,
+    schema::Schema,
+    world::{Bus, MemoryWorld, place},
+};
+use changeover_token::{Stage, VersionNumber};
+
+use serde_json::{Value, json};
+
+#[tokio::test(start_paused = true)]
+async fn every_change_of_a_stage_is_told_once_and_as_it_was_saved() {
+    for (kind, spec) in kinds() {
+        let world = in_service(40, &spec).await;
+        world.replayed_by(kind);
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        world.assert_outcome(&world.invoke("b", rotate_without_waiting("b")).await, "in_progress");
+        world.invoke("drop", drop_pending()).await;
+        world.sweep_until_rest(&subject()).await;
+
+        let mut expected = Vec::new();
+        let mut before = BTreeMap::new();
+        for record in world.saved(&subject()) {
+            let now = stages(&record);
+            for number in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+                let (was, is) = (before.get(number).copied(), now.get(number).copied());
+                if was != is {
+                    expected.push((record.revision(), *number, is.unwrap_or(Stage::Retired), was));
+                }
+            }
+            before = now;
+        }
+        let mut told: Vec<_> = world
+            .told_of(&subject())
+            .into_iter()
+            .filter_map(|notice| match notice.what {
+                What::VersionStageChanged { version, stage, stage_before, .. } => {
+                    Some((notice.revision, version, stage, stage_before))
+                }
+                _ => None,
+            })
+            .collect();
+        told.sort_by_key(|(revision, number, ..)| (*revision, *number));
+        assert_eq!(told, expected, "{kind}");
+        assert!(told.len() >= 6, "{kind}: {told:?}");
+    }
+}
+
+fn stages(record: &Record) -> BTreeMap<VersionNumber, Stage> {
+    record.versions().iter().map(|version| (version.version, version.stage)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
+    for (kind, spec) in kinds() {
+        let world = in_service(41, &spec).await;
+        world.replayed_by(kind);
+        let before = world.told_of(&subject()).len();
+        let ending = world.invoke("a", rotate("a")).await;
+        world.assert_outcome(&ending, "rotated");
+        world.sweep_until_rest(&subject()).await;
+        let mut told = world.told_of(&subject()).split_off(before);
+        // An operator that overslept holds it for a while.
+        told.retain(|notice| {
+            !matches!(notice.what, What::RotationHeld { .. } | What::RotationResumed { .. })
+        });
+        let lines: Vec<_> = told.iter().map(line).collect();
+        let expected = [
+            "Rotation Started",
+            "Version Stage Changed 2 pending",
+            "Version Stage Changed 2 current",
+            "Version Stage Changed 1 previous",
+            "Rotation Completed",
+            "Version Stage Changed 1 retired",
+        ];
+        assert_eq!(lines, expected, "{kind}: {told:#?}");
+        let What::RotationCompleted { rotation, version, selectors, .. } = &told[4].what else {
+            panic!("{told:?}");
+        };
+        let answer = ending.answer();
+        assert_eq!(answer["rotation"], rotation.to_string(), "{kind}");
+        assert_eq!(answer["version"], version.get(), "{kind}");
+        assert_eq!(answer["selectors"], json!(selectors), "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_told_once_and_again_when_it_goes_on() {
+    let world = in_service(42, &workloads()).await;
+    world.break_workload(&deployed("backend"), "CrashLoopBackOff");
+    let before = world.told_of(&subject()).len();
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(60 * 60)).await;
+        world.invoke("sweep", Request::Sweep).await;
+    }
+    world.fix_workload(&deployed("backend"));
+    world.sweep_until_rest(&subject()).await;
+    let told = &world.told_of(&subject())[before..];
+    let of_a_hold: Vec<_> =
+        told.iter().map(line).filter(|it| it.contains("Held") || it.contains("Resumed")).collect();
+    assert_eq!(of_a_hold, ["Rotation Held", "Rotation Resumed"], "{told:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_the_bus_the_rotation_is_the_same_and_hardly_later() {
+    for (kind, spec) in kinds() {
+        for bus in [Bus::Refuses, Bus::Silent] {
+            let world = in_service(43, &spec).await;
+            world.replayed_by(format!("kind {kind}, the bus: {bus:?}"));
+            world.break_bus(bus);
+            let began = world.now();
+            world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+            let took = world.now().duration_since(began);
+            // Two seconds as it begins, and two as presenters are on it; the rest is the readers' own.
+            assert!(kind != "items" || took.as_secs() < 12, "a rotation of {took:#}");
+            let lines = world.measured();
+            let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let untold: u64 = lines.filter_map(|line| line["EventsNotSent"].as_u64()).sum();
+            assert_eq!(untold, 5, "{kind}, {bus:?}");
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_event_keeps_to_the_schema_of_its_detail_type() {
+    let schemas = schemas();
+    let mut seen = BTreeSet::new();
+    for world in worlds().await {
+        for notice in world.told_of(&subject()) {
+            let detail_type = notice.detail_type();
+            let schema = &schemas[detail_type];
+            let event = event(&notice);
+            schema.assert_valid(&event);
+            for member in event["detail"].as_object().unwrap().keys() {
+                let mut without = event.clone();
+                without["detail"].as_object_mut().unwrap().remove(member);
+                assert!(!schema.takes(&without), "{detail_type} may lack {member}");
+            }
+            let mut more = event.clone();
+            more["detail"]["value"] = json!("a token");
+            assert!(!schema.takes(&more), "{detail_type} may have any member");
+            seen.insert(detail_type.to_owned());
+        }
+    }
+    assert_eq!(seen, schemas.into_keys().collect());
+}
+
+#[test]
+fn the_readmes_event_keeps_to_its_schema_and_every_detail_type_is_told_of() {
+    let readme = include_str!("../../../../README.md");
+    let section = readme.split("\n## Events\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let schemas = schemas();
+    for detail_type in schemas.keys() {
+        assert!(section.contains(&format!("| `{detail_type}` |")), "no row about {detail_type}");
+    }
+    let example = section.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let example: Value = serde_json::from_str(example).unwrap();
+    schemas[example["detail-type"].as_str().unwrap()].assert_valid(&example);
+}
+
+/// Worlds in which everything is told that may be told.
+async fn worlds() -> Vec<MemoryWorld> {
+    let mut worlds = Vec::new();
+    for (kind, spec) in kinds() {
+        let world = in_service(44, &spec).await;
+        world.replayed_by(kind);
+        world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
+        world.sweep_until_rest(&subject()).await;
+        worlds.push(world);
+    }
+
+    let world = in_service(45, &workloads()).await;
+    world.break_workload(&deployed("datastore"), "CrashLoopBackOff");
+    world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
+    world.fix_workload(&deployed("datastore"));
+    world.sweep_until_rest(&subject()).await;
+    world.invoke("b", rotate_without_waiting("b")).await;
+    world.invoke("drop", drop_pending()).await;
+    worlds.push(world);
+
+    // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+    let world = in_service(46, &no_verifiers()).await;
+    world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, "by hand");
+    world.pass(Duration::from_secs(24 * 60 * 60)).await;
+    world.invoke("sweep", Request::Sweep).await;
+    worlds.push(world);
+    worlds
+}
+
+/// An event as a rule's target receives it, but for what EventBridge adds.
+fn event(notice: &Notice) -> Value {
+    json!({"source": SOURCE, "detail-type": notice.detail_type(), "detail": notice})
+}
+
+/// The schemas that are shipped, by detail-type; each file is named after its own.
+fn schemas() -> BTreeMap<String, Schema> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events/schema");
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+    files
+        .map(|path| {
+            let schema: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let title = schema["title"].as_str().unwrap().to_owned();
+            let name = format!("{}.json", title.to_lowercase().replace(' ', "-"));
+            assert_eq!(path.file_name().and_then(|it| it.to_str()), Some(&*name));
+            (title, Schema::of(&schema))
+        })
+        .collect()
+}
+
+fn line(notice: &Notice) -> String {
+    match &notice.what {
+        What::VersionStageChanged { version, stage, .. } => {
+            let stage = serde_json::to_value(stage).unwrap();
+            format!("{} {version} {}", notice.detail_type(), stage.as_str().unwrap())
+        }
+        _ => notice.detail_type().to_owned(),
+    }
+}

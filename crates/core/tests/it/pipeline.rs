@@ -1,0 +1,164 @@
+//! Jobs of CodePipeline: what they carry, what they are told, and that one action mints once.
+
+use std::time::Duration;
+
+use changeover_core::{
+    event::{Event, Job},
+    verdict::{Failure, Verdict},
+};
+use changeover_testkit::{
+    scene::*,
+    world::{Fault, Faults, LONG, MemoryWorld},
+};
+use serde_json::{Value, json};
+
+const ROTATE: &str = r#"{"action": "rotate", "token": "datastore-token"}"#;
+
+/// A job as CodePipeline sends it, reduced to what it always has.
+fn job(id: &str, parameters: Option<&str>, continuation: Option<&str>) -> Job {
+    let mut job = json!({
+        "id": id,
+        "accountId": "123456789012",
+        "data": {"actionConfiguration": {"configuration": {"FunctionName": "changeover-rotator"}}},
+    });
+    if let Some(parameters) = parameters {
+        job["data"]["actionConfiguration"]["configuration"]["UserParameters"] = json!(parameters);
+    }
+    if let Some(continuation) = continuation {
+        job["data"]["continuationToken"] = json!(continuation);
+    }
+    match Event::parse(&json!({"CodePipeline.job": job})) {
+        Ok(Event::Job(job)) => job,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a job is told.
+async fn told(world: &MemoryWorld, job: Job) -> Verdict {
+    let id = job.id.clone();
+    world.start_job(&id);
+    let ending = world.invoke("an invocation", Event::Job(job)).await;
+    world.told(&id).unwrap_or_else(|| world.fail(&format!("the job hangs: {ending:?}")))
+}
+
+fn variable<'a>(verdict: &'a Verdict, name: &str) -> &'a str {
+    match verdict {
+        Verdict::Succeeded(variables) => variables.get(name).map_or("", String::as_str),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_rotates_and_its_variables_say_where_the_token_is_but_not_what() {
+    for (kind, spec) in kinds() {
+        let world = in_service(1, &spec).await;
+        let verdict = told(&world, job("1", Some(ROTATE), None)).await;
+        let version = ["outcome", "token", "version"].map(|name| variable(&verdict, name));
+        assert_eq!(version, ["rotated", "datastore-token", "2"], "{kind}");
+        let selectors = variable(&verdict, "selectors").split(' ').count();
+        assert_eq!(Some(selectors), spec["presenters"]["publish"].as_array().map(Vec::len));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_goes_on_over_many_jobs_mints_once() {
+    let world = in_service(1, &everything()).await;
+    let impatient = r#"{"action": "rotate", "token": "datastore-token", "wait": "1s"}"#;
+    let mut verdict = told(&world, job("1", Some(impatient), None)).await;
+    for number in 2..100 {
+        let Verdict::GoesOn { continuation } = &verdict else { break };
+        assert_eq!(continuation, "1");
+        world.pass(Duration::from_secs(30)).await;
+        let next = job(&number.to_string(), Some(impatient), Some(continuation));
+        verdict = told(&world, next).await;
+    }
+    assert_eq!(variable(&verdict, "version"), "2");
+    world.sweep_until_rest(&subject()).await;
+    world.assert_settled_on(2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_delivered_twice_or_dies_anywhere_mints_once_and_is_answered() {
+    let event = || Event::Job(job("1", Some(ROTATE), None));
+    let calls = {
+        let world = in_service(1, &parameters()).await;
+        world.start_job("1");
+        world.run("a", event(), LONG, Faults::none()).await.calls
+    };
+    for call in 1..=calls {
+        for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailBefore] {
+            let world = in_service(1, &parameters()).await;
+            world.replayed_by(format!("{fault:?} at call {call}"));
+            world.start_job("1");
+            world.run("a", event(), LONG, Faults::at(call, fault)).await;
+            // Lambda tries an invocation again that died or failed.
+            world.pass(Duration::from_secs(60)).await;
+            let ending = world.run("a", event(), LONG, Faults::none()).await.ending;
+            if world.told("1").is_none() {
+                world.fail(&format!("the job hangs: {ending:?}"));
+            }
+            world.sweep_until_rest(&subject()).await;
+            world.assert_settled_on(2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_the_way_fails_the_action_and_is_named() {
+    let unreadable = "{\"action\": \"rotate\", \"token\": ds_0123456789}";
+    let table = [
+        (None, Failure::ConfigurationError, "UserParameters"),
+        (Some(unreadable), Failure::ConfigurationError, "not JSON, at line 1"),
+        (Some("[]"), Failure::ConfigurationError, "an array"),
+        (Some(r#"{"action": "rotat"}"#), Failure::ConfigurationError, "rotat"),
+        (Some(r#"{"action": "rotate", "token": "nobody"}"#), Failure::ConfigurationError, "nobody"),
+    ];
+    for (parameters, kind, words) in table {
+        let world = in_service(1, &everything()).await;
+        match told(&world, job("1", parameters, None)).await {
+            Verdict::Failed { failure, message } => {
+                assert_eq!(failure, kind, "{message}");
+                assert!(message.contains(words), "{message}");
+                assert!(!message.contains("ds_0123456789"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_that_fails_fails_the_stage_and_the_next_execution_goes_on_with_the_same_version()
+{
+    let world = in_service(1, &everything()).await;
+    world.break_workload(&deployed("backend"), "it crashes");
+    let held = told(&world, job("1", Some(ROTATE), None)).await;
+    let Verdict::Failed { failure: Failure::JobFailed, message } = held else {
+        panic!("{held:?}");
+    };
+    assert!(message.contains("backend") && message.contains("it crashes"), "{message}");
+
+    world.fix_workload(&deployed("backend"));
+    let retried = told(&world, job("2", Some(ROTATE), None)).await;
+    assert_eq!(variable(&retried, "version"), "2");
+}
+
+#[test]
+fn a_job_without_an_id_is_no_event() {
+    for event in [json!({"CodePipeline.job": {}}), json!({"CodePipeline.job": "1"})] {
+        assert!(Event::parse(&event).is_err(), "{event}");
+    }
+}
+
+#[test]
+fn what_else_a_job_brings_is_not_kept() {
+    let whole: Value =
+        serde_json::from_str(include_str!("../../../../events/codepipeline.json")).unwrap();
+    let Ok(Event::Job(job)) = Event::parse(&whole) else { panic!("it is a job") };
+    let kept = format!("{job:?}");
+    let credentials = &whole["CodePipeline.job"]["data"]["artifactCredentials"];
+    for secret in credentials.as_object().unwrap().values() {
+        assert!(!kept.contains(secret.as_str().unwrap()), "{kept}");
+    }
+    assert_eq!(job.request().unwrap().action(), "rotate");
+    assert_eq!(job.key(), job.id);
+}

@@ -1,0 +1,165 @@
+//! A client of one API server, made from where it is and who we are to it.
+
+use std::{sync::Arc, time::Duration};
+
+use changeover_core::error::causes;
+use http::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+use jiff::Timestamp;
+use kube::{
+    Client,
+    client::ClientBuilder,
+    config::{
+        AuthInfo, Cluster, Config, Context, KubeConfigOptions, Kubeconfig, KubeconfigError,
+        NamedAuthInfo, NamedCluster, NamedContext,
+    },
+    core::{Status, response::StatusDetails},
+};
+use tower::{BoxError, util::MapResultLayer};
+use zeroize::Zeroizing;
+
+/// Where an API server is.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Its URL.
+    pub url: String,
+    /// Who signs its certificate: PEM in base64.
+    pub authority: String,
+    /// What to do if it does not know who we are.
+    pub introduce: Arc<str>,
+}
+
+/// Who we are to it.
+#[derive(Clone)]
+pub struct Identity {
+    /// The bearer token.
+    pub token: Zeroizing<String>,
+    /// When another one is made.
+    pub used_until: Timestamp,
+}
+
+/// A client that trusts the cluster's own certificate authority and nothing else, and goes through no
+/// proxy that the environment names.
+///
+/// # Errors
+/// What is wrong with the endpoint, in words.
+pub async fn client(endpoint: &Endpoint, identity: &Identity) -> Result<Client, String> {
+    let mut configuration =
+        configuration(endpoint, identity).await.map_err(|error| causes(&error))?;
+    configuration.proxy_url = None;
+    configuration.connect_timeout = Some(CONNECT_WITHIN);
+    // Calls are made again by `call` and `watch`, which know how long they have.
+    configuration.default_retry = false;
+    let builder = ClientBuilder::try_from(configuration).map_err(|error| causes(&error))?;
+    Ok(builder.with_layer(&MapResultLayer::new(keep_retry_after)).build())
+}
+
+/// What `aws eks update-kubeconfig` writes into a file, with the token in place of a command.
+async fn configuration(
+    endpoint: &Endpoint,
+    identity: &Identity,
+) -> Result<Config, KubeconfigError> {
+    let name = || "changeover".to_owned();
+    let kubeconfig = Kubeconfig {
+        clusters: vec![NamedCluster {
+            name: name(),
+            cluster: Some(Cluster {
+                server: Some(endpoint.url.clone()),
+                certificate_authority_data: Some(endpoint.authority.clone()),
+                ..Cluster::default()
+            }),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name(),
+            auth_info: Some(AuthInfo {
+                token: Some(identity.token.as_str().to_owned().into()),
+                ..AuthInfo::default()
+            }),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext {
+            name: name(),
+            context: Some(Context { cluster: name(), user: Some(name()), ..Context::default() }),
+            ..NamedContext::default()
+        }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    };
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+}
+
+/// Keeps the header `Retry-After` of a refusal that has no `Status`, which is all that kube hands on
+/// of one. Priority and fairness refuses so, in plain text (apiserver
+/// `pkg/server/filters/priority-and-fairness.go`, `tooManyRequests`), and so do proxies.
+fn keep_retry_after<B>(answer: Result<Response<B>, BoxError>) -> Result<Response<B>, BoxError> {
+    let response = answer?;
+    let status = response.status();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let is_later =
+        matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let is_a_status = header(CONTENT_TYPE).is_some_and(|it| it.starts_with("application/json"));
+    // A date is a form that nobody uses here.
+    match header(RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok()) {
+        Some(retry_after_seconds) if is_later && !is_a_status => {
+            let words = status.canonical_reason().unwrap_or_default();
+            let details = StatusDetails {
+                name: String::new(),
+                group: String::new(),
+                kind: String::new(),
+                uid: String::new(),
+                causes: Vec::new(),
+                retry_after_seconds,
+            };
+            let status = Status::failure(words, "").with_code(status.as_u16());
+            Err(kube::Error::Api(status.with_details(details).boxed()).into())
+        }
+        _ => Ok(response),
+    }
+}
+
+/// How long a connection to an API server may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::Full;
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_in_plain_text_keeps_the_time_that_its_header_names() {
+        let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 429,
+            "message": "hotspot", "details": {"retryAfterSeconds": 3}}"#;
+        let busy = "Too many requests, please try again later.";
+        for (code, kind, body, code_and_seconds) in [
+            (429, "text/plain", busy, Some((429, 7))),
+            (503, "", "", Some((503, 7))),
+            (429, "application/json", status, Some((429, 3))),
+            (500, "text/plain", "oops", Some((500, 0))),
+            (200, "application/json", "{}", None),
+        ] {
+            let service = tower::service_fn(move |_: Request<Body>| async move {
+                let response = Response::builder().status(code).header(RETRY_AFTER, 7);
+                let response = response.header(CONTENT_TYPE, kind).body(Full::from(body)).unwrap();
+                Ok::<_, BoxError>(response)
+            });
+            let builder = ClientBuilder::new(service, "default");
+            let client = builder.with_layer(&MapResultLayer::new(keep_retry_after)).build();
+            let request = Request::get("/api").body(Vec::new()).unwrap();
+            let refused = match client.request_text(request).await {
+                Ok(_) => None,
+                Err(kube::Error::Api(status)) => {
+                    let asked = status.details.map_or(0, |details| details.retry_after_seconds);
+                    Some((status.code, asked))
+                }
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(refused, code_and_seconds, "{code} {kind}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Events: what controllers say nowhere else.
+
+use changeover_core::spec::Workload;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use kube::{Api, api::ListParams};
+
+use crate::{
+    KubernetesClusters,
+    call::{Target, call},
+};
+
+/// The newest event beside a workload that these fields select; `None` where there is none, or events
+/// cannot be read: what they explain is told without them too.
+pub(super) async fn newest(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    fields: &str,
+) -> Option<Event> {
+    let target = Target::beside(workload, "list", "events", "");
+    let selected = &ListParams::default().fields(fields);
+    let listed = call(&*kubernetes.access, target, |connection| async move {
+        let events: Api<Event> = Api::namespaced(connection.client, &workload.namespace);
+        events.list(selected).await
+    });
+    listed.await.ok()?.items.into_iter().max_by_key(happened)
+}
+
+/// When it happened last.
+pub(super) fn happened(event: &Event) -> Option<Timestamp> {
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    last.or(series.map(|time| time.0)).or(event.event_time.as_ref().map(|time| time.0))
+}

@@ -1,0 +1,419 @@
+//! What would keep a workload from ever taking a view up, found before anything is minted.
+//!
+//! ```text
+//! replacing    whether a workload can replace its pods    (pure)
+//! chain        whether its containers see the Secret      (pure)
+//! neighbours   who else acts on it                        (pure)
+//! admission    what policies and webhooks say to our changes
+//! copy         what stands behind an ExternalSecret, and what else it copies
+//! rights       what the function may do
+//! discovery    who else uses the Secret
+//! serving      who serves in place of a workload without replicas
+//! ```
+
+mod admission;
+mod chain;
+mod copy;
+mod discovery;
+mod neighbours;
+mod replacing;
+mod rights;
+mod serving;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use changeover_core::{
+    error::{Error, Kind},
+    finding::{Examination, Finding, Severity, Subject},
+    ports::Stamp,
+    spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
+};
+use changeover_token::Fence;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+
+use self::{chain::Source, discovery::Neighbourhood, rights::Alone};
+use crate::{
+    KubernetesClusters,
+    call::{Target, call},
+    cluster_external_secret::{child, why_absent},
+    external_secret::{ExternalSecret, copies, obstacles, secret_name},
+    rollout,
+    sync::{self, Found},
+    workload::Live,
+};
+
+/// See [`changeover_core::ports::Clusters::inspect`].
+pub(super) async fn inspect(
+    kubernetes: &KubernetesClusters,
+    subject: &Subject<'_>,
+) -> Result<Vec<Finding>, Error> {
+    let Looked { came_to, forbidden, .. } = look(kubernetes, subject).await?;
+    Ok([came_to.findings, forbidden].concat())
+}
+
+/// See [`changeover_core::ports::Clusters::examine`].
+pub(super) async fn examine(
+    kubernetes: &KubernetesClusters,
+    subjects: &[Subject<'_>],
+    published: &BTreeSet<ParameterName>,
+) -> Examination {
+    let mut examination = Examination::default();
+    let mut reached = BTreeSet::new();
+    let clusters: BTreeSet<_> = subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
+    let reaches = clusters.iter().map(|cluster| reach(kubernetes, cluster)).collect();
+    for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
+        let object = format!("cluster {cluster}");
+        match answer {
+            Ok(()) => {
+                reached.insert(*cluster);
+                examination.right(object, "it answers, and knows the function");
+            }
+            Err(error) => examination.findings.push(Finding::failed(object, error)),
+        }
+    }
+
+    let mut reachable = subjects.to_vec();
+    reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
+    let looks = reachable.iter().map(|it| look(kubernetes, it)).collect();
+    let mut needed = BTreeSet::new();
+    let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
+    for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
+        let workload = subject.workload;
+        let mut looked = looked.unwrap_or_else(|error| {
+            let mut looked = Looked::default();
+            looked.came_to.findings.push(Finding::failed(workload.to_string(), error));
+            looked
+        });
+        if let Some((name, external_secret)) = &looked.external_secret {
+            let object = sync::object(workload, name);
+            looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
+        }
+        let place = (workload.cluster.as_str(), workload.namespace.as_str());
+        let neighbourhood = neighbourhoods.entry(place).or_default();
+        neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
+        neighbourhood.secrets.extend(looked.secret.clone());
+        let beside = reachable.iter().map(|it| it.workload).filter(|other| {
+            (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
+        });
+        let rolled = beside
+            .clone()
+            .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
+        let synced = beside.filter(
+            |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
+        );
+        let alone = Alone { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
+        let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
+        let secret = looked.secret.as_deref();
+        needed.extend(rights::needed(workload, alone, external_secret, secret));
+        looked.came_to.findings.extend(looked.unread);
+        examination.add(looked.came_to);
+    }
+    neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
+
+    let (rights, neighbours) = tokio::join!(
+        rights::examine(kubernetes, &needed),
+        discovery::examine(kubernetes, &neighbourhoods),
+    );
+    for part in [rights, neighbours] {
+        examination.add(part);
+    }
+    examination
+}
+
+/// Whether the API server answers and takes our identity; what it says does not matter.
+async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Error> {
+    let resource = "its version";
+    let target = Target { cluster, namespace: "", verb: "get", resource, name: "" };
+    let answer = call(&*kubernetes.access, target, |connection| async move {
+        let request = http::Request::get("/version").body(Vec::new());
+        connection.client.request_text(request.map_err(kube::Error::HttpError)?).await
+    });
+    match answer.await {
+        Err(failed) if failed.code != 403 => Err(failed.error),
+        _ => Ok(()),
+    }
+}
+
+/// What the two reads of a workload and of what is copied for it show.
+#[derive(Default)]
+struct Looked {
+    came_to: Examination,
+    /// Rights that are missing, as a change showed that was tried. Preflight asks about each right instead.
+    forbidden: Vec<Finding>,
+    /// Stores that may not be read, which stops no rotation.
+    unread: Vec<Finding>,
+    /// The ExternalSecret, with its name.
+    external_secret: Option<(String, ExternalSecret)>,
+    /// The Secret that holds the copy.
+    secret: Option<String>,
+}
+
+async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<Looked, Error> {
+    let mut looked = Looked::default();
+    let object = subject.workload.to_string();
+    let live = match readable(&object, read(kubernetes, subject.workload).await)? {
+        Ok(live) => {
+            looked.came_to.right(&object, "it exists");
+            Some(live)
+        }
+        Err(finding) => {
+            looked.came_to.findings.push(finding);
+            None
+        }
+    };
+    if let Some(live) = live.as_ref().filter(|_| subject.workload.picks_up == PicksUp::Restart) {
+        looked.rolls(kubernetes, subject, live).await?;
+    }
+    looked.copies(kubernetes, subject).await?;
+    if let Some(live) = &live {
+        looked.reaches(subject, live);
+    }
+    Ok(looked)
+}
+
+impl Looked {
+    /// Whether the workload can be rolled out, and whether that proves anything.
+    async fn rolls(
+        &mut self,
+        kubernetes: &KubernetesClusters,
+        subject: &Subject<'_>,
+        live: &Live,
+    ) -> Result<(), Error> {
+        let (workload, stamp) = (subject.workload, &stamp_of(subject));
+        let object = workload.to_string();
+        let findings = replacing::judge(&object, live);
+        if findings.is_empty() {
+            self.came_to.right(&object, "it can replace its pods");
+        }
+        self.came_to.findings.extend(findings);
+        self.came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
+        self.came_to.rollouts.insert(object.clone(), replacing::takes(live));
+        let stamped = live.stamped(&rollout::annotation(stamp)).unwrap_or_default();
+        self.came_to.findings.extend(newer(subject, &object, stamped));
+        let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
+        self.note(&object, "admission lets it be stamped", judged)
+    }
+
+    /// Whether the view can come into the workload's Secret.
+    async fn copies(
+        &mut self,
+        kubernetes: &KubernetesClusters,
+        subject: &Subject<'_>,
+    ) -> Result<(), Error> {
+        let workload = subject.workload;
+        match &workload.copy {
+            None => Ok(()),
+            Some(SecretCopy::ExternalSecret { name, secret_key }) => {
+                let copying = Copying { name, keeper: None, secret_key: secret_key.as_deref() };
+                let absent = || Finding::missing(sync::object(workload, name));
+                copying.look(kubernetes, subject, absent, self).await?;
+                if self.external_secret.is_none() {
+                    return Ok(());
+                }
+                let judged = sync::dry_run_of_force(kubernetes, workload, name, None).await;
+                self.note(&sync::object(workload, name), REFRESHED, judged)
+            }
+            Some(SecretCopy::ClusterExternalSecret { name, secret_key }) => {
+                let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
+                let keeper = sync::read_keeper(kubernetes, workload).await;
+                let keeper = match readable(&object, keeper)? {
+                    Ok(keeper) => keeper,
+                    Err(finding) => {
+                        self.came_to.findings.push(finding);
+                        return Ok(());
+                    }
+                };
+                let (child, secret_key) = (child(&keeper), secret_key.as_deref());
+                let copying = Copying { name: child, keeper: Some(name), secret_key };
+                let absent = || {
+                    let (reason, fix) = why_absent(&keeper, &workload.namespace);
+                    Finding { severity: Severity::Missing, object: object.clone(), reason, fix }
+                };
+                copying.look(kubernetes, subject, absent, self).await?;
+                let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name)).await;
+                self.note(&object, REFRESHED, judged)
+            }
+            Some(SecretCopy::Secret { name, key }) => {
+                self.secret = Some(name.clone());
+                let (object, stamp) = (sync::secret_object(workload, name), &stamp_of(subject));
+                let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
+                let (exists, finding) = match readable(&object, found.map(Some))? {
+                    Err(finding) | Ok(Found::InTheWay(finding)) => {
+                        self.came_to.findings.push(finding);
+                        return Ok(());
+                    }
+                    Ok(Found::Ours(standing)) => (true, newer(subject, &object, standing)),
+                    Ok(Found::Nothing) => (false, unwritten(subject, &object, "it does not exist")),
+                };
+                self.came_to.findings.extend(finding);
+                let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists).await;
+                self.note(&object, "admission lets its key be written", judged)
+            }
+        }
+    }
+
+    /// Whether what is in the Secret reaches the workload's containers, and who else acts on it.
+    fn reaches(&mut self, subject: &Subject<'_>, live: &Live) {
+        let workload = subject.workload;
+        let object = workload.to_string();
+        let Some(template) = live.template() else { return };
+        self.came_to.findings.extend(neighbours::judge(
+            &object,
+            live.metadata(),
+            template.metadata.as_ref(),
+            self.secret.as_deref(),
+        ));
+        let copied;
+        let (keys, is_templated) = match (&workload.copy, &self.external_secret) {
+            (Some(SecretCopy::Secret { key, .. }), _) => (vec![key.as_str()], false),
+            (_, Some((_, external_secret))) => {
+                let spec = &external_secret.spec;
+                let secret_key = sync::secret_key(workload);
+                copied = copies(spec, secret_key, subject.parameters.iter());
+                (copied.iter().map(|copy| copy.secret_key).collect(), spec.is_templated())
+            }
+            _ => (Vec::new(), false),
+        };
+        // Which keys hold the view is not known where the ExternalSecret copies none of its parameters:
+        // that was refused above.
+        if let (Some(secret), Some(pod), false) = (&self.secret, &template.spec, keys.is_empty()) {
+            let source = Source { secret, keys: &keys, is_templated };
+            match chain::judge(&object, pod, source, workload.picks_up) {
+                Ok(uses) => uses.into_iter().for_each(|it| self.came_to.right(&object, it)),
+                Err(finding) => self.came_to.findings.push(finding),
+            }
+        }
+    }
+}
+
+/// The stamp, and the fence of a written Secret, that the subject's view has.
+fn stamp_of(subject: &Subject<'_>) -> Stamp {
+    Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view }
+}
+
+/// An ExternalSecret that is to copy a view.
+struct Copying<'a> {
+    name: &'a str,
+    /// The ClusterExternalSecret that keeps it.
+    keeper: Option<&'a str>,
+    secret_key: Option<&'a str>,
+}
+
+impl Copying<'_> {
+    async fn look(
+        &self,
+        kubernetes: &KubernetesClusters,
+        subject: &Subject<'_>,
+        absent: impl FnOnce() -> Finding,
+        looked: &mut Looked,
+    ) -> Result<(), Error> {
+        let Self { name, keeper, secret_key } = *self;
+        let Subject { workload, parameters, .. } = subject;
+        let object = sync::object(workload, name);
+        let came_to = &mut looked.came_to;
+        let mut external_secret = match sync::get(kubernetes, workload, name).await {
+            Ok(None) => {
+                came_to.findings.push(absent());
+                return Ok(());
+            }
+            found => match readable(&object, found)? {
+                Ok(external_secret) => external_secret,
+                Err(finding) => {
+                    came_to.findings.push(finding);
+                    return Ok(());
+                }
+            },
+        };
+        let stores = copy::look(kubernetes, workload, &external_secret).await?;
+        external_secret.spec.put_before(&stores.prefixes);
+        came_to.add(stores.came_to);
+        looked.unread.extend(stores.unread);
+        let found = obstacles(&object, &external_secret, secret_key, keeper, parameters);
+        if found.is_empty() {
+            came_to.right(&object, "it copies what is published as it is");
+        }
+        came_to.findings.extend(found);
+        let status = external_secret.status.clone().unwrap_or_default();
+        match status.ready().map(|ready| (ready.status.as_str(), &ready.message)) {
+            Some(("False", message)) => {
+                let why = sync::failure(kubernetes, workload, name, message).await;
+                came_to.findings.push(Finding::warning(
+                    &object,
+                    format!("its last sync failed: {why}"),
+                    "repair it or its SecretStore: a rotation will wait for its sync",
+                ));
+            }
+            Some(_) => came_to.right(&object, "its last sync succeeded"),
+            None => {}
+        }
+        if status.synced_resource_version.is_empty() {
+            came_to.findings.extend(unwritten(subject, &object, "it has never synced"));
+        }
+        looked.secret = Some(secret_name(&external_secret).to_owned());
+        looked.external_secret = Some((name.to_owned(), external_secret));
+        Ok(())
+    }
+}
+
+/// The workload's object, of the kind that it says it is; `None` where there is none.
+async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Option<Live>, Error> {
+    Ok(match workload.kind {
+        WorkloadKind::Deployment => {
+            rollout::read::<Deployment>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::StatefulSet => {
+            rollout::read::<StatefulSet>(kubernetes, workload).await?.map(Live::from)
+        }
+        WorkloadKind::DaemonSet => {
+            rollout::read::<DaemonSet>(kubernetes, workload).await?.map(Live::from)
+        }
+    })
+}
+
+/// What may not be read, or cannot be there, stops a rotation like any other finding; what could not
+/// be asked for is an error.
+fn readable<T>(
+    object: &str,
+    answer: Result<Option<T>, Error>,
+) -> Result<Result<T, Finding>, Error> {
+    match answer {
+        Ok(Some(found)) => Ok(Ok(found)),
+        Ok(None) => Ok(Err(Finding::missing(object))),
+        Err(error)
+            if matches!(error.kind, Kind::AccessDenied | Kind::PreflightFailed | Kind::BadSpec) =>
+        {
+            Ok(Err(Finding::failed(object, error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The answers to these, in order; a few are asked for at once.
+async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
+    stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+/// A Secret that is not written yet. Pods that need it cannot start: those of verifiers do once expand has
+/// written it, and presenters' could keep that very leg from its end, if they verify too.
+fn unwritten(subject: &Subject<'_>, object: &str, why: &str) -> Option<Finding> {
+    (subject.side == Side::Presenters).then(|| {
+        let reason = format!("{why}, and pods that need its Secret cannot start");
+        let fix = "publish the token once: that brings the current value there";
+        Finding { severity: Severity::Missing, ..Finding::refusal(object, reason, fix) }
+    })
+}
+
+/// What a record of this token left here that is newer than the one that looks. Of a token without a record
+/// that is no matter: it gets a later life.
+fn newer(subject: &Subject<'_>, object: &str, found: Fence) -> Option<Finding> {
+    let Subject { token, side, view, .. } = *subject;
+    let is_newer = view.life.is_some() && found.life > view.life;
+    is_newer.then(|| Finding::of_another_record(token, side, object.to_owned(), found, view))
+}
+
+/// What passes if an ExternalSecret, or its keeper, can be made to refresh.
+const REFRESHED: &str = "admission lets it be told to refresh";
+
+/// How many objects of one sort are looked at at once.
+const AT_ONCE: usize = 8;

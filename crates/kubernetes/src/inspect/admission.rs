@@ -1,0 +1,56 @@
+//! What admission will say of the changes that a rotation makes.
+//!
+//! Who has the right to a change may still be refused it: by a policy, a webhook, a quota, or because a webhook
+//! that has to be asked does not answer. So every change is made once as a dry run, before anything is published.
+
+use changeover_core::{
+    error::{Error, Kind},
+    finding::{Finding, Severity},
+};
+
+use super::Looked;
+use crate::call::Failed;
+
+impl Looked {
+    /// Notes what became of a dry run; `right` says in words what passes.
+    ///
+    /// # Errors
+    /// Where no answer came.
+    pub(super) fn note(
+        &mut self,
+        object: &str,
+        right: &str,
+        judged: Result<(), Failed>,
+    ) -> Result<(), Error> {
+        let Failed { error, code } = match judged {
+            Ok(()) => {
+                self.came_to.right(object, right);
+                return Ok(());
+            }
+            Err(failed) => failed,
+        };
+        match (error.kind, code) {
+            (Kind::Unreachable | Kind::Throttled, _) => return Err(error),
+            // It was made anew since it was read. A rotation reads it again.
+            (_, 409) => {}
+            (Kind::AccessDenied, 403) => self.forbidden.push(Finding::failed(object, error)),
+            (_, 404) => {
+                let missing = Finding::failed(object, error);
+                self.came_to.findings.push(Finding { severity: Severity::Missing, ..missing });
+            }
+            // `NewDryRunUnsupportedErr` in apiserver's `pkg/admission/plugin/webhook/errors/statuserror.go`.
+            (_, 400) if error.because.contains("does not support dry run") => {
+                self.came_to.findings.push(Finding::warning(
+                    object,
+                    format!(
+                        "whether admission lets it be changed was not tried: {}",
+                        error.because
+                    ),
+                    "have that webhook support dry runs (sideEffects: None or NoneOnDryRun)",
+                ));
+            }
+            _ => self.came_to.findings.push(Finding::failed(object, error)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! The clusters of `changeover-core` over the Kubernetes API: External Secrets and workloads.
+//!
+//! ```text
+//! client            a client of one API server: where it is, and who we are to it
+//! call, watch       one call, one watch: time-outs, retries, and what a failure means
+//! events            what controllers say nowhere else
+//! external_secret   what an ExternalSecret says, judged            (pure)
+//! cluster_external_secret  which ExternalSecret is kept where    (pure)
+//! sync              a Secret written or told to refresh, and confirmed by digest
+//! workload          what a workload and its pods say, judged       (pure)
+//! rollout           stamped, and waited for
+//! inspect           what would stand in the way
+//! ```
+
+mod call;
+pub mod client;
+mod cluster_external_secret;
+mod events;
+mod external_secret;
+mod inspect;
+mod rollout;
+mod store;
+mod sync;
+mod watch;
+mod workload;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use changeover_core::{
+    error::Error,
+    finding::{Examination, Finding, Subject},
+    ports::{Clusters, Progress, Stamp, SyncedBefore},
+    record::SecretRevision,
+    spec::{ParameterName, Workload},
+};
+use changeover_token::{Digest, Secret};
+use futures::future::join_all;
+use jiff::Timestamp;
+use tracing::warn;
+
+/// How a cluster is reached.
+#[async_trait]
+pub trait Access: Send + Sync {
+    /// A connection to this cluster on which the next calls are made. It is kept until it is too
+    /// old, or was [discarded](Access::discard). Has no effect on the cluster.
+    ///
+    /// # Errors
+    /// What AWS answered, where the cluster cannot be found or its identity not be proved.
+    async fn connect(&self, cluster: &str) -> Result<Connection, Error>;
+
+    /// The digest of the cluster's description as it is written now, or of nothing if it has none. If it is
+    /// another than the one that connections were made by, they are not used again.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    async fn describe(&self, cluster: &str) -> Result<Digest, Error>;
+
+    /// Says that the API server did not answer on this connection, or did not take its identity:
+    /// what is known of the cluster is learned anew by the next [`Access::connect`].
+    async fn discard(&self, cluster: &str, connection: &Connection);
+}
+
+/// Says what time it is.
+pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A client of one cluster, made with one identity.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client. Its identity ends within minutes: it is asked for anew for every call.
+    pub client: kube::Client,
+    /// What to do if the API server does not know that identity: it depends on what the cluster is, and on how
+    /// it knows who calls.
+    pub introduce: Arc<str>,
+    /// Tells connections to the same cluster apart.
+    pub generation: u64,
+}
+
+/// Where tokens are published, as far as that is known: what copies them from elsewhere copies something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// The region.
+    pub region: Option<String>,
+    /// The account.
+    pub account: Option<String>,
+}
+
+/// The account of a KMS key that is named by its ARN: `arn:aws:kms:<region>:<account>:key/<id>`.
+pub fn account(key: &str) -> Option<String> {
+    let of_arn = key.strip_prefix("arn:")?.split(':').nth(3)?;
+    Some(of_arn.to_owned()).filter(|account| !account.is_empty())
+}
+
+/// [`Clusters`] over the Kubernetes API.
+///
+/// Every call has ten seconds to be answered, and is made again where that can help; a call that
+/// changes something changes nothing more when it is made again.
+pub struct KubernetesClusters {
+    access: Arc<dyn Access>,
+    /// Which version of External Secrets' API each cluster serves.
+    versions: Mutex<BTreeMap<String, &'static str>>,
+    /// Where tokens are published.
+    home: Home,
+    /// How many refreshes were forced.
+    refreshes: AtomicU64,
+}
+
+impl KubernetesClusters {
+    /// Clusters that are reached like this, of a function that publishes there.
+    pub fn reached_by(access: Arc<dyn Access>, home: Home) -> Self {
+        Self { access, versions: Mutex::default(), home, refreshes: AtomicU64::new(0) }
+    }
+
+    /// A value for the annotation that no ExternalSecret had before: the caller's, numbered. An
+    /// annotation that stays what it was forces nothing.
+    fn forcing(&self, force: &str) -> String {
+        format!("{force}.{}", self.refreshes.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn known_version(&self, cluster: &str) -> Option<&'static str> {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(cluster).copied()
+    }
+
+    fn remember_version(&self, cluster: &str, version: &'static str) {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.insert(cluster.to_owned(), version);
+    }
+}
+
+#[async_trait]
+impl Clusters for KubernetesClusters {
+    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
+        let reads = clusters.iter().map(|cluster| self.access.describe(cluster));
+        let read = clusters.iter().zip(join_all(reads).await);
+        read.filter_map(|(cluster, read)| match read {
+            Ok(digest) => Some((cluster.clone(), digest)),
+            Err(error) => {
+                // It is reported, under the cluster's name, by what needs the cluster.
+                warn!(cluster, %error, "not described");
+                None
+            }
+        })
+        .collect()
+    }
+
+    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+        inspect::inspect(self, subject).await
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        inspect::examine(self, subjects, published).await
+    }
+
+    async fn force_sync(
+        &self,
+        workload: &Workload,
+        force: &str,
+    ) -> Result<Option<SyncedBefore>, Error> {
+        sync::force_sync(self, workload, force).await
+    }
+
+    async fn synced(
+        &self,
+        told: &[(&Workload, SyncedBefore)],
+        intended: &BTreeMap<ParameterName, Digest>,
+        within: Duration,
+    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
+        sync::synced(self, told, intended, within).await
+    }
+
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        sync::write_secret(self, workload, stamp, value).await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        sync::secret_revision(self, workload, parameters).await
+    }
+
+    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error> {
+        sync::written_secret(self, workload).await
+    }
+
+    async fn stamp(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+    ) -> Result<Option<Progress<()>>, Error> {
+        rollout::stamp(self, workload, stamp).await
+    }
+
+    async fn rolled_out(
+        &self,
+        workloads: &[&Workload],
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Vec<Result<Progress<()>, Error>> {
+        rollout::rolled_out(self, workloads, stamp, within).await
+    }
+
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        sync::editors(self, workload).await
+    }
+}
+
+/// What the names of our field managers begin with.
+const MANAGER: &str = "changeover";

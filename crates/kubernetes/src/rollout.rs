@@ -1,0 +1,147 @@
+//! Workloads: stamped, so that their pods are replaced, and waited for.
+//!
+//! A roll of a workload costs one GET, one PATCH, and its share of what is asked for all of its
+//! namespace: one LIST and WATCH of each kind that is waited for, one of pods, a list of ReplicaSets
+//! (their metadata alone), and a last LIST of pods.
+
+mod owners;
+mod pods;
+mod refusals;
+mod stamp;
+mod wait;
+
+pub(super) use self::stamp::{annotation, manager};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+
+use changeover_core::{
+    error::Error,
+    ports::{Progress, Stamp},
+    spec::{Workload, WorkloadKind},
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::apps::v1::{DaemonSet, Deployment, StatefulSet},
+};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use self::wait::{Subject, Wait};
+use crate::{
+    KubernetesClusters,
+    call::{Failed, Target, call},
+    sync::found,
+    workload::Live,
+};
+
+/// What a Role lists under `resources`.
+pub(super) const DEPLOYMENTS: &str = "deployments.apps";
+/// The same of StatefulSets.
+pub(super) const STATEFUL_SETS: &str = "statefulsets.apps";
+/// The same of DaemonSets.
+pub(super) const DAEMON_SETS: &str = "daemonsets.apps";
+
+/// A kind of workload that is rolled by its pod template.
+pub(super) trait Rolled:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Into<Live>
+    + Send
+    + Sync
+    + 'static
+{
+    /// What a Role lists under `resources`.
+    const RESOURCE: &'static str;
+}
+
+impl Rolled for Deployment {
+    const RESOURCE: &'static str = DEPLOYMENTS;
+}
+
+impl Rolled for StatefulSet {
+    const RESOURCE: &'static str = STATEFUL_SETS;
+}
+
+impl Rolled for DaemonSet {
+    const RESOURCE: &'static str = DAEMON_SETS;
+}
+
+/// See [`changeover_core::ports::Clusters::stamp`].
+pub(super) async fn stamp(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+) -> Result<Option<Progress<()>>, Error> {
+    match workload.kind {
+        WorkloadKind::Deployment => stamp::stamp::<Deployment>(kubernetes, workload, stamp).await,
+        WorkloadKind::StatefulSet => stamp::stamp::<StatefulSet>(kubernetes, workload, stamp).await,
+        WorkloadKind::DaemonSet => stamp::stamp::<DaemonSet>(kubernetes, workload, stamp).await,
+    }
+}
+
+/// Has admission judge the stamp of a workload that was read, and changes nothing.
+pub(super) async fn dry_run(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+    stamp: &Stamp,
+) -> Result<(), Failed> {
+    match workload.kind {
+        WorkloadKind::Deployment => {
+            stamp::dry_run::<Deployment>(kubernetes, workload, live, stamp).await
+        }
+        WorkloadKind::StatefulSet => {
+            stamp::dry_run::<StatefulSet>(kubernetes, workload, live, stamp).await
+        }
+        WorkloadKind::DaemonSet => {
+            stamp::dry_run::<DaemonSet>(kubernetes, workload, live, stamp).await
+        }
+    }
+}
+
+/// The workload's object, of the kind that it says it is; `None` where there is none.
+pub(super) async fn read<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<K>, Error> {
+    let target = Target::beside(workload, "get", K::RESOURCE, &workload.name);
+    let answer = call(&*kubernetes.access, target, |connection| async move {
+        let objects: Api<K> = Api::namespaced(connection.client, &workload.namespace);
+        objects.get(&workload.name).await
+    });
+    found(answer.await)
+}
+
+/// See [`changeover_core::ports::Clusters::rolled_out`].
+///
+/// It answers as soon as one of them is stuck, with how far the others have come.
+pub(super) async fn rolled_out(
+    kubernetes: &KubernetesClusters,
+    workloads: &[&Workload],
+    stamp: &Stamp,
+    within: Duration,
+) -> Vec<Result<Progress<()>, Error>> {
+    let deadline = Instant::now() + within;
+    let Some(first) = workloads.first() else {
+        return Vec::new();
+    };
+    let annotation = stamp::annotation(stamp);
+    let mut subjects: Vec<Subject> = workloads.iter().map(|it| Subject::new(it)).collect();
+    let wait = Wait {
+        kubernetes,
+        beside: first,
+        annotation: &annotation,
+        fence: stamp.fence,
+        by_name: workloads.iter().enumerate().map(|(at, it)| ((it.kind, &*it.name), at)).collect(),
+    };
+    let error = match timeout_at(deadline, wait.until_rolled_out(&mut subjects)).await {
+        Ok(Err(error)) => Some(error),
+        Ok(Ok(())) | Err(_) => None,
+    };
+    subjects.into_iter().map(|subject| subject.answer(error.as_ref())).collect()
+}
+
+/// Where a workload stands in what was asked, by its kind and name.
+type ByName<'a> = BTreeMap<(WorkloadKind, &'a str), usize>;

@@ -1,0 +1,173 @@
+//! The pods of the workloads that are waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use changeover_core::{
+    error::Error,
+    spec::{Workload, WorkloadKind},
+};
+use kube::{
+    Api, Resource,
+    api::ListParams,
+    core::{Expression, Selector, SelectorExt},
+    runtime::watcher::Event,
+};
+
+use crate::{
+    KubernetesClusters,
+    call::{Target, call},
+    workload::{Pod, Replica},
+};
+
+/// What makes pods one workload's.
+pub(super) struct Mine {
+    pub(super) kind: WorkloadKind,
+    pub(super) name: String,
+    pub(super) selector: Selector,
+}
+
+impl Mine {
+    /// Whether a pod may be this workload's: which Deployment's a ReplicaSet is, is not seen here.
+    fn may_be(&self, replica: &Replica) -> bool {
+        match self.kind {
+            WorkloadKind::Deployment => {
+                replica.controller.kind == "ReplicaSet" && self.selector.matches(&replica.labels)
+            }
+            WorkloadKind::StatefulSet => {
+                replica.controller.kind == "StatefulSet" && replica.controller.name == self.name
+            }
+            WorkloadKind::DaemonSet => {
+                replica.controller.kind == "DaemonSet" && replica.controller.name == self.name
+            }
+        }
+    }
+}
+
+/// What selects the pods of all of these, and as few others as one selector can: that of the only
+/// one, or the values of a label that all of them ask for; `None` where they have none in common.
+pub(super) fn selecting(all: &[Mine]) -> Option<String> {
+    if let [only] = all {
+        return Some(only.selector.to_string());
+    }
+    let asked = |mine: &Mine| -> BTreeMap<String, String> {
+        let expressions = mine.selector.clone().into_iter();
+        let equals = expressions.filter_map(|expression| match expression {
+            Expression::Equal(label, value) => Some((label, value)),
+            _ => None,
+        });
+        equals.collect()
+    };
+    let asked: Vec<_> = all.iter().map(asked).collect();
+    let common = asked.first()?.keys().find(|label| asked.iter().all(|it| it.contains_key(*label)));
+    let label = common?;
+    let values: BTreeSet<String> = asked.iter().map(|it| it[label].clone()).collect();
+    Some(Expression::In(label.clone(), values).to_string())
+}
+
+/// The pods of each workload, as far as the watch has told; of all others, nothing.
+pub(super) struct Pods<'a> {
+    annotation: &'a str,
+    all: Vec<Mine>,
+    /// Whether the first list is complete.
+    pub(super) are_complete: bool,
+    pods: Vec<BTreeMap<String, Replica>>,
+    /// Those of a list that goes on.
+    listing: Vec<BTreeMap<String, Replica>>,
+}
+
+impl<'a> Pods<'a> {
+    pub(super) fn of(all: Vec<Mine>, annotation: &'a str) -> Self {
+        let none = vec![BTreeMap::new(); all.len()];
+        Self { annotation, are_complete: false, pods: none.clone(), listing: none, all }
+    }
+
+    /// The pods of the workload that stands here.
+    pub(super) fn of_workload(&self, at: usize) -> &BTreeMap<String, Replica> {
+        &self.pods[at]
+    }
+
+    /// Notes what the watch tells, and answers which workloads it is about.
+    pub(super) fn note(&mut self, event: Event<Pod>) -> Vec<usize> {
+        match event {
+            Event::Init => self.listing.iter_mut().for_each(BTreeMap::clear),
+            Event::InitApply(pod) => {
+                if let Some(replica) = Replica::of(pod, self.annotation) {
+                    add(&self.all, &mut self.listing, replica);
+                }
+            }
+            Event::InitDone => {
+                self.pods =
+                    std::mem::replace(&mut self.listing, vec![BTreeMap::new(); self.all.len()]);
+                self.are_complete = true;
+                return (0..self.all.len()).collect();
+            }
+            Event::Apply(pod) => {
+                let name = pod.meta().name.clone().unwrap_or_default();
+                let mut about = self.remove(&name);
+                if let Some(replica) = Replica::of(pod, self.annotation) {
+                    about.extend(add(&self.all, &mut self.pods, replica));
+                }
+                about.sort_unstable();
+                about.dedup();
+                return about;
+            }
+            Event::Delete(pod) => {
+                return self.remove(pod.meta().name.as_deref().unwrap_or_default());
+            }
+        }
+        Vec::new()
+    }
+
+    fn remove(&mut self, name: &str) -> Vec<usize> {
+        let pods = self.pods.iter_mut().enumerate();
+        pods.filter_map(|(at, pods)| pods.remove(name).map(|_| at)).collect()
+    }
+
+    /// Lists the pods that there are now, not those that there were a moment ago.
+    pub(super) async fn list(
+        &mut self,
+        kubernetes: &KubernetesClusters,
+        beside: &Workload,
+        selector: Option<&str>,
+    ) -> Result<(), Error> {
+        let mut listed = vec![BTreeMap::new(); self.all.len()];
+        let mut page = ListParams {
+            label_selector: selector.map(str::to_owned),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        };
+        // A continued list goes on with what there was when it began.
+        loop {
+            let target = Target::beside(beside, "list", "pods", "");
+            let selected = &page;
+            let answer = call(&*kubernetes.access, target, |connection| async move {
+                let pods: Api<Pod> = Api::namespaced(connection.client, &beside.namespace);
+                pods.list(selected).await
+            });
+            let answer = answer.await?;
+            for replica in
+                answer.items.into_iter().filter_map(|it| Replica::of(it, self.annotation))
+            {
+                add(&self.all, &mut listed, replica);
+            }
+            page.continue_token = answer.metadata.continue_.filter(|token| !token.is_empty());
+            if page.continue_token.is_none() {
+                break;
+            }
+        }
+        self.pods = listed;
+        Ok(())
+    }
+}
+
+fn add(all: &[Mine], pods: &mut [BTreeMap<String, Replica>], replica: Replica) -> Vec<usize> {
+    let of: Vec<usize> =
+        all.iter().enumerate().filter(|(_, it)| it.may_be(&replica)).map(|(at, _)| at).collect();
+    for at in &of {
+        pods[*at].insert(replica.name.clone(), replica.clone());
+    }
+    of
+}
+
+/// How many pods an answer may hold, as kube's and Kubernetes' own watchers ask for.
+const PAGE: u32 = 500;

@@ -1,0 +1,166 @@
+//! Stamping a pod template.
+
+use std::time::Duration;
+
+use changeover_core::{
+    error::{Error, Kind},
+    ports::{Progress, Stamp},
+    spec::{Side, Workload},
+};
+use changeover_token::Fence;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+    core::{ObjectMeta, PartialObjectMeta},
+};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{Rolled, read};
+use crate::{
+    KubernetesClusters, MANAGER,
+    call::{Failed, Mode, Target, call, spread},
+    sync::found,
+    workload::{ANNOTATIONS, Live},
+};
+
+/// See [`changeover_core::ports::Clusters::stamp`].
+///
+/// It reads before it writes, and writes only if nothing changed in between: a stamp never goes
+/// back, whoever else stamps at the same time. A later stamp is not ours, so it proves no rollout of ours.
+pub(super) async fn stamp<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+) -> Result<Option<Progress<()>>, Error> {
+    let annotation = annotation(stamp);
+    for attempt in 1..=STAMP_ATTEMPTS {
+        let Some(live) = read::<K>(kubernetes, workload).await? else {
+            return Ok(None);
+        };
+        let live: Live = live.into();
+        match live.stamped(&annotation) {
+            Some(standing) if standing == stamp.fence => return Ok(Some(Progress::Done(()))),
+            Some(standing) if standing > stamp.fence => {
+                return Ok(Some(Progress::Ahead(standing)));
+            }
+            _ => {}
+        }
+        match apply::<K>(kubernetes, workload, live.metadata(), stamp, Mode::Persist).await {
+            // Its status changes all the time while another rollout of it goes on.
+            Err(Failed { code: 409, .. }) => {
+                let pause = Duration::from_millis(50) * attempt;
+                // Tokens that stamp one workload at once part by it.
+                sleep(spread(pause, &format!("{workload} {annotation}"))).await;
+            }
+            applied => {
+                return found(applied).map(|applied| applied.map(|_| Progress::Done(())));
+            }
+        }
+    }
+    Err(Error::new(
+        Kind::Unreachable,
+        "stamp the pod template of",
+        format!("it changed between reading and writing, {STAMP_ATTEMPTS} times"),
+        "see who keeps changing it (kubectl get --show-managed-fields); the next run tries again",
+    )
+    .on(workload))
+}
+
+/// Has admission judge a stamp of this side and token that the workload does not have, and changes nothing.
+pub(super) async fn dry_run<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    live: &Live,
+    stamp: &Stamp,
+) -> Result<(), Failed> {
+    let standing = live.stamped(&annotation(stamp)).unwrap_or_default();
+    let fence = Fence { revision: standing.revision + 1, ..standing };
+    let stamp = &Stamp { fence, ..stamp.clone() };
+    apply::<K>(kubernetes, workload, live.metadata(), stamp, Mode::DryRun).await.map(drop)
+}
+
+/// Applies a stamp to the workload that was read.
+async fn apply<K: Rolled>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    read: &ObjectMeta,
+    stamp: &Stamp,
+    mode: Mode,
+) -> Result<PartialObjectMeta<K>, Failed> {
+    let resource_version = match mode {
+        Mode::Persist => read.resource_version.clone(),
+        // Its status changes all the time, which is no matter of admission's.
+        Mode::DryRun => None,
+    };
+    // With uid and resourceVersion an apply neither creates a workload that was deleted
+    // meanwhile nor overwrites a newer stamp: both are conflicts.
+    let metadata = ObjectMeta {
+        name: Some(workload.name.clone()),
+        namespace: Some(workload.namespace.clone()),
+        uid: read.uid.clone(),
+        resource_version,
+        ..ObjectMeta::default()
+    };
+    let apply = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": metadata,
+        "spec": {"template": {"metadata": {"annotations": {
+            annotation(stamp): stamp.fence.to_string(),
+        }}}},
+    });
+    // Forced: whoever else set this annotation by hand has nothing to say about it.
+    let parameters = PatchParams::apply(&manager(stamp)).force();
+    let (apply, parameters) =
+        (&apply, &PatchParams { dry_run: mode == Mode::DryRun, ..parameters });
+    let target = Target::beside(workload, "patch", K::RESOURCE, &workload.name);
+    call(&*kubernetes.access, target, |connection| async move {
+        let objects: Api<PartialObjectMeta<K>> =
+            Api::namespaced(connection.client, &workload.namespace);
+        objects.patch(&workload.name, parameters, &Patch::Apply(apply)).await
+    })
+    .await
+}
+
+/// The annotation of the pod template, or of a Secret that is written, that carries this stamp.
+pub(in super::super) fn annotation(stamp: &Stamp) -> String {
+    format!("{}.{ANNOTATIONS}{}", singular(stamp.side), stamp.token)
+}
+
+/// The field manager that owns it: one per side and token, because what a manager owned and leaves
+/// out of its next apply is removed.
+pub(in super::super) fn manager(stamp: &Stamp) -> String {
+    format!("{MANAGER}-{}-{}", singular(stamp.side), stamp.token)
+}
+
+fn singular(side: Side) -> &'static str {
+    match side {
+        Side::Verifiers => "verifier",
+        Side::Presenters => "presenter",
+    }
+}
+
+/// How often a stamp is tried when the workload changes at the same time.
+const STAMP_ATTEMPTS: u32 = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use changeover_token::TokenName;
+
+    #[test]
+    fn each_side_and_token_has_an_annotation_and_a_manager_of_its_own() {
+        let stamp = |side| Stamp {
+            side,
+            token: TokenName::parse("datastore-token").unwrap(),
+            fence: Fence::bare(7),
+        };
+        let verifiers = stamp(Side::Verifiers);
+        assert_eq!(annotation(&verifiers), "verifier.changeover.dev/datastore-token");
+        assert_eq!(manager(&verifiers), "changeover-verifier-datastore-token");
+        let presenters = stamp(Side::Presenters);
+        assert_eq!(annotation(&presenters), "presenter.changeover.dev/datastore-token");
+        assert_eq!(manager(&presenters), "changeover-presenter-datastore-token");
+    }
+}

@@ -1,0 +1,143 @@
+//! The stores that ExternalSecrets read from: what they read, and what they put before each key.
+//!
+//! Fields as in external-secrets `apis/externalsecrets/v1/secretstore_types.go` and
+//! `secretstore_aws_types.go`; those named here are the same in `v1beta1`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use changeover_core::{error::Error, spec::Workload};
+use kube::{
+    Api,
+    core::{ApiResource, GroupVersionKind, Object},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    KubernetesClusters,
+    call::{Failed, Target, call},
+    external_secret::{Condition, GROUP, Spec, StoreReference},
+    sync,
+};
+
+/// A SecretStore or a ClusterSecretStore, as far as it matters.
+pub(super) type Store = Object<StoreSpec, StoreStatus>;
+
+/// What stores put before each key that they are asked for; those that put nothing are not in it.
+pub(super) type Prefixes = BTreeMap<StoreReference, String>;
+
+/// Reads a store of an ExternalSecret beside this workload.
+pub(super) async fn read(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    reference: &StoreReference,
+) -> Result<Store, Failed> {
+    let version = sync::api::version(kubernetes, workload).await?;
+    let (kind, plural, resource, namespace) = match is_of_cluster(reference) {
+        true => ("ClusterSecretStore", "clustersecretstores", CLUSTER_SECRET_STORES, ""),
+        false => ("SecretStore", "secretstores", SECRET_STORES, workload.namespace.as_str()),
+    };
+    let kind = GroupVersionKind::gvk(GROUP, version, kind);
+    let api = &ApiResource::from_gvk_with_plural(&kind, plural);
+    let (cluster, name) = (workload.cluster.as_str(), reference.name.as_str());
+    let target = Target { cluster, namespace, verb: "get", resource, name };
+    call(&*kubernetes.access, target, |connection| async move {
+        let stores: Api<Store> = match namespace {
+            "" => Api::all_with(connection.client, api),
+            namespace => Api::namespaced_with(connection.client, namespace, api),
+        };
+        stores.get(name).await
+    })
+    .await
+}
+
+/// A store, as reports name it.
+pub(super) fn object(workload: &Workload, reference: &StoreReference) -> String {
+    let Workload { cluster, namespace, .. } = workload;
+    let name = &reference.name;
+    match is_of_cluster(reference) {
+        true => format!("{cluster}/clustersecretstore/{name}"),
+        false => format!("{cluster}/{namespace}/secretstore/{name}"),
+    }
+}
+
+/// What the stores of an ExternalSecret put before each key. Of one that is not there, or may not be read,
+/// nothing is known: preflight reports either.
+pub(super) async fn prefixes(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    spec: &Spec,
+) -> Result<Prefixes, Error> {
+    let mut prefixes = Prefixes::new();
+    for reference in spec.stores().collect::<BTreeSet<_>>() {
+        match read(kubernetes, workload, reference).await {
+            Ok(store) => {
+                prefixes.extend(store.spec.prefix().map(|it| (reference.clone(), it.to_owned())))
+            }
+            Err(Failed { code: 403 | 404, .. }) => {}
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Ok(prefixes)
+}
+
+fn is_of_cluster(reference: &StoreReference) -> bool {
+    reference.kind == "ClusterSecretStore"
+}
+
+/// `spec` of a store.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct StoreSpec {
+    /// The class of controller that looks at it; empty for each.
+    pub(super) controller: String,
+    /// One field, by the provider's name.
+    provider: BTreeMap<String, Value>,
+}
+
+impl StoreSpec {
+    /// What it reads, if that is known not to be Parameter Store. What a plugin, a webhook or a fake reads,
+    /// is not known.
+    pub(super) fn reads_elsewhere(&self) -> Option<String> {
+        let (provider, settings) = self.provider.first_key_value()?;
+        match provider.as_str() {
+            "aws" => match settings["service"].as_str() {
+                Some("ParameterStore") | None => None,
+                Some("SecretsManager") => Some("Secrets Manager".to_owned()),
+                Some(other) => Some(other.to_owned()),
+            },
+            "fake" | "webhook" | "kubernetes" => None,
+            other => Some(format!("from provider {other}")),
+        }
+    }
+
+    /// The region that it reads.
+    pub(super) fn region(&self) -> Option<&str> {
+        self.of_aws("region")
+    }
+
+    /// The role that it reads with, if it names one.
+    pub(super) fn role(&self) -> Option<&str> {
+        self.of_aws("role")
+    }
+
+    /// What its provider puts before each name that it is asked for (External Secrets,
+    /// `providers/v1/aws/parameterstore/parameterstore.go`).
+    pub(super) fn prefix(&self) -> Option<&str> {
+        self.of_aws("prefix")
+    }
+
+    fn of_aws(&self, field: &str) -> Option<&str> {
+        self.provider.get("aws")?[field].as_str().filter(|it| !it.is_empty())
+    }
+}
+
+/// `status` of a store.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct StoreStatus {
+    pub(super) conditions: Option<Vec<Condition>>,
+}
+
+const SECRET_STORES: &str = "secretstores.external-secrets.io";
+const CLUSTER_SECRET_STORES: &str = "clustersecretstores.external-secrets.io";

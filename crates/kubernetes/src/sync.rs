@@ -1,0 +1,256 @@
+//! How a view comes into a Secret, and the proof that it did.
+//!
+//! ```text
+//! force    an ExternalSecret, or the ClusterExternalSecret that keeps it, is told to refresh
+//! wait     all of a namespace are waited for, by one watch
+//! write    a Secret that nobody else writes
+//! secret   what a Secret holds, as digests
+//! api      the API of External Secrets
+//! ```
+//!
+//! `Ready=True` proves nothing: it also stands for the sync before. What proves a sync is that
+//! `status.syncedResourceVersion` moved after the annotation was set, and that the Secret's data has
+//! the digest of what was published (external-secrets `externalsecret_controller.go`, `markAsDone`).
+
+pub(super) mod api;
+mod force;
+mod secret;
+mod wait;
+mod write;
+
+use std::collections::BTreeSet;
+
+use changeover_core::{
+    error::Error,
+    record::SecretRevision,
+    spec::{ParameterName, SecretCopy, Workload},
+};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
+use kube::{Api, Client, core::ObjectMeta};
+
+pub(super) use self::{
+    force::{dry_run as dry_run_of_force, force_sync},
+    wait::synced,
+    write::{
+        Found, dry_run_of_write, look_at_written, object as secret_object, write_secret,
+        written_secret,
+    },
+};
+use crate::{
+    KubernetesClusters, MANAGER,
+    call::{Failed, Target, call},
+    cluster_external_secret::{self, ClusterExternalSecret},
+    events,
+    external_secret::{self, ExternalSecret, copies, secret_name},
+    store,
+};
+
+/// See [`changeover_core::ports::Clusters::secret_revision`].
+pub(super) async fn secret_revision(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    parameters: &[ParameterName],
+) -> Result<Option<SecretRevision>, Error> {
+    if let Some(SecretCopy::Secret { name, key }) = &workload.copy {
+        let secret = secret::read(kubernetes, workload, name).await?;
+        return Ok(secret.map(|secret| secret.revision([key.as_str()])));
+    }
+    let Some(mut external_secret) = read(kubernetes, workload).await? else { return Ok(None) };
+    if needs_prefixes(&external_secret.spec, secret_key(workload), parameters) {
+        let prefixes = store::prefixes(kubernetes, workload, &external_secret.spec).await?;
+        external_secret.spec.put_before(&prefixes);
+    }
+    let secret = secret::read(kubernetes, workload, secret_name(&external_secret)).await?;
+    let copies = copies(&external_secret.spec, secret_key(workload), parameters.iter());
+    Ok(secret.map(|secret| secret.revision(copies.iter().map(|copy| copy.secret_key))))
+}
+
+/// See [`changeover_core::ports::Clusters::editors`].
+pub(super) async fn editors(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Vec<String>, Error> {
+    let external_secret = read(kubernetes, workload).await?;
+    let secret = match (&workload.copy, &external_secret) {
+        (Some(SecretCopy::Secret { name, .. }), _) => Some(name.as_str()),
+        (_, Some(external_secret)) => Some(secret_name(external_secret)),
+        _ => None,
+    };
+    let secret = match secret {
+        Some(name) => metadata(kubernetes, workload, name).await?,
+        None => None,
+    };
+    let objects = [external_secret.map(|it| it.metadata), secret].into_iter().flatten();
+    let mut fields: Vec<ManagedFieldsEntry> =
+        objects.flat_map(|metadata| metadata.managed_fields.unwrap_or_default()).collect();
+    fields.sort_by_key(|entry| {
+        std::cmp::Reverse(entry.time.as_ref().map_or(Timestamp::MIN, |time| time.0))
+    });
+    let mut told = BTreeSet::new();
+    Ok(fields
+        .into_iter()
+        .filter_map(|entry| entry.manager)
+        .filter(|manager| !manager.starts_with(MANAGER) && told.insert(manager.clone()))
+        .collect())
+}
+
+/// Why an ExternalSecret fails: the condition's message is always the same, the event's tells.
+/// Without the right to read events, the condition's.
+pub(super) async fn failure(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    name: &str,
+    message: &str,
+) -> String {
+    let fields =
+        format!("involvedObject.kind=ExternalSecret,involvedObject.name={name},type=Warning");
+    let last = events::newest(kubernetes, workload, &fields).await;
+    let text = last.and_then(|event| event.message);
+    text.as_deref().unwrap_or(message).chars().take(LONGEST_EVENT).collect()
+}
+
+/// An ExternalSecret beside a workload, as reports name it.
+pub(super) fn object(workload: &Workload, name: &str) -> String {
+    format!("{}/{}/externalsecret/{name}", workload.cluster, workload.namespace)
+}
+
+/// The workload's ExternalSecret, its own or the one that a ClusterExternalSecret keeps for it; `None`
+/// where it names none or none is there.
+pub(super) async fn read(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<ExternalSecret>, Error> {
+    match source(kubernetes, workload).await? {
+        Some(source) => get(kubernetes, workload, &source.name).await,
+        None => Ok(None),
+    }
+}
+
+/// The workload's ClusterExternalSecret; `None` where it names none or none is there.
+pub(super) async fn read_keeper(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<ClusterExternalSecret>, Error> {
+    let Some(SecretCopy::ClusterExternalSecret { name, .. }) = &workload.copy else {
+        return Ok(None);
+    };
+    let target = api::of_cluster(workload, "get", name);
+    by_served_version(kubernetes, workload, target, |client, version| async move {
+        api::cluster_external_secrets(client, version).get(name).await
+    })
+    .await
+}
+
+/// The ExternalSecret that a workload's Secret comes from.
+struct Source<'a> {
+    /// Its name.
+    name: String,
+    /// The ClusterExternalSecret that keeps it.
+    keeper: Option<&'a str>,
+}
+
+/// Where a workload's Secret comes from; `None` where it names no ExternalSecret, or a
+/// ClusterExternalSecret that is not there.
+async fn source<'a>(
+    kubernetes: &KubernetesClusters,
+    workload: &'a Workload,
+) -> Result<Option<Source<'a>>, Error> {
+    Ok(match &workload.copy {
+        Some(SecretCopy::ExternalSecret { name, .. }) => {
+            Some(Source { name: name.clone(), keeper: None })
+        }
+        Some(SecretCopy::ClusterExternalSecret { name, .. }) => {
+            let found = read_keeper(kubernetes, workload).await?;
+            found.map(|found| Source {
+                name: cluster_external_secret::child(&found).to_owned(),
+                keeper: Some(name),
+            })
+        }
+        Some(SecretCopy::Secret { .. }) | None => None,
+    })
+}
+
+/// Whether which keys hold copies depends on what stores put before the names that they are asked for. Few do,
+/// so stores are read only where nothing is found without.
+fn needs_prefixes(
+    spec: &external_secret::Spec,
+    secret_key: Option<&str>,
+    parameters: &[ParameterName],
+) -> bool {
+    secret_key.is_none() && !parameters.iter().any(|it| spec.reads(it))
+}
+
+/// The key that the workload's spec names.
+pub(super) fn secret_key(workload: &Workload) -> Option<&str> {
+    match workload.copy.as_ref()? {
+        SecretCopy::ExternalSecret { secret_key, .. }
+        | SecretCopy::ClusterExternalSecret { secret_key, .. } => secret_key.as_deref(),
+        SecretCopy::Secret { key, .. } => Some(key),
+    }
+}
+
+/// An ExternalSecret beside a workload; `None` where it does not exist.
+pub(super) async fn get(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    name: &str,
+) -> Result<Option<ExternalSecret>, Error> {
+    let target = Target::beside(workload, "get", external_secret::RESOURCE, name);
+    by_served_version(kubernetes, workload, target, |client, version| async move {
+        api::external_secrets(client, workload, version).get(name).await
+    })
+    .await
+}
+
+/// Reads an object of External Secrets by the version of its API that is remembered; if it is not there, by the
+/// one that is served now.
+async fn by_served_version<T, F>(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    target: Target<'_>,
+    get: impl Fn(Client, &'static str) -> F,
+) -> Result<Option<T>, Error>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let remembered = kubernetes.known_version(&workload.cluster).is_some();
+    let version = api::version(kubernetes, workload).await?;
+    let read = async |version| {
+        let answer =
+            call(&*kubernetes.access, target, |connection| get(connection.client, version));
+        found(answer.await)
+    };
+    match read(version).await? {
+        None if remembered && api::has_changed(kubernetes, workload, version).await? => {
+            read(api::version(kubernetes, workload).await?).await
+        }
+        answer => Ok(answer),
+    }
+}
+
+async fn metadata(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    secret: &str,
+) -> Result<Option<ObjectMeta>, Error> {
+    let target = Target::beside(workload, "get", "secrets", secret);
+    let answer = call(&*kubernetes.access, target, |connection| async move {
+        let secrets: Api<v1::Secret> = Api::namespaced(connection.client, &workload.namespace);
+        // Without its data, which kube would log if it could not read the answer.
+        secrets.get_metadata(secret).await
+    });
+    Ok(found(answer.await)?.map(|secret| secret.metadata))
+}
+
+/// What is not there is `None`.
+pub(super) fn found<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Failed { code: 404, .. }) => Ok(None),
+        Err(failed) => Err(failed.error),
+    }
+}
+
+/// Characters of an event that are worth repeating.
+const LONGEST_EVENT: usize = 300;

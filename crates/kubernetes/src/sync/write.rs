@@ -1,0 +1,334 @@
+//! A Secret that changeover writes itself: one key of it, and the revision of the view it holds.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use changeover_core::{
+    error::{Error, Kind},
+    finding::Finding,
+    ports::{Progress, Stamp},
+    record::{Held, SecretRevision},
+    spec::{SecretCopy, Workload},
+};
+use changeover_token::Fence;
+use kube::core::{ObjectMeta, PartialObjectMeta};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use super::secret::{self, OPAQUE, Secret, path, revision};
+use crate::{
+    KubernetesClusters, MANAGER,
+    call::{Failed, Mode, Target, call, spread},
+    external_secret::GROUP,
+    rollout::{annotation, manager},
+};
+
+/// See [`changeover_core::ports::Clusters::write_secret`].
+///
+/// It reads before it writes, and writes only if nothing changed in between: a view never goes back,
+/// whoever else writes at the same time, and a write that arrives late is a conflict.
+pub(in super::super) async fn write_secret(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+    value: &changeover_token::Secret,
+) -> Result<Progress<SecretRevision>, Error> {
+    let Some(SecretCopy::Secret { name, key }) = &workload.copy else {
+        return Err(Error::new(
+            Kind::Internal,
+            "write the Secret of",
+            "the workload names none",
+            "report this message",
+        )
+        .on(workload));
+    };
+    let (annotation, manager) = (annotation(stamp), manager(stamp));
+    let mode = Mode::Persist;
+    let write =
+        Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
+    let digest = value.digest();
+    let object = object(workload, name);
+    let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
+    for attempt in 1..=ATTEMPTS {
+        let written = match secret::read(kubernetes, workload, name).await? {
+            None => match write.make(&manager).await {
+                // Now it can be told from one that is made after it.
+                Ok(_) => continue,
+                Err(Failed { code: 404, .. }) => {
+                    return Ok(stuck("its namespace does not exist".to_owned(), "create it"));
+                }
+                Err(failed) => Err(failed),
+            },
+            Some(found) => {
+                if let Some((reason, fix)) = obstacle(&found, key, Some(&manager)) {
+                    return Ok(stuck(reason, fix));
+                }
+                let standing = found.fence(&annotation);
+                let holds = found.digests.get(key) == Some(&digest);
+                match standing {
+                    Some(standing) if holds && standing == stamp.fence => {
+                        return Ok(Progress::Done(found.revision([key.as_str()])));
+                    }
+                    Some(standing) if standing > stamp.fence => {
+                        return Ok(Progress::Ahead(standing));
+                    }
+                    _ => write.apply(&found.metadata, &manager).await,
+                }
+            }
+        };
+        match written {
+            Ok(written) => {
+                let uid = written.uid.unwrap_or_default();
+                return Ok(Progress::Done(revision(&uid, [(key.as_str(), Some(digest))])));
+            }
+            // Somebody else wrote it, made it, or took it away.
+            Err(Failed { code: 409, .. }) => {
+                let pause = Duration::from_millis(50) * attempt;
+                // Tokens that write one Secret at once part by it.
+                sleep(spread(pause, &format!("{object} {annotation}"))).await;
+            }
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Err(Error::new(
+        Kind::Unreachable,
+        "write",
+        format!("it changed between reading and writing, {ATTEMPTS} times"),
+        "see who keeps changing it (kubectl get --show-managed-fields); the next run tries again",
+    )
+    .on(object))
+}
+
+/// Has admission judge the write of a Secret's key, with a value that is none, and changes nothing: of a Secret that
+/// is not there, that it is made.
+pub(in super::super) async fn dry_run_of_write(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    stamp: &Stamp,
+    exists: bool,
+) -> Result<(), Failed> {
+    let Some(SecretCopy::Secret { name, key }) = &workload.copy else { return Ok(()) };
+    let (annotation, manager) = (annotation(stamp), manager(stamp));
+    let value = &changeover_token::Secret::verbatim("dry-run".to_owned());
+    let mode = Mode::DryRun;
+    let write =
+        Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
+    match exists {
+        true => write.apply(&ObjectMeta::default(), &manager).await.map(drop),
+        false => write.make(&manager).await.map(drop),
+    }
+}
+
+/// See [`changeover_core::ports::Clusters::written_secret`].
+pub(in super::super) async fn written_secret(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<changeover_token::Digest>, Error> {
+    let Some(SecretCopy::Secret { name, key }) = &workload.copy else { return Ok(None) };
+    let found = secret::read(kubernetes, workload, name).await?;
+    Ok(found.and_then(|found| found.digests.get(key).copied()))
+}
+
+/// What a look finds of a Secret that is to be written.
+pub(in super::super) enum Found {
+    /// There is none yet.
+    Nothing,
+    /// Its key can be written, and it carries this fence.
+    Ours(Fence),
+    /// This keeps it from being written.
+    InTheWay(Finding),
+}
+
+/// Looks at the Secret of this workload that is to be written.
+pub(in super::super) async fn look_at_written(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+    name: &str,
+    key: &str,
+    stamp: &Stamp,
+) -> Result<Found, Error> {
+    let Some(found) = secret::read(kubernetes, workload, name).await? else {
+        return Ok(Found::Nothing);
+    };
+    Ok(match obstacle(&found, key, None) {
+        Some((reason, fix)) => {
+            Found::InTheWay(Finding::refusal(object(workload, name), reason, fix))
+        }
+        None => Found::Ours(found.fence(&annotation(stamp)).unwrap_or_default()),
+    })
+}
+
+/// Why this key of this Secret is not ours to write, and what to do. `manager` is who we are, where
+/// that is known.
+fn obstacle(secret: &Secret, key: &str, manager: Option<&str>) -> Option<(String, &'static str)> {
+    if secret.is_immutable {
+        return Some((
+            "it is immutable".to_owned(),
+            "delete it once: changeover makes it again, mutable",
+        ));
+    }
+    if secret.kind != OPAQUE {
+        return Some((
+            format!("its type is {}, and not {OPAQUE}", secret.kind),
+            "name a Secret of type Opaque, or one that does not exist yet",
+        ));
+    }
+    let metadata = &secret.metadata;
+    let of_external_secrets = |owner: &str| owner.starts_with(&format!("externalsecrets.{GROUP}"));
+    let owners = owners(metadata, key);
+    let mut kinds = metadata.owner_references.iter().flatten();
+    if kinds.any(|owner| owner.api_version.starts_with(GROUP))
+        || owners.iter().any(|owner| of_external_secrets(owner))
+    {
+        return Some((
+            format!("External Secrets writes its key {key}"),
+            "name that ExternalSecret as external_secret in the workload, or another Secret",
+        ));
+    }
+    // What a person or a manifest has put there is taken over; two tokens would do so for ever.
+    let of_others =
+        |owner: &&str| owner.starts_with(MANAGER) && manager.is_some_and(|it| it != *owner);
+    owners.into_iter().find(of_others).map(|owner| {
+        (
+            format!("its key {key} is written by {owner}, another token or side of changeover"),
+            "name another key in one of the two specs",
+        )
+    })
+}
+
+/// The field managers that own a key of a Secret.
+fn owners<'a>(metadata: &'a ObjectMeta, key: &str) -> Vec<&'a str> {
+    let field = format!("f:{key}");
+    let entries = metadata.managed_fields.iter().flatten();
+    let owns = entries.filter(|entry| {
+        let data = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:data"));
+        data.is_some_and(|data| data.get(&field).is_some())
+    });
+    owns.filter_map(|entry| entry.manager.as_deref()).collect()
+}
+
+/// A Secret beside a workload, as reports name it.
+pub(in super::super) fn object(workload: &Workload, name: &str) -> String {
+    format!("{}/{}/secret/{name}", workload.cluster, workload.namespace)
+}
+
+/// What is written where.
+struct Write<'a> {
+    kubernetes: &'a KubernetesClusters,
+    workload: &'a Workload,
+    name: &'a str,
+    key: &'a str,
+    annotation: &'a str,
+    stamp: &'a Stamp,
+    value: &'a changeover_token::Secret,
+    mode: Mode,
+}
+
+impl Write<'_> {
+    /// Makes the Secret, without a key yet: an apply can be conditional only on what there is. By apply,
+    /// since the right to it can be limited to a name, and the right to a POST cannot.
+    ///
+    /// The field manager is of this side and token, and is not the one that writes: an apply takes away
+    /// what its manager owned and omits, be it another token's annotation or the key. One that arrives
+    /// late finds the Secret made, and is a conflict with whoever owns the annotation by then.
+    async fn make(&self, manager: &str) -> Result<ObjectMeta, Failed> {
+        let maker = manager.replacen(MANAGER, &format!("{MANAGER}-create"), 1);
+        let metadata = self.annotated(Fence::default());
+        self.call("create", &format!("fieldManager={maker}"), metadata, None).await
+    }
+
+    /// Applies the key to the Secret that was found.
+    async fn apply(&self, found: &ObjectMeta, manager: &str) -> Result<ObjectMeta, Failed> {
+        // With uid and resourceVersion an apply neither makes a Secret that was deleted meanwhile nor
+        // overwrites a newer view: both are conflicts.
+        let metadata = ObjectMeta {
+            uid: found.uid.clone(),
+            resource_version: found.resource_version.clone(),
+            ..self.annotated(self.stamp.fence)
+        };
+        // Forced: what a person has put under this key is what is to be replaced.
+        let query = format!("fieldManager={manager}&force=true");
+        self.call("patch", &query, metadata, Some(self.value)).await
+    }
+
+    /// The metadata of an apply that leaves this fence at the Secret.
+    fn annotated(&self, fence: Fence) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.name.to_owned()),
+            namespace: Some(self.workload.namespace.clone()),
+            annotations: Some(BTreeMap::from([(self.annotation.to_owned(), fence.to_string())])),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// A server-side apply; the Secret's metadata after it.
+    async fn call(
+        &self,
+        verb: &str,
+        query: &str,
+        metadata: ObjectMeta,
+        value: Option<&changeover_token::Secret>,
+    ) -> Result<ObjectMeta, Failed> {
+        let Self { kubernetes, workload, name, .. } = *self;
+        let body = &self.body(json!(metadata), value);
+        let dry_run = if self.mode == Mode::DryRun { "&dryRun=All" } else { "" };
+        let path = &format!("{}?{query}{dry_run}", path(workload, name));
+        let target = Target::beside(workload, verb, "secrets", name);
+        let answer = call(&*kubernetes.access, target, |connection| {
+            let request = http::Request::patch(path)
+                .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
+                // The answer does not repeat the value.
+                .header(http::header::ACCEPT, METADATA)
+                .body(body.to_vec());
+            async move {
+                let request = request.map_err(kube::Error::HttpError)?;
+                // Read here for all that: kube logs an answer that it cannot read.
+                let text = Zeroizing::new(connection.client.request_text(request).await?);
+                serde_json::from_str::<PartialObjectMeta<()>>(&text)
+                    .map_err(kube::Error::SerdeError)
+            }
+        });
+        Ok(answer.await?.metadata)
+    }
+
+    fn body(
+        &self,
+        metadata: Value,
+        value: Option<&changeover_token::Secret>,
+    ) -> Zeroizing<Vec<u8>> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            api_version: &'static str,
+            kind: &'static str,
+            metadata: Value,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            data: BTreeMap<&'a str, &'a str>,
+        }
+        // The capacities hold all, so that growing never leaves a copy behind.
+        let value = value.map(|value| {
+            let value = value.expose().as_bytes();
+            let mut encoded = Zeroizing::new(String::with_capacity(value.len().div_ceil(3) * 4));
+            STANDARD.encode_string(value, &mut encoded);
+            encoded
+        });
+        let length = value.as_ref().map_or(0, |value| value.len()) + metadata.to_string().len();
+        let mut body = Zeroizing::new(Vec::with_capacity(length + self.key.len() + BODY_BESIDE));
+        let data = value.iter().map(|value| (self.key, value.as_str())).collect();
+        let object = Body { api_version: "v1", kind: "Secret", metadata, data };
+        serde_json::to_writer(&mut *body, &object).expect("texts are written to memory");
+        body
+    }
+}
+
+/// An object without anything but its metadata (Kubernetes documentation, "API concepts").
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// Bytes of a Secret's JSON beside metadata, key and value, and more.
+const BODY_BESIDE: usize = 100;
+
+/// How often a write is tried when the Secret changes at the same time: tokens that share one write
+/// one after the other.
+const ATTEMPTS: u32 = 15;

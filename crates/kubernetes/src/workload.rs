@@ -1,0 +1,369 @@
+//! What a workload and its pods say about a rollout, whatever its kind. Pure.
+
+mod daemon_set;
+pub(super) mod deployment;
+mod pod;
+mod stateful_set;
+
+use changeover_core::record::Held;
+use changeover_token::Fence;
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        core::v1::PodTemplateSpec,
+    },
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
+use kube::{Resource, core::ObjectMeta};
+
+use self::pod::Weight;
+pub(super) use self::pod::{Pod, Replica};
+
+/// What the names of our annotations hold.
+pub(super) const ANNOTATIONS: &str = "changeover.dev/";
+
+/// A workload as the API server has it.
+#[derive(Clone, Debug)]
+pub(super) enum Live {
+    Deployment(Box<Deployment>),
+    StatefulSet(Box<StatefulSet>),
+    DaemonSet(Box<DaemonSet>),
+}
+
+impl From<Deployment> for Live {
+    fn from(deployment: Deployment) -> Self {
+        Live::Deployment(Box::new(deployment))
+    }
+}
+
+impl From<StatefulSet> for Live {
+    fn from(stateful_set: StatefulSet) -> Self {
+        Live::StatefulSet(Box::new(stateful_set))
+    }
+}
+
+impl From<DaemonSet> for Live {
+    fn from(daemon_set: DaemonSet) -> Self {
+        Live::DaemonSet(Box::new(daemon_set))
+    }
+}
+
+impl Live {
+    pub(super) fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Live::Deployment(it) => it.meta(),
+            Live::StatefulSet(it) => it.meta(),
+            Live::DaemonSet(it) => it.meta(),
+        }
+    }
+
+    /// What selects its pods, among others perhaps.
+    pub(super) fn selector(&self) -> Option<&LabelSelector> {
+        match self {
+            Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.selector),
+            Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
+            Live::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
+        }
+    }
+
+    pub(super) fn template(&self) -> Option<&PodTemplateSpec> {
+        match self {
+            Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.template),
+            Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.template),
+            Live::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.template),
+        }
+    }
+
+    /// The stamp that its pod template carries; `None` where it has none that can be read.
+    pub(super) fn stamped(&self, annotation: &str) -> Option<Fence> {
+        let template = self.template()?.metadata.as_ref()?;
+        template.annotations.as_ref()?.get(annotation)?.parse().ok()
+    }
+
+    /// What `kubectl rollout status` would say.
+    pub(super) fn by_kubectl(&self) -> ByKubectl {
+        match self {
+            Live::Deployment(it) => deployment::by_kubectl(it),
+            Live::StatefulSet(it) => stateful_set::by_kubectl(it),
+            Live::DaemonSet(it) => daemon_set::by_kubectl(it),
+        }
+    }
+
+    /// What is left by its own numbers; `None` where they say that it is rolled out.
+    fn left(&self) -> Option<String> {
+        match (self.by_kubectl(), self) {
+            (ByKubectl::Unobserved, _) => Some(UNOBSERVED.to_owned()),
+            (ByKubectl::Waiting(left), _) => Some(left),
+            (ByKubectl::DeadlineExceeded, _) => Some("no progress was made".to_owned()),
+            (ByKubectl::Complete | ByKubectl::NotRolling, Live::StatefulSet(it)) => {
+                stateful_set::beyond_kubectl(it)
+            }
+            (ByKubectl::NotRolling, Live::DaemonSet(it)) => daemon_set::beyond_kubectl(it),
+            (ByKubectl::Complete | ByKubectl::NotRolling, _) => None,
+        }
+    }
+
+    /// Whether by its own numbers nothing is left but pods that end.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left().is_none()
+    }
+
+    /// In words, where nothing is known of its pods yet.
+    pub(super) fn awaited(&self) -> String {
+        self.left().unwrap_or_else(|| "its pods were not looked at yet".to_owned())
+    }
+
+    fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Live::Deployment(it) => deployment::obstacle(it),
+            Live::StatefulSet(it) => stateful_set::obstacle(it),
+            Live::DaemonSet(it) => daemon_set::obstacle(it),
+        }
+    }
+
+    /// Which template its pods are to be made from, of those that pods name: see
+    /// [`Replica`]. `replica_set` is the current one, where there are any.
+    fn current<'a>(&'a self, replica_set: Option<&'a str>) -> Option<&'a str> {
+        match self {
+            Live::Deployment(_) => replica_set,
+            Live::StatefulSet(it) => it.status.as_ref()?.update_revision.as_deref(),
+            Live::DaemonSet(it) => daemon_set::template(it),
+        }
+    }
+
+    /// How many pods its controller should have made by now, which says nowhere but in an event that
+    /// it may not; `None` where it waits for those that there are, or says why not.
+    fn wanted(&self, replicas: &[&Replica]) -> Option<usize> {
+        let wanted = match self {
+            Live::Deployment(_) => return None,
+            Live::StatefulSet(it) => {
+                // One after the other, unless they are managed in parallel.
+                if !replicas.iter().all(|it| it.is_ready && !it.is_terminating) {
+                    return None;
+                }
+                stateful_set::wanted(it)
+            }
+            Live::DaemonSet(it) => daemon_set::wanted(it),
+        };
+        usize::try_from(wanted).ok()
+    }
+}
+
+/// What `kubectl rollout status` would say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ByKubectl {
+    /// "successfully rolled out".
+    Complete,
+    /// "Waiting for ... spec update to be observed".
+    Unobserved,
+    /// "Waiting for ...".
+    Waiting(String),
+    /// "exceeded its progress deadline".
+    DeadlineExceeded,
+    /// "only available for RollingUpdate strategy type".
+    NotRolling,
+}
+
+/// What keeps a workload from replacing its pods.
+struct Obstacle {
+    what: String,
+    fix: &'static str,
+}
+
+fn on_delete() -> Obstacle {
+    Obstacle {
+        what: "its strategy OnDelete replaces no pod until somebody deletes it".to_owned(),
+        fix: "set spec.updateStrategy.type to RollingUpdate, or delete its pods one by one; the \
+              next run carries on",
+    }
+}
+
+const UNOBSERVED: &str = "the new pod template was not observed yet";
+
+/// What a look at a workload and its pods shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is rolled out, and no older pod is left.
+    Done,
+    /// Not yet, in words.
+    UnderWay(String),
+    /// Not yet, in words, and pods are missing that its controller should have made: why not is told
+    /// only in events.
+    Missing(String),
+    /// It seldom goes on from here: stuck, if it stays so for a while.
+    Suspect {
+        /// What it is about: the same as long as it is the same trouble.
+        culprit: String,
+        /// What to report.
+        held: Held,
+    },
+    /// It does not go on from here.
+    Stuck(Held),
+    /// Its pod template carries this later stamp.
+    Ahead(Fence),
+}
+
+/// One rollout: of what, to which stamp.
+pub(super) struct Rollout<'a> {
+    /// The workload, as reports name it.
+    pub(super) object: &'a str,
+    /// The annotation that carries the stamp.
+    pub(super) annotation: &'a str,
+    /// The stamp.
+    pub(super) fence: Fence,
+}
+
+impl Rollout<'_> {
+    /// Judges a workload together with its pods, as they were seen. `replica_set` is the uid of the
+    /// Deployment's current one.
+    pub(super) fn judge(
+        &self,
+        live: &Live,
+        replica_set: Option<&str>,
+        replicas: &[&Replica],
+    ) -> Verdict {
+        let stamped = live.stamped(self.annotation);
+        if let Some(later) = stamped.filter(|stamp| *stamp > self.fence) {
+            return Verdict::Ahead(later);
+        }
+        if stamped != Some(self.fence) {
+            let held = self.held(
+                format!("the pod template has lost its stamp {}: {}", self.annotation, self.fence),
+                "let whatever applies this workload leave annotations of changeover.dev on the pod \
+                 template alone, then run it again: the sweep stamps it anew three times only, since \
+                 each time replaces pods",
+            );
+            return Verdict::Stuck(Held { is_undone: true, ..held });
+        }
+        let by_kubectl = live.by_kubectl();
+        let trouble = match by_kubectl {
+            // What is known of its pods' templates is of the template before.
+            ByKubectl::Unobserved => None,
+            _ => self.trouble(live, replica_set, replicas),
+        };
+        let told = trouble.as_ref().map(|trouble| trouble.told.clone());
+        if by_kubectl == ByKubectl::DeadlineExceeded {
+            let why = told.map_or_else(String::new, |told| format!(": {told}"));
+            return Verdict::Stuck(self.held(
+                format!("the rollout made no progress within its progressDeadlineSeconds{why}"),
+                "see why the new pods do not become ready (kubectl describe pod), and repair it; \
+                 both tokens stay valid, and the next run carries on",
+            ));
+        }
+        let older = replicas.iter().find(|replica| replica.is_of_another_view(self.fence));
+        let left = match (live.left(), older) {
+            (None, None) => return Verdict::Done,
+            (Some(left), _) => left,
+            (None, Some(_)) => "all pods are replaced".to_owned(),
+        };
+        if let Some(Obstacle { what, fix }) = live.obstacle() {
+            return Verdict::Stuck(self.held(what, fix));
+        }
+        match trouble {
+            Some(Trouble { weight: Weight::Certain, told, fix, .. }) => {
+                return Verdict::Stuck(self.held(told, fix));
+            }
+            Some(Trouble { weight: Weight::Suspicious, told, fix, culprit }) => {
+                return Verdict::Suspect { culprit, held: self.held(told, fix) };
+            }
+            _ => {}
+        }
+        if let Live::Deployment(deployment) = live
+            && let Some(refused) = deployment::refused(deployment)
+        {
+            return Verdict::Suspect {
+                culprit: "ReplicaFailure".to_owned(),
+                held: self.not_created(&refused),
+            };
+        }
+        let older = older.map(|replica| match replica.is_terminating {
+            true => format!("{} is Terminating", replica.told()),
+            false => format!("{} runs on an older view", replica.told()),
+        });
+        let is_early = by_kubectl == ByKubectl::Unobserved || live.is_complete();
+        let missing = live
+            .wanted(replicas)
+            .filter(|wanted| !is_early && replicas.len() < *wanted)
+            .map(|wanted| format!("{} of {wanted} pods exist", replicas.len()));
+        let is_missing = missing.is_some();
+        let words: Vec<String> = [Some(left), missing, older, told].into_iter().flatten().collect();
+        match is_missing {
+            true => Verdict::Missing(words.join("; ")),
+            false => Verdict::UnderWay(words.join("; ")),
+        }
+    }
+
+    /// What to report where the API server does not let its controller make pods.
+    pub(super) fn not_created(&self, why: &str) -> Held {
+        self.held(
+            why.to_owned(),
+            "let the cluster create the pods: raise the quota, or correct what the admission \
+             webhook refuses; the next run carries on",
+        )
+    }
+
+    fn held(&self, reason: String, fix: &str) -> Held {
+        Held::new(self.object, reason, fix)
+    }
+
+    /// The worst trouble of a pod that can show that the rollout is stuck.
+    ///
+    /// Pods of the current template alone can: those of one that was repaired since have the same
+    /// stamp, and are ended whether they are ready or not. A StatefulSet ends none before all that
+    /// there are are ready (kubernetes issue 67250): there every pod can.
+    fn trouble(
+        &self,
+        live: &Live,
+        replica_set: Option<&str>,
+        replicas: &[&Replica],
+    ) -> Option<Trouble> {
+        let current = live.current(replica_set);
+        let waits_for_all = matches!(live, Live::StatefulSet(_));
+        let troubles = replicas.iter().filter(|it| !it.is_terminating).filter_map(|replica| {
+            let trouble = replica.trouble.as_ref()?;
+            let is_current = current.is_some() && current == replica.template.as_deref();
+            // What only is told may be of a template that was repaired since.
+            let is_told = trouble.weight == Weight::Told && !replica.is_of_another_view(self.fence);
+            if !is_current && !waits_for_all && !is_told {
+                return None;
+            }
+            Some(Trouble {
+                told: replica.told_with(trouble),
+                culprit: replica.culprit(trouble),
+                weight: match is_current {
+                    true => trouble.weight,
+                    // Its controller may still be about to end it.
+                    false => trouble.weight.min(Weight::Suspicious),
+                },
+                fix: match (is_current, trouble.weight) {
+                    (false, _) => {
+                        "delete that pod: a StatefulSet replaces none while another is not ready; \
+                         the next run carries on"
+                    }
+                    (true, Weight::Certain) => {
+                        "repair the workload (kubectl logs --previous shows why it ends); both \
+                         tokens stay valid, and the next run carries on"
+                    }
+                    (true, _) => {
+                        "repair the workload's image, its Secrets or its ConfigMaps; both tokens \
+                         stay valid, and the next run carries on"
+                    }
+                },
+            })
+        });
+        troubles.max_by_key(|trouble| trouble.weight)
+    }
+}
+
+/// What may keep a rollout from its end.
+struct Trouble {
+    told: String,
+    culprit: String,
+    weight: Weight,
+    fix: &'static str,
+}
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod tests;

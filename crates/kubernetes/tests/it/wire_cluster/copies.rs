@@ -1,0 +1,171 @@
+//! Several ExternalSecrets of a namespace, waited for together.
+
+use super::{syncing::external_secret, *};
+
+const OTHER: &str = "/apis/external-secrets.io/v1/namespaces/web/externalsecrets/other";
+const COLLECTION: &str = "/apis/external-secrets.io/v1/namespaces/web/externalsecrets";
+
+fn both(server: &ApiServer) {
+    external_secret(server);
+    server.put(
+        OTHER,
+        json!({
+            "spec": {"data": [{"secretKey": "key", "remoteRef": {"key": "/backend/token"}}]},
+            "status": {"syncedResourceVersion": "1-a"},
+        }),
+    );
+}
+
+fn named(name: &str, external_secret: &str, secret_key: Option<&str>) -> Workload {
+    let copy = SecretCopy::ExternalSecret {
+        name: external_secret.to_owned(),
+        secret_key: secret_key.map(str::to_owned),
+    };
+    Workload { name: name.to_owned(), copy: Some(copy), ..workload() }
+}
+
+fn is_synced(server: &ApiServer, external_secret: &str, data: Value) {
+    let secret = external_secret.rsplit('/').next().unwrap();
+    server.put(&format!("/api/v1/namespaces/web/secrets/{secret}"), json!({"data": data}));
+    server.put(external_secret, json!({"status": {"syncedResourceVersion": "2-b"}}));
+}
+
+async fn synced(
+    server: &Arc<ApiServer>,
+    workloads: &[Workload],
+) -> Vec<Result<Progress<SecretRevision>, changeover_core::error::Error>> {
+    synced_within(MINUTE, server, workloads).await
+}
+
+async fn synced_within(
+    within: Duration,
+    server: &Arc<ApiServer>,
+    workloads: &[Workload],
+) -> Vec<Result<Progress<SecretRevision>, changeover_core::error::Error>> {
+    let before = || SyncedBefore { synced_resource_version: "1-a".to_owned() };
+    let told: Vec<_> = workloads.iter().map(|workload| (workload, before())).collect();
+    let intended = BTreeMap::from([(parameters()[0].clone(), Digest::of("new"))]);
+    clusters(server).synced(&told, &intended, within).await
+}
+
+fn new() -> String {
+    STANDARD.encode("new")
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_sees_them_all_and_the_answers_keep_their_order() {
+    let server = ApiServer::new();
+    both(&server);
+    let workloads = [named("a", "other", None), named("b", "datastore-token", None)];
+    let operator = async {
+        all_wait().await;
+        is_synced(&server, EXTERNAL_SECRET, json!({"token": new()}));
+        all_wait().await;
+        is_synced(&server, OTHER, json!({"key": new()}));
+    };
+    let (answers, ()) = tokio::join!(synced(&server, &workloads), operator);
+    let clusters = clusters(&server);
+    for (workload, answer) in workloads.iter().zip(answers) {
+        let revision = clusters.secret_revision(workload, &parameters()).await.unwrap().unwrap();
+        assert_eq!(answer, Ok(Progress::Done(revision)), "{workload}");
+    }
+    let watches = server.requests().into_iter().filter(|it| it.path == COLLECTION);
+    assert!(watches.clone().all(|it| !it.query.contains("fieldSelector")));
+    assert!(watches.count() < 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_that_is_stuck_ends_the_wait_with_what_is_known_of_the_others() {
+    let server = ApiServer::new();
+    both(&server);
+    is_synced(&server, EXTERNAL_SECRET, json!({"token": new()}));
+    let third = OTHER.replace("other", "third");
+    server.put(&third, json!({"spec": server.object(OTHER)["spec"].clone()}));
+    let began = Instant::now();
+    let workloads =
+        [named("a", "third", None), named("b", "datastore-token", None), named("c", "other", None)];
+    let breaking = async {
+        all_wait().await;
+        server.put(OTHER, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
+    };
+    let (answers, ()) = tokio::join!(synced(&server, &workloads), breaking);
+    let [under_way, done, stuck] = <[_; 3]>::try_from(answers).unwrap();
+    assert!(
+        matches!(&under_way, Ok(Progress::UnderWay(it)) if it.contains("third")),
+        "{under_way:?}"
+    );
+    assert!(matches!(done, Ok(Progress::Done(_))), "{done:?}");
+    assert!(
+        matches!(&stuck, Ok(Progress::Stuck(it)) if it.reason.contains("CreatedOnce")),
+        "{stuck:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(1), "it went on waiting");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_two_workloads_share_is_looked_at_once_and_each_learns_of_its_own_key() {
+    let server = ApiServer::new();
+    both(&server);
+    let template = json!({"data": {"raw": "{{ .token }}"}, "mergePolicy": "Merge"});
+    server.put(EXTERNAL_SECRET, json!({"spec": {"target": {"template": template}}}));
+    is_synced(&server, EXTERNAL_SECRET, json!({"token": new(), "raw": new()}));
+    let workloads =
+        [named("a", "datastore-token", None), named("b", "datastore-token", Some("raw"))];
+    let answers = synced(&server, &workloads).await;
+    assert!(answers.iter().all(|it| matches!(it, Ok(Progress::Done(_)))), "{answers:?}");
+    assert_ne!(answers[0], answers[1]);
+    assert_eq!(server.asked_for(&Method::GET, SECRET), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_else_the_namespace_has_is_passed_over() {
+    let server = ApiServer::new();
+    both(&server);
+    for number in 0..20 {
+        let stranger = OTHER.replace("other", &format!("stranger-{number}"));
+        server.put(&stranger, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
+    }
+    is_synced(&server, EXTERNAL_SECRET, json!({"token": new()}));
+    is_synced(&server, OTHER, json!({"key": new()}));
+    let workloads = [named("a", "other", None), named("b", "datastore-token", None)];
+    let answers = synced(&server, &workloads).await;
+    assert!(answers.iter().all(|it| matches!(it, Ok(Progress::Done(_)))), "{answers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_tokens_key_of_the_same_secret_is_no_change() {
+    let server = ApiServer::new();
+    both(&server);
+    is_synced(&server, EXTERNAL_SECRET, json!({"token": new(), "other": "eA=="}));
+    let answer = one(synced(&server, &[workload()]).await);
+    server.put(SECRET, json!({"data": {"other": "eQ=="}}));
+    let revision = clusters(&server).secret_revision(&workload(), &parameters()).await.unwrap();
+    assert_eq!(answer, Ok(Progress::Done(revision.clone().unwrap())));
+    server.put(SECRET, json!({"data": {"token": "eQ=="}}));
+    let edited = clusters(&server).secret_revision(&workload(), &parameters()).await.unwrap();
+    assert_ne!(edited, revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_external_secrets_did_instead_is_told() {
+    for (ready, words) in [
+        ("secret will not be created due to CreationPolicy=Merge", "Secret other does not exist"),
+        ("secret retained due to DeletionPolicy=Retain", "does not hold what was published"),
+    ] {
+        let server = ApiServer::new();
+        both(&server);
+        let condition = json!({"type": "Ready", "status": "True", "message": ready});
+        server.put(OTHER, json!({"status": {"conditions": [condition]}}));
+        let secret = "/api/v1/namespaces/web/secrets/other";
+        match words.contains("exist") {
+            true => server.put(OTHER, json!({"status": {"syncedResourceVersion": "2-b"}})),
+            false => is_synced(&server, OTHER, json!({"key": "b2xk"})),
+        }
+        // Before it is told to refresh again.
+        let soon = Duration::from_millis(500);
+        let answer = one(synced_within(soon, &server, &[named("a", "other", None)]).await);
+        let Ok(Progress::UnderWay(said)) = answer else { panic!("{answer:?}") };
+        assert!(said.contains(words) && said.contains(ready), "{said}");
+        assert_eq!(server.asked_for(&Method::GET, secret), 1);
+    }
+}

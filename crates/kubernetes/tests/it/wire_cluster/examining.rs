@@ -1,0 +1,317 @@
+//! What a look before a rotation asks of an API server, and what it makes of the answers.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use changeover_core::{
+    finding::{Examination, Severity},
+    ports::Clusters,
+    spec::{ParameterName, PicksUp, SecretCopy, Workload},
+};
+
+use super::{
+    DEPLOYMENT, EXTERNAL_SECRET, MINUTE,
+    api_server::{ApiServer, Fault},
+    clusters, subject, syncing, workload,
+};
+use http::Method;
+use serde_json::{Value, json};
+
+const STORE: &str = "/apis/external-secrets.io/v1/clustersecretstores/parameter-store";
+const APPS: &str = "/apis/apps/v1/namespaces/web";
+const BATCH: &str = "/apis/batch/v1/namespaces/web";
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// A Deployment of two available pods that have the Secret's key `token` as a variable, the
+/// ExternalSecret that copies it, and its store.
+pub(super) fn connected(server: &ApiServer) {
+    let spec = json!({"selector": {}, "replicas": 2, "template": template()});
+    server.put(DEPLOYMENT, json!({"spec": spec, "status": {"availableReplicas": 2}}));
+    syncing::external_secret(server);
+    let store = json!({"kind": "ClusterSecretStore", "name": "parameter-store"});
+    server.put(EXTERNAL_SECRET, json!({"spec": {"secretStoreRef": store}}));
+    server.put(STORE, json!({"spec": {}, "status": {}}));
+}
+
+fn template() -> Value {
+    let key = json!({"secretKeyRef": {"name": "datastore-token", "key": "token"}});
+    let container = json!({"name": "main", "env": [{"name": "TOKEN", "valueFrom": key}]});
+    json!({"spec": {"containers": [container]}})
+}
+
+fn parameter() -> ParameterName {
+    ParameterName::parse("/backend/token").unwrap()
+}
+
+async fn examined(server: &Arc<ApiServer>, workloads: &[Workload]) -> Examination {
+    let subjects: Vec<_> =
+        workloads.iter().map(|workload| subject(workload, &[parameter()])).collect();
+    clusters(server).examine(&subjects, &BTreeSet::from([parameter()])).await
+}
+
+fn told(examination: &Examination) -> Vec<(Severity, String)> {
+    let findings = examination.findings.iter();
+    findings.map(|it| (it.severity, format!("{}: {}; {}", it.object, it.reason, it.fix))).collect()
+}
+
+fn assert_one(examination: &Examination, severity: Severity, words: &[&str]) {
+    let told = told(examination);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, severity, "{told:?}");
+    for word in words {
+        assert!(told[0].1.contains(word), "{word}: {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
+    let server = ApiServer::new();
+    connected(&server);
+    let examination = examined(&server, &[workload()]).await;
+    assert_eq!(examination.findings, []);
+    let checked = json!(examination.checked);
+    let expected = json!({
+        "cluster prod": ["it answers, and knows the function"],
+        "prod/clustersecretstore/parameter-store": ["it is ready"],
+        "prod/web": [
+            "changeover may list, watch pods",
+            "changeover may get secrets",
+            "changeover may get, list, patch, watch deployments.apps",
+            "changeover may get, list, patch, watch externalsecrets.external-secrets.io",
+            "changeover may list replicasets.apps",
+            "nobody beside the spec's workloads uses Secret datastore-token",
+        ],
+        "prod/web/deployment/backend": [
+            "it exists",
+            "it can replace its pods",
+            "admission lets it be stamped",
+            "container main has it as variable TOKEN",
+        ],
+        "prod/web/externalsecret/datastore-token": [
+            "it copies what is published as it is",
+            "admission lets it be told to refresh",
+        ],
+    });
+    for (object, what) in expected.as_object().unwrap() {
+        let sorted = |what: &Value| -> BTreeSet<String> {
+            what.as_array()
+                .into_iter()
+                .flatten()
+                .map(|it| it.as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(sorted(&checked[object]), sorted(what), "{object}");
+    }
+    assert_eq!(checked.as_object().unwrap().len(), expected.as_object().unwrap().len());
+    for request in server.requests() {
+        let only_asks =
+            request.method == Method::GET || request.path == REVIEWS || request.is_dry_run();
+        assert!(only_asks, "{request:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_right_that_is_missing_is_a_refusal_by_its_name() {
+    let cases = [
+        ("patch", "deployments", "deployments.apps"),
+        ("watch", "deployments", "deployments.apps"),
+        ("watch", "pods", "pods"),
+        ("get", "secrets", "secrets"),
+        ("patch", "externalsecrets", "externalsecrets.external-secrets.io"),
+    ];
+    for (verb, resource, named) in cases {
+        let server = ApiServer::new();
+        connected(&server);
+        server.deny(verb, resource);
+        let examination = examined(&server, &[workload()]).await;
+        let fix = format!("grant the verb {verb} on {named} in namespace web");
+        assert_one(&examination, Severity::Refusal, &[&fix, "infra/eks-rbac.yaml"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_right_is_asked_about_once_whoever_needs_it() {
+    let server = ApiServer::new();
+    connected(&server);
+    let within = Workload { picks_up: PicksUp::Within(MINUTE * 2), ..workload() };
+    examined(&server, &[workload(), workload(), within]).await;
+    let asked = server.requests().into_iter().filter(|it| it.path == REVIEWS);
+    let asked: Vec<_> = asked.map(|it| it.body["spec"]["resourceAttributes"].to_string()).collect();
+    let different: BTreeSet<_> = asked.iter().collect();
+    assert_eq!(different.len(), asked.len(), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_uses_the_secret_and_is_not_in_the_spec_is_told() {
+    let server = ApiServer::new();
+    connected(&server);
+    let pods = json!({"spec": {"selector": {}, "serviceName": "", "template": template()}});
+    server.put(&format!("{APPS}/deployments/forgotten"), pods.clone());
+    server.put(&format!("{APPS}/statefulsets/store"), pods.clone());
+    server.put(&format!("{BATCH}/jobs/migration"), pods);
+    let job = json!({"jobTemplate": {"spec": {"template": template()}}, "schedule": "@daily"});
+    server.put(&format!("{BATCH}/cronjobs/nightly"), json!({"spec": job}));
+    let other = json!({"selector": {}, "template": {"spec": {"containers": [{"name": "main"}]}}});
+    server.put(&format!("{APPS}/deployments/other"), json!({"spec": other}));
+    let examination = examined(&server, &[workload()]).await;
+    let mut objects: Vec<_> = examination.findings.iter().map(|it| it.object.as_str()).collect();
+    objects.sort_unstable();
+    assert_eq!(
+        objects,
+        [
+            "prod/web/cronjob/nightly",
+            "prod/web/deployment/forgotten",
+            "prod/web/job/migration",
+            "prod/web/statefulset/store",
+        ]
+    );
+    assert!(examination.findings.iter().all(|it| it.severity == Severity::Warning));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_looked_for_is_one_warning_with_the_verbs() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.deny("list", "cronjobs");
+    server.deny("list", "jobs");
+    let examination = examined(&server, &[workload()]).await;
+    let fix = "grant the verb list on cronjobs.batch, jobs.batch in namespace web";
+    assert_one(&examination, Severity::Warning, &["Secret datastore-token", fix]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_ready_is_refused_and_one_that_may_not_be_read_is_not() {
+    let server = ApiServer::new();
+    connected(&server);
+    let ready = json!({"type": "Ready", "status": "False", "reason": "Bad", "message": "no role"});
+    server.put(STORE, json!({"status": {"conditions": [ready]}}));
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "no role"]);
+
+    let server = ApiServer::new();
+    connected(&server);
+    server.delete(STORE);
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "exist"]);
+}
+
+/// What a look before a mint refuses.
+async fn refused(server: &Arc<ApiServer>) -> Vec<String> {
+    let found = clusters(server).inspect(&subject(&workload(), &[parameter()])).await.unwrap();
+    let refused = found.into_iter().filter(|it| it.severity == Severity::Refusal);
+    refused.map(|it| format!("{}: {}", it.object, it.reason)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_reads_elsewhere_is_refused_before_a_mint() {
+    let aws = |service: &str, region: &str| json!({"aws": {"service": service, "region": region}});
+    let table = [
+        (aws("ParameterStore", "eu-west-1"), None),
+        (aws("SecretsManager", "eu-west-1"), Some("it reads Secrets Manager")),
+        (aws("ParameterStore", "us-east-1"), Some("it reads region us-east-1")),
+        (json!({"vault": {}}), Some("it reads from provider vault")),
+    ];
+    for (provider, expected) in table {
+        let server = ApiServer::new();
+        connected(&server);
+        server.put(STORE, json!({"spec": {"provider": provider}}));
+        let refused = refused(&server).await;
+        assert_eq!(refused.len(), usize::from(expected.is_some()), "{provider}: {refused:?}");
+        if let Some(words) = expected {
+            assert!(refused[0].contains("clustersecretstore/parameter-store"), "{refused:?}");
+            assert!(refused[0].contains(words), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
+    // The prefix, the key of the entry, whether that is `/backend/token`, and what is said if it is not.
+    let table = [
+        ("/backend/", "token", true, ""),
+        ("/backend", "/token", true, ""),
+        ("/prod/", "/backend/token", false, "it reads /prod//backend/token"),
+        ("/prod/", "token", false, "it reads /prod/token"),
+    ];
+    for (prefix, key, is_it, words) in table {
+        let server = ApiServer::new();
+        connected(&server);
+        let aws = json!({"service": "ParameterStore", "region": "eu-west-1", "prefix": prefix});
+        server.put(STORE, json!({"spec": {"provider": {"aws": aws}}}));
+        let data = json!([{"secretKey": "token", "remoteRef": {"key": key}}]);
+        server.put(EXTERNAL_SECRET, json!({"spec": {"data": data}}));
+        let refused = refused(&server).await;
+        assert_eq!(refused.is_empty(), is_it, "{prefix} {key}: {refused:?}");
+        assert!(refused.iter().all(|it| it.contains(words)), "{prefix} {key}: {refused:?}");
+        if !is_it {
+            continue;
+        }
+        // And so it is waited for, and its Secret looked at.
+        syncing::synced_to(&server, "2-b", "new");
+        let clusters = clusters(&server);
+        let revision = syncing::done(syncing::synced(&clusters, "1-a").await.unwrap());
+        let standing = clusters.secret_revision(&workload(), &[parameter()]).await;
+        assert_eq!(standing, Ok(Some(revision)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_may_not_be_read_stops_no_mint() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.hide_object(STORE);
+    assert_eq!(refused(&server).await, [""; 0]);
+    let examination = examined(&server, &[workload()]).await;
+    assert_one(&examination, Severity::Warning, &["changeover may not read it"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_cannot_be_reached_is_one_refusal_that_asks_nothing_more() {
+    for (fault, words) in [(Fault::Silence, "did not answer"), (Fault::Status(401), "(401)")] {
+        let server = ApiServer::new();
+        connected(&server);
+        server.fail(vec![fault; 8]);
+        let examination = examined(&server, &[workload(), workload()]).await;
+        assert_one(&examination, Severity::Refusal, &["cluster prod", words]);
+        assert!(server.requests().iter().all(|it| it.path == "/version"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_minted() {
+    let server = ApiServer::new();
+    connected(&server);
+    let nothing = json!({"spec": {"containers": [{"name": "main"}]}});
+    server.put(DEPLOYMENT, json!({"spec": {"template": nothing}}));
+    let findings = clusters(&server).inspect(&subject(&workload(), &[parameter()])).await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].severity, Severity::Refusal);
+    assert!(findings[0].reason.contains("no container of it uses Secret datastore-token"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_workload_needs_is_asked_about_for_the_way_in_which_it_gets_its_view() {
+    let secret = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
+    let kept =
+        SecretCopy::ClusterExternalSecret { name: "datastore-token".to_owned(), secret_key: None };
+    let (secrets, keepers) = ("secrets", "clusterexternalsecrets");
+    let cases = [
+        (secret.clone(), "create", secrets, true),
+        (secret.clone(), "patch", secrets, true),
+        (secret, "patch", "externalsecrets", false),
+        (kept.clone(), "patch", keepers, true),
+        (kept.clone(), "watch", "externalsecrets", true),
+        (kept, "patch", "externalsecrets", false),
+    ];
+    for (copy, verb, resource, is_needed) in cases {
+        let server = ApiServer::new();
+        connected(&server);
+        let keeper = "/apis/external-secrets.io/v1/clusterexternalsecrets/datastore-token";
+        server.put(keeper, json!({"spec": {}}));
+        server.deny(verb, resource);
+        let workload = Workload { copy: Some(copy.clone()), ..workload() };
+        let examination = examined(&server, &[workload]).await;
+        let named = format!("changeover may not {verb} {resource}");
+        let is_told = told(&examination).iter().any(|(_, it)| it.contains(&named));
+        assert_eq!(is_told, is_needed, "{copy} {verb} {resource}: {:?}", told(&examination));
+    }
+}

@@ -1,0 +1,43 @@
+//! Secrets that are written.
+
+use changeover_core::{
+    ports::{Clusters, Progress, Stamp},
+    record::SecretRevision,
+    spec::{Side, Workload},
+};
+use changeover_token::{Digest, Secret};
+
+use crate::sample::{fence, named};
+
+/// The promise, in any world in which nothing is written for these workloads yet, one for each key.
+pub async fn a_key_of_a_secret_keeps_its_newest_view(
+    clusters: &dyn Clusters,
+    written: impl Fn(&str) -> Workload,
+) {
+    let (ours, other) = (written("ours"), written("other"));
+    let standing = async || clusters.secret_revision(&ours, &[]).await.expect("an answer");
+    let holds = async || clusters.written_secret(&ours).await.expect("an answer");
+    let write = async |workload: &Workload, token: &str, revision, value: &str| {
+        let stamp = Stamp { side: Side::Verifiers, token: named(token), fence: fence(revision) };
+        let value = Secret::verbatim(value.to_owned());
+        clusters.write_secret(workload, &stamp, &value).await.expect("an answer")
+    };
+    let done = |progress: Progress<SecretRevision>| match progress {
+        Progress::Done(revision) => Some(revision),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((standing().await, holds().await), (None, None));
+    let first = done(write(&ours, "a", 5, "five").await);
+    assert_eq!(standing().await, first);
+    assert_eq!(done(write(&ours, "a", 5, "five").await), first);
+
+    let second = done(write(&ours, "a", 6, "six").await);
+    assert_ne!(second, first);
+    let late = write(&ours, "a", 5, "five").await;
+    assert_eq!(late, Progress::Ahead(fence(6)));
+    assert_eq!(standing().await, second);
+
+    // Somebody else's key in the same Secret.
+    done(write(&other, "b", 1, "one").await);
+    assert_eq!((standing().await, holds().await), (second, Some(Digest::of("six"))));
+}

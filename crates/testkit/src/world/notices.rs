@@ -1,0 +1,76 @@
+//! Subscribers: they are told nothing that no saved record says.
+
+use changeover_core::{
+    notice::{Notice, What},
+    record::Record,
+    report::Reason,
+};
+use changeover_token::Stage;
+
+use super::state::State;
+
+impl State {
+    /// Whatever is told has to be so as of the revision that it names, and may not be secret.
+    pub(super) fn tell(&mut self, notices: &[Notice]) {
+        for notice in notices {
+            if !self.is_so(notice) {
+                self.violated(&format!("told, and not so in any saved record: {notice:?}"));
+            }
+            let text = serde_json::to_string(notice).expect("a notice serializes");
+            let digests = self.records.digests(&notice.token);
+            if digests.iter().any(|digest| text.contains(digest)) {
+                self.violated("a notice has a digest in it");
+            }
+            self.told.push(notice.clone());
+        }
+    }
+
+    fn is_so(&self, notice: &Notice) -> bool {
+        let mut saved = self.records.saved_as(&notice.token, notice.revision);
+        saved.any(|(before, after)| Self::follows(notice, before, after))
+    }
+
+    fn follows(notice: &Notice, before: Option<&Record>, after: &Record) -> bool {
+        let rotation = |record: Option<&Record>| record.and_then(Record::rotation).cloned();
+        let (rotated_before, rotates) = (rotation(before), rotation(Some(after)));
+        let stage_of = |record: Option<&Record>, number| {
+            let versions = record.map(Record::versions).unwrap_or_default();
+            versions.iter().find(|it| it.version == number).map(|it| (it.stage, it.not_after))
+        };
+        match &notice.what {
+            What::RotationStarted { rotation, version, purpose } => {
+                rotates.is_some_and(|it| {
+                    it.id == *rotation && it.version == *version && it.purpose == *purpose
+                }) && rotated_before.is_none_or(|it| it.id != *rotation)
+            }
+            What::RotationHeld { leg, step, held, .. } => {
+                after.owed().is_some_and(|owed| owed.leg == *leg && owed.step == *step)
+                    && after.held().is_some_and(|it| Reason::from(it) == *held)
+            }
+            What::RotationResumed { .. } => {
+                before.is_some_and(|before| before.held().is_some()) && after.held().is_none()
+            }
+            What::RotationCompleted { rotation, version, previous_valid_until, .. } => {
+                let previous = after.in_stage(Stage::Previous).and_then(|it| it.not_after);
+                rotated_before.is_some_and(|it| it.id == *rotation)
+                    && rotates.is_none_or(|it| it.id != *rotation)
+                    && after.in_stage(Stage::Current).is_some_and(|it| it.version == *version)
+                    && previous == *previous_valid_until
+            }
+            What::RotationDropped { rotation, version } => {
+                rotated_before.is_some_and(|it| it.id == *rotation && !it.presented)
+                    && stage_of(before, *version).is_some_and(|(it, _)| it == Stage::Pending)
+                    && stage_of(Some(after), *version).is_none()
+            }
+            What::VersionStageChanged { version, stage, stage_before, not_after, .. } => {
+                let (is, was) = (stage_of(Some(after), *version), stage_of(before, *version));
+                let is_there = match stage {
+                    Stage::Retired => is.is_none(),
+                    stage => is == Some((*stage, *not_after)),
+                };
+                is_there && was.map(|(stage, _)| stage) == *stage_before
+            }
+            What::DriftFound { places } => !places.is_empty() && after.drift() == places,
+        }
+    }
+}
