@@ -30,27 +30,25 @@ const PURE: [&str; 10] = [
 /// Modules of the core that carry decisions out through the ports.
 const SHELL: [&str; 15] = [
     "admit",
-    "begin",
-    "compare",
+    "drift",
     "ends",
     "forget",
-    "import",
+    "inbox",
     "invoke",
     "look",
     "pipeline",
     "preflight",
     "rotate",
+    "session",
+    "start",
     "status",
     "steps",
     "sweep",
-    "turn",
 ];
 /// Modules of the core that are neither: the ports, and what stands at the edge for whoever has no other.
 const EDGE: [&str; 5] = ["clock", "embedded_metrics", "host", "ports", "random"];
 /// Of the command, what reads answers, judges and shows them: it asks nobody.
 const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
-/// How the methods of a turn, and whoever has one, name it.
-const TURN: &str = "Turn<";
 
 #[test]
 fn manifests_are_the_layers() {
@@ -173,41 +171,19 @@ fn listed() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// What each listed module uses of the others: by their names, and by what they add to a turn.
+/// What each listed module uses of the others.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let listed = listed();
-    let methods = turn_methods();
     let mut uses: BTreeMap<_, BTreeSet<_>> =
         listed.iter().map(|module| (module.clone(), BTreeSet::new())).collect();
     for source in sources::under(CORE) {
         let module = module(&source);
         if let Some(used) = uses.get_mut(module) {
-            let code = source.without_spaces();
-            let called = methods.iter().filter(|(method, _)| calls(&code, method));
-            let others =
-                used_modules("crate", &code).into_iter().chain(called.map(|(_, of)| of.clone()));
+            let others = used_modules("crate", &source.without_spaces()).into_iter();
             used.extend(others.filter(|other| other != module && listed.contains(other)));
         }
     }
     uses
-}
-
-/// The methods of `Turn`, which has some in each module of a rotation, and the module of each.
-fn turn_methods() -> BTreeMap<String, String> {
-    let mut methods = BTreeMap::new();
-    for source in sources::under(CORE).iter().filter(|source| source.code.contains(TURN)) {
-        for (at, found) in source.code.match_indices("fn ") {
-            let name = identifier(&source.code[at + found.len()..]);
-            methods.insert(name, module(source).to_owned());
-        }
-    }
-    methods
-}
-
-/// Whether this code, without spaces, calls a method of the turn that it has.
-fn calls(code: &str, method: &str) -> bool {
-    let of = |receiver: &str| code.contains(&format!("{receiver}.{method}("));
-    code.contains(TURN) && of("self") || of("turn")
 }
 
 /// The module below the crate's root that a file belongs to: `spec` of `src/spec/place.rs`.

@@ -14,8 +14,8 @@ use crate::{
     error::{Error, Kind},
     ports::World,
     record::Record,
+    session::Settings,
     spec::{self, Place, Side, Spec},
-    turn::Settings,
 };
 
 /// How often a spec is read again that is older than the one that the record works from.

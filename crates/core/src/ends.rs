@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use tracing::info;
 
 use crate::{
-    compare::form_of,
+    drift::form_of,
     error::{Error, Kind},
     ports::World,
-    record::{Leg, Record, Step},
+    record::{Leg, Loaded, Record, Step},
+    session::{Asking, Session, Settings, Stop},
     spec::{Audience, OnDrift, Place, Publication, Side, Source, Spec, SpecId},
-    turn::{Asking, Settings, Stop, Turn},
+    steps::resume,
 };
 
 /// Carries on what a record owes to verifiers after a rotation, as far as that needs no spec. `because` is
@@ -34,8 +35,9 @@ pub(crate) async fn without_spec(
     }
     let spec = spec_of(world, record).await?;
     info!(token = %record.token(), "versions end without a spec");
-    let mut turn = Turn::new(world, settings, &spec, asking, Some(record.clone()), None)?;
-    match turn.carry_on().await {
+    let loaded = Loaded { record: Some(record.clone()), ..Loaded::default() };
+    let mut session = Session::new(world, settings, &spec, asking, loaded, None)?;
+    match resume(&mut session).await {
         Ok(_) | Err(Stop::Overtaken) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
     }

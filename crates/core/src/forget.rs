@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::{
     error::{Error, Kind},
-    plan::{self, Move},
+    plan::{self, Decision},
     ports::{Saved, World},
     record::Record,
     report::{Outcome, Report},
@@ -41,8 +41,8 @@ pub(crate) async fn run(
             return Err(refusal(token, "its spec exists", fix));
         }
         match plan::forget(&record, settings.late_write, world.clock.now()) {
-            Move::Refuse { because, fix } => return Err(refusal(token, because, fix)),
-            Move::Defer { until, because } => {
+            Decision::Refuse { because, fix } => return Err(refusal(token, because, fix)),
+            Decision::Defer { until, because } => {
                 return Ok(Report {
                     not_before: Some(until),
                     warnings: vec![because.to_string()],

@@ -56,11 +56,11 @@ impl Terms {
 
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Move {
+pub enum Decision {
     /// Look at the presented publications and the workloads, then take the slot.
-    Begin(Purpose),
+    Start(Purpose),
     /// Take the lease and carry out what is owed.
-    CarryOn(Relation),
+    Resume(Relation),
     /// Somebody is at it: answer `in_progress`.
     Join(Relation),
     /// Nothing may be changed before `until`.
@@ -77,7 +77,7 @@ pub enum Move {
     /// End the record.
     Forget,
     /// Compare the publications with the record.
-    Compare,
+    DetectDrift,
     /// This key did it already, and its rotation has ended.
     Ended(KeyEntry),
     /// Nothing is owed.
@@ -91,26 +91,29 @@ pub enum Move {
     },
 }
 
-impl Move {
+impl Decision {
     /// Whether what is carried out works from the spec, so that it has to be admitted.
     pub fn needs_spec(&self) -> bool {
-        matches!(self, Move::Begin(_) | Move::CarryOn(_) | Move::Drop | Move::Compare)
+        matches!(
+            self,
+            Decision::Start(_) | Decision::Resume(_) | Decision::Drop | Decision::DetectDrift
+        )
     }
 
     /// Its name, for the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Move::Begin(_) => "begin",
-            Move::CarryOn(_) => "carry_on",
-            Move::Join(_) => "join",
-            Move::Defer { .. } => "defer",
-            Move::Drop => "drop",
-            Move::TakeBack => "take_back",
-            Move::Forget => "forget",
-            Move::Compare => "compare",
-            Move::Ended(_) => "ended",
-            Move::Nothing => "nothing",
-            Move::Refuse { .. } => "refuse",
+            Decision::Start(_) => "begin",
+            Decision::Resume(_) => "carry_on",
+            Decision::Join(_) => "join",
+            Decision::Defer { .. } => "defer",
+            Decision::Drop => "drop",
+            Decision::TakeBack => "take_back",
+            Decision::Forget => "forget",
+            Decision::DetectDrift => "compare",
+            Decision::Ended(_) => "ended",
+            Decision::Nothing => "nothing",
+            Decision::Refuse { .. } => "refuse",
         }
     }
 }
@@ -160,14 +163,14 @@ impl fmt::Display for Deferred {
 }
 
 /// Decides.
-pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
+pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision {
     let Some(record) = &loaded.record else {
         return match (ask, &loaded.key) {
             // The record in which this key brought its version was forgotten.
-            (Ask::Rotate { .. }, Some(entry)) => Move::Ended(entry.clone()),
-            (Ask::Rotate { .. }, None) => Move::Begin(Purpose::Rotate),
-            (Ask::Publish { .. }, _) => Move::Begin(Purpose::Publish),
-            (Ask::Drop | Ask::Resume, _) => Move::Nothing,
+            (Ask::Rotate { .. }, Some(entry)) => Decision::Ended(entry.clone()),
+            (Ask::Rotate { .. }, None) => Decision::Start(Purpose::Rotate),
+            (Ask::Publish { .. }, _) => Decision::Start(Purpose::Publish),
+            (Ask::Drop | Ask::Resume, _) => Decision::Nothing,
         };
     };
     let attended = record.is_attended(now);
@@ -178,32 +181,32 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Move {
             rotate(record, asked, attended, now)
         }
 
-        Ask::Publish { .. } if attended => Move::Join(Relation::Same),
+        Ask::Publish { .. } if attended => Decision::Join(Relation::Same),
         Ask::Publish { adopt: false } if purpose == Some(Purpose::Publish) => {
-            Move::CarryOn(Relation::Same)
+            Decision::Resume(Relation::Same)
         }
         Ask::Publish { .. } if purpose.is_some() || record.lease().is_some() => {
-            Move::CarryOn(Relation::Before)
+            Decision::Resume(Relation::Before)
         }
-        Ask::Publish { .. } => Move::Begin(Purpose::Publish),
+        Ask::Publish { .. } => Decision::Start(Purpose::Publish),
 
         Ask::Drop => drop_pending(record, now),
 
-        Ask::Resume if attended => Move::Join(Relation::Same),
-        Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Move::Nothing,
+        Ask::Resume if attended => Decision::Join(Relation::Same),
+        Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Decision::Nothing,
         // A token at rest, or one that only waits for the end of a version, has time to be looked at: before
         // an end is published, since that writes over what a late write may have left.
-        Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Move::Compare,
+        Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Decision::DetectDrift,
         // Ends before a rotation that waits: it may be refused each time.
         Ask::Resume if is_end_due(record, now) => match record.is_rotation_waiting() {
-            true => Move::CarryOn(Relation::Before),
-            false => Move::CarryOn(Relation::Same),
+            true => Decision::Resume(Relation::Before),
+            false => Decision::Resume(Relation::Same),
         },
         Ask::Resume if is_at_rest(record) && record.is_rotation_waiting() => {
             mint(record, terms, now)
         }
-        Ask::Resume if record.owed().is_some() => Move::CarryOn(Relation::Same),
-        Ask::Resume => Move::Nothing,
+        Ask::Resume if record.owed().is_some() => Decision::Resume(Relation::Same),
+        Ask::Resume => Decision::Nothing,
     }
 }
 
@@ -215,7 +218,7 @@ struct Asked<'a> {
     terms: Terms,
 }
 
-fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Move {
+fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Decision {
     let is_queued =
         |entry: &&KeyEntry| record.queued().is_some_and(|it| it.rotation == entry.rotation);
     let queued = asked.key.filter(is_queued);
@@ -230,9 +233,9 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
             (None, None) => false,
         };
         return match (is_its_own, attended) {
-            (true, true) => Move::Join(Relation::Same),
-            (true, false) => Move::CarryOn(Relation::Same),
-            (false, _) => Move::Ended(entry.clone()),
+            (true, true) => Decision::Join(Relation::Same),
+            (true, false) => Decision::Resume(Relation::Same),
+            (false, _) => Decision::Ended(entry.clone()),
         };
     }
     let purpose = record.rotation().map(|rotation| rotation.purpose);
@@ -248,91 +251,91 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
         Some(_) if attended && relation == Relation::BeforeQueued => {
             take_over(record, relation, now)
         }
-        Some(_) if attended => Move::Join(relation),
-        Some(_) => Move::CarryOn(relation),
+        Some(_) if attended => Decision::Join(relation),
+        Some(_) => Decision::Resume(relation),
         None => match mint(record, asked.terms, now) {
             // What is owed is not put off by what waits for another reason.
-            Move::Defer { because: Deferred::Full | Deferred::Unanswered, .. }
+            Decision::Defer { because: Deferred::Full | Deferred::Unanswered, .. }
                 if !is_at_rest(record) =>
             {
                 take_over(record, relation, now)
             }
-            Move::CarryOn(_) => Move::CarryOn(relation),
+            Decision::Resume(_) => Decision::Resume(relation),
             decision => decision,
         },
     }
 }
 
-fn drop_pending(record: &Record, now: Timestamp) -> Move {
+fn drop_pending(record: &Record, now: Timestamp) -> Decision {
     let rotation = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
     match rotation {
-        Some(rotation) if !rotation.presented => not_before(record, now).unwrap_or(Move::Drop),
+        Some(rotation) if !rotation.presented => not_before(record, now).unwrap_or(Decision::Drop),
         _ if record.queued().is_some() && record.is_leased(now) => leased(record, now),
-        _ if record.queued().is_some() => Move::TakeBack,
-        Some(_) => Move::Refuse {
+        _ if record.queued().is_some() => Decision::TakeBack,
+        Some(_) => Decision::Refuse {
             because: "presenters may have its version already",
             fix: "let it go on, forward is the only safe direction; rotate again afterwards",
         },
-        None => Move::Nothing,
+        None => Decision::Nothing,
     }
 }
 
 /// A new version, unless something else comes first or has to pass.
-pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Move {
+pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Decision {
     if record.is_leased(now) {
         return leased(record, now);
     }
     if record.lease().is_some() {
         // A publish was left unfinished by somebody whose lease ran out: it comes first.
-        return Move::CarryOn(Relation::Before);
+        return Decision::Resume(Relation::Before);
     }
     if let Some(deferred) = not_before(record, now) {
         return deferred;
     }
     let live = record.versions().iter().filter(|version| !version.has_ended(now)).count();
     if live < terms.depth {
-        return Move::Begin(Purpose::Rotate);
+        return Decision::Start(Purpose::Rotate);
     }
     let ends = record.versions().iter().filter_map(|version| version.not_after);
     let until = ends.filter(|end| *end > now).min().unwrap_or(now);
-    Move::Defer { until, because: Deferred::Full }
+    Decision::Defer { until, because: Deferred::Full }
 }
 
 /// The same, where clusters are to be left out that whoever is at it waits for: it is taken over from a
 /// watcher, and awaited from who holds the lease.
 pub fn leaving_out(
-    decision: Move,
+    decision: Decision,
     without: &BTreeSet<String>,
     loaded: &Loaded,
     now: Timestamp,
-) -> Move {
+) -> Decision {
     match (decision, &loaded.record) {
-        (Move::Join(relation), Some(record)) if !without.is_subset(record.without()) => {
+        (Decision::Join(relation), Some(record)) if !without.is_subset(record.without()) => {
             take_over(record, relation, now)
         }
         (decision, _) => decision,
     }
 }
 
-fn take_over(record: &Record, relation: Relation, now: Timestamp) -> Move {
+fn take_over(record: &Record, relation: Relation, now: Timestamp) -> Decision {
     match record.is_leased(now) {
         true => leased(record, now),
-        false => Move::CarryOn(relation),
+        false => Decision::Resume(relation),
     }
 }
 
 /// What keeps the set of live versions from being changed now.
-fn not_before(record: &Record, now: Timestamp) -> Option<Move> {
+fn not_before(record: &Record, now: Timestamp) -> Option<Decision> {
     if record.is_leased(now) {
         return Some(leased(record, now));
     }
     let until = record.unanswered_until().filter(|until| *until > now)?;
-    Some(Move::Defer { until, because: Deferred::Unanswered })
+    Some(Decision::Defer { until, because: Deferred::Unanswered })
 }
 
-fn leased(record: &Record, now: Timestamp) -> Move {
+fn leased(record: &Record, now: Timestamp) -> Decision {
     let until = record.lease().map_or(now, |lease| lease.until + LEASE_GRACE);
-    Move::Defer { until, because: Deferred::Leased }
+    Decision::Defer { until, because: Deferred::Leased }
 }
 
 /// Whether nothing is owed, or only the end of a version.
@@ -349,9 +352,9 @@ fn is_end_due(record: &Record, now: Timestamp) -> bool {
 
 /// Whether a record may be forgotten whose spec is gone. `late_write` is how long a write whose reply was
 /// lost may still land: on what another record of this token has published by then, if it is not awaited.
-pub fn forget(record: &Record, late_write: Duration, now: Timestamp) -> Move {
+pub fn forget(record: &Record, late_write: Duration, now: Timestamp) -> Decision {
     if record.rotation().is_some() {
-        return Move::Refuse {
+        return Decision::Refuse {
             because: "a rotation is in progress, and without the spec it stands still",
             fix: "create the parameter of the spec again; give the rotation up with `drop`, or let it \
                   come to its end if that is refused; then delete the parameter and forget the token",
@@ -363,7 +366,7 @@ pub fn forget(record: &Record, late_write: Duration, now: Timestamp) -> Move {
     let was_publishing = record.owed().is_some_and(|owed| owed.step == Step::Publish);
     let unfinished = record.lease().filter(|_| was_publishing).map(|it| it.until + late_write);
     match record.unanswered_until().max(unfinished).filter(|until| *until > now) {
-        Some(until) => Move::Defer { until, because: Deferred::Unanswered },
-        None => Move::Forget,
+        Some(until) => Decision::Defer { until, because: Deferred::Unanswered },
+        None => Decision::Forget,
     }
 }

@@ -1,14 +1,14 @@
-//! One invocation's turn at one token: load, plan, do what is planned, and plan again where somebody
-//! else was first, until there is an answer.
+//! One request for one token: load, plan, carry out the decision, and plan again if another invocation
+//! saved first, until there is an answer.
 //!
 //! ```text
-//!   load ─► plan ─┬─► begin: look, mint, seal, save ─┐
-//!                 ├─► lease: take it, save ──────────┼─► step ─► step ─► … ─► save, answer
+//!   load ─► plan ─┬─► start: look, mint, seal, save ─┐
+//!                 ├─► resume: take the lease, save ──┼─► step ─► step ─► … ─► save, answer
 //!                 └─► join, defer, refuse, unchanged └─ each publish only as saved
 //! ```
 //!
-//! A turn changes nothing outside that a saved record does not name as owed. It may stop between
-//! any two calls: the next turn reads the record and carries on from there.
+//! A session changes nothing outside that a saved record does not name as owed. It may stop between
+//! any two calls: the next session reads the record and resumes from there.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,29 +16,31 @@ use changeover_token::{TokenName, VersionNumber};
 use jiff::Timestamp;
 use tracing::info;
 
-pub use crate::turn::{Asking, Settings};
+pub use crate::session::{Asking, Settings};
 use crate::{
     admit,
-    begin::Begun,
+    drift::{detect_drift, due_at_rest},
     ends,
     error::{Error, Kind},
     metrics::Measurement,
-    plan::{self, Ask, Deferred, Move, Relation, Terms},
+    plan::{self, Ask, Decision, Deferred, Relation, Terms},
     ports::{Saved, World},
     record::{Change, KeyDigest, KeyEntry, Leg, Purpose, Record},
     report::{Outcome, Report},
+    session::{Next, Session, Stop},
     spec::Spec,
-    turn::{Stop, Turn},
+    start::{Started, start},
+    steps::{note_unfinished_publish, resume, resume_prerequisite},
 };
 
-/// How often a turn plans again because somebody else was first.
+/// How often a request is planned, at most.
 const PLANS: u32 = 20;
-/// How long it pauses at most before it plans again: doubled each time, up to the longest.
+/// The longest pause before the second plan: doubled each time, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a turn looks again whether somebody else has let the lease go, a second apart.
+/// How often a request looks whether another invocation has released its lease, a second apart.
 const LOOKS_AT_A_LEASE: usize = 60;
-/// How many values of somebody's own are believed to have come before a rotation that was queued.
+/// How many values that were written by hand may have become versions before a queued rotation.
 const VALUES_BEFORE: usize = 3;
 
 /// Does what is asked, as far as it comes.
@@ -46,68 +48,10 @@ const VALUES_BEFORE: usize = 3;
 /// # Errors
 /// One of the contract's. What was saved stays owed, and is carried on by the sweep.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
-    let key = KeyDigest::of(asking.key);
-    let key = asking.ask.is_rotate().then_some(&key);
-    let mut looks = 0;
-    let mut plans = 0;
-    while plans < PLANS {
-        let loaded = world.records.load(asking.token, key).await?;
-        // Read after the record: whoever saved it worked from this spec or from an earlier one, and
-        // a later save of theirs would overtake ours.
-        let record = loaded.record.as_ref();
-        let read = admit::read(world, settings, asking.token, record).await;
-        let mut spec = or_ends(read, world, settings, &asking, record).await?;
-        let now = world.clock.now();
-        let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
-        let decision = plan::leaving_out(decision, asking.without, &loaded, now);
-        if decision.needs_spec() {
-            let admitted = admit::admit(world, &mut spec, record, asking.without).await;
-            or_ends(admitted, world, settings, &asking, record).await?;
-        }
-        if !matches!(decision, Move::Ended(_)) {
-            check_known(&spec, asking.without)?;
-        }
-        info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
-        // A key that is saved already is not saved again.
-        let key = key.filter(|_| loaded.key.is_none());
-        let last_version = loaded.last_version;
-        let mut turn = Turn::new(world, settings, &spec, &asking, loaded.record, key)?;
-        turn.record = turn.record.numbered_after(last_version);
-        let done = match decision {
-            Move::Begin(purpose) => match turn.begin(purpose).await {
-                Ok(Begun::Asked) => turn.carry_on().await,
-                Ok(Begun::Before) => turn.carry_on_first().await,
-                Ok(Begun::Nothing(report)) => Ok(*report),
-                Err(stop) => Err(stop),
-            },
-            Move::CarryOn(relation) => turn.carry_on_as(relation).await,
-            Move::Join(relation) => turn.join(relation).await,
-            Move::Drop => turn.drop_pending().await,
-            Move::TakeBack => turn.take_back().await,
-            Move::Compare => turn.compare().await,
-            Move::Defer { until, because: Deferred::Leased }
-                if looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
-            {
-                // Whoever is at it usually lets go within a second or two, long before the lease
-                // itself runs out.
-                looks += 1;
-                let again = now + Duration::from_secs(1);
-                world.clock.sleep_until(again.min(until).min(asking.stop_at)).await;
-                continue;
-            }
-            Move::Defer { until, because } => turn.defer(until, because).await,
-            Move::Ended(entry) => return ended(world, &spec, &entry).await,
-            Move::Nothing | Move::Forget => Ok(turn.report(Outcome::NothingOwed)),
-            Move::Refuse { because, fix } => Err(Stop::Failed(
-                Error::new(Kind::PreflightFailed, "drop the pending version of", because, fix)
-                    .on(asking.token),
-            )),
-        };
-        if let (Some(record), false) = (&turn.stored, matches!(done, Err(Stop::Overtaken))) {
-            world.meter.write(&Measurement::of_token(world.clock.now(), record));
-        }
-        match done {
-            Ok(report) => {
+    let mut attempts = Attempts::default();
+    while attempts.plans < PLANS {
+        match attempt(world, settings, &asking, &mut attempts).await {
+            Ok(Next::Answer(report)) => {
                 info!(
                     token = %report.token,
                     version = report.version.map(VersionNumber::get),
@@ -115,23 +59,29 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                     outcome = ?report.outcome,
                     "answer"
                 );
-                return Ok(report);
+                return Ok(*report);
+            }
+            Ok(Next::PlanAgain) => attempts.plans += 1,
+            Ok(Next::LookAgain { at }) => {
+                attempts.looks += 1;
+                world.clock.sleep_until(at).await;
             }
             Err(Stop::Overtaken) => {
                 // The first time at once, also for who does not wait; a crowd spreads out.
-                if plans > 0 {
+                if attempts.plans > 0 {
                     if world.clock.now() >= asking.stop_at {
                         break;
                     }
-                    let longest = PAUSE.saturating_mul(1 << plans.min(16)).min(LONGEST_PAUSE);
-                    tokio::time::sleep(world.random_pause(longest)?).await;
+                    let doubled = PAUSE.saturating_mul(1 << attempts.plans.min(16));
+                    let pause = world.random_pause(doubled.min(LONGEST_PAUSE))?;
+                    tokio::time::sleep(pause).await;
                 }
-                plans += 1;
+                attempts.plans += 1;
             }
             Err(Stop::Failed(error)) => return Err(error),
         }
     }
-    info!(token = %asking.token, plans, "others were first each time");
+    info!(token = %asking.token, plans = attempts.plans, "others were first each time");
     if asking.ask.is_rotate() {
         return Err(unsaved(asking.token, "other invocations saved its record first each time"));
     }
@@ -140,6 +90,90 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         warnings: vec![Deferred::Contended.to_string()],
         ..Report::bare(Outcome::Deferred, asking.token)
     })
+}
+
+/// How often the request was tried. Both are bounded.
+#[derive(Default)]
+struct Attempts {
+    /// Plans that another plan follows.
+    plans: u32,
+    /// Looks at a lease that another invocation holds.
+    looks: usize,
+}
+
+/// Reads what is stored, plans from it, and carries the decision out.
+async fn attempt(
+    world: &World,
+    settings: &Settings,
+    asking: &Asking<'_>,
+    attempts: &mut Attempts,
+) -> Result<Next, Stop> {
+    let key = KeyDigest::of(asking.key);
+    let key = asking.ask.is_rotate().then_some(&key);
+    let loaded = world.records.load(asking.token, key).await?;
+    // Read after the record: whoever saved it worked from this spec or from an earlier one, and
+    // a later save of theirs would overtake ours.
+    let record = loaded.record.as_ref();
+    let read = admit::read(world, settings, asking.token, record).await;
+    let mut spec = or_ends(read, world, settings, asking, record).await?;
+    let now = world.clock.now();
+    let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
+    let decision = plan::leaving_out(decision, asking.without, &loaded, now);
+    if decision.needs_spec() {
+        let admitted = admit::admit(world, &mut spec, record, asking.without).await;
+        or_ends(admitted, world, settings, asking, record).await?;
+    }
+    if !matches!(decision, Decision::Ended(_)) {
+        check_known(&spec, asking.without)?;
+    }
+    info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
+    match decision {
+        Decision::Ended(entry) => return Ok(Next::answer(ended(world, &spec, &entry).await?)),
+        Decision::Defer { until, because: Deferred::Leased }
+            if attempts.looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
+        {
+            // Whoever holds it usually releases it within a second or two, long before it runs out.
+            let again = now + Duration::from_secs(1);
+            return Ok(Next::LookAgain { at: again.min(until).min(asking.stop_at) });
+        }
+        _ => {}
+    }
+    // A key that is saved already is not saved again.
+    let key = key.filter(|_| loaded.key.is_none());
+    let mut session = Session::new(world, settings, &spec, asking, loaded, key)?;
+    let done = execute(&mut session, decision).await;
+    // What another attempt follows is measured by that.
+    let is_last = matches!(done, Ok(Next::Answer(_)) | Err(Stop::Failed(_)));
+    if let Some(record) = session.stored().filter(|_| is_last) {
+        world.meter.write(&Measurement::of_token(world.clock.now(), record));
+    }
+    done
+}
+
+/// Carries out a decision.
+async fn execute(session: &mut Session<'_>, decision: Decision) -> Result<Next, Stop> {
+    let report = match decision {
+        Decision::Start(purpose) => match start(session, purpose).await? {
+            Started::Requested => resume(session).await?,
+            Started::Prerequisite => return resume_prerequisite(session).await,
+            Started::NoOp(report) => *report,
+        },
+        Decision::Resume(relation) => return resume_as(session, relation).await,
+        Decision::Join(relation) => join(session, relation).await?,
+        Decision::Drop => drop_pending(session).await?,
+        Decision::TakeBack => take_back(session).await?,
+        Decision::DetectDrift => return detect_drift(session).await,
+        Decision::Defer { until, because } => defer(session, until, because).await?,
+        Decision::Nothing | Decision::Forget | Decision::Ended(_) => {
+            session.report(Outcome::NothingOwed)
+        }
+        Decision::Refuse { because, fix } => {
+            let attempted = "drop the pending version of";
+            let error = Error::new(Kind::PreflightFailed, attempted, because, fix);
+            return Err(Stop::Failed(error.on(session.asking().token)));
+        }
+    };
+    Ok(Next::answer(report))
 }
 
 /// What was read; or, if a sweep's token has no spec that can be used, its ends are carried on before the
@@ -218,121 +252,125 @@ fn unsaved(token: &TokenName, because: &str) -> Error {
     Error::new(Kind::Throttled, "begin a rotation of", because, fix).on(token)
 }
 
-impl Turn<'_> {
-    /// Carries on what stands in this relation to what is asked.
-    async fn carry_on_as(&mut self, relation: Relation) -> Result<Report, Stop> {
-        match relation {
-            Relation::Joined => self.joins = self.record.rotation().map(|it| self.key_entry(it)),
-            Relation::BeforeQueued => self.queue()?,
-            Relation::Same | Relation::Before => {}
-        }
-        self.leave_out(self.asking.without)?;
-        match relation {
-            Relation::Same | Relation::Joined => self.carry_on().await,
-            Relation::Before | Relation::BeforeQueued => self.carry_on_first().await,
-        }
+/// Carries on what stands in this relation to what is asked.
+async fn resume_as(session: &mut Session<'_>, relation: Relation) -> Result<Next, Stop> {
+    match relation {
+        Relation::Joined => session.join_rotation(),
+        Relation::BeforeQueued => queue(session)?,
+        Relation::Same | Relation::Before => {}
     }
+    session.leave_out(session.asking().without)?;
+    match relation {
+        Relation::Same | Relation::Joined => Ok(Next::answer(resume(session).await?)),
+        Relation::Before | Relation::BeforeQueued => resume_prerequisite(session).await,
+    }
+}
 
-    /// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
-    ///
-    /// # Errors
-    /// `Throttled` if that cannot be saved, because another invocation holds the lease.
-    async fn defer(&mut self, until: Timestamp, because: Deferred) -> Result<Report, Stop> {
-        // Only a rotation has a key, and one that is saved is waited for already.
-        let is_unsaved = self.key.is_some();
-        match because {
-            Deferred::Leased | Deferred::Contended if is_unsaved => {
-                let because = "another invocation is writing and holds the lease";
-                return Err(Stop::Failed(unsaved(self.asking.token, because)));
-            }
-            Deferred::Leased | Deferred::Contended => {}
-            // What arrives in an inbox is looked for anyway.
-            Deferred::Full | Deferred::Unanswered if is_unsaved && self.spec.inbox().is_none() => {
-                self.queue()?;
-                // Never later than what else is due.
-                let due_at = self.record.due_at().map_or(until, |due_at| due_at.min(until));
-                self.release(due_at).await?;
-            }
-            Deferred::Full | Deferred::Unanswered if self.asking.ask == Ask::Resume => {
-                self.leave_until(until).await?;
-            }
-            Deferred::Full | Deferred::Unanswered => {}
+/// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
+///
+/// # Errors
+/// `Throttled` if that cannot be saved, because another invocation holds the lease.
+async fn defer(
+    session: &mut Session<'_>,
+    until: Timestamp,
+    because: Deferred,
+) -> Result<Report, Stop> {
+    // Only a rotation has a key, and one that is saved is waited for already.
+    let is_unsaved = session.key().is_some();
+    match because {
+        Deferred::Leased | Deferred::Contended if is_unsaved => {
+            let because = "another invocation is writing and holds the lease";
+            return Err(Stop::Failed(unsaved(session.asking().token, because)));
         }
-        Ok(self.deferred(until, because))
+        Deferred::Leased | Deferred::Contended => {}
+        // What arrives in an inbox is looked for anyway.
+        Deferred::Full | Deferred::Unanswered if is_unsaved && session.spec().inbox().is_none() => {
+            queue(session)?;
+            // Never later than what else is due.
+            let due_at = session.record().due_at().map_or(until, |due_at| due_at.min(until));
+            session.release(due_at).await?;
+        }
+        Deferred::Full | Deferred::Unanswered if session.asking().ask == Ask::Resume => {
+            leave_until(session, until).await?;
+        }
+        Deferred::Full | Deferred::Unanswered => {}
     }
+    Ok(session.deferred(until, because))
+}
 
-    /// Has the sweep leave a token that waits for this time alone until then, or until something else is
-    /// due.
-    async fn leave_until(&self, until: Timestamp) -> Result<(), Stop> {
-        let record = &self.record;
-        let others = [Some(record.compare_at()), record.next_end()].into_iter().flatten();
-        let next = others.filter(|time| *time > self.now()).fold(until, Timestamp::min);
-        match self.world.records.postpone(record.token(), record.fence(), next).await? {
-            Saved::Saved => Ok(()),
-            Saved::Overtaken => Err(Stop::Overtaken),
-        }
+/// Has the sweep leave a token that waits for this time alone until then, or until something else is
+/// due.
+async fn leave_until(session: &Session<'_>, until: Timestamp) -> Result<(), Stop> {
+    let record = session.record();
+    let others = [Some(record.compare_at()), record.next_end()].into_iter().flatten();
+    let next = others.filter(|time| *time > session.now()).fold(until, Timestamp::min);
+    match session.world().records.postpone(record.token(), record.fence(), next).await? {
+        Saved::Saved => Ok(()),
+        Saved::Overtaken => Err(Stop::Overtaken),
     }
+}
 
-    /// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.
-    fn queue(&mut self) -> Result<(), Stop> {
-        let queued = self.follow(self.record.next_version())?;
-        self.apply(Change::Queue(Some(queued)))
-    }
+/// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.
+fn queue(session: &mut Session<'_>) -> Result<(), Stop> {
+    let queued = session.follow(session.record().next_version())?;
+    session.apply(Change::Queue(Some(queued)))
+}
 
-    async fn join(&mut self, relation: Relation) -> Result<Report, Stop> {
-        if let (Relation::Joined, Some(key), Some(rotation)) =
-            (relation, self.key, self.record.rotation())
-        {
-            let entry = self.key_entry(rotation);
-            let (token, fence) = (self.record.token(), self.record.fence());
-            if self.world.records.join(token, fence, key, &entry).await? == Saved::Overtaken {
-                return Err(Stop::Overtaken);
-            }
+async fn join(session: &mut Session<'_>, relation: Relation) -> Result<Report, Stop> {
+    if let (Relation::Joined, Some(key), Some(rotation)) =
+        (relation, session.key(), session.record().rotation())
+    {
+        let entry = session.key_entry(rotation);
+        let (token, fence) = (session.record().token(), session.record().fence());
+        if session.world().records.join(token, fence, key, &entry).await? == Saved::Overtaken {
+            return Err(Stop::Overtaken);
         }
-        self.last = self.record.owed();
-        let outcome = match self.record.held() {
-            Some(_) => Outcome::Held,
-            None => Outcome::InProgress,
-        };
-        Ok(self.report(outcome))
     }
+    if let Some(owed) = session.record().owed() {
+        session.work_on(owed);
+    }
+    let outcome = match session.record().held() {
+        Some(_) => Outcome::Held,
+        None => Outcome::InProgress,
+    };
+    Ok(session.report(outcome))
+}
 
-    async fn drop_pending(&mut self) -> Result<Report, Stop> {
-        self.lease(Leg::Expand)?;
-        if let Some(until) = self.record.unanswered_until().filter(|until| *until > self.now()) {
-            self.release(until).await?;
-            return Ok(self.deferred(until, Deferred::Unanswered));
-        }
-        let (rotation, version) = self.subject.clone().unzip();
-        self.apply(Change::Drop)?;
-        if self.record.queued().is_some() {
-            self.apply(Change::Queue(None))?;
-            self.warnings.push("the rotation that was to follow is taken back too".to_owned());
-        }
-        self.save().await?;
-        let report = Report { rotation, version, ..self.carry_on().await? };
-        Ok(match report.outcome {
-            Outcome::Held | Outcome::InProgress => report,
-            _ => Report { outcome: Outcome::Dropped, ..report },
-        })
+async fn drop_pending(session: &mut Session<'_>) -> Result<Report, Stop> {
+    session.lease(Leg::Expand)?;
+    if let Some(until) = session.record().unanswered_until().filter(|until| *until > session.now())
+    {
+        session.release(until).await?;
+        return Ok(session.deferred(until, Deferred::Unanswered));
     }
+    let (rotation, version) = session.subject().cloned().unzip();
+    session.apply(Change::Drop)?;
+    if session.record().queued().is_some() {
+        session.apply(Change::Queue(None))?;
+        session.warn("the rotation that was to follow is taken back too".to_owned());
+    }
+    session.save().await?;
+    let report = Report { rotation, version, ..resume(session).await? };
+    Ok(match report.outcome {
+        Outcome::Held | Outcome::InProgress => report,
+        _ => Report { outcome: Outcome::Dropped, ..report },
+    })
+}
 
-    /// Gives up the rotation that waits. What is owed is not changed by it.
-    async fn take_back(&mut self) -> Result<Report, Stop> {
-        let rotation = self.record.queued().map(|queued| queued.rotation.clone());
-        self.note_unfinished()?;
-        self.apply(Change::Queue(None))?;
-        if let Some(rotation) = self.record.rotation().filter(|it| it.purpose == Purpose::Rotate) {
-            let version = rotation.version;
-            self.warnings
-                .push(format!("version {version} continues: presenters may have it already"));
-        }
-        let due_at = match plan::is_at_rest(&self.record) {
-            true => self.next_look(),
-            // An invocation that watched is overtaken by this save.
-            false => self.now(),
-        };
-        self.release(due_at).await?;
-        Ok(Report { rotation, version: None, ..self.report(Outcome::Dropped) })
+/// Gives up the rotation that waits. What is owed is not changed by it.
+async fn take_back(session: &mut Session<'_>) -> Result<Report, Stop> {
+    let rotation = session.record().queued().map(|queued| queued.rotation.clone());
+    note_unfinished_publish(session)?;
+    session.apply(Change::Queue(None))?;
+    if let Some(rotation) = session.record().rotation().filter(|it| it.purpose == Purpose::Rotate) {
+        let version = rotation.version;
+        session.warn(format!("version {version} continues: presenters may have it already"));
     }
+    let due_at = match plan::is_at_rest(session.record()) {
+        true => due_at_rest(session),
+        // An invocation that watched is overtaken by this save.
+        false => session.now(),
+    };
+    session.release(due_at).await?;
+    Ok(Report { rotation, version: None, ..session.report(Outcome::Dropped) })
 }

@@ -5,161 +5,160 @@
 //! record decides, a sync asks for one refresh more, a stamp that stands is left as it is. A step that
 //! has nothing to do passes without a call.
 
-mod ahead;
+pub(crate) mod ahead;
 mod publish;
 mod roll_out;
-mod standing;
+mod verify;
 mod sync;
-mod view;
+pub(crate) mod view;
 mod wait;
 
 use tracing::warn;
 
+use self::{publish::publish, roll_out::roll_out, sync::sync};
 use crate::{
     error::Error,
     plan::Ask,
     record::{Change, Held, Leg, Owed, Step, back_off},
     report::{Outcome, Report},
-    turn::{Stop, Turn, UnderWay},
+    session::{Next, Session, Stop, UnderWay},
 };
 
-impl Turn<'_> {
-    /// Carries out what is owed until there is an answer.
-    pub(crate) async fn carry_on(&mut self) -> Result<Report, Stop> {
-        self.note_unfinished()?;
-        self.follow_spec()?;
-        while let Some(owed) = self.record.owed() {
-            self.last = Some(owed);
-            if self.now() >= self.asking.stop_at {
-                return self.give_way().await;
-            }
-            let carried_out = match owed.step {
-                Step::Retire => match self.retire().await? {
-                    Some(report) => return Ok(report),
-                    None => Ok(None),
-                },
-                Step::Publish => self.publish(owed.leg).await,
-                Step::Sync => self.sync(owed).await,
-                Step::RollOut => self.roll_out(owed).await,
-            };
-            match carried_out {
-                Ok(None) => {}
-                Ok(Some(UnderWay::Waiting(awaited))) => {
-                    self.log(owed, "under_way", &awaited);
-                    self.warnings.push(awaited);
-                    return self.give_way().await;
-                }
-                Ok(Some(UnderWay::Held(held))) => return self.hold(owed, held).await,
-                Err(Stop::Failed(error)) => return Err(self.fail(owed, error).await),
-                Err(Stop::Overtaken) => return Err(Stop::Overtaken),
-            }
-            // Whoever asked for a rotation is answered when presenters are proved to be on it and
-            // verifiers were told when the old one ends. Restarting verifiers for that is left to
-            // the sweep.
-            let answered = (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
-                && self.asking.ask.is_rotate();
-            if answered && !self.spec.verifiers.workloads.is_empty() {
-                self.release(self.now()).await?;
-                return Ok(self.report(Outcome::Rotated));
-            }
+/// Carries out what is owed until there is an answer.
+pub(crate) async fn resume(session: &mut Session<'_>) -> Result<Report, Stop> {
+    note_unfinished_publish(session)?;
+    follow_spec(session)?;
+    while let Some(owed) = session.record().owed() {
+        session.work_on(owed);
+        if session.now() >= session.asking().stop_at {
+            return checkpoint(session).await;
         }
-        // At rest: nothing but the daily comparison is due.
-        self.release(self.record.compare_at()).await?;
-        Ok(self.report(self.outcome_at_rest()))
-    }
-
-    /// Notes that a publish which another invocation left unfinished may still have a write in flight. Before
-    /// anything else: who gives way, or follows a new spec, lets the lease go.
-    pub(crate) fn note_unfinished(&mut self) -> Result<(), Stop> {
-        match (self.record.owed(), self.record.lease()) {
-            (Some(owed), Some(lease))
-                if owed.step == Step::Publish && lease.holder != self.holder =>
-            {
-                self.lease(owed.leg)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Has the record work from the spec of this turn, which was admitted.
-    pub(crate) fn follow_spec(&mut self) -> Result<(), Stop> {
-        match self.record.works_from(&self.spec.id) {
-            true => Ok(()),
-            false => self.apply(Change::Respecify(self.spec.id.clone())),
-        }
-    }
-
-    /// Carries on what comes before what is asked; once that is complete, plans what is asked.
-    pub(crate) async fn carry_on_first(&mut self) -> Result<Report, Stop> {
-        let report = self.carry_on().await?;
-        if report.is_through() { Err(Stop::Overtaken) } else { Ok(report) }
-    }
-
-    fn outcome_at_rest(&self) -> Outcome {
-        match self.asking.ask {
-            Ask::Rotate { .. } if self.last.is_some_and(|owed| owed.leg >= Leg::Overlap) => {
-                Outcome::Rotated
-            }
-            Ask::Rotate { .. } | Ask::Publish { .. } => Outcome::Published,
-            Ask::Drop => Outcome::Dropped,
-            Ask::Resume => Outcome::Completed,
-        }
-    }
-
-    /// Ends what is past its end, or waits for the next end without a lease.
-    async fn retire(&mut self) -> Result<Option<Report>, Stop> {
-        let now = self.now();
-        let end = self.record.next_end().unwrap_or(now);
-        if end > now || self.record.is_unanswered(now) {
-            let until = end.max(self.record.unanswered_until().unwrap_or(end));
-            self.release(until.min(self.record.due_at_rest(now))).await?;
-            let outcome = match self.asking.ask {
-                Ask::Resume if self.timeline.is_empty() => Outcome::InProgress,
-                Ask::Resume => Outcome::Rotated,
-                _ => self.outcome_at_rest(),
-            };
-            return Ok(Some(self.report(outcome)));
-        }
-        self.lease(Leg::Contract)?;
-        self.apply(Change::Retire)?;
-        Ok(None)
-    }
-
-    async fn give_way(&mut self) -> Result<Report, Stop> {
-        if let Some(held) = self.record.held() {
-            // It was held before, and the time of this turn was too short to see more: no further attempt.
-            let tried = self.now() + back_off(held.attempts.saturating_sub(1));
-            let due_at =
-                self.record.due_at().filter(|due_at| *due_at > self.now()).unwrap_or(tried);
-            self.release(due_at).await?;
-            return Ok(self.report(Outcome::Held));
-        }
-        self.release(self.now()).await?;
-        Ok(self.report(Outcome::InProgress))
-    }
-
-    async fn hold(&mut self, owed: Owed, held: Held) -> Result<Report, Stop> {
-        self.log(owed, "held", &held.reason);
-        self.apply(Change::Hold(held))?;
-        self.save().await?;
-        Ok(self.report(Outcome::Held))
-    }
-
-    /// Saves what failed, so that the sweep comes back to it with a back-off, and hands the error on.
-    async fn fail(&mut self, owed: Owed, error: Error) -> Stop {
-        self.log(owed, "failed", &error.to_string());
-        let object = error.on.clone().unwrap_or_else(|| self.record.token().to_string());
-        let held = Held::new(object, error.because.clone(), error.fix.clone());
-        let saved = match self.apply(Change::Hold(held)) {
-            Ok(()) => self.save().await,
-            Err(stop) => Err(stop),
+        let carried_out = match owed.step {
+            Step::Retire => match retire(session).await? {
+                Some(report) => return Ok(report),
+                None => Ok(None),
+            },
+            Step::Publish => publish(session, owed.leg).await,
+            Step::Sync => sync(session, owed).await,
+            Step::RollOut => roll_out(session, owed).await,
         };
-        match saved {
-            Ok(()) => {}
-            Err(Stop::Overtaken) => return Stop::Overtaken,
-            // The lease runs out by itself then, and the sweep carries on from there.
-            Err(Stop::Failed(second)) => warn!(error = %second, "failure not saved"),
+        match carried_out {
+            Ok(None) => {}
+            Ok(Some(UnderWay::Waiting(awaited))) => {
+                session.log(owed, "under_way", &awaited);
+                session.warn(awaited);
+                return checkpoint(session).await;
+            }
+            Ok(Some(UnderWay::Held(held))) => return save_hold(session, owed, held).await,
+            Err(Stop::Failed(error)) => return Err(save_failure(session, owed, error).await),
+            Err(Stop::Overtaken) => return Err(Stop::Overtaken),
         }
-        Stop::Failed(error)
+        // Whoever asked for a rotation is answered when presenters are proved to be on it and
+        // verifiers were told when the old one ends. Restarting verifiers for that is left to
+        // the sweep.
+        let answered = (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
+            && session.asking().ask.is_rotate();
+        if answered && !session.spec().verifiers.workloads.is_empty() {
+            session.release(session.now()).await?;
+            return Ok(session.report(Outcome::Rotated));
+        }
     }
+    // At rest: nothing but the daily comparison is due.
+    session.release(session.record().compare_at()).await?;
+    Ok(session.report(outcome_at_rest(session)))
+}
+
+/// Notes that a publish which another invocation left unfinished may still have a write in flight. Before
+/// anything else: who gives way, or follows a new spec, lets the lease go.
+pub(crate) fn note_unfinished_publish(session: &mut Session<'_>) -> Result<(), Stop> {
+    match (session.record().owed(), session.record().lease()) {
+        (Some(owed), Some(lease))
+            if owed.step == Step::Publish && lease.holder != session.holder() =>
+        {
+            session.lease(owed.leg)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has the record work from the spec of this session, which was admitted.
+pub(crate) fn follow_spec(session: &mut Session<'_>) -> Result<(), Stop> {
+    match session.record().works_from(&session.spec().id) {
+        true => Ok(()),
+        false => session.apply(Change::Respecify(session.spec().id.clone())),
+    }
+}
+
+/// Carries on what comes before what is asked; once that is complete, plans what is asked.
+pub(crate) async fn resume_prerequisite(session: &mut Session<'_>) -> Result<Next, Stop> {
+    let report = resume(session).await?;
+    if report.is_through() { Ok(Next::PlanAgain) } else { Ok(Next::answer(report)) }
+}
+
+fn outcome_at_rest(session: &Session<'_>) -> Outcome {
+    match session.asking().ask {
+        Ask::Rotate { .. } if session.last().is_some_and(|owed| owed.leg >= Leg::Overlap) => {
+            Outcome::Rotated
+        }
+        Ask::Rotate { .. } | Ask::Publish { .. } => Outcome::Published,
+        Ask::Drop => Outcome::Dropped,
+        Ask::Resume => Outcome::Completed,
+    }
+}
+
+/// Ends what is past its end, or waits for the next end without a lease.
+async fn retire(session: &mut Session<'_>) -> Result<Option<Report>, Stop> {
+    let now = session.now();
+    let end = session.record().next_end().unwrap_or(now);
+    if end > now || session.record().is_unanswered(now) {
+        let until = end.max(session.record().unanswered_until().unwrap_or(end));
+        session.release(until.min(session.record().due_at_rest(now))).await?;
+        let outcome = match session.asking().ask {
+            Ask::Resume if !session.has_done_steps() => Outcome::InProgress,
+            Ask::Resume => Outcome::Rotated,
+            _ => outcome_at_rest(session),
+        };
+        return Ok(Some(session.report(outcome)));
+    }
+    session.lease(Leg::Contract)?;
+    session.apply(Change::Retire)?;
+    Ok(None)
+}
+
+async fn checkpoint(session: &mut Session<'_>) -> Result<Report, Stop> {
+    if let Some(held) = session.record().held() {
+        // It was held before, and this invocation had too little time to see more: no further attempt.
+        let tried = session.now() + back_off(held.attempts.saturating_sub(1));
+        let due_at =
+            session.record().due_at().filter(|due_at| *due_at > session.now()).unwrap_or(tried);
+        session.release(due_at).await?;
+        return Ok(session.report(Outcome::Held));
+    }
+    session.release(session.now()).await?;
+    Ok(session.report(Outcome::InProgress))
+}
+
+async fn save_hold(session: &mut Session<'_>, owed: Owed, held: Held) -> Result<Report, Stop> {
+    session.log(owed, "held", &held.reason);
+    session.apply(Change::Hold(held))?;
+    session.save().await?;
+    Ok(session.report(Outcome::Held))
+}
+
+/// Saves what failed, so that the sweep comes back to it with a back-off, and hands the error on.
+async fn save_failure(session: &mut Session<'_>, owed: Owed, error: Error) -> Stop {
+    session.log(owed, "failed", &error.to_string());
+    let object = error.on.clone().unwrap_or_else(|| session.record().token().to_string());
+    let held = Held::new(object, error.because.clone(), error.fix.clone());
+    let saved = match session.apply(Change::Hold(held)) {
+        Ok(()) => session.save().await,
+        Err(stop) => Err(stop),
+    };
+    match saved {
+        Ok(()) => {}
+        Err(Stop::Overtaken) => return Stop::Overtaken,
+        // The lease runs out by itself then, and the sweep carries on from there.
+        Err(Stop::Failed(second)) => warn!(error = %second, "failure not saved"),
+    }
+    Stop::Failed(error)
 }

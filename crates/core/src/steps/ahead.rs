@@ -9,49 +9,52 @@ use changeover_token::Fence;
 use crate::{
     finding::Finding,
     record::{Change, Held, Record},
+    session::{Session, Stop, UnderWay},
     spec::Side,
-    turn::{Stop, Turn, UnderWay},
 };
 
-impl Turn<'_> {
-    /// Continues above the later fences that these objects carry, or holds the leg. What is written next is
-    /// written by a record that was saved above them.
-    pub(crate) async fn surpass(
-        &mut self,
-        side: Side,
-        ahead: Vec<(String, Fence)>,
-    ) -> Result<Option<UnderWay>, Stop> {
-        let Some((object, found)) = ahead.into_iter().max_by_key(|(_, found)| *found) else {
-            return Ok(None);
-        };
-        let now = self.world.records.load(self.asking.token, None).await?.record;
-        if now.as_ref().map(Record::fence) != self.stored.as_ref().map(Record::fence) {
-            return Err(Stop::Overtaken);
-        }
-        if found.life > self.record.life() {
-            return Ok(Some(UnderWay::Held(self.owned_by_another(side, object, found))));
-        }
-        let enough = self.record.has_repeated_enough();
-        self.apply(Change::Surpass(found))?;
-        if !enough {
-            self.warnings.push(format!(
-                "{object} carries the later revision {found}: this record continues above it"
-            ));
-            return Ok(None);
-        }
-        Ok(Some(UnderWay::Held(Held::new(
-            object,
-            format!("it is at {found}, ahead again: another copy of this record is in use"),
-            "Stop the function that uses the other copy of the table. Then run it again: the same version \
-             continues.",
-        ))))
+/// Continues above the later fences that these objects carry, or holds the leg. What is written next is
+/// written by a record that was saved above them.
+pub(crate) async fn continue_above(
+    session: &mut Session<'_>,
+    side: Side,
+    ahead: Vec<(String, Fence)>,
+) -> Result<Option<UnderWay>, Stop> {
+    let Some((object, found)) = ahead.into_iter().max_by_key(|(_, found)| *found) else {
+        return Ok(None);
+    };
+    let now = session.world().records.load(session.asking().token, None).await?.record;
+    if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
+        return Err(Stop::Overtaken);
     }
+    if found.life > session.record().life() {
+        return Ok(Some(UnderWay::Held(held_by_newer_record(session, side, object, found))));
+    }
+    let enough = session.record().has_repeated_enough();
+    session.apply(Change::Surpass(found))?;
+    if !enough {
+        session.warn(format!(
+            "{object} carries the later revision {found}: this record continues above it"
+        ));
+        return Ok(None);
+    }
+    Ok(Some(UnderWay::Held(Held::new(
+        object,
+        format!("it is at {found}, ahead again: another copy of this record is in use"),
+        "Stop the function that uses the other copy of the table. Then run it again: the same version \
+         continues.",
+    ))))
+}
 
-    /// A newer record of this token wrote to the object.
-    pub(crate) fn owned_by_another(&self, side: Side, object: String, found: Fence) -> Held {
-        let ours = self.record.view(side);
-        let Finding { object, reason, fix, .. } =
-            Finding::of_another_record(self.record.token(), side, object, found, ours);
-        Held::new(object, reason, format!("{fix}: the same version continues"))
-    }
+/// A newer record of this token wrote to the object.
+pub(crate) fn held_by_newer_record(
+    session: &Session<'_>,
+    side: Side,
+    object: String,
+    found: Fence,
+) -> Held {
+    let ours = session.record().view(side);
+    let Finding { object, reason, fix, .. } =
+        Finding::of_another_record(session.record().token(), side, object, found, ours);
+    Held::new(object, reason, format!("{fix}: the same version continues"))
 }

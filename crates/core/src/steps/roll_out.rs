@@ -6,8 +6,10 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::{
-    standing::Standing,
-    wait::{Waited, by_namespace},
+    ahead::continue_above,
+    verify::{Standing, publish_again, verify_still_published},
+    view::{answered_at, stamp_of},
+    wait::{Waited, by_namespace, deadline_of, first_blocker, still_waiting, time_until},
 };
 use crate::{
     error::Error,
@@ -15,160 +17,166 @@ use crate::{
     plan::Ask,
     ports::{Progress, Stamp},
     record::{Change, Held, Leg, Owed, Purpose},
+    session::{Session, Stop, UnderWay},
     spec::{PicksUp, Side, Workload},
-    turn::{Stop, Turn, UnderWay},
 };
 
-impl Turn<'_> {
-    /// Replaces what picks up by restart, sits out what picks up within a time, and then makes sure
-    /// that what was published still stands.
-    pub(super) async fn roll_out(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
-        let side = owed.leg.side();
-        let audience = self.spec.side(side);
-        let purpose = self.record.rotation().map(|rotation| rotation.purpose);
-        let rolls = purpose != Some(Purpose::Publish);
-        let undone =
-            self.record.held().filter(|held| held.is_undone && held.attempts >= Held::TRIES);
-        if let (Some(held), Ask::Resume, true) = (undone, self.asking.ask, rolls) {
-            return Ok(Some(UnderWay::Held(held.clone())));
-        }
-        let give_up_at = self.give_up_at(owed);
+/// Replaces what picks up by restart, sits out what picks up within a time, and then makes sure
+/// that what was published still stands.
+pub(super) async fn roll_out(
+    session: &mut Session<'_>,
+    owed: Owed,
+) -> Result<Option<UnderWay>, Stop> {
+    let side = owed.leg.side();
+    let audience = session.spec().side(side);
+    let purpose = session.record().rotation().map(|rotation| rotation.purpose);
+    let rolls = purpose != Some(Purpose::Publish);
+    let undone =
+        session.record().held().filter(|held| held.is_undone && held.attempts >= Held::TRIES);
+    if let (Some(held), Ask::Resume, true) = (undone, session.asking().ask, rolls) {
+        return Ok(Some(UnderWay::Held(held.clone())));
+    }
+    let give_up_at = deadline_of(session, owed);
 
-        // Readers' own caches. At overlap nothing waits for them: each ends the old token by the
-        // clock, from whichever copy it has.
-        let cached_until = audience
-            .within
-            .filter(|_| owed.leg != Leg::Overlap)
-            .and_then(|within| Some(self.answered_at(side)? + within));
-        let workloads = if rolls { self.workloads(side) } else { Vec::new() };
-        let cached_for = cached_until.map_or(Duration::ZERO, |until| self.world.clock.until(until));
-        // A short wait for readers' own caches is sat out holding the lease, which saves a save; the
-        // publish that follows renews it.
-        if !workloads.is_empty() || cached_for > self.settings.lease / 3 {
-            self.save_as_watcher().await?;
-        }
+    // Readers' own caches. At overlap nothing waits for them: each ends the old token by the
+    // clock, from whichever copy it has.
+    let cached_until = audience
+        .within
+        .filter(|_| owed.leg != Leg::Overlap)
+        .and_then(|within| Some(answered_at(session, side)? + within));
+    let workloads = if rolls { session.workloads(side) } else { Vec::new() };
+    let cached_for =
+        cached_until.map_or(Duration::ZERO, |until| session.world().clock.until(until));
+    // A short wait for readers' own caches is sat out holding the lease, which saves a save; the
+    // publish that follows renews it.
+    if !workloads.is_empty() || cached_for > session.settings().lease / 3 {
+        session.save_as_watcher().await?;
+    }
 
-        let stop_at = self.asking.stop_at;
-        let readers = async {
-            match cached_until {
-                Some(until) => {
-                    self.world.clock.sleep_until(until.min(stop_at)).await;
-                    let words = "readers that are not restarted may still hold their copy";
-                    (until > self.now()).then(|| words.to_owned())
-                }
-                None => None,
+    let stop_at = session.asking().stop_at;
+    let readers = async {
+        match cached_until {
+            Some(until) => {
+                session.world().clock.sleep_until(until.min(stop_at)).await;
+                let words = "readers that are not restarted may still hold their copy";
+                (until > session.now()).then(|| words.to_owned())
             }
-        };
-        let stamp = self.stamp(side);
-        let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
-        let rollouts = by_namespace(workloads.iter().copied().filter(restarts))
-            .into_iter()
-            .map(|restarted| self.roll_in_namespace(restarted, &stamp, give_up_at));
-        let mounted = workloads.iter().copied().filter(|it| !restarts(it));
-        let mounted = mounted.map(|it| self.sit_out(it, side));
-        let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
-        let (cached, rolled, mounted) = self.attended(waits).await?;
+            None => None,
+        }
+    };
+    let stamp = stamp_of(session, side);
+    let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
+    let rollouts = by_namespace(workloads.iter().copied().filter(restarts))
+        .into_iter()
+        .map(|restarted| roll_in_namespace(session, restarted, &stamp, give_up_at));
+    let mounted = workloads.iter().copied().filter(|it| !restarts(it));
+    let mounted = mounted.map(|it| wait_for_mounted(session, it, side));
+    let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
+    let (cached, rolled, mounted) = session.with_heartbeat(waits).await?;
 
-        let mut under_way = Vec::new();
-        let mut stuck = Vec::new();
-        let mut ahead = Vec::new();
-        for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
-            match progress.or_else(|error| away(workload, error).map(Progress::Stuck))? {
-                Progress::Done(()) => {}
-                Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
-                Progress::Stuck(held) => stuck.push(held),
-                Progress::Ahead(found) => ahead.push((workload.to_string(), found)),
-            }
+    let mut under_way = Vec::new();
+    let mut stuck = Vec::new();
+    let mut ahead = Vec::new();
+    for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
+        match progress.or_else(|error| away(workload, error).map(Progress::Stuck))? {
+            Progress::Done(()) => {}
+            Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
+            Progress::Stuck(held) => stuck.push(held),
+            Progress::Ahead(found) => ahead.push((workload.to_string(), found)),
         }
-        if !ahead.is_empty() {
-            return self.surpass(side, ahead).await;
-        }
-        if let Some(held) = self.first(stuck, &under_way) {
-            return Ok(Some(UnderWay::Held(held)));
-        }
-        if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
-            return Ok(Some(waiting));
-        }
-        if let Some(awaited) = cached {
-            return Ok(Some(UnderWay::Waiting(awaited)));
-        }
-
-        // What migrate ends with gives the old version its end: looked at for every reader, not only
-        // for those that were restarted.
-        let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
-        if ends || !workloads.is_empty() {
-            match self.what_does_not_stand(side).await? {
-                Standing::Stands => {}
-                Standing::Changed(changed) => return self.repeat(side, changed).await,
-                Standing::Unknown(held) => return Ok(Some(UnderWay::Held(held))),
-            }
-        }
-        self.apply(Change::RolledOut { overlap: self.spec.overlap })?;
-        Ok(None)
+    }
+    if !ahead.is_empty() {
+        return continue_above(session, side, ahead).await;
+    }
+    if let Some(held) = first_blocker(session, stuck, &under_way) {
+        return Ok(Some(UnderWay::Held(held)));
+    }
+    if let Some(waiting) = still_waiting(session, owed, under_way, give_up_at) {
+        return Ok(Some(waiting));
+    }
+    if let Some(awaited) = cached {
+        return Ok(Some(UnderWay::Waiting(awaited)));
     }
 
-    /// Stamps these workloads, each once its Secret has settled, and waits for them together.
-    async fn roll_in_namespace<'a>(
-        &self,
-        workloads: Vec<&'a Workload>,
-        stamp: &Stamp,
-        give_up_at: Timestamp,
-    ) -> Vec<Waited<'a, Progress<()>>> {
-        let stamps = workloads.iter().map(|workload| self.stamp_settled(workload, stamp));
-        let mut rolling = Vec::new();
-        let mut ended = Vec::new();
-        for (workload, stamped) in workloads.iter().zip(join_all(stamps).await) {
-            match stamped {
-                Ok(Progress::Done(())) => rolling.push(*workload),
-                stopped => ended.push((*workload, stopped)),
-            }
+    // What migrate ends with gives the old version its end: looked at for every reader, not only
+    // for those that were restarted.
+    let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
+    if ends || !workloads.is_empty() {
+        match verify_still_published(session, side).await? {
+            Standing::Stands => {}
+            Standing::Changed(changed) => return publish_again(session, side, changed).await,
+            Standing::Unknown(held) => return Ok(Some(UnderWay::Held(held))),
         }
-        if !rolling.is_empty() {
-            let within = self.time_until(give_up_at);
-            let rolled = self.world.clusters.rolled_out(&rolling, stamp, within).await;
-            ended.extend(rolling.into_iter().zip(rolled));
+    }
+    session.apply(Change::RolledOut { overlap: session.spec().overlap })?;
+    Ok(None)
+}
+
+/// Stamps these workloads, each once its Secret has settled, and waits for them together.
+async fn roll_in_namespace<'a>(
+    session: &Session<'_>,
+    workloads: Vec<&'a Workload>,
+    stamp: &Stamp,
+    give_up_at: Timestamp,
+) -> Vec<Waited<'a, Progress<()>>> {
+    let stamps = workloads.iter().map(|workload| stamp_settled(session, workload, stamp));
+    let mut rolling = Vec::new();
+    let mut ended = Vec::new();
+    for (workload, stamped) in workloads.iter().zip(join_all(stamps).await) {
+        match stamped {
+            Ok(Progress::Done(())) => rolling.push(*workload),
+            stopped => ended.push((*workload, stopped)),
         }
-        ended
     }
+    if !rolling.is_empty() {
+        let within = time_until(session, give_up_at);
+        let rolled = session.world().clusters.rolled_out(&rolling, stamp, within).await;
+        ended.extend(rolling.into_iter().zip(rolled));
+    }
+    ended
+}
 
-    async fn stamp_settled(
-        &self,
-        workload: &Workload,
-        stamp: &Stamp,
-    ) -> Result<Progress<()>, Error> {
-        let clock = &self.world.clock;
-        let settled_at = self.synced_at(workload, stamp.side) + workload.settle;
-        clock.sleep_until(settled_at.min(self.asking.stop_at)).await;
-        if settled_at > self.now() {
-            return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
-        }
-        Ok(match self.world.clusters.stamp(workload, stamp).await? {
-            Some(progress) => progress,
-            None => Progress::Stuck(Held::new(
-                workload.to_string(),
-                "the workload does not exist",
-                "create it, or take it out of the spec",
-            )),
-        })
+async fn stamp_settled(
+    session: &Session<'_>,
+    workload: &Workload,
+    stamp: &Stamp,
+) -> Result<Progress<()>, Error> {
+    let clock = &session.world().clock;
+    let settled_at = synced_at(session, workload, stamp.side) + workload.settle;
+    clock.sleep_until(settled_at.min(session.asking().stop_at)).await;
+    if settled_at > session.now() {
+        return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
     }
+    Ok(match session.world().clusters.stamp(workload, stamp).await? {
+        Some(progress) => progress,
+        None => Progress::Stuck(Held::new(
+            workload.to_string(),
+            "the workload does not exist",
+            "create it, or take it out of the spec",
+        )),
+    })
+}
 
-    /// Waits for as long as pods that are not restarted may hold what they mounted.
-    async fn sit_out<'a>(&self, workload: &'a Workload, side: Side) -> Waited<'a, Progress<()>> {
-        let PicksUp::Within(within) = workload.picks_up else {
-            return (workload, Ok(Progress::Done(())));
-        };
-        let until = self.synced_at(workload, side) + within;
-        self.world.clock.sleep_until(until.min(self.asking.stop_at)).await;
-        let progress = match until <= self.now() {
-            true => Progress::Done(()),
-            false => Progress::UnderWay("its pods may still hold their mounted copy".to_owned()),
-        };
-        (workload, Ok(progress))
-    }
+/// Waits for as long as pods that are not restarted may hold what they mounted.
+async fn wait_for_mounted<'a>(
+    session: &Session<'_>,
+    workload: &'a Workload,
+    side: Side,
+) -> Waited<'a, Progress<()>> {
+    let PicksUp::Within(within) = workload.picks_up else {
+        return (workload, Ok(Progress::Done(())));
+    };
+    let until = synced_at(session, workload, side) + within;
+    session.world().clock.sleep_until(until.min(session.asking().stop_at)).await;
+    let progress = match until <= session.now() {
+        true => Progress::Done(()),
+        false => Progress::UnderWay("its pods may still hold their mounted copy".to_owned()),
+    };
+    (workload, Ok(progress))
+}
 
-    /// Since when what this workload reads is this side's view.
-    fn synced_at(&self, workload: &Workload, side: Side) -> Timestamp {
-        let synced_at = self.record.wait(&workload.to_string()).map(|wait| wait.synced_at);
-        synced_at.or_else(|| self.answered_at(side)).unwrap_or_else(|| self.now())
-    }
+/// Since when what this workload reads is this side's view.
+fn synced_at(session: &Session<'_>, workload: &Workload, side: Side) -> Timestamp {
+    let synced_at = session.record().wait(&workload.to_string()).map(|wait| wait.synced_at);
+    synced_at.or_else(|| answered_at(session, side)).unwrap_or_else(|| session.now())
 }

@@ -6,130 +6,130 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::{
-    view::CopiedView,
-    wait::{Waited, by_namespace},
+    ahead::continue_above,
+    verify::{changed_publication, publish_again},
+    view::{CopiedView, copied_view},
+    wait::{Waited, by_namespace, deadline_of, first_blocker, still_waiting, time_until},
 };
 use crate::{
     look::away,
     ports::Progress,
     record::{Change, Held, Leg, Owed, Purpose, SecretRevision, Wait},
+    session::{Session, Stop, UnderWay},
     spec::Workload,
-    turn::{Stop, Turn, UnderWay},
 };
 
-impl Turn<'_> {
-    /// Waits until each Secret that copies this side's view holds what was published.
-    pub(super) async fn sync(&mut self, owed: Owed) -> Result<Option<UnderWay>, Stop> {
-        let workloads = self.workloads(owed.leg.side()).into_iter();
-        let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
-        let mut waits = BTreeMap::new();
-        if !copied.is_empty() {
-            let give_up_at = self.give_up_at(owed);
-            let view = self.copied_view(owed.leg.side()).await?;
-            self.save_as_watcher().await?;
-            let syncs = by_namespace(copied)
-                .into_iter()
-                .map(|copied| self.sync_in_namespace(copied, &view, give_up_at));
-            let synced = self.attended(join_all(syncs)).await?;
-            let mut under_way = Vec::new();
-            let mut stuck = Vec::new();
-            let mut ahead = Vec::new();
-            for (workload, progress) in synced.into_iter().flatten() {
-                let progress = progress
-                    .or_else(|error| away(workload, error).map(|held| Some(Progress::Stuck(held))));
-                match progress? {
-                    Some(Progress::Done(secret)) => {
-                        let wait = Wait { secret: Some(secret), synced_at: self.now() };
-                        waits.insert(workload.to_string(), wait);
-                    }
-                    Some(Progress::UnderWay(awaited)) => {
-                        under_way.push((workload.to_string(), awaited));
-                    }
-                    Some(Progress::Stuck(held)) => stuck.push(held),
-                    Some(Progress::Ahead(found)) => ahead.push((workload.copy_told(), found)),
-                    None => {
-                        let object = workload.copy_told();
-                        if self.passes_over_absent(owed) {
-                            self.warnings.push(format!("{object} does not exist yet"));
-                        } else {
-                            let fix = "create it, or name another in the spec";
-                            stuck.push(Held::new(object, "it does not exist", fix));
-                        }
+/// Waits until each Secret that copies this side's view holds what was published.
+pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option<UnderWay>, Stop> {
+    let workloads = session.workloads(owed.leg.side()).into_iter();
+    let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
+    let mut waits = BTreeMap::new();
+    if !copied.is_empty() {
+        let give_up_at = deadline_of(session, owed);
+        let view = copied_view(session, owed.leg.side()).await?;
+        session.save_as_watcher().await?;
+        let syncs = by_namespace(copied)
+            .into_iter()
+            .map(|copied| sync_in_namespace(session, copied, &view, give_up_at));
+        let synced = session.with_heartbeat(join_all(syncs)).await?;
+        let mut under_way = Vec::new();
+        let mut stuck = Vec::new();
+        let mut ahead = Vec::new();
+        for (workload, progress) in synced.into_iter().flatten() {
+            let progress = progress
+                .or_else(|error| away(workload, error).map(|held| Some(Progress::Stuck(held))));
+            match progress? {
+                Some(Progress::Done(secret)) => {
+                    let wait = Wait { secret: Some(secret), synced_at: session.now() };
+                    waits.insert(workload.to_string(), wait);
+                }
+                Some(Progress::UnderWay(awaited)) => {
+                    under_way.push((workload.to_string(), awaited));
+                }
+                Some(Progress::Stuck(held)) => stuck.push(held),
+                Some(Progress::Ahead(found)) => ahead.push((workload.copy_told(), found)),
+                None => {
+                    let object = workload.copy_told();
+                    if passes_over_absent(session, owed) {
+                        session.warn(format!("{object} does not exist yet"));
+                    } else {
+                        let fix = "create it, or name another in the spec";
+                        stuck.push(Held::new(object, "it does not exist", fix));
                     }
                 }
-            }
-            if !ahead.is_empty() {
-                return self.surpass(owed.leg.side(), ahead).await;
-            }
-            if let Some(held) = self.first(stuck, &under_way) {
-                return Ok(Some(UnderWay::Held(held)));
-            }
-            // A copy never comes to hold what its parameter no longer holds.
-            if !under_way.is_empty()
-                && let Some(changed) = self.publication_that_changed(owed.leg.side()).await?
-            {
-                return self.repeat(owed.leg.side(), changed).await;
-            }
-            if let Some(waiting) = self.waiting(owed, under_way, give_up_at) {
-                return Ok(Some(waiting));
             }
         }
-        self.apply(Change::Synced(waits))?;
-        Ok(None)
+        if !ahead.is_empty() {
+            return continue_above(session, owed.leg.side(), ahead).await;
+        }
+        if let Some(held) = first_blocker(session, stuck, &under_way) {
+            return Ok(Some(UnderWay::Held(held)));
+        }
+        // A copy never comes to hold what its parameter no longer holds.
+        if !under_way.is_empty()
+            && let Some(changed) = changed_publication(session, owed.leg.side()).await?
+        {
+            return publish_again(session, owed.leg.side(), changed).await;
+        }
+        if let Some(waiting) = still_waiting(session, owed, under_way, give_up_at) {
+            return Ok(Some(waiting));
+        }
     }
+    session.apply(Change::Synced(waits))?;
+    Ok(None)
+}
 
-    /// Writes the Secrets of these workloads, or tells their copies to refresh, all at once, and waits
-    /// for them together. `None` is what does not exist.
-    async fn sync_in_namespace<'a>(
-        &self,
-        workloads: Vec<&'a Workload>,
-        view: &CopiedView,
-        give_up_at: Timestamp,
-    ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
-        let clusters = &self.world.clusters;
-        let (written, copied): (Vec<_>, Vec<_>) =
-            workloads.into_iter().partition(|workload| workload.written_key().is_some());
-        let writes = written.into_iter().map(async |workload| {
-            let Some(value) = &view.value else { return (workload, Ok(None)) };
-            let written = clusters.write_secret(workload, &view.stamp, value).await;
-            (workload, written.map(Some))
-        });
-        let syncs = async {
-            // One that several workloads read is told once.
-            let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
-            for workload in copied {
-                let copy = workload.copy.as_ref().map(ToString::to_string);
-                copies.entry(copy).or_default().push(workload);
-            }
-            let forced = copies.values().map(|it| clusters.force_sync(it[0], &self.holder));
-            let forced = join_all(forced).await;
-            let mut told = Vec::new();
-            let mut ended = Vec::new();
-            for (workloads, forced) in copies.into_values().zip(forced) {
-                for workload in workloads {
-                    match forced.clone() {
-                        Ok(Some(before)) => told.push((workload, before)),
-                        Ok(None) => ended.push((workload, Ok(None))),
-                        Err(error) => ended.push((workload, Err(error))),
-                    }
+/// Writes the Secrets of these workloads, or tells their copies to refresh, all at once, and waits
+/// for them together. `None` is what does not exist.
+async fn sync_in_namespace<'a>(
+    session: &Session<'_>,
+    workloads: Vec<&'a Workload>,
+    view: &CopiedView,
+    give_up_at: Timestamp,
+) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
+    let clusters = &session.world().clusters;
+    let (written, copied): (Vec<_>, Vec<_>) =
+        workloads.into_iter().partition(|workload| workload.written_key().is_some());
+    let writes = written.into_iter().map(async |workload| {
+        let Some(value) = &view.value else { return (workload, Ok(None)) };
+        let written = clusters.write_secret(workload, &view.stamp, value).await;
+        (workload, written.map(Some))
+    });
+    let syncs = async {
+        // One that several workloads read is told once.
+        let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for workload in copied {
+            let copy = workload.copy.as_ref().map(ToString::to_string);
+            copies.entry(copy).or_default().push(workload);
+        }
+        let forced = copies.values().map(|it| clusters.force_sync(it[0], session.holder()));
+        let forced = join_all(forced).await;
+        let mut told = Vec::new();
+        let mut ended = Vec::new();
+        for (workloads, forced) in copies.into_values().zip(forced) {
+            for workload in workloads {
+                match forced.clone() {
+                    Ok(Some(before)) => told.push((workload, before)),
+                    Ok(None) => ended.push((workload, Ok(None))),
+                    Err(error) => ended.push((workload, Err(error))),
                 }
             }
-            if !told.is_empty() {
-                let within = self.time_until(give_up_at);
-                let synced = clusters.synced(&told, &view.intended, within).await;
-                let synced = synced.into_iter().map(|progress| progress.map(Some));
-                ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
-            }
-            ended
-        };
-        let (written, mut ended) = tokio::join!(join_all(writes), syncs);
-        ended.extend(written);
+        }
+        if !told.is_empty() {
+            let within = time_until(session, give_up_at);
+            let synced = clusters.synced(&told, &view.intended, within).await;
+            let synced = synced.into_iter().map(|progress| progress.map(Some));
+            ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
+        }
         ended
-    }
+    };
+    let (written, mut ended) = tokio::join!(join_all(writes), syncs);
+    ended.extend(written);
+    ended
+}
 
-    /// The first publication comes before the objects that copy it may exist.
-    fn passes_over_absent(&self, owed: Owed) -> bool {
-        owed.leg <= Leg::Migrate
-            && self.record.rotation().is_some_and(|it| it.purpose == Purpose::Publish)
-    }
+/// The first publication comes before the objects that copy it may exist.
+fn passes_over_absent(session: &Session<'_>, owed: Owed) -> bool {
+    owed.leg <= Leg::Migrate
+        && session.record().rotation().is_some_and(|it| it.purpose == Purpose::Publish)
 }

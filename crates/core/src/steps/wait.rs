@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::{
     error::Error,
     record::{Held, Owed},
+    session::{Session, UnderWay},
     spec::Workload,
-    turn::{Turn, UnderWay},
 };
 
 /// What a wait for a workload came to.
@@ -25,48 +25,46 @@ pub(super) fn by_namespace<'a>(
     namespaces.into_values().collect()
 }
 
-impl Turn<'_> {
-    /// Until when a wait of this step is believed to end well. What was held gets a new chance on
-    /// every turn.
-    pub(super) fn give_up_at(&self, owed: Owed) -> Timestamp {
-        let since = if self.record.held().is_some() { self.now() } else { owed.since };
-        since + self.spec.rollout_timeout
-    }
+/// Until when a wait of this step is believed to end well. What was held gets a new chance on
+/// every invocation.
+pub(super) fn deadline_of(session: &Session<'_>, owed: Owed) -> Timestamp {
+    let since = if session.record().held().is_some() { session.now() } else { owed.since };
+    since + session.spec().rollout_timeout
+}
 
-    pub(super) fn time_until(&self, give_up_at: Timestamp) -> Duration {
-        self.world.clock.until(give_up_at.min(self.asking.stop_at))
-    }
+pub(super) fn time_until(session: &Session<'_>, give_up_at: Timestamp) -> Duration {
+    session.world().clock.until(give_up_at.min(session.asking().stop_at))
+}
 
-    pub(super) fn waiting(
-        &self,
-        owed: Owed,
-        under_way: Vec<(String, String)>,
-        give_up_at: Timestamp,
-    ) -> Option<UnderWay> {
-        let (object, awaited) = under_way.into_iter().next()?;
-        if self.now() < give_up_at {
-            return Some(UnderWay::Waiting(format!("{object}: {awaited}")));
-        }
-        let timeout = humantime::format_duration(self.spec.rollout_timeout);
-        Some(UnderWay::Held(Held::new(
-            object,
-            format!("{} not done within {timeout}: {awaited}", owed.step.as_str()),
-            "see why the cluster does not follow; the rotation goes on by itself once it does",
-        )))
+pub(super) fn still_waiting(
+    session: &Session<'_>,
+    owed: Owed,
+    under_way: Vec<(String, String)>,
+    give_up_at: Timestamp,
+) -> Option<UnderWay> {
+    let (object, awaited) = under_way.into_iter().next()?;
+    if session.now() < give_up_at {
+        return Some(UnderWay::Waiting(format!("{object}: {awaited}")));
     }
+    let timeout = humantime::format_duration(session.spec().rollout_timeout);
+    Some(UnderWay::Held(Held::new(
+        object,
+        format!("{} not done within {timeout}: {awaited}", owed.step.as_str()),
+        "see why the cluster does not follow; the rotation goes on by itself once it does",
+    )))
+}
 
-    /// The first of what is in the way; what else is, or is not done, is told beside it.
-    pub(super) fn first(
-        &mut self,
-        stuck: Vec<Held>,
-        under_way: &[(String, String)],
-    ) -> Option<Held> {
-        let mut stuck = stuck.into_iter();
-        let first = stuck.next()?;
-        let others = stuck.filter(|other| *other != first);
-        let others = others.map(|other| format!("{}: {}", other.object, other.reason));
-        let under_way = under_way.iter().map(|(object, awaited)| format!("{object}: {awaited}"));
-        self.warnings.extend(others.chain(under_way));
-        Some(first)
-    }
+/// The first of what is in the way; what else is, or is not done, is told beside it.
+pub(super) fn first_blocker(
+    session: &mut Session<'_>,
+    stuck: Vec<Held>,
+    under_way: &[(String, String)],
+) -> Option<Held> {
+    let mut stuck = stuck.into_iter();
+    let first = stuck.next()?;
+    let others = stuck.filter(|other| *other != first);
+    let others = others.map(|other| format!("{}: {}", other.object, other.reason));
+    let under_way = under_way.iter().map(|(object, awaited)| format!("{object}: {awaited}"));
+    session.warn_all(others.chain(under_way));
+    Some(first)
 }

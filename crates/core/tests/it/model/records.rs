@@ -12,7 +12,7 @@ use std::{
 };
 
 use changeover_core::{
-    plan::{self, Ask, Move, Terms},
+    plan::{self, Ask, Decision, Terms},
     record::{
         Begin, Change, Held, Lease, Loaded, Minted, Purpose, Record, RotationId, SecretRevision,
         Seen, Wait,
@@ -104,7 +104,7 @@ struct Met {
     records: Vec<(Rc<Record>, Facts)>,
     ids: HashMap<String, Id>,
     edited: HashMap<(Id, Edit), Option<Id>, Quick>,
-    planned: HashMap<(Id, Asks), Move, Quick>,
+    planned: HashMap<(Id, Asks), Decision, Quick>,
     /// Whose bytes each digest is of.
     views: HashMap<[u8; 32], View>,
 }
@@ -139,7 +139,7 @@ impl Records {
     }
 
     /// What the planner decides.
-    pub(crate) fn plan(&self, id: Id, asks: Asks) -> Move {
+    pub(crate) fn plan(&self, id: Id, asks: Asks) -> Decision {
         if let Some(planned) = self.met.borrow().planned.get(&(id, asks)) {
             return planned.clone();
         }

@@ -2,7 +2,7 @@
 //! effect at a time.
 
 use changeover_core::{
-    plan::Move,
+    plan::Decision,
     record::{Leg, Step},
 };
 
@@ -41,10 +41,10 @@ impl Protocol {
             }
             let facts = self.facts(hand.record);
             let at = match self.records.plan(hand.record, asks) {
-                Move::Begin(_) if facts.newest < self.versions => At::Begin,
-                Move::CarryOn(_) => At::Loop,
-                Move::Drop => At::Drop,
-                Move::Compare if !self.omits(Omission::Comparison) => At::Compare,
+                Decision::Start(_) if facts.newest < self.versions => At::Begin,
+                Decision::Resume(_) => At::Loop,
+                Decision::Drop => At::Drop,
+                Decision::DetectDrift if !self.omits(Omission::Comparison) => At::Compare,
                 _ => continue,
             };
             // Nobody sweeps what is not due.

@@ -1,4 +1,4 @@
-//! One invocation's hold on one token: the record in hand, how it is saved, and what is told of it.
+//! One invocation's hold on one token: the record in hand, its lease, its saves, and the events and metrics of each save.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +19,8 @@ use crate::{
     plan::{Ask, Deferred},
     ports::{Holding, Save, Saved, Untold, World},
     record::{
-        Audit, Change, Entry, Held, Illegal, KeyDigest, KeyEntry, Lease, Leg, Minted, Owed,
-        Purpose, Queued, Record, Rotation, RotationId,
+        Audit, Change, Entry, Held, Illegal, KeyDigest, KeyEntry, Lease, Leg, Loaded, Minted, Owed,
+        Purpose, Queued, Record, Rotation, RotationId, Version,
     },
     report::{Outcome, Report},
     spec::{Place, Publication, Reserved, Side, Spec, Workload},
@@ -28,7 +28,7 @@ use crate::{
 
 /// How long the key of a trigger is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How long a turn waits at most until subscribers are told.
+/// How long a session waits for the event bus.
 const TELLING: Duration = Duration::from_secs(2);
 
 /// What the environment decides.
@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How long a sign of life of somebody who watches a cluster is believed: two leases.
+    /// How long a heartbeat of an invocation that watches a cluster is valid: two leases.
     pub fn watch(&self) -> Duration {
         self.lease * 2
     }
@@ -64,49 +64,54 @@ pub struct Asking<'a> {
     pub without: &'a BTreeSet<String>,
 }
 
-/// One invocation's turn at one token.
-pub(crate) struct Turn<'a> {
-    pub(crate) world: &'a World,
-    pub(crate) settings: &'a Settings,
-    pub(crate) spec: &'a Spec,
-    pub(crate) asking: &'a Asking<'a>,
-    /// The trigger's key, where it is not saved yet.
-    pub(crate) key: Option<&'a KeyDigest>,
-    /// Random, not the request id: Lambda's retries keep that one, and are somebody else.
-    pub(crate) holder: String,
-    /// The life of a record that this turn creates, or that has none yet.
-    pub(crate) life: Life,
-    /// As the store has it; `None` where it has none.
-    pub(crate) stored: Option<Record>,
-    /// As it is to be saved next.
-    pub(crate) record: Record,
+/// One invocation's hold on one token: it owns the record in hand, the lease and the saves.
+pub(crate) struct Session<'a> {
+    world: &'a World,
+    settings: &'a Settings,
+    spec: &'a Spec,
+    asking: &'a Asking<'a>,
+    /// The trigger's key, unless it is saved already.
+    key: Option<&'a KeyDigest>,
+    /// Random, not the request id: Lambda's retries keep that one, and are another holder.
+    holder: String,
+    /// The life of a record that this session creates, or that has none yet.
+    life: Life,
+    /// As the store has it; `None` if it has none.
+    stored: Option<Record>,
+    /// As it is saved next.
+    record: Record,
     /// What the next save has the trigger's key resolve to, if it is to add the key.
-    pub(crate) joins: Option<KeyEntry>,
-    /// Values that were minted or opened on this turn.
-    pub(crate) values: BTreeMap<VersionNumber, Secret>,
-    /// What the presented publications held when this turn looked.
-    pub(crate) found: BTreeMap<Place, Holding>,
-    pub(crate) warnings: Vec<String>,
-    pub(crate) timeline: Vec<Entry>,
-    pub(crate) last: Option<Owed>,
-    pub(crate) subject: Option<(RotationId, VersionNumber)>,
+    joins: Option<KeyEntry>,
+    /// Values that were minted or opened in this session.
+    values: BTreeMap<VersionNumber, Secret>,
+    /// What the presented publications held when this session looked.
+    found: BTreeMap<Place, Holding>,
+    warnings: Vec<String>,
+    /// The steps done in the rotation that `subject` names.
+    timeline: Vec<Entry>,
+    /// The step that was worked on last.
+    last: Option<Owed>,
+    /// The rotation and version that the report, events and log lines are attributed to.
+    subject: Option<(RotationId, VersionNumber)>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> Session<'a> {
     pub(crate) fn new(
         world: &'a World,
         settings: &'a Settings,
         spec: &'a Spec,
         asking: &'a Asking<'a>,
-        stored: Option<Record>,
+        loaded: Loaded,
         key: Option<&'a KeyDigest>,
     ) -> Result<Self, Error> {
+        let Loaded { record: stored, last_version, .. } = loaded;
         let life = world.random_life()?;
         let record = match &stored {
             Some(record) => record.clone(),
             None => Record::new(asking.token.clone(), life, world.clock.now()),
         };
-        let mut turn = Self {
+        let record = record.numbered_after(last_version);
+        let mut session = Self {
             life,
             world,
             settings,
@@ -125,14 +130,133 @@ impl<'a> Turn<'a> {
             subject: None,
         };
         if spec.verifiers.is_empty() {
-            turn.warnings.push(
+            session.warn(
                 "the spec names no verifiers: nobody is told of the new version before it is \
                  presented"
                     .to_owned(),
             );
         }
-        turn.remember_subject();
-        Ok(turn)
+        session.remember_subject();
+        Ok(session)
+    }
+
+    pub(crate) fn world(&self) -> &'a World {
+        self.world
+    }
+
+    pub(crate) fn settings(&self) -> &'a Settings {
+        self.settings
+    }
+
+    pub(crate) fn spec(&self) -> &'a Spec {
+        self.spec
+    }
+
+    pub(crate) fn asking(&self) -> &'a Asking<'a> {
+        self.asking
+    }
+
+    /// The record in hand: what the next save will save.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The record as the store has it.
+    pub(crate) fn stored(&self) -> Option<&Record> {
+        self.stored.as_ref()
+    }
+
+    pub(crate) fn is_saved(&self) -> bool {
+        self.stored.as_ref() == Some(&self.record)
+    }
+
+    /// The trigger's key, unless it is saved already.
+    pub(crate) fn key(&self) -> Option<&'a KeyDigest> {
+        self.key
+    }
+
+    /// The name by which this session holds leases, and forces refreshes that are its own.
+    pub(crate) fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// The life of a record that this session creates, or that has none yet.
+    pub(crate) fn life(&self) -> Life {
+        self.life
+    }
+
+    /// The rotation and version that the report is attributed to.
+    pub(crate) fn subject(&self) -> Option<&(RotationId, VersionNumber)> {
+        self.subject.as_ref()
+    }
+
+    /// The step that was worked on last.
+    pub(crate) fn last(&self) -> Option<Owed> {
+        self.last
+    }
+
+    /// Names the step that is worked on now.
+    pub(crate) fn work_on(&mut self, owed: Owed) {
+        self.last = Some(owed);
+    }
+
+    pub(crate) fn has_done_steps(&self) -> bool {
+        !self.timeline.is_empty()
+    }
+
+    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    pub(crate) fn warn_all(&mut self, warnings: impl IntoIterator<Item = String>) {
+        self.warnings.extend(warnings);
+    }
+
+    /// What the look found in the presented publications.
+    pub(crate) fn found(&self) -> &BTreeMap<Place, Holding> {
+        &self.found
+    }
+
+    /// Keeps what the look found. A record that does not exist yet begins with a life above all that was
+    /// found.
+    pub(crate) fn keep_found(&mut self, found: BTreeMap<Place, Holding>, highest: Option<Life>) {
+        self.found = found;
+        self.life = self.life.above(highest);
+        if self.stored.is_none() {
+            let last_version = self.record.last_version();
+            self.record = Record::new(self.asking.token.clone(), self.life, self.now())
+                .numbered_after(last_version);
+        }
+    }
+
+    /// Forgets what the look found: it was published over.
+    pub(crate) fn forget_found(&mut self) {
+        self.found.clear();
+    }
+
+    /// Has the next save resolve the trigger's key to this rotation, unless it resolves to another already.
+    pub(crate) fn join_rotation(&mut self) {
+        if self.joins.is_none() {
+            self.joins = self.record.rotation().map(|rotation| self.key_entry(rotation));
+        }
+    }
+
+    /// The values of these versions, opened if this session has not seen them yet.
+    pub(crate) async fn open_values(&mut self, versions: &[Version]) -> Result<(), Error> {
+        let sealed = versions.iter().filter(|it| !self.values.contains_key(&it.version));
+        let sealed: Vec<_> = sealed.collect();
+        let (token, records) = (self.record.token(), &self.world.records);
+        let opened = sealed.iter().map(|it| records.open(token, it.version, &it.sealed));
+        let opened = sealed.iter().map(|it| it.version).zip(join_all(opened).await);
+        let opened: Vec<_> =
+            opened.map(|(version, value)| Ok((version, value?))).collect::<Result<_, Error>>()?;
+        self.values.extend(opened);
+        Ok(())
+    }
+
+    /// The value of a version that this session minted or opened.
+    pub(crate) fn value(&self, version: VersionNumber) -> Option<&Secret> {
+        self.values.get(&version)
     }
 
     /// The workloads of a side, but for those of clusters that are left out.
@@ -173,13 +297,17 @@ impl<'a> Turn<'a> {
         self.world.clock.now()
     }
 
+    /// The lease as this session would hold it from now on.
+    pub(crate) fn new_lease(&self) -> Lease {
+        Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease }
+    }
+
     /// Takes the lease on the record in memory; the save that follows proves it.
     pub(crate) fn lease(&mut self, leg: Leg) -> Result<(), Stop> {
         let publications = &self.spec.side(leg.side()).publications;
         let unfenced = publications.iter().any(|publication| !publication.place.is_fenced());
-        let lease = Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease };
         self.apply(Change::Lease {
-            lease,
+            lease: self.new_lease(),
             late_write: unfenced.then_some(self.settings.late_write),
         })
     }
@@ -201,15 +329,15 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Saves that this turn watches a cluster, without a lease.
+    /// Releases the lease and saves that this session watches a cluster.
     pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
         let due_at = self.now() + self.settings.watch();
         self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
         self.save().await
     }
 
-    /// Does some waiting, with a sign of life each time that half of what it is believed for has passed.
-    pub(crate) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+    /// Runs `work`, and renews the heartbeat each time that half of its validity has passed.
+    pub(crate) async fn with_heartbeat<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
@@ -222,7 +350,7 @@ impl<'a> Turn<'a> {
                         Ok(Saved::Saved) => {}
                         Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
                         // Somebody else may take over now; the revision keeps the two apart.
-                        Err(error) => warn!(%token, %error, "sign of life not given"),
+                        Err(error) => warn!(%token, %error, "heartbeat not saved"),
                     }
                 }
             }
@@ -283,8 +411,8 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Tells subscribers what a save made true. Whatever becomes of that, and soon, the turn goes on: they
-    /// are told by the way, and the audit is what counts.
+    /// Publishes the events of this save, best effort, within [`TELLING`]. A failure is logged and counted,
+    /// never returned: the audit is authoritative.
     async fn tell(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
         let Some(subscribers) = &self.world.subscribers else { return };
         let notices = notice::between(before, after, saved_at, self.selectors());
@@ -451,7 +579,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Why a turn ends before it has an answer.
+/// Why a session ends without an answer.
 pub(crate) enum Stop {
     /// The record moved on under it: plan again.
     Overtaken,
@@ -473,6 +601,25 @@ impl From<Illegal> for Stop {
             illegal.to_string(),
             "report it; the record is as it was, and the token keeps working",
         ))
+    }
+}
+
+/// What follows when a decision was carried out.
+pub(crate) enum Next {
+    /// The request is answered.
+    Answer(Box<Report>),
+    /// Something that had to come first is complete: the record is read and planned again.
+    PlanAgain,
+    /// Another invocation holds the lease: look again at this time.
+    LookAgain {
+        /// The time.
+        at: Timestamp,
+    },
+}
+
+impl Next {
+    pub(crate) fn answer(report: Report) -> Self {
+        Self::Answer(Box::new(report))
     }
 }
 

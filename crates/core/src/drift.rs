@@ -1,0 +1,360 @@
+//! The look at a token that owes nothing: do all publications still hold what the record says?
+//!
+//! Done daily, and after a write whose reply was lost may have landed. A value of the token's own,
+//! an older view or none, is repaired: the rotation's slot is taken, and both sides are published,
+//! synced and rolled, since a pod may have started on what was found. A strange value is
+//! a person's hand: it is reported, and never overwritten. Its side is left alone, and the other repaired.
+//! A Secret that changeover writes is a copy, which no other process keeps: whatever it holds instead is
+//! repaired.
+
+use std::time::Duration;
+
+use changeover_token::{AcceptedForm, Digest, Fence, Secret, Stage, VersionNumber};
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use tracing::warn;
+
+use crate::{
+    error::Error,
+    inbox::has_arrival,
+    look::{self, away},
+    plan::{self, Decision, Terms},
+    ports::{Holding, Progress},
+    record::{Begin, Change, Purpose, RotationId},
+    report::{Outcome, Report},
+    session::{Next, Session, Stop, UnderWay},
+    spec::{OnDrift, Place, Side, Spec},
+    start::{Started, slot, start, take_slot},
+    steps::{
+        ahead::{continue_above, held_by_newer_record},
+        follow_spec, resume, resume_prerequisite,
+        view::{stamp_of, view_of},
+    },
+};
+
+/// Compares every publication, and every Secret that is written, with the record, and repairs or
+/// reports what differs.
+pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop> {
+    follow_spec(session)?;
+    let mut drift = Drift::default();
+    for side in Side::BOTH {
+        if !session.spec().side(side).is_empty() {
+            compare_side(session, side, &mut drift).await?;
+        }
+    }
+    drift.repaired.dedup();
+    let (drifted, places): (Vec<Side>, Vec<String>) = drift.strange.drain(..).unzip();
+    drift.repaired.retain(|side| !drifted.contains(side));
+    let repairs = !drift.repaired.is_empty();
+
+    // What a repair is not needed for: labels, and the inbox.
+    let relabels = !repairs
+        && !drifted.contains(&Side::Presenters)
+        && drift.unless_failed(is_label_elsewhere(session).await);
+    let arrives = match session.spec().inbox() {
+        Some(inbox) if !repairs => drift.unless_failed(has_arrival(session, inbox).await),
+        _ => false,
+    };
+    let adopts = drift.is_edited && session.spec().on_drift == OnDrift::Adopt;
+
+    // A comparison that is not whole is due again. It is saved only if it brought anything: each save
+    // ends the back-off.
+    let is_news = places != session.record().drift();
+    if drift.failed.is_none() || repairs || relabels || is_news {
+        // What was written by hand becomes a version once the other side is repaired.
+        let again_after = match drift.failed {
+            None if !(repairs && adopts) => session.spec().looked_at_every(),
+            _ => Duration::ZERO,
+        };
+        let publications = look::publications(session.spec(), &Side::BOTH).into_iter();
+        let compared = publications.map(|(_, it)| it.place.to_string()).collect();
+        session.apply(Change::Compared { drift: places, places: compared, again_after })?;
+    }
+
+    if repairs {
+        let id = RotationId(session.world().random_name()?);
+        let leaves_alone = drifted.first().copied();
+        let repaired = drift.repaired;
+        let begin = Begin { repaired, leaves_alone, ..slot(session, id, Purpose::Repair) };
+        take_slot(session, begin).await?;
+        return Ok(Next::answer(resume(session).await?));
+    }
+    if relabels {
+        // Readers by label are not restarted: the views are written anew, and the labels with them.
+        session.warn("the label `current` was on another version, and is put back");
+        let id = RotationId(session.world().random_name()?);
+        let begin = slot(session, id, Purpose::Publish);
+        take_slot(session, begin).await?;
+        return Ok(Next::answer(resume(session).await?));
+    }
+    let is_brought = adopts || arrives || session.record().is_rotation_waiting();
+    let now = session.now();
+    let has_ended = session.record().versions().iter().any(|version| version.has_ended(now));
+    // An accepted set that was not read keeps what a late write may have left there.
+    let may_be_written =
+        !(drift.is_accepted_set_unread && session.record().is_late_write_uncompared());
+    match (has_ended && may_be_written, is_brought, drift.failed) {
+        // What comes after it may be refused each time.
+        (true, true, _) => resume_prerequisite(session).await,
+        (true, false, _) => Ok(Next::answer(resume(session).await?)),
+        (false, true, _) => Ok(Next::answer(start_what_is_brought(session).await?)),
+        (false, false, None) => {
+            Ok(Next::answer(rest_until_due(session, Outcome::Completed).await?))
+        }
+        (false, false, Some(error)) => {
+            if is_news {
+                session.save().await?;
+            }
+            Err(Stop::Failed(error))
+        }
+    }
+}
+
+/// What a comparison found.
+#[derive(Default)]
+struct Drift {
+    /// The places that hold a value of another writer, with their side.
+    strange: Vec<(Side, String)>,
+    /// Whether one of them is presented, and was not written by another record.
+    is_edited: bool,
+    /// The sides that hold an older view of the token's own, or none.
+    repaired: Vec<Side>,
+    /// The first read that failed. It stops nothing else, and is returned in the end.
+    failed: Option<Error>,
+    is_accepted_set_unread: bool,
+}
+
+impl Drift {
+    /// What was read; `false` if it could not be.
+    fn unless_failed(&mut self, read: Result<bool, Error>) -> bool {
+        read.unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            false
+        })
+    }
+}
+
+/// Compares the publications and written Secrets of one side with its view.
+async fn compare_side(
+    session: &mut Session<'_>,
+    side: Side,
+    drift: &mut Drift,
+) -> Result<(), Stop> {
+    let content = match side {
+        Side::Verifiers => Some(view_of(session, side).await?),
+        // The digest is in the record: no value needs to be opened for it.
+        Side::Presenters => None,
+    };
+    let presented = session.record().presented().map(|version| version.sha256);
+    for (publication, holding) in session.holdings(side).await {
+        let found = match holding {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(token = %session.record().token(), %error, "not compared");
+                drift.failed.get_or_insert(error);
+                drift.is_accepted_set_unread |= side == Side::Verifiers;
+                continue;
+            }
+        };
+        let intended = content.as_ref().map(|it| it.bytes(publication.form).digest()).or(presented);
+        if let Some(found) = &found
+            && Some(found.value.digest()) == intended
+        {
+            continue;
+        }
+        let other = found.as_ref().and_then(|found| other_record(session, side, found));
+        if let Some(other) = other {
+            let place = publication.place.to_string();
+            let held = held_by_newer_record(session, side, place.clone(), other);
+            session.warn(format!("{place}: {}. {}", held.reason, held.fix));
+            drift.strange.push((side, place));
+        } else if is_own(session, side, found.as_ref()).await? {
+            drift.repaired.push(side);
+        } else {
+            drift.is_edited |= side == Side::Presenters;
+            drift.strange.push((side, publication.place.to_string()));
+        }
+    }
+    if let Some(form) = session.spec().side(side).written_form() {
+        let intended = content.as_ref().map(|it| it.bytes(form).digest()).or(presented);
+        let differs = rewrite_what_differs(session, side, form, intended).await?;
+        drift.repaired.extend(differs.then_some(side));
+    }
+    Ok(())
+}
+
+/// Starts what the comparison brought: an edit that is adopted, an arrival, a rotation that waits.
+async fn start_what_is_brought(session: &mut Session<'_>) -> Result<Report, Stop> {
+    match plan::mint(session.record(), Terms::of(session.spec()), session.now()) {
+        // Nothing is saved before: what begins may be refused, each time.
+        Decision::Start(purpose) => match start(session, purpose).await? {
+            Started::NoOp(report) => {
+                rest_until_due(session, report.outcome).await?;
+                Ok(*report)
+            }
+            Started::Requested | Started::Prerequisite => resume(session).await,
+        },
+        // The next look, a minute later, tries again.
+        Decision::Defer { until, because } => {
+            rest_until_due(session, Outcome::Deferred).await?;
+            Ok(session.deferred(until, because))
+        }
+        _ => rest_until_due(session, Outcome::Completed).await,
+    }
+}
+
+/// Saves the comparison, and leaves the token until its next end or comparison.
+async fn rest_until_due(session: &mut Session<'_>, outcome: Outcome) -> Result<Report, Stop> {
+    session.release(due_at_rest(session)).await?;
+    Ok(session.report(outcome))
+}
+
+/// When a token at rest is due.
+pub(crate) fn due_at_rest(session: &Session<'_>) -> Timestamp {
+    let due_at = match session.record().owed() {
+        Some(_) => session.record().next_end().unwrap_or(session.record().compare_at()),
+        None => session.record().compare_at(),
+    };
+    due_at.min(session.record().due_at_rest(session.now()))
+}
+
+/// Compares the Secrets that are written for this side, and writes those anew that differ: at once,
+/// before the repair rolls anything, since every pod that starts reads them. Whether there were any.
+async fn rewrite_what_differs(
+    session: &mut Session<'_>,
+    side: Side,
+    form: AcceptedForm,
+    intended: Option<Digest>,
+) -> Result<bool, Stop> {
+    let written = session.workloads(side).into_iter().filter(|it| it.written_key().is_some());
+    let written: Vec<_> = written.collect();
+    let reads = written.iter().map(|it| session.world().clusters.written_secret(it));
+    let mut differ = false;
+    for (workload, held) in written.iter().zip(join_all(reads).await) {
+        let rewritten = match held {
+            Ok(held) if held == intended => continue,
+            Ok(_) => {
+                differ = true;
+                let value = view_of(session, side).await?.bytes(form);
+                session
+                    .world()
+                    .clusters
+                    .write_secret(workload, &stamp_of(session, side), &value)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        // What is in the way holds the repair; a cluster that is away is looked at the next time.
+        let held = match rewritten {
+            Ok(Progress::Stuck(held)) => held,
+            // The repair meets a newer record again, and is held by it.
+            Ok(Progress::Ahead(found)) => {
+                match continue_above(session, side, vec![(workload.copy_told(), found)]).await? {
+                    Some(UnderWay::Held(held)) => held,
+                    _ => continue,
+                }
+            }
+            Ok(Progress::Done(_) | Progress::UnderWay(_)) => continue,
+            Err(error) => away(workload, error)?,
+        };
+        session.warn(format!("{}: {}", held.object, held.reason));
+    }
+    Ok(differ)
+}
+
+/// Whether the label `current` of a parameter is on another version than the one that was published last:
+/// who reads by it has another value.
+async fn is_label_elsewhere(session: &Session<'_>) -> Result<bool, Error> {
+    let Some(presented) = session.record().presented().map(|version| version.version) else {
+        return Ok(false);
+    };
+    let labelled = session.spec().presenters.publications.iter().filter_map(|publication| {
+        let seen = session.record().seen(&publication.place.to_string())?;
+        let expected = *seen.held_at.get(&presented)?;
+        matches!(publication.place, Place::Parameter(_)).then_some((&publication.place, expected))
+    });
+    let labelled: Vec<_> = labelled.collect();
+    let reads =
+        labelled.iter().map(|(place, _)| session.world().publications.labelled(place, "current"));
+    for ((_, expected), found) in labelled.iter().zip(join_all(reads).await) {
+        if found? != Some(*expected) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether what differs is the token's own, or nothing: a live version, or an accepted document that was
+/// written for this token. One with another record's life is, or one with none, if any entry of it is a
+/// version that this token has or had: numbers are those of any token.
+async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> Result<bool, Error> {
+    let Some(found) = found else { return Ok(true) };
+    if side == Side::Presenters {
+        return Ok(session.record().holds(&found.value.digest()));
+    }
+    let life = found.fence_of(side).and_then(|fence| fence.life);
+    if found.token.as_ref() == Some(session.record().token())
+        || (life.is_some() && life == session.record().life())
+    {
+        return Ok(true);
+    }
+    let Ok(document) = serde_json::from_str::<Document>(found.value.expose()) else {
+        return Ok(false);
+    };
+    let entries = document.accepted.iter().take(Spec::DEEPEST);
+    let entries = entries.filter_map(|entry| Some((entry.version, entry.digest()?)));
+    let entries: Vec<_> = entries.collect();
+    if document.accepted.is_empty() || entries.iter().any(|(_, it)| session.record().holds(it)) {
+        return Ok(true);
+    }
+    let audits = entries
+        .iter()
+        .map(|(version, _)| session.world().records.audit(session.record().token(), *version));
+    for ((_, digest), audit) in entries.iter().zip(join_all(audits).await) {
+        if audit?.is_some_and(|audit| audit.sha256 == *digest) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The fence of a newer record of this token, if that wrote what was found.
+fn other_record(session: &Session<'_>, side: Side, found: &Holding) -> Option<Fence> {
+    found.fence_of(side).filter(|fence| fence.life > session.record().life())
+}
+
+/// The form of an accepted document; `None` if a value is none.
+pub(crate) fn form_of(value: &Secret) -> Option<AcceptedForm> {
+    let document = serde_json::from_str::<Document>(value.expose()).ok()?;
+    let is_plain = document.accepted.iter().any(|entry| entry.token.is_some());
+    Some(if is_plain { AcceptedForm::Plain } else { AcceptedForm::Digests })
+}
+
+/// As much of an accepted document as tells that changeover wrote it.
+#[derive(Deserialize)]
+struct Document {
+    accepted: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    version: VersionNumber,
+    #[serde(rename = "stage")]
+    _stage: Stage,
+    sha256: Option<Digest>,
+    /// The digest of the token, in the form `plain`.
+    #[serde(default, deserialize_with = "digest_of_value")]
+    token: Option<Digest>,
+}
+
+impl Entry {
+    fn digest(&self) -> Option<Digest> {
+        self.token.or(self.sha256)
+    }
+}
+
+/// A token is never kept beside its digest.
+fn digest_of_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
+    String::deserialize(from).map(|value| Some(Secret::verbatim(value).digest()))
+}

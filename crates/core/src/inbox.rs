@@ -1,0 +1,139 @@
+//! Values that are issued elsewhere: whether one has arrived, and whether it is fit to be a version.
+//!
+//! An inbox is a SecureString that an issuer writes. What was taken from it last is in the record, by
+//! the parameter's version and when it was written: an arrival becomes a version once, however often
+//! it is told of, and one that nobody tells of is found by the sweep. An arrival in the middle of a
+//! rotation stays where it is until that rotation is through.
+
+use changeover_token::{Digest, Secret};
+
+use crate::{
+    error::{Error, Kind},
+    ports::Arrival,
+    record::{ArrivalId, Change, Imported},
+    session::{Session, Stop},
+    spec::ParameterName,
+};
+
+/// What an inbox has.
+pub(crate) enum Arrived {
+    /// Nothing that was not looked at before.
+    Nothing,
+    /// The value that is current already.
+    Same(ArrivalId),
+    /// The value of the next version.
+    New(Secret, ArrivalId),
+}
+
+/// Whether an inbox holds what was not looked at before. Has no effect.
+pub(crate) async fn has_arrival(
+    session: &Session<'_>,
+    inbox: &ParameterName,
+) -> Result<bool, Error> {
+    let arrival = session.world().inboxes.read(inbox).await?;
+    let seen = session.record().imported().map(|imported| &imported.arrival);
+    Ok(arrival.is_some_and(|arrival| seen.is_none_or(|seen| id(inbox, &arrival).follows(seen))))
+}
+
+/// What has arrived. What cannot become a version is noted as refused, so that it is told to
+/// whoever asks, and not looked at again by the sweep.
+///
+/// # Errors
+/// `BadToken` where what arrived cannot become a version.
+pub(crate) async fn arrived(
+    session: &mut Session<'_>,
+    inbox: &ParameterName,
+    current: Option<Digest>,
+) -> Result<Arrived, Stop> {
+    let Some(arrival) = session.world().inboxes.read(inbox).await? else {
+        return Ok(Arrived::Nothing);
+    };
+    let id = id(inbox, &arrival);
+    match session.record().imported() {
+        Some(seen) if id.follows(&seen.arrival) => {}
+        Some(Imported { arrival: seen, refused: Some(because) }) if *seen == id => {
+            return Err(Stop::Failed(refusal(inbox, &arrival, because.clone())));
+        }
+        Some(_) => return Ok(Arrived::Nothing),
+        None => {}
+    }
+    let because = match fault(session, &arrival, current).await? {
+        Some(because) => because,
+        None if current == Some(arrival.value.digest()) => return Ok(Arrived::Same(id)),
+        None => return Ok(Arrived::New(arrival.value, id)),
+    };
+    // Without a record nobody sweeps, and there is nothing to note it in.
+    if session.stored().is_some() {
+        let refused = Some(because.clone());
+        session.apply(Change::Imported(Imported { arrival: id, refused }))?;
+        session.save().await?;
+    }
+    Err(Stop::Failed(refusal(inbox, &arrival, because)))
+}
+
+/// Why an arrival cannot become a version.
+async fn fault(
+    session: &Session<'_>,
+    arrival: &Arrival,
+    current: Option<Digest>,
+) -> Result<Option<String>, Error> {
+    if !arrival.is_secure {
+        let because = "it is not a SecureString: whoever may read parameters can have read it";
+        return Ok(Some(because.to_owned()));
+    }
+    if let Err(unfit) = Secret::adopt(arrival.value.expose().to_owned()) {
+        return Ok(Some(unfit.to_string()));
+    }
+    if let Some(weakness) =
+        session.spec().generation.weakness(&arrival.value, session.spec().least_bits())
+    {
+        return Ok(Some(weakness));
+    }
+    let digest = arrival.value.digest();
+    if current == Some(digest) {
+        return Ok(None);
+    }
+    let mut live = session.record().versions().iter();
+    if let Some(version) = live.find(|version| version.sha256 == digest) {
+        return Ok(Some(format!("version {} has its value", version.version)));
+    }
+    let ended = session.world().records.version_of(session.asking().token, &digest).await?;
+    Ok(ended.map(|version| format!("it is the value of version {version}, which has ended")))
+}
+
+/// A value that was a version before, and was ended, is not made one again by hand.
+pub(crate) async fn refuse_ended(session: &Session<'_>, value: &Secret) -> Result<(), Error> {
+    let digest = value.digest();
+    match session.world().records.version_of(session.asking().token, &digest).await? {
+        None => Ok(()),
+        Some(version) => Err(Error::new(
+            Kind::PreflightFailed,
+            "adopt the value that somebody wrote for",
+            format!("it is that of version {version}, which has ended"),
+            "put the current value back, or a new one",
+        )
+        .on(session.asking().token)),
+    }
+}
+
+fn id(inbox: &ParameterName, arrival: &Arrival) -> ArrivalId {
+    ArrivalId {
+        parameter: inbox.to_string(),
+        version: arrival.version,
+        written_at: arrival.written_at,
+    }
+}
+
+/// A value that was written by hand, and is too weak to become a version by itself.
+pub(crate) fn weak_edit(weakness: String) -> Error {
+    let fix = "write a longer random value, or put the current one back";
+    Error::new(Kind::BadToken, "adopt the value that was written by hand for", weakness, fix)
+}
+
+fn refusal(inbox: &ParameterName, arrival: &Arrival, because: String) -> Error {
+    let fix = "have the issuer make another value, and put it there as a SecureString, or lower \
+               `source.least_bits` if it is too short and its issuer makes no longer ones; nothing was changed, \
+               and the current version stays";
+    let on = format!("{inbox} version {}", arrival.version);
+    Error::new(Kind::BadToken, "import the value that arrived in", because, fix).on(on)
+}

@@ -1,0 +1,123 @@
+//! Whether what was published and synced still stands, and what becomes of a leg where it does not.
+
+use changeover_token::Fence;
+use futures::future::join_all;
+
+use super::{ahead::continue_above, view::intended_digests};
+use crate::{
+    error::Error,
+    look::away,
+    record::{Change, Held, SecretRevision},
+    session::{Session, Stop, UnderWay},
+    spec::Side,
+};
+
+/// Whether what was published and synced is still so.
+pub(super) enum Standing {
+    Stands,
+    /// What is not.
+    Changed(Changed),
+    /// Somebody cannot be asked.
+    Unknown(Held),
+}
+
+/// What no longer holds what was published.
+pub(super) struct Changed {
+    object: String,
+    /// The later fence that it carries now, if it does.
+    ahead: Option<Fence>,
+}
+
+/// What changed under a leg since it was published and synced: a pod may have started on it.
+pub(super) async fn verify_still_published(
+    session: &Session<'_>,
+    side: Side,
+) -> Result<Standing, Error> {
+    let workloads = session.workloads(side).into_iter();
+    let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
+    let parameters: Vec<_> = intended_digests(session, side).into_keys().collect();
+    let clusters = &session.world().clusters;
+    let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
+    let (changed, secrets) = tokio::join!(changed_publication(session, side), secrets);
+    if let Some(changed) = changed? {
+        return Ok(Standing::Changed(changed));
+    }
+    let mut standing = Standing::Stands;
+    for (workload, revision) in copied.into_iter().zip(secrets) {
+        let synced: Option<&SecretRevision> =
+            session.record().wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
+        match revision {
+            Ok(revision) if revision.as_ref() == synced => {}
+            Ok(_) => {
+                let object = format!("the Secret of {workload}");
+                return Ok(Standing::Changed(Changed { object, ahead: None }));
+            }
+            Err(error) => standing = Standing::Unknown(away(workload, error)?),
+        }
+    }
+    Ok(standing)
+}
+
+/// A place of this side that no longer holds what was written to it.
+pub(super) async fn changed_publication(
+    session: &Session<'_>,
+    side: Side,
+) -> Result<Option<Changed>, Error> {
+    let mut changed = None;
+    for (publication, holding) in session.holdings(side).await {
+        let object = publication.place.to_string();
+        let holding = holding?;
+        let stands = match (&holding, session.record().seen(&object)) {
+            (Some(holding), Some(seen)) => {
+                holding.store_version == seen.store_version
+                    && holding.fence.is_none_or(|fence| fence == seen.fence())
+                    && holding.value.digest() == seen.sha256
+            }
+            _ => false,
+        };
+        if !stands {
+            let found = holding.and_then(|holding| holding.fence_of(side));
+            let ahead = found.filter(|found| *found > session.record().view(side));
+            // What is ahead comes first: only a record writes a later fence.
+            changed = match (changed, ahead) {
+                (Some(first), None) => Some(first),
+                _ => Some(Changed { object, ahead }),
+            };
+        }
+    }
+    Ok(changed)
+}
+
+pub(super) async fn publish_again(
+    session: &mut Session<'_>,
+    side: Side,
+    changed: Changed,
+) -> Result<Option<UnderWay>, Stop> {
+    let Changed { object: changed, ahead } = changed;
+    if let Some(found) = ahead {
+        return continue_above(session, side, vec![(changed, found)]).await;
+    }
+    let enough = session.record().has_repeated_enough();
+    session.apply(Change::Repeat)?;
+    if !enough {
+        session.warn(format!("{changed} was changed meanwhile, and is published again"));
+        return Ok(None);
+    }
+    let mut editors = Vec::new();
+    for workload in session.workloads(side) {
+        match session.world().clusters.editors(workload).await {
+            Ok(of_workload) => editors.extend(of_workload),
+            Err(error) => drop(away(workload, error)?),
+        }
+    }
+    editors.dedup();
+    let editors = match editors.as_slice() {
+        [] => String::new(),
+        editors => format!("; its field managers are {}", editors.join(", ")),
+    };
+    Ok(Some(UnderWay::Held(Held::new(
+        changed,
+        format!("somebody keeps changing what was published{editors}"),
+        "stop whatever else writes to it, then rotate again: the same version goes on",
+    ))))
+}
