@@ -1,8 +1,8 @@
 //! The function `rotator`: makes the real world and hands it to the runtime.
 
-use std::{panic, process::ExitCode, sync::Arc, time::Duration};
+use std::{panic, process::ExitCode, sync::Arc};
 
-use changeover::{clusters::NamedClusters, config::Config};
+use changeover::{clusters::NamedClusters, config::Config, deadline::deadline};
 use changeover_aws::{
     Aws, AwsPublications, CodePipelineJobs, DynamoDbRecords, EventBus, Kept, LambdaInvocations,
     SsmInboxes, SsmSpecs,
@@ -12,7 +12,6 @@ use changeover_core::{
     ports::World, report::Answer, rotate::Settings,
 };
 use changeover_kubernetes::KubernetesClusters;
-use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -150,17 +149,6 @@ impl Edge {
     }
 }
 
-/// When the invocation that begins now is ended by force. Lambda sends a time, in milliseconds since the
-/// epoch; `cargo lambda watch` sends how many milliseconds there are, which as a time is long past.
-fn deadline(sent: u64, now: Timestamp) -> Timestamp {
-    let milliseconds = i64::try_from(sent).unwrap_or(i64::MAX);
-    let time = Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX);
-    match time > now {
-        true => time,
-        false => now.checked_add(Duration::from_millis(sent)).unwrap_or(Timestamp::MAX),
-    }
-}
-
 async fn connect(config: &Config) -> Result<Connections, Error> {
     let aws = Arc::new(Aws::load().await?);
     let clusters =
@@ -175,19 +163,5 @@ struct Failure(Error);
 impl From<Failure> for Diagnostic {
     fn from(Failure(error): Failure) -> Self {
         Self { error_type: error.kind.as_str().to_owned(), error_message: error.to_string() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_is_a_time_or_how_long_there_is() {
-        let at = |milliseconds| Timestamp::from_millisecond(milliseconds).expect("a time");
-        let now = at(1_790_000_000_000);
-        assert_eq!(deadline(1_790_000_900_000, now), at(1_790_000_900_000));
-        assert_eq!(deadline(600_000, now), at(1_790_000_600_000));
-        assert_eq!(deadline(u64::MAX, now), Timestamp::MAX);
     }
 }
