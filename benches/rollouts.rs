@@ -1,9 +1,9 @@
-//! How soon after its last older pod has ended a rollout is called rolled out, beside
-//! `kubectl rollout status`; and what thousands of other pods cost:
-//! `tests/testbed/run with -- cargo bench --bench rollouts`, or `make bench`.
+//! Delay between the end of a rollout's last older pod and the report that it is rolled out, compared with
+//! `kubectl rollout status`, and the cost of thousands of other pods: `tests/testbed/run with -- cargo
+//! bench --bench rollouts`, or `make bench`.
 //!
 //! Measured on the testbed's control plane, whose pods are processes. Without a testbed nothing is
-//! measured. The differences and ratios are what counts: absolute times are this computer's.
+//! measured. Compare the differences and ratios: absolute times depend on this computer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,16 +35,16 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// Deployments that roll at the same time, each waited for by itself.
+/// Deployments that roll at the same time. Each is waited for separately.
 const AT_ONCE: usize = 5;
 const ROUNDS: usize = 10;
-/// Pods of somebody else, which no scheduler looks at.
+/// Pods of other applications, which no scheduler looks at.
 const OTHERS: usize = 2_000;
 const LONG: Duration = Duration::from_secs(120);
 
-/// Drains for a second, so that there is something to wait for when kubectl calls it rolled out.
+/// Drains for a second, so that something is left to wait for when kubectl reports the rollout as complete.
 const DRAINS: &str = "trap 'sleep 1; exit 0' TERM; sleep 3600 & wait";
-/// Asks this program to wait for one roll of all, and to say what it took.
+/// Makes this program wait for one roll of all Deployments and print its duration.
 const ONCE: &str = "--once";
 
 #[tokio::main(flavor = "current_thread")]
@@ -67,6 +67,8 @@ async fn beside_kubectl(testbed: &Testbed) {
     let mut after_ended = Vec::new();
     let mut kubectl_after_ended = Vec::new();
     let mut after_both = Vec::new();
+    // Each round rolls all Deployments once. Our wait and kubectl's run side by side, so that both see the
+    // same pods.
     for round in 1..=ROUNDS {
         let stamp = stamp(round as u64);
         let workloads: Vec<_> = names.iter().map(|name| workload(&namespace, name)).collect();
@@ -84,6 +86,8 @@ async fn beside_kubectl(testbed: &Testbed) {
             tokio::join!(ours, kubectl)
         });
         let (ended, answered) = tokio::join!(ended, join_all(waits));
+        // Times are relative to the end of the last older pod, or to the later of that and kubectl's
+        // report.
         for (older, (ours, kubectl)) in older.iter().zip(answered) {
             let ended = older.iter().map(|pod| ended[pod]).max().expect("it had pods");
             after_ended.push(milliseconds(ours, ended));
@@ -97,11 +101,12 @@ async fn beside_kubectl(testbed: &Testbed) {
     report("rolled out, after both", after_both);
 }
 
-/// What a namespace full of others' pods costs: this program again, because memory only grows.
+/// Measures the cost of a namespace full of other applications' pods. It runs this program again, because
+/// memory only grows.
 async fn beside_others(testbed: &Testbed) {
     let empty = testbed.namespace("bench-alone").await;
     let full = testbed.namespace("bench-beside").await;
-    // Nothing that one selector could ask for: every pod of the namespace is looked at.
+    // No single selector could match these labels, so every pod of the namespace is read.
     let labels = |name: &str| json!({name: "yes"});
     for namespace in [&empty, &full] {
         testbed.deploy(namespace, labels).await;
@@ -138,8 +143,8 @@ async fn beside_others(testbed: &Testbed) {
     ));
 }
 
-/// One roll of all Deployments of a namespace; says how many seconds it took, and the most memory
-/// that was resident, in MB.
+/// One roll of all Deployments of a namespace. Prints its duration in seconds and the peak resident memory
+/// in MB.
 async fn once(testbed: &Testbed, namespace: &str, revision: u64) {
     let stamp = stamp(revision);
     let deployments: Api<PartialObjectMeta<Deployment>> =
@@ -215,7 +220,7 @@ impl Testbed {
         created.expect("it is created").metadata.name.expect("a name")
     }
 
-    /// Creates the Deployments, rolled out; answers their names.
+    /// Creates the Deployments, waits until they are rolled out, and returns their names.
     async fn deploy(&self, namespace: &str, labels: impl Fn(&str) -> Value) -> Vec<String> {
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
         let names: Vec<String> = (0..AT_ONCE).map(|number| format!("backend-{number}")).collect();
@@ -247,7 +252,7 @@ impl Testbed {
         names
     }
 
-    /// Pods as they are found in the wild: with something written on them that nobody here reads.
+    /// Creates pods as they occur in real clusters: with an annotation that nothing here reads.
     async fn create_others(&self, namespace: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let note = "x".repeat(4_000);
@@ -272,7 +277,7 @@ impl Testbed {
         created.buffer_unordered(16).try_collect::<()>().await.expect("they are created");
     }
 
-    /// The pods that nobody told to end.
+    /// The pods that are not being deleted.
     async fn pods_of(&self, namespace: &str, app: &str) -> Vec<String> {
         let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), namespace);
         let selected = ListParams::default().labels(&format!("app={app}"));
@@ -282,7 +287,7 @@ impl Testbed {
         running.filter_map(|pod| pod.metadata.name).collect()
     }
 
-    /// When each of these pods had ended: it is gone, or its phase says that nothing of it runs.
+    /// Time at which each of these pods ended: it was deleted, or its phase says that none of it runs.
     async fn ended(
         &self,
         namespace: &str,
@@ -308,7 +313,7 @@ impl Testbed {
         ended
     }
 
-    /// When kubectl said that it was rolled out.
+    /// Time at which kubectl reported the Deployment as rolled out.
     async fn kubectl_rollout_status(&self, namespace: &str, deployment: &str) -> Instant {
         let mut kubectl = Command::new(&self.kubectl);
         kubectl
@@ -342,7 +347,7 @@ fn stamp(revision: u64) -> Stamp {
     Stamp { side: Side::Presenters, token, fence: Fence::bare(revision) }
 }
 
-/// Negative where it was before.
+/// Negative if `at` is earlier.
 fn milliseconds(at: Instant, after: Instant) -> f64 {
     match at.checked_duration_since(after) {
         Some(later) => later.as_secs_f64() * 1e3,

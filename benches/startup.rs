@@ -1,8 +1,8 @@
-//! How long the function takes from its start to its first request for work, beside empty functions
-//! on the same runtime: `cargo bench --bench startup`, or `make bench`.
+//! Time from the start of the function to its first request for work, compared with empty functions on the
+//! same runtime: `cargo bench --bench startup`, or `make bench`.
 //!
-//! All are processes of their own, started in turn, and meet the same stand-in for Lambda's runtime
-//! interface. The ratios are what counts: absolute times are this computer's.
+//! Each is a process of its own. They are started in turn, against the same stand-in for Lambda's runtime
+//! interface. Compare the ratios: absolute times depend on this computer.
 
 use std::{
     env,
@@ -18,9 +18,9 @@ use serde_json::Value;
 
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
-/// Asks this program to be the function that `cargo lambda new` writes.
+/// Makes this program the function that `cargo lambda new` writes.
 const EMPTY: &str = "--empty-function";
-/// Asks this program to be the least that a function can be: one thread, and no log.
+/// Makes this program the smallest possible function: one thread, and no log.
 const BARE: &str = "--bare-function";
 
 fn main() {
@@ -56,7 +56,7 @@ fn main() {
     print(&format!("rotator binary: {:.1} MB", size as f64 / 1e6));
 }
 
-/// One start: until the first request for work, and the most memory that was resident by then.
+/// One start: the time until the first request for work, and the peak resident memory by then.
 struct Start {
     took: Duration,
     resident_kilobytes: u64,
@@ -103,7 +103,7 @@ fn most_resident(child: &Child) -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
 }
 
-/// Tells the medians; returns the seconds that a start took.
+/// Prints the medians. Returns the seconds that a start took.
 fn report(name: &str, starts: &mut [Start]) -> f64 {
     let took = median(starts, |it| it.took).as_secs_f64();
     let resident = median(starts, |it| it.resident_kilobytes);

@@ -1,4 +1,5 @@
-//! Clusters by the names that specs give them: what each is, how it is reached, and its connection.
+//! Clusters by the names that specs give them: the description, the endpoint, the identity and the
+//! connection of each.
 
 mod token_parameter;
 
@@ -26,8 +27,8 @@ use crate::config::Config;
 
 /// Clusters as the parameters below `CHANGEOVER_CLUSTERS` describe them.
 ///
-/// Clients are made when first needed. What is known of a cluster is kept for the life of the
-/// process, until its API server does not answer or does not know us.
+/// Clients are made when first needed. The state of a cluster is kept for the life of the process, until
+/// its API server does not answer or does not know us.
 pub struct NamedClusters {
     aws: Arc<Aws>,
     path: String,
@@ -36,13 +37,13 @@ pub struct NamedClusters {
 }
 
 impl NamedClusters {
-    /// The clusters that the parameters below this path describe, and EKS clusters of the function's own account
-    /// and region. Tokens are dated `now`.
+    /// The clusters that the parameters below this path describe, and EKS clusters of the function's own
+    /// account and region. Tokens are dated `now`.
     pub fn new(aws: Arc<Aws>, path: String, now: Now) -> Self {
         Self { aws, path, now, clusters: Mutex::default() }
     }
 
-    /// All of them, of a function that publishes in its own region with this KMS key.
+    /// All clusters of a function that publishes in its own region with this KMS key.
     pub fn of_function(aws: Arc<Aws>, config: &Config, now: Now) -> KubernetesClusters {
         let home = Home {
             region: aws.config().region().map(ToString::to_string),
@@ -64,7 +65,7 @@ impl NamedClusters {
         Ok(parameter.and_then(|parameter| parameter.value).unwrap_or_default())
     }
 
-    /// What such a text says; without one, it is the EKS cluster of its name.
+    /// The description in such a text. Without a text, it is the EKS cluster of the same name.
     fn described(&self, cluster: &str, text: &str) -> Result<ClusterDescription, Error> {
         match text {
             "" => Ok(ClusterDescription::undescribed(cluster)),
@@ -72,7 +73,7 @@ impl NamedClusters {
         }
     }
 
-    /// Who we are to the cluster, and where it is, if that is not known yet.
+    /// The identity for the cluster, and its endpoint if that is not known yet.
     async fn reached(
         &self,
         description: &ClusterDescription,
@@ -111,7 +112,7 @@ impl NamedClusters {
 impl Access for NamedClusters {
     async fn connect(&self, cluster: &str) -> Result<Connection, Error> {
         let known = self.known(cluster);
-        // Held over the calls: whoever else wants the same cluster waits for their answers.
+        // The lock is held over the calls: other connections to the same cluster wait for their answers.
         let mut known = known.lock().await;
         let now = (self.now)();
         let is_known = known.identity.as_ref().is_some_and(|identity| now < identity.used_until);
@@ -122,12 +123,15 @@ impl Access for NamedClusters {
             open.idle_until = later(now, IDLE_FOR);
             return Ok(open.connection.clone());
         }
-        // Kept only once it has led to the cluster: a description that did not may be corrected.
+        // The text is kept only after it has led to the cluster. A description that did not may be
+        // corrected.
         let text = match known.text.take() {
             Some(text) => text,
             None => self.text(cluster).await?,
         };
         let description = self.described(cluster, &text)?;
+        // The endpoint is kept while only the identity has ended, so that renewing it does not describe the
+        // cluster again.
         let (endpoint, identity) = match (&known.endpoint, &known.identity) {
             (Some(endpoint), Some(identity)) if is_known => (endpoint.clone(), identity.clone()),
             (endpoint, _) => self.reached(&description, endpoint.clone()).await?,
@@ -145,6 +149,7 @@ impl Access for NamedClusters {
             )
             .on(cluster)
         })?;
+        // A new generation distinguishes this connection from one that another caller discards late.
         known.text = Some(text);
         known.generation += 1;
         let introduce = Arc::clone(&endpoint.introduce);
@@ -175,14 +180,14 @@ impl Access for NamedClusters {
             .open
             .as_ref()
             .is_some_and(|open| open.connection.generation == connection.generation);
-        // Somebody else may have been first, and have made a new one.
+        // Another caller may have discarded it first, and a new connection may exist.
         if is_open {
             *known = Known { generation: known.generation, ..Known::default() };
         }
     }
 }
 
-/// `now` and so much more.
+/// The time `by` after `now`.
 fn later(now: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)
         .ok()
@@ -190,7 +195,7 @@ fn later(now: Timestamp, by: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-/// What is known of a cluster.
+/// The known state of a cluster.
 #[derive(Default)]
 struct Known {
     /// The description's text.
@@ -207,8 +212,8 @@ struct Open {
     idle_until: Timestamp,
 }
 
-/// A function that was frozen for longer may find its connections dead without a word, and hyper's
-/// own idle time-out counts on a clock that may have stood still.
+/// Time after which an unused connection is replaced. A function that was frozen for longer may find its
+/// connections closed without notice, and hyper's own idle time-out uses a clock that may have stopped.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
 #[cfg(test)]
@@ -222,10 +227,10 @@ mod tests {
 
     use super::*;
 
-    /// SSM, EKS and STS, as far as they are asked: parameters, clusters, and the calls that were made.
+    /// SSM, EKS and STS, as far as the tests call them: parameters, clusters, and the calls that were made.
     #[derive(Default)]
     struct Account {
-        /// With their types.
+        /// Parameters with their types.
         parameters: BTreeMap<String, (&'static str, String)>,
         clusters: BTreeMap<String, Value>,
         calls: Vec<String>,
@@ -237,6 +242,7 @@ mod tests {
             let body = request.body().bytes().unwrap_or_default();
             let json: Value = serde_json::from_slice(body).unwrap_or_default();
             let host = request.uri().host().unwrap();
+            // The path or the host identifies the service: EKS, STS, or else SSM.
             let (call, found, missing) = if let Some(name) =
                 request.uri().path().strip_prefix("/clusters/")
             {
@@ -268,6 +274,7 @@ mod tests {
                 });
                 (format!("GetParameter {name}"), found, (400, "ParameterNotFound"))
             };
+            // Each service has its own form of a refusal: STS answers in XML, the others in JSON.
             self.calls.push(call);
             let (status, error) = missing;
             let refusal = match host.starts_with("sts.") {
@@ -333,7 +340,7 @@ mod tests {
         std::mem::take(&mut account.lock().unwrap().calls)
     }
 
-    /// A certificate whose key nobody has.
+    /// A certificate whose private key was discarded.
     const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
 MIIBdDCCARugAwIBAgIUHDhxuI6AZXhxtv2CpkB0x6HfM2IwCgYIKoZIzj0EAwIw
 DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjIwOTQ4MDBaGA8yMTI2MTAyOTA5NDgw
@@ -459,7 +466,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         calls(&account);
         clusters.discard("prod", &first).await;
         let second = clusters.connect("prod").await.unwrap();
-        // Somebody else, who was refused on the first one too, is late.
+        // Another caller, which was refused on the first connection too, discards it late.
         clusters.discard("prod", &first).await;
         assert_eq!(clusters.connect("prod").await.unwrap().generation, second.generation);
         assert_eq!(calls(&account), ASKED);
@@ -483,7 +490,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         assert!(signed.starts_with("https://sts.us-east-2.amazonaws.com/"), "{signed}");
         assert!(signed.contains("X-Amz-Credential=ASSUMED%2F"), "{signed}");
 
-        // A new connection of the same identity asks nobody; a new identity asks for the role alone.
+        // A new connection of the same identity makes no call. A new identity only assumes the role.
         pass(&account, 60);
         clusters.connect("prod").await.unwrap();
         assert_eq!(calls(&account), [""; 0]);
@@ -548,6 +555,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_cannot_be_reached_so_is_told_with_the_fix_and_without_its_token() {
         let mut account = with_cluster();
+        // EKS clusters that do not exist yet, are described wrongly, or are closed to the function.
         account.clusters.insert("new".to_owned(), json!({"name": "new", "status": "CREATING"}));
         describe(&mut account, "broken", json!({"eks": {"nam": "prod"}}));
         let closed = "arn:aws:iam::210987654321:role/closed";
@@ -555,6 +563,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         describe(&mut account, "away", json!({"eks": {"name": "none", "region": "us-east-2"}}));
         let sealed = ("SecureString", "{}".to_owned());
         account.parameters.insert("/changeover/clusters/sealed".to_owned(), sealed);
+        // API servers whose token or certificate authority cannot be used.
         let mut server = |cluster: &str, authority: &str, token: Option<(&'static str, &str)>| {
             let parameter = format!("/changeover/clusters/{cluster}/token");
             let described = json!({
@@ -572,6 +581,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         let no_certificate = "-----BEGIN CERTIFICATE-----\n%\n-----END CERTIFICATE-----";
         server("forged", no_certificate, Some(("SecureString", TOKEN)));
         let (clusters, _) = clusters(account);
+        // Each error names the cause, and none shows a token.
         let table = [
             (
                 "none",

@@ -1,4 +1,5 @@
-//! Configuration: every variable that the function reads itself, read once, all faults told together.
+//! Configuration: every variable that the function itself reads. Each is read once, and all faults are
+//! reported together.
 
 use std::env::VarError;
 use std::ops::RangeInclusive;
@@ -28,7 +29,7 @@ pub const CLUSTERS: &str = "CHANGEOVER_CLUSTERS";
 pub const EVENT_BUS: &str = "CHANGEOVER_EVENT_BUS";
 /// The length of the lease. Default `30s`.
 pub const LEASE: &str = "CHANGEOVER_LEASE";
-/// How long AWS may still apply a call whose reply was lost. Default `5m`.
+/// Time for which AWS may still apply a call whose reply was lost. Default `5m`.
 pub const LATE_WRITE: &str = "CHANGEOVER_LATE_WRITE";
 /// The tracing filter. Default `info`.
 pub const LOG: &str = "CHANGEOVER_LOG";
@@ -50,10 +51,10 @@ pub fn variables() -> [&'static str; 11] {
     ]
 }
 
-/// What the function is told by its environment.
+/// The function's configuration, from its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The function's name, which tells its metrics from those of other functions.
+    /// The function's name. It distinguishes its metrics from those of other functions.
     pub function_name: String,
     /// The DynamoDB table of records, keys, audit and feed.
     pub table: String,
@@ -61,24 +62,24 @@ pub struct Config {
     pub key: String,
     /// The KMS key that encrypts new SecureStrings that name no key.
     pub publication_key: String,
-    /// The name in the encryption context. It survives a restore of the table under another name.
+    /// The name in the encryption context. It stays valid if the table is restored under another name.
     pub scope: String,
     /// The path that holds one parameter per token, without a slash at its end.
     pub specs: String,
     /// The path that holds one parameter per named cluster, without a slash at its end.
     pub clusters: String,
-    /// The EventBridge bus of rotation events; none: no events are sent.
+    /// The EventBridge bus of rotation events. If there is none, no events are sent.
     pub event_bus: Option<String>,
     /// The length of the lease.
     pub lease: Duration,
-    /// How long AWS may still apply a call whose reply was lost.
+    /// Time for which AWS may still apply a call whose reply was lost.
     pub late_write: Duration,
     /// The tracing filter: levels by target.
     pub log: String,
 }
 
 impl Config {
-    /// Where no token may be published.
+    /// The places that no token may be published to.
     pub fn reserved(&self) -> Reserved {
         Reserved {
             table: self.table.clone(),
@@ -86,10 +87,10 @@ impl Config {
         }
     }
 
-    /// Reads the environment of this process: the only place that does.
+    /// Reads the environment of this process. Nothing else does.
     ///
     /// # Errors
-    /// [`Faults`]: all that is wrong.
+    /// [`Faults`]: everything that is wrong.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the edge at which the environment enters"
@@ -98,21 +99,21 @@ impl Config {
         Self::from(|variable| match std::env::var(variable) {
             Ok(value) => Some(value),
             Err(VarError::NotPresent) => None,
-            // What is not Unicode is no valid value of any variable, and is told as such.
+            // A value that is not Unicode is not valid for any variable, and is reported as such.
             Err(VarError::NotUnicode(value)) => Some(value.to_string_lossy().into_owned()),
         })
     }
 
-    /// Reads the variables through `lookup`. An empty variable counts as one that is not set, because
-    /// a template cannot leave a variable out.
+    /// Reads the variables through `lookup`. An empty variable counts as one that is not set, because a
+    /// template cannot leave a variable out.
     ///
     /// # Errors
-    /// [`Faults`]: all that is wrong.
+    /// [`Faults`]: everything that is wrong.
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader { lookup, faults: Vec::new() };
         let function_name = reader.required(FUNCTION_NAME, |name| {
-            // What CloudWatch takes for a dimension's value. Names in Lambda are narrower, but those
-            // that `cargo lambda watch` gives are not.
+            // CloudWatch's rule for a dimension's value. Names in Lambda are narrower, but those that
+            // `cargo lambda watch` gives are not.
             let is_value = name.chars().all(|c| c.is_ascii_graphic()) && !name.starts_with(':');
             if is_value && name.len() <= 1024 {
                 Ok(())
@@ -184,7 +185,7 @@ impl Config {
     }
 }
 
-/// All that is wrong with the environment. The process exits 64.
+/// Everything that is wrong with the environment. The process exits 64.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("could not read the configuration: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Faults(pub Vec<Fault>);
@@ -195,12 +196,12 @@ pub struct Faults(pub Vec<Fault>);
 pub struct Fault {
     /// The variable.
     pub variable: &'static str,
-    /// What is wrong with it and what to write, as the rest of a sentence that begins with its name.
+    /// The fault and its fix, as the rest of a sentence that begins with the variable's name.
     pub because: String,
 }
 
-/// Reads variables one after the other and keeps what is wrong with them. What a method leaves out, it
-/// has noted as a fault.
+/// Reads variables one after the other and collects their faults. If a method returns `None`, it has
+/// recorded a fault.
 struct Reader<L> {
     lookup: L,
     faults: Vec<Fault>,
@@ -264,7 +265,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     }
 }
 
-/// A path that parameters stand directly below, each with a name of up to 63 characters.
+/// Checks a path: parameters are directly below it, each with a name of up to 63 characters.
 fn path(path: &str) -> Result<(), String> {
     let name = ParameterName::parse(path)
         .map_err(|because| format!("is not a path of parameters: {because}"))?;

@@ -1,11 +1,12 @@
-//! The end of an invocation, as the runtime says it.
+//! The deadline of an invocation, from the runtime's value.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// When the invocation that begins now is ended by force. Lambda sends a time, in milliseconds since the
-/// epoch; `cargo lambda watch` sends how many milliseconds there are, which as a time is long past.
+/// Time at which the invocation that begins now is ended by force. Lambda sends a time, in milliseconds
+/// since the epoch. `cargo lambda watch` sends the number of milliseconds that are left, which as a time is
+/// long past.
 pub fn deadline(sent: u64, now: Timestamp) -> Timestamp {
     let milliseconds = i64::try_from(sent).unwrap_or(i64::MAX);
     let time = Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX);

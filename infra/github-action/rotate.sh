@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rotates $TOKEN, tells the job how it went, and ends as the command did.
+# Rotates $TOKEN, reports the result to the job, and exits with the command's code.
 set -euo pipefail
 
 # The same in each attempt of a run, and in no other run.

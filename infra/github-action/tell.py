@@ -1,4 +1,4 @@
-"""Tells a job how a rotation went: its outputs, a line in its log, and its summary. `tell.py ANSWER CODE`
+"""Reports the result of a rotation to a job: its outputs, a line in its log, and its summary. `tell.py ANSWER CODE`
 
 The answer is the function's; it holds names, numbers and times, and never a token.
 """
@@ -16,8 +16,8 @@ MEANINGS = {
     0: "done",
     1: "it failed",
     2: "the inputs are wrong",
-    3: "it is held, and waits for help; nobody is cut off, and the same version goes on once that is mended",
-    4: "it is still in progress at the time limit, and goes on by itself; run this job again to wait for it",
+    3: "it is held, and waits for help; no service is cut off, and the same version resumes once the cause is fixed",
+    4: "it is still in progress at the time limit, and continues by itself; run this job again to wait for it",
 }
 
 

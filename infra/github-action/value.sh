@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Reads the token from the first of $SELECTORS that is a parameter, masks it, and hands it on. It is never an argument of a
-# program, and nothing shows it before the runner was told to mask it.
+# program, and is not printed before the runner receives the command to mask it.
 set -euo pipefail
-# Whoever debugs by `bash -x` would print it.
+# A debug run with `bash -x` would print it.
 set +x
 
 parameter=

@@ -32,7 +32,7 @@ locals {
       missing     = "notBreaching"
     }
     sweep-missing = {
-      description = "No sweep came to its end for five minutes: nobody carries on what is owed, and old tokens do not end."
+      description = "No sweep completed for five minutes: owed steps are not carried on, and old tokens do not end."
       namespace   = "changeover"
       metric      = "Sweeps"
       dimensions  = { FunctionName = aws_lambda_function.rotator.function_name }
@@ -43,7 +43,7 @@ locals {
       missing     = "breaching"
     }
     function-errors = {
-      description = "Invocations of changeover fail again and again. Tokens stay valid; rotations may not begin or go on."
+      description = "Invocations of changeover fail again and again. Tokens stay valid; rotations may fail to begin or to continue."
       namespace   = "AWS/Lambda"
       metric      = "Errors"
       dimensions  = { FunctionName = aws_lambda_function.rotator.function_name }
@@ -99,7 +99,7 @@ locals {
   }
   alarms_of_the_inbox = {
     for name in ["inbox-undelivered"] : name => {
-      description = "A token arrived in the inbox and changeover could not be told for a day. It is not in use."
+      description = "A token arrived in the inbox, and EventBridge could not invoke changeover for a day. The token is not in use."
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = aws_sqs_queue.inbox_undelivered[0].name }

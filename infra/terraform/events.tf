@@ -96,7 +96,7 @@ resource "aws_lambda_permission" "sweep" {
 }
 
 # Rotations started by events. Lambda tries each again after one minute and after two, and for six hours where it has no room for
-# it; what fails for good is kept, with the error. For the alias, and for whoever names none.
+# it; what fails for good is kept, with the error. For the alias, and for invocations that name none.
 resource "aws_lambda_function_event_invoke_config" "events" {
   function_name                = aws_lambda_function.rotator.function_name
   qualifier                    = aws_lambda_alias.live.name

@@ -1,7 +1,7 @@
 # The function. A rotation waits for rollouts, so its timeout is Lambda's longest; what is still owed then is saved.
 resource "aws_lambda_function" "rotator" {
   function_name                  = "${var.name}-rotator"
-  description                    = "Rotates tokens, one step owed after the other, until the cluster proves that nobody is cut off."
+  description                    = "Rotates tokens, one step owed after the other, until the cluster proves that no service is cut off."
   filename                       = var.package
   source_code_hash               = filebase64sha256(var.package)
   handler                        = "bootstrap"

@@ -116,7 +116,7 @@ locals {
       Action   = ["ssm:GetParameter", "ssm:LabelParameterVersion", "ssm:PutParameter"]
       Resource = "${local.parameters}${var.publication_path}/*"
     },
-    # Tells the key that an existing parameter is encrypted with, so that it is kept; never a value.
+    # Returns the key that an existing parameter is encrypted with, so that it is kept; never a value.
     {
       Sid    = "FindThePublicationsKey"
       Effect = "Allow"
@@ -193,7 +193,7 @@ locals {
         StringLike   = { "kms:EncryptionContext:PARAMETER_ARN" = "${local.parameters}${var.inbox_path}/*" }
       }
     },
-    # Tells a pipeline's action how its rotation went. Only jobs that were sent to this function are known to it by id.
+    # Reports the result of a rotation to its pipeline action. The function knows the ids only of jobs that were sent to it.
     {
       Sid    = "AnswerPipelines"
       Effect = "Allow"

@@ -56,7 +56,7 @@ output "rotate_policy_arn" {
 }
 
 output "observe_policy_arn" {
-  description = "ARN of the policy that lets anybody see how rotations go, and change nothing."
+  description = "ARN of the policy that lets observers see the progress of rotations, and change nothing."
   value       = aws_iam_policy.observe.arn
 }
 

@@ -1,5 +1,5 @@
 # Records, idempotency keys and audit. Losing it loses the sealed tokens of rotations under way: `terraform destroy` ends here,
-# until somebody removes the protection with intent.
+# until an operator removes the protection on purpose.
 resource "aws_dynamodb_table" "records" {
   name                        = "${var.name}-records"
   billing_mode                = "PAY_PER_REQUEST"
@@ -127,7 +127,7 @@ resource "aws_kms_key" "publication" {
         Resource  = "*"
         Condition = { StringEquals = { "kms:ViaService" = "ssm.${local.region}.amazonaws.com" } }
       },
-      # What DynamoDB asks of whoever creates or uses a table under a customer managed key.
+      # What DynamoDB requires of a principal that creates or uses a table under a customer managed key.
       {
         Sid       = "EncryptTheTable"
         Effect    = "Allow"

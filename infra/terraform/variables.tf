@@ -38,7 +38,7 @@ variable "scope" {
 }
 
 variable "specs" {
-  description = "SSM path of the specs. Whoever may write here has authority over the tokens."
+  description = "SSM path of the specs. A principal that can write here has authority over the tokens."
   type        = string
   default     = "/changeover/tokens"
   validation {
@@ -48,7 +48,7 @@ variable "specs" {
 }
 
 variable "clusters" {
-  description = "SSM path of the named clusters. Whoever may write here says where the function goes."
+  description = "SSM path of the named clusters. A principal that can write here decides which clusters the function connects to."
   type        = string
   default     = "/changeover/clusters"
   validation {
@@ -197,7 +197,7 @@ variable "security_group_ids" {
 }
 
 variable "event_bus" {
-  description = "EventBridge bus of this account and region that is told what becomes of tokens, by name. Empty means nobody is told."
+  description = "EventBridge bus of this account and region that events about tokens are sent to, by name. Empty means that no events are sent."
   type        = string
   default     = ""
   validation {
@@ -207,7 +207,7 @@ variable "event_bus" {
 }
 
 variable "alarm_topic" {
-  description = "ARN of the SNS topic that alarms are told to. Empty means nobody is told."
+  description = "ARN of the SNS topic that alarms are sent to. Empty means that no alarms are sent."
   type        = string
   default     = ""
   validation {

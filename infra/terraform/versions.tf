@@ -1,4 +1,4 @@
-# The same stack as template.yaml, for whoever keeps infrastructure in Terraform or OpenTofu; tests/it/terraform.rs holds that it is.
+# The same stack as template.yaml, for Terraform or OpenTofu; tests/it/terraform.rs checks that it is the same.
 # Use it as a module. What only CodeDeploy does is not here: the alias live moves at once, and back by var.live_version.
 terraform {
   required_version = ">= 1.5"
@@ -12,7 +12,7 @@ terraform {
 
 data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
-# For the region, which aws_region tells by one name before version 6 of the provider and by another since.
+# For the region, which aws_region returns under one name before version 6 of the provider and under another since.
 data "aws_service" "lambda" {
   service_id = "lambda"
 }

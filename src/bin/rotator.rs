@@ -1,4 +1,4 @@
-//! The function `rotator`: makes the real world and hands it to the runtime.
+//! The function `rotator`: makes the real adapters and passes them to the runtime.
 
 use std::{panic, process::ExitCode, sync::Arc};
 
@@ -22,7 +22,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// `EX_USAGE` of sysexits.h: the environment says what cannot be meant.
+/// `EX_USAGE` of sysexits.h: the environment holds an invalid configuration.
 const USAGE: u8 = 64;
 
 #[tokio::main(flavor = "current_thread")]
@@ -47,10 +47,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One JSON line per event, to where Lambda collects it. `filter` was found to be one.
+/// Starts the log: one JSON line per event, to standard output, which Lambda collects. `filter` was found
+/// to be valid.
 ///
-/// Nobody else is heard at `trace`: there the SDKs and the runtime print whole requests and answers, and
-/// tokens with them. Of a panic only the place is told, since its words may hold anything.
+/// Only our own targets are logged at `trace`. At that level the SDKs and the runtime print whole requests
+/// and answers, and tokens with them. Of a panic only the location is logged, because its message may hold
+/// anything.
 fn start_log(filter: &str) {
     let lines = tracing_subscriber::fmt::layer()
         .json()
@@ -69,20 +71,21 @@ fn start_log(filter: &str) {
     }));
 }
 
-/// What outlives an invocation: the configuration, and the connections once they are made.
+/// State that outlives an invocation: the configuration, and the connections once they are made.
 struct Edge {
     config: Config,
     connections: OnceCell<Connections>,
 }
 
-/// To AWS and to clusters. Made by the first invocation, so that the start pays for none of them.
+/// Connections to AWS and to clusters. They are made by the first invocation, so that the start does not
+/// wait for them.
 struct Connections {
     aws: Arc<Aws>,
     clusters: Arc<KubernetesClusters>,
 }
 
 impl Edge {
-    /// One invocation, from the runtime's event to its answer.
+    /// Answers one invocation, from the runtime's event to its result.
     async fn answer(&self, event: LambdaEvent<Value>) -> Result<Answer, Failure> {
         let context = event.context;
         let span = info_span!("invocation", request_id = %context.request_id);
@@ -105,7 +108,7 @@ impl Edge {
         })
     }
 
-    /// The world as of now: an invocation's clock starts when it begins.
+    /// The adapters of one invocation. Its clock starts when it begins.
     async fn world(&self) -> Result<World, Error> {
         let config = &self.config;
         let Connections { aws, clusters } =

@@ -1,4 +1,4 @@
-//! The bearer token of an API server that AWS knows nothing of: the value of a SecureString.
+//! The bearer token of an API server outside AWS: the value of a SecureString.
 
 use changeover_aws::{Aws, sdk::parameter};
 use changeover_core::{
@@ -9,10 +9,10 @@ use changeover_kubernetes::client::Identity;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-/// Reads the token. It is used until the API server does not take it.
+/// Reads the token. It is used until the API server refuses it.
 ///
 /// # Errors
-/// What keeps it from being read, and what keeps it from being a token. None shows the value.
+/// The reason why it cannot be read, or is not a token. No error shows the value.
 pub(super) async fn identity(aws: &Aws, name: &ParameterName) -> Result<Identity, Error> {
     let unusable =
         |because: &str, fix: &str| Error::new(Kind::BadSpec, READ, because, fix).on(name);
@@ -26,7 +26,7 @@ pub(super) async fn identity(aws: &Aws, name: &ParameterName) -> Result<Identity
         let fix = "put a new token into a SecureString: this one may have been read";
         return Err(unusable(because, fix));
     }
-    // A file's last end of line comes along easily.
+    // A newline at the end of a file is easily stored with the token.
     let token = stored.value.expose().trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(unusable(

@@ -1,5 +1,5 @@
-//! What `infra/README.md` says that it costs: what is added up to its parts, and what is counted to the
-//! function and its template. Prices are AWS's, and nobody here knows them.
+//! Costs that `infra/README.md` states. Sums are compared with their parts, and counts with the function
+//! and its template. Prices are AWS's and are not checked.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::template::{TOKEN, template};
 use serde_json::Value;
 
 const README: &str = include_str!("../../infra/README.md");
-/// How often a month has a day.
+/// Days in an average month.
 const DAYS: f64 = 30.4;
-/// Write units of a save: a record of 4 kB, and its entry in the index taken out and put in.
+/// Write units of a save: a record of 4 kB, and its index entry, which is deleted and written again.
 const SAVE: usize = 4 + 2;
-/// What the mint, the new current version and the old one's end cost besides, as transactions: they count
-/// twice, and bring up to two items of 1 kB, of the key and the audit.
+/// Additional write units of the mint, the new current version and the end of the old version. They are
+/// transactions: they count twice, and write up to two items of 1 kB, the key and the audit.
 const TRANSACTIONS: usize = 3 * (SAVE + 2 * 2);
 
 #[test]
@@ -114,9 +114,9 @@ async fn what_a_sweep_a_rotation_and_a_look_take_is_counted() {
     let look = counted(&calls);
     let look_lines = world.measured()[lines + sweep.len()..].to_vec();
 
-    // Three minutes of rollouts, which the world in memory is through sooner.
+    // Heartbeats of three minutes of rollouts. The world in memory finishes its rollouts sooner.
     let signs_of_life = 3 * 60 / LEASE.as_secs() as usize;
-    // A read that looks for a key is a transaction too, of two items.
+    // A read that also looks up a key is a transaction of two items.
     for (row, column, counted) in [
         (2, 3, 5 * rotation[0] / 2 + rotation[2]),
         (2, 4, look[0] + look[2]),
@@ -127,27 +127,27 @@ async fn what_a_sweep_a_rotation_and_a_look_take_is_counted() {
     ] {
         assert_about(&million[row], column, counted as f64);
     }
-    // The log says as much as the metrics, with the lines that Lambda writes.
+    // The log has twice the bytes of the metrics, including the lines that Lambda writes.
     for (column, lines) in [(2, sweep), (3, rotation_lines), (4, look_lines)] {
         let bytes: usize = lines.iter().map(String::len).sum();
         assert_about(&million[5], column, 2.0 * bytes as f64 / 1000.0);
     }
 }
 
-/// What is measured by a sweep that finds nothing to do.
+/// Lines measured by a sweep that finds nothing to do.
 async fn quiet_sweep(world: &MemoryWorld) -> Vec<String> {
     let before = world.measured().len();
     world.assert_outcome(&world.invoke("sweep", Request::Sweep).await, "swept");
     world.measured()[before..].to_vec()
 }
 
-/// That what is said is enough, and no more than half as much again.
+/// Asserts that the stated number covers the count, and exceeds it by at most half.
 fn assert_about(row: &[String], column: usize, counted: f64) {
     let said = number(&row[column]);
     assert!((counted..=counted * 1.5).contains(&said), "{}: {said}, counted {counted}", row[0]);
 }
 
-/// The rows of the section's three tables, without their headings.
+/// Rows of the section's three tables, without their headings.
 fn tables() -> [Vec<Vec<String>>; 3] {
     let section = README.split("## What it costs\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let tables = section.split("\n\n").filter(|paragraph| paragraph.starts_with("| "));
@@ -162,7 +162,7 @@ fn cells<const COUNT: usize>(row: &[String]) -> &[String; COUNT] {
     row.try_into().unwrap()
 }
 
-/// What one of a product is paid with.
+/// Price per unit of a product.
 fn price(row: &[String]) -> f64 {
     number(row[1].rsplit(' ').next().unwrap())
 }

@@ -1,4 +1,4 @@
-//! The configuration, whatever the environment holds.
+//! Parsing of the configuration from any environment.
 
 use changeover::config::{self, Config};
 use proptest::{collection::vec, prelude::*};

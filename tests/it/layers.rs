@@ -1,11 +1,12 @@
-//! Who may know whom. Between crates the manifests decide, and are compared with a table here; within the core a request goes
-//! down the list of modules, what decides asks nobody, and adapters know nothing of rotations.
+//! Dependency rules of the workspace. Between crates, the manifests decide and are compared with a table
+//! here. Within the core, a request goes down the list of modules, and modules that decide do no I/O.
+//! Adapters do not depend on rotations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sources::{self, Source};
 
-/// What each crate may name of the others.
+/// The crates of this workspace that each crate may depend on.
 const CRATES: [(&str, &[&str]); 8] = [
     (".", &["aws", "core", "kubernetes", "token"]),
     ("crates/aws", &["core", "token"]),
@@ -16,11 +17,11 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("crates/testkit-aws", &["aws"]),
     ("crates/token", &[]),
 ];
-/// Dependencies that do I/O or belong to one adapter, by how their names begin.
+/// Prefixes of dependencies that do I/O or belong to one adapter.
 const SDKS: [&str; 7] =
     ["aws-", "hyper", "k8s-openapi", "kube", "lambda_runtime", "rustls", "tower"];
 
-/// Modules of the core that say what comes in: whoever needs it may use them.
+/// Modules of the core that define its input: every module may use them.
 const COMING_IN: [&str; 1] = ["event"];
 
 /// Modules of the core that decide: values in, values out.
@@ -45,9 +46,10 @@ const SHELL: [&str; 15] = [
     "steps",
     "sweep",
 ];
-/// Modules of the core that are neither: the ports, and what stands at the edge for whoever has no other.
+/// Modules of the core in neither group: the ports, and implementations at the edge for hosts that bring
+/// none of their own.
 const EDGE: [&str; 5] = ["clock", "embedded_metrics", "host", "ports", "random"];
-/// Of the command, what reads answers, judges and shows them: it asks nobody.
+/// Modules of the command that read answers, judge them and show them. They send no requests.
 const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
 
 #[test]
@@ -152,7 +154,7 @@ fn every_module_is_in_one_layer() {
 const CORE: &str = "crates/core/src";
 const COMMAND: &str = "crates/cli/src";
 
-/// The names of the direct dependencies of a crate, those of its tests apart.
+/// Names of the direct dependencies of a crate, without those of its tests.
 pub(crate) fn dependencies(directory: &str) -> Vec<String> {
     let path = format!("{}/{directory}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
     let manifest = std::fs::read_to_string(path).unwrap();
@@ -162,7 +164,7 @@ pub(crate) fn dependencies(directory: &str) -> Vec<String> {
     lines.filter_map(|line| Some(line.split(['.', ' ']).next()?.to_owned())).collect()
 }
 
-/// The modules of the core, in the order of its root.
+/// Modules of the core, in the order of its root.
 fn listed() -> Vec<String> {
     let root = format!("{CORE}/lib.rs");
     let source = sources::under(CORE).into_iter().find(|source| source.path == root);
@@ -171,7 +173,7 @@ fn listed() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// What each listed module uses of the others.
+/// The other modules that each listed module uses.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let listed = listed();
     let mut uses: BTreeMap<_, BTreeSet<_>> =
@@ -186,7 +188,7 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
     uses
 }
 
-/// The module below the crate's root that a file belongs to: `spec` of `src/spec/place.rs`.
+/// Module below the crate's root that a file belongs to: `spec` of `src/spec/place.rs`.
 fn module(source: &Source) -> &str {
     let below = source.path.split("/src/").nth(1).unwrap_or_default();
     below.split('/').next().unwrap_or_default().trim_end_matches(".rs")
@@ -199,7 +201,7 @@ fn assert_knows_nothing_of(source: &Source, of: &str, modules: &[&str]) {
     }
 }
 
-/// Modules named after `crate::` or the name of another crate, those in the braces of a `use` included.
+/// Modules named after `crate::` or the name of another crate, including those in the braces of a `use`.
 fn used_modules(of: &str, code: &str) -> Vec<String> {
     let mut used = Vec::new();
     for (at, found) in code.match_indices(&format!("{of}::")) {

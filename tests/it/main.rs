@@ -1,4 +1,4 @@
-//! What is true of the whole: its files, its templates, and real clusters.
+//! Tests of the whole: its files, its templates, and real clusters.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod costs;

@@ -1,4 +1,4 @@
-//! What the README shows is so.
+//! Checks of what the README shows.
 
 use changeover_core::{error::Kind, event::Request, metrics::Metric, spec::Spec};
 use changeover_token::TokenName;
@@ -18,7 +18,7 @@ fn each_spec_in_it_is_one() {
         let spec = Spec::parse(&name, 1, json).unwrap();
         assert!(!spec.verifiers.is_empty() && !spec.presenters.is_empty());
     });
-    // What Deploy begins with, and the example of every field.
+    // The spec at the beginning of Deploy, and the example of every field.
     assert_eq!(specs.count(), 2);
 }
 
@@ -39,7 +39,7 @@ fn its_schedules_send_what_the_template_sends() {
     }
 }
 
-/// The first text between these two.
+/// The text between the first `begin` and the next `end`.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     text.split(begin).nth(1).and_then(|rest| rest.split(end).next()).unwrap()
 }
@@ -57,7 +57,7 @@ fn it_lists_every_metric_as_it_is_and_no_other() {
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let listed: Vec<_> = rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>()).collect();
     let known = Metric::ALL.map(|metric| {
-        // Those besides the function's name, which each metric has.
+        // The dimensions besides the function's name, which each metric has.
         let sets = metric.dimensions().iter().map(|set| match set {
             [] => "none".to_owned(),
             set => set.iter().map(|it| format!("`{}`", it.name())).collect::<Vec<_>>().join(", "),

@@ -1,5 +1,6 @@
-//! Clusters on a real API server, real controllers and External Secrets, those of the testbed that
-//! `CHANGEOVER_TESTBED` names: with a presigned token, and no more rights than the manifest gives.
+//! Clusters on a real API server, with real controllers and External Secrets. They belong to the testbed
+//! that `CHANGEOVER_TESTBED` names. The tests use a presigned token, and have only the rights that the
+//! manifest grants.
 
 mod admission;
 mod copies;
@@ -36,8 +37,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);
-/// For how long what is not done is looked at until it is so with the expected words: as soon as the
-/// cluster gets to it, and for as long as a busy one needs.
+/// Limits of the repeated waits for an expected message. The first one lets a fast cluster pass early, and
+/// the sum is enough for a busy one.
 const LOOKS: [Duration; 4] = [
     Duration::from_secs(6),
     Duration::from_secs(12),
@@ -45,7 +46,7 @@ const LOOKS: [Duration; 4] = [
     Duration::from_secs(48),
 ];
 
-/// A testbed that somebody started, and a namespace of it for one test.
+/// A running testbed, and a namespace of it for one test.
 struct Testbed {
     description: Value,
     namespace: String,
@@ -54,8 +55,8 @@ struct Testbed {
 }
 
 impl Testbed {
-    /// The one that the environment names, with a new namespace in which the function's group has
-    /// the rights of `infra/eks-rbac.yaml`.
+    /// Connects to the testbed that the environment names. Creates a namespace in which the function's
+    /// group has the rights of `infra/eks-rbac.yaml`.
     #[expect(
         clippy::disallowed_methods,
         reason = "the edge of these tests: where their time comes from"
@@ -92,7 +93,7 @@ impl Testbed {
         testbed
     }
 
-    /// kubectl with the administrator's rights; what it says.
+    /// Runs kubectl with the administrator's rights and returns its output.
     fn kubectl(&self, arguments: &[&str], input: &str) -> String {
         let output = self.run_kubectl(arguments, input);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -100,7 +101,7 @@ impl Testbed {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// Whether it does what it is told.
+    /// True if kubectl succeeds.
     fn try_kubectl(&self, arguments: &[&str], input: &str) -> bool {
         self.run_kubectl(arguments, input).status.success()
     }
@@ -135,12 +136,12 @@ impl Testbed {
         self.kubectl(&["create", "--filename=-"], &object.to_string());
     }
 
-    /// A Deployment whose pods run this script, rolled out.
+    /// Creates a Deployment whose pods run this script, and waits until it is rolled out.
     fn deploy(&self, name: &str, script: &str, spec: Value) {
         self.deploy_as("Deployment", name, script, spec);
     }
 
-    /// The same of another kind; of a DaemonSet there is one pod.
+    /// Does the same for a workload of another kind. A DaemonSet has one pod.
     fn deploy_as(&self, kind: &str, name: &str, script: &str, spec: Value) {
         let mut workload = json!({
             "apiVersion": "apps/v1",
@@ -200,8 +201,8 @@ impl Testbed {
         progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The stamps of a Deployment's pods, by the pods' names. Pods that are ending count; a pod whose
-    /// containers have all ended does not, although the API server may list it a moment longer.
+    /// Stamps of a Deployment's pods, by the pods' names. Pods that are ending count. A pod whose
+    /// containers have all ended does not count, although the API server may still list it for a moment.
     fn stamps(&self, name: &str, annotation: &str) -> BTreeMap<String, Option<String>> {
         let selector = format!("--selector=app={name}");
         let pods = self.in_namespace(&["get", "pods", &selector, "--output=json"]);
@@ -226,8 +227,8 @@ impl Testbed {
         ParameterName::parse(&format!("/{}/token", self.namespace)).expect("a name")
     }
 
-    /// `spec` of an ExternalSecret that copies the parameter into key `token` of Secret `copy`, with
-    /// these changes.
+    /// `spec` of an ExternalSecret that copies the parameter into key `token` of Secret `copy`, with these
+    /// changes.
     fn copying(&self, changes: &Value) -> Value {
         let mut spec = json!({
             "refreshInterval": "1h",
@@ -259,7 +260,7 @@ impl Testbed {
         self.copied_by(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
     }
 
-    /// Forced, and waited for.
+    /// Forces a sync and waits for it.
     async fn synced(
         &self,
         workload: &Workload,
@@ -273,7 +274,7 @@ impl Testbed {
         progress.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Forced, and found under way with these words. It is never anything but under way meanwhile.
+    /// Forces a sync until its progress is under way with these words. Any other progress fails the test.
     async fn under_way(&self, workload: &Workload, value: &str, words: &[&str]) {
         let mut found = String::new();
         for within in LOOKS {
@@ -285,7 +286,7 @@ impl Testbed {
         panic!("it is under way without {words:?}: {found}");
     }
 
-    /// Ends the processes of the namespace's pods; nobody waits for them.
+    /// Ends the processes of the namespace's pods, without waiting for them.
     fn tidied(self) {
         self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
     }
@@ -356,7 +357,7 @@ fn subject<'a>(workload: &'a Workload, parameters: &[ParameterName]) -> Subject<
 
 const PRESENTED: &str = "presenter.changeover.dev/a";
 
-/// Runs until it is told to end, and then a while longer.
+/// Runs until it receives SIGTERM, and then drains for three seconds.
 const DRAINS: &str = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
 
 #[tokio::test]
@@ -382,7 +383,7 @@ async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once(
     let before = generation();
     testbed.stamp(&workload, &stamp_5).await;
     assert_eq!(testbed.rolled_out(&workload, &stamp_5).await, Progress::Done(()));
-    // A later stamp proves nothing for an earlier one, which changes nothing.
+    // A later stamp proves nothing for an earlier one. The earlier one changes nothing.
     let earlier = stamp(Side::Presenters, "a", 4);
     let stamped = testbed.clusters.stamp(&workload, &earlier).await.expect("an answer");
     assert_eq!(stamped, Some(Progress::Ahead(Fence::bare(5))));
@@ -404,7 +405,8 @@ async fn stamps_of_every_side_and_token_stand_beside_each_other_and_beside_kubec
         stamp(Side::Presenters, "b", 3),
         stamp(Side::Presenters, "a", 4),
     ];
-    // At the same time: each finds the Deployment changed by the others, and none goes back.
+    // The stamps are written concurrently: each finds the Deployment changed by the others, and none goes
+    // back.
     let all = stamps.iter().map(|stamp| testbed.clusters.stamp(&workload, stamp));
     for stamped in futures::future::join_all(all).await {
         let stamped = stamped.unwrap_or_else(|error| panic!("{error}"));
@@ -529,7 +531,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
     testbed.create_external_secret(&json!({}));
     let workload = testbed.copied(None);
     let clusters = &testbed.clusters;
-    // By the same invocation, again and again.
+    // One invocation forces all of these syncs.
     let synced = async |value: &str, within| testbed.synced(&workload, value, within).await;
     let first = done(synced("one", LONG).await);
     assert_eq!(done(synced("one", LONG).await), first, "a refresh alone is no change");
@@ -541,10 +543,10 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
         Ok(Some(second))
     );
 
-    // It syncs, and holds something else.
+    // The Secret syncs, but holds another value.
     testbed.under_way(&workload, "three", &["does not hold what was published"]).await;
 
-    // On the External Secret: what somebody adds to the Secret itself, the operator takes away.
+    // The edit is made to the ExternalSecret: External Secrets would remove an edit of the Secret itself.
     testbed.in_namespace(&[
         "annotate",
         "externalsecret",
@@ -614,7 +616,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
     let store = format!("{}/clustersecretstore/parameter-store", workload.cluster);
     assert_eq!(about(&store), "it is ready");
 
-    // Somebody else's pods use the Secret, and somebody else restarts ours.
+    // Pods outside the spec use the Secret, and another controller restarts our pods.
     let mut spec = pods("nightly")["spec"].clone();
     spec["restartPolicy"] = json!("Never");
     testbed.create(json!({
@@ -634,7 +636,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
     assert!(warned[1].1.contains("cronjob/nightly"), "{warned:?}");
     assert!(warned.iter().all(|(severity, _)| *severity == Severity::Warning));
 
-    // Whoever copies the live object, stamps and all, into a manifest owns the stamp.
+    // A field manager that copies the live object into a manifest, stamps included, owns the stamp.
     testbed.in_namespace(&[
         "patch",
         "deployment",
@@ -645,7 +647,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
     let owned = told(&examined(&workload).await);
     assert!(owned.iter().any(|(_, it)| it.contains("argocd-controller sets")), "{owned:?}");
 
-    // What it is told to wait for never comes.
+    // The pods never pick up the change that this workload waits for.
     let within = Workload { picks_up: PicksUp::Within(LONG), ..workload.clone() };
     let refused = told(&examined(&within).await);
     let never = refused.iter().find(|(severity, _)| *severity == Severity::Refusal);

@@ -5,16 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One source file.
+/// A source file.
 pub(crate) struct Source {
-    /// Relative to the crate.
+    /// Path relative to the crate.
     pub(crate) path: String,
-    /// Without comments and without the module of its tests.
+    /// Code without comments and without the module of its tests.
     pub(crate) code: String,
 }
 
 impl Source {
-    /// The code without white space: a chain of calls reads the same however it is wrapped.
+    /// The code without white space, so that a chain of calls reads the same however it is wrapped.
     pub(crate) fn without_spaces(&self) -> String {
         self.code.split_whitespace().collect()
     }

@@ -1,5 +1,5 @@
-//! What is deployed against what is built: variables that are set are read, operations that are
-//! called are granted, and nothing else is.
+//! The template against the code: variables that are set are read, operations that are called are granted,
+//! and nothing else is granted.
 
 mod schedules;
 mod watched;
@@ -28,7 +28,7 @@ const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
 #[test]
 fn every_variable_that_is_set_is_read() {
     let mut read = BTreeSet::from(config::variables());
-    // Lambda sets it, and refuses a function that sets it as well.
+    // Lambda sets this variable itself, and refuses a function that sets it too.
     assert!(read.remove(config::FUNCTION_NAME));
     for variable in environment().keys() {
         let is_known = read.contains(variable.as_str()) || variable == "AWS_ENDPOINT_URL";
@@ -53,7 +53,7 @@ fn what_the_adapters_call_is_granted_and_nothing_else() {
     let granted: BTreeSet<String> = statements("RotatorPolicy", "PolicyDocument")
         .into_iter()
         .chain(seals())
-        // What AWS does in the function's name is no call of the function's.
+        // AWS services make these calls on behalf of the function, not the function itself.
         .filter(|statement| statement["Condition"]["StringEquals"].get("kms:ViaService").is_none())
         .filter(|statement| !done_by_lambda(statement))
         .flat_map(|statement| strings(&statement["Action"]))
@@ -115,7 +115,7 @@ fn in_a_vpc_lambda_makes_the_interfaces_and_the_function_may_not() {
 #[test]
 fn in_shared_tables_the_function_is_held_to_what_it_writes() {
     let policy = statements("RotatorPolicy", "PolicyDocument");
-    // A read names what it wants, and a write answers nothing.
+    // A read lists its attributes, and a write returns none.
     for (sid, action, answered) in [
         (
             "ReadPublishedItems",
@@ -128,7 +128,7 @@ fn in_shared_tables_the_function_is_held_to_what_it_writes() {
         assert_eq!(published["Action"], action);
         let condition = &published["Condition"];
         assert_eq!(condition["StringEqualsIfExists"], answered);
-        // `!If`: what it is when the condition holds comes second.
+        // `!If`: the second element is the value if the condition holds.
         assert_eq!(
             condition["ForAllValues:StringLike"][1],
             json!({"dynamodb:LeadingKeys": "PublishedItems"})
@@ -218,7 +218,7 @@ fn whoever_asks_for_a_rotation_invokes_the_alias() {
     assert!(target.ends_with(":function:${Function}:live"), "{target}");
 }
 
-/// As the example event has it.
+/// The schedule's ARN in the example event.
 const SCHEDULE: &str = "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/changeover-RotationSchedule-1A2B3C4D";
 
 #[test]
@@ -308,7 +308,7 @@ fn the_function_uses_the_sealing_key_under_its_scope_only() {
     let under_the_scope =
         json!({"StringEquals": {"kms:EncryptionContext:changeover:scope": "Scope"}});
     assert_eq!(seals["Condition"], under_the_scope);
-    // A key policy that names the role needs no second grant in the role's own.
+    // A key policy that names the role needs no second grant in the role's own policy.
     for statement in statements("RotatorPolicy", "PolicyDocument") {
         assert_ne!(statement["Resource"], "SealingKey.Arn");
     }
@@ -434,7 +434,7 @@ fn the_access_entry_maps_to_the_group_that_roles_are_bound_to() {
     let group = &access["Parameters"]["Group"]["Default"];
     let entry = &access["Resources"]["Access"]["Properties"];
     assert_eq!(entry["KubernetesGroups"], json!(["Group"]));
-    // None of EKS's own policies.
+    // The entry uses none of EKS's own policies.
     assert_eq!(entry["AccessPolicies"], Value::Null);
     for manifest in [CLUSTER_RIGHTS, CLUSTER_POLICY] {
         for kind in ["RoleBinding", "ClusterRoleBinding"] {
@@ -505,7 +505,7 @@ fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
         .chain(&everywhere)
         .flat_map(|rule| strings(&rule["resources"]))
         .collect();
-    // Everybody may ask for their own rights, and stores of both kinds are asked for as one type.
+    // Every identity may review its own rights. Stores of both kinds are read as one type.
     let asked: BTreeSet<String> = kubernetes_resources()
         .into_iter()
         .filter(|it| it != "selfsubjectaccessreviews" && it != "stores")
@@ -515,19 +515,19 @@ fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
     assert_eq!(granted, asked);
 }
 
-/// The objects of one kind in a manifest.
+/// Objects of one kind in a manifest.
 fn documents_of_kind(manifest: &str, kind: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).unwrap();
     documents.into_iter().filter(|document| document["kind"] == kind).collect()
 }
 
-/// The rules of all roles of this kind.
+/// Rules of all roles of this kind.
 fn rules(manifest: &str, kind: &str) -> Vec<Value> {
     let roles = documents_of_kind(manifest, kind);
     roles.iter().flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-/// API group and resource, each with each.
+/// Every pair of an API group and a resource of the rule.
 fn each_resource(rule: &Value) -> Vec<(String, String)> {
     let resources = strings(&rule["resources"]);
     let groups = strings(&rule["apiGroups"]).into_iter();
@@ -558,7 +558,7 @@ fn resource(name: &str) -> Value {
     resource
 }
 
-/// The statements of a policy, those that depend on a condition included.
+/// Statements of a policy, including those that depend on a condition.
 pub(crate) fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
     let statements = resource(resource_name)["Properties"][policy]["Statement"].take();
     let Value::Array(statements) = statements else { panic!("{resource_name} has no statements") };
@@ -571,21 +571,22 @@ pub(crate) fn statements(resource_name: &str, policy: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Rights that Lambda uses in the function's name: the function itself calls none of it.
+/// True if Lambda uses these rights on behalf of the function: the function's own code makes none of these
+/// calls.
 fn done_by_lambda(statement: &Value) -> bool {
     let statements =
         ["WriteTheLog", "KeepFailedEvents", "SendTraces", "AttachToTheVpc", "LeaveTheVpcToLambda"];
     statements.iter().any(|sid| statement["Sid"] == *sid)
 }
 
-/// What the sealing key's own policy allows the function's role.
+/// Statements of the sealing key's own policy for the function's role.
 fn seals() -> Vec<Value> {
     let mut statements = statements("SealingKey", "KeyPolicy");
     statements.retain(|statement| statement["Principal"]["AWS"] == "RotatorRole.Arn");
     statements
 }
 
-/// The function's variables as a deployment with the template's defaults has them.
+/// The function's variables as a deployment with the template's defaults sets them.
 pub(crate) fn environment() -> BTreeMap<String, String> {
     let template = template();
     let variables = &resource("Rotator")["Properties"]["Environment"]["Variables"];
@@ -600,7 +601,7 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
                     "arn:aws:kms:eu-west-1:123456789012:key/1a2b3c4d-1234-5678-9abc-1a2b3c4d5e6f"
                 }
                 Some(parameter) => template["Parameters"][parameter]["Default"].as_str().unwrap(),
-                // `!If`: what is set when the condition holds.
+                // `!If`: a variable that is set only under a condition, which does not hold by default.
                 None => "",
             };
             (name.clone(), value.to_owned())
@@ -608,7 +609,7 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The permissions that the adapters' calls need, read from their source.
+/// Permissions that the adapters' calls need, read from their source.
 fn operations() -> BTreeSet<String> {
     let mut operations = BTreeSet::new();
     for source in sources::under("crates/aws/src") {
@@ -623,10 +624,10 @@ fn operations() -> BTreeSet<String> {
                 });
                 match (service, call) {
                     (_, transaction) if transaction.starts_with("transact_") => false,
-                    // The one call that is authorized under another name.
+                    // The only call that is authorized under another name.
                     // https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
                     ("lambda", "invoke") => operations.insert("lambda:InvokeFunction".to_owned()),
-                    // The one service that is.
+                    // The only service that is authorized under another name.
                     // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoneventbridge.html
                     ("eventbridge", _) => {
                         operations.insert(format!("events:{}", in_camel_case(call)))
@@ -635,7 +636,7 @@ fn operations() -> BTreeSet<String> {
                 };
             }
         }
-        // A transaction is authorized by what it is made of.
+        // A transaction is authorized by the operations that it consists of.
         // https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
         for (part, action) in [
             ("Get::builder()", "GetItem"),
@@ -652,21 +653,20 @@ fn operations() -> BTreeSet<String> {
     operations
 }
 
-/// The Kubernetes resources that the cluster's adapter names, read from its source: `Api<Pod>` is
-/// `pods`.
+/// Kubernetes resources that the cluster's adapter names, read from its source: `Api<Pod>` is `pods`.
 fn kubernetes_resources() -> BTreeSet<String> {
     sources::under("crates/kubernetes/src")
         .iter()
         .map(sources::Source::without_spaces)
         .flat_map(|code| {
             let asked = code.match_indices("Api<").map(|(at, _)| named_last(&code[at..]));
-            // What fills in the parameter of a generic function.
+            // Types that fill in the parameter of a generic function.
             let rolled = code.match_indices("implRolledfor").map(|(at, found)| {
                 code[at + found.len()..].split('{').next().unwrap_or_default().to_owned()
             });
             asked.chain(rolled).collect::<Vec<_>>()
         })
-        // A parameter of a generic function is filled in elsewhere.
+        // The parameter of a generic function itself is not a kind.
         .filter(|kind| kind.len() > 1)
         .map(|kind| format!("{}s", kind.to_lowercase()))
         .collect()

@@ -1,4 +1,4 @@
-//! The Terraform module against template.yaml: whoever deploys the one has what the other would give.
+//! The Terraform module against template.yaml: both deploy the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,15 +19,17 @@ const FILES: [&str; 9] = [
     include_str!("../../infra/terraform/dashboard.tf"),
     include_str!("../../infra/terraform/outputs.tf"),
 ];
-/// What only CodeDeploy and emulators need.
+/// Parameter groups that only CodeDeploy and emulators need.
 const GROUPS_WITHOUT_VARIABLES: [&str; 2] =
     ["How a new version takes over", "Against an emulator only"];
 const VARIABLES_OF_ITS_OWN: [&str; 3] = ["name", "package", "live_version"];
 /// The alarm that only CodeDeploy needs.
 const ALARM_OF_CODE_DEPLOY: &str = "new-version-errors";
-/// A string in the template, where nothing is empty; a number in the module, where it is null.
+/// A string in the template, in which empty means none. It is a number in the module, in which null means
+/// none.
 const NUMBER_OR_NULL: &str = "ReservedConcurrency";
-/// What each of CloudFormation's types is in the module. Alarms are one resource there, and compared one by one.
+/// The module's resource for each of CloudFormation's types. Alarms are one resource in the module, and are
+/// compared one by one.
 const RESOURCES: [(&str, &str); 15] = [
     ("AWS::CloudWatch::Dashboard", "aws_cloudwatch_dashboard"),
     ("AWS::DynamoDB::Table", "aws_dynamodb_table"),
@@ -66,6 +68,7 @@ fn a_variable_defaults_to_what_its_parameter_does_and_takes_nothing_else() {
             written.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned)
         };
 
+        // The type and the default of the parameter, in Terraform's terms.
         let is_number = parameter["Type"] == "Number" || name == NUMBER_OR_NULL;
         let (kind, default) = match (&parameter["Type"], &parameter["Default"]) {
             (Value::String(kind), default) if kind == "CommaDelimitedList" => {
@@ -84,6 +87,7 @@ fn a_variable_defaults_to_what_its_parameter_does_and_takes_nothing_else() {
             "{name}"
         );
 
+        // The parameter's constraints become the condition of the variable's validation.
         let condition = match (&parameter["AllowedPattern"], &parameter["AllowedValues"]) {
             (Value::String(pattern), _) if name == NUMBER_OR_NULL => {
                 let pattern = pattern.strip_prefix('(').unwrap().strip_suffix(")?").unwrap();
@@ -142,6 +146,7 @@ fn the_function_is_the_same() {
 #[test]
 fn the_same_is_granted_under_the_same_conditions() {
     let template = template::template();
+    // All statements of the template, by their Sid.
     let mut granted = BTreeMap::new();
     for (name, resource) in template["Resources"].as_object().unwrap() {
         let policy = match resource["Type"].as_str().unwrap() {
@@ -164,6 +169,7 @@ fn the_same_is_granted_under_the_same_conditions() {
             granted.insert(statement["Sid"].as_str().unwrap().to_owned(), statement);
         }
     }
+    // All statements of the module, by their Sid: each must occur once, and there must be no others.
     let module = module();
     let written: BTreeMap<_, _> = module
         .split("Sid = \"")
@@ -175,6 +181,7 @@ fn the_same_is_granted_under_the_same_conditions() {
         written.keys().copied().collect::<BTreeSet<_>>(),
         granted.keys().map(String::as_str).collect()
     );
+    // The texts differ in syntax, so each part of a statement is compared on its own.
     for (sid, statement) in granted {
         let text = written[sid.as_str()];
         assert!(text.contains(&format!("Effect = {}", statement["Effect"])), "{sid}");
@@ -192,7 +199,7 @@ fn the_same_is_granted_under_the_same_conditions() {
             }
         }
         for (operator, keys) in statement["Condition"].as_object().into_iter().flatten() {
-            // What an option adds is written once, beside the statements.
+            // Conditions that an option adds are written once, beside the statements.
             let options = between(&module, "published_items = {", "rotator = [");
             let conditional = keys.get(1).filter(|_| keys.is_array());
             let text = if conditional.is_some() { options } else { text };
@@ -254,7 +261,7 @@ fn the_same_is_told_by_the_same_alarms() {
             dimensions.insert(key.to_owned());
             let value = match dimension["Value"].as_str().unwrap() {
                 "Rotator" => "aws_lambda_function.rotator.function_name".to_owned(),
-                // Of another resource, which the module names in its own way.
+                // A value of another resource: the module names that resource in its own way.
                 other if other.contains(['.', '$']) => String::new(),
                 literal => format!("\"{literal}\""),
             };
@@ -263,7 +270,7 @@ fn the_same_is_told_by_the_same_alarms() {
         let written = between(&text, "dimensions = {", "\nstatistic = ").split(" = ");
         let written = written.map(|it| it.rsplit([' ', '\n', '{']).next().unwrap().to_owned());
         let mut written: Vec<_> = written.collect();
-        // What follows the last one is a value.
+        // The part after the last separator is a value, not a name.
         written.pop();
         assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), dimensions, "{name}");
     }
@@ -339,9 +346,9 @@ fn every_resource_is_there_and_every_rule_sends_the_same() {
         of("AWS::Events::Rule").into_iter().map(|it| length(&it["Properties"]["Targets"]));
     expected.insert("aws_cloudwatch_event_target", targets.sum());
     expected.insert("aws_cloudwatch_metric_alarm", 1);
-    // SAM makes the alias `live` with the function.
+    // SAM creates the alias `live` with the function.
     *expected.get_mut("aws_lambda_alias").unwrap() += of("AWS::Serverless::Function").len();
-    // A role may have its policy within.
+    // A role may contain its policy.
     *expected.get_mut("aws_iam_role_policy").unwrap() +=
         of("AWS::IAM::Role").iter().map(|it| length(&it["Properties"]["Policies"])).sum::<usize>();
     let mut written = BTreeMap::new();
@@ -352,7 +359,7 @@ fn every_resource_is_there_and_every_rule_sends_the_same() {
     let known: BTreeSet<_> = RESOURCES.iter().map(|(kind, _)| *kind).collect();
     for (name, resource) in template["Resources"].as_object().unwrap() {
         let kind = resource["Type"].as_str().unwrap();
-        // A queue has its policy within.
+        // In the module, a queue contains its policy.
         let is_within = ["AWS::CloudWatch::Alarm", "AWS::SQS::QueuePolicy"].contains(&kind);
         assert!(is_within || known.contains(kind), "what is {name} in the module?");
     }
@@ -395,17 +402,17 @@ fn parameters() -> BTreeMap<String, Value> {
     ours.map(|(name, parameter)| (name.clone(), parameter.clone())).collect()
 }
 
-/// How many there are in a list; none where there is no list.
+/// Length of a list, or 0 if it is no list.
 fn length(list: &Value) -> usize {
     list.as_array().map_or(0, Vec::len)
 }
 
-/// The whole module.
+/// Text of the whole module.
 fn module() -> String {
     FILES.iter().map(|file| in_short(file)).collect()
 }
 
-/// Lines without comments, blanks at their ends, and alignment.
+/// Lines without comments, without blanks at their ends, and without alignment.
 fn in_short(text: &str) -> String {
     text.lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -413,7 +420,7 @@ fn in_short(text: &str) -> String {
         .fold(String::new(), |module, line| module + &line + "\n")
 }
 
-/// The names of the module's variables, or outputs.
+/// Names of the module's variables or outputs.
 fn labels(kind: &str) -> BTreeSet<String> {
     let opening = format!("{kind} \"");
     let module = module();
@@ -426,7 +433,7 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     rest.split(to).next().unwrap()
 }
 
-/// What stands in quotation marks.
+/// Texts in quotation marks.
 fn quoted(text: &str) -> BTreeSet<String> {
     text.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }

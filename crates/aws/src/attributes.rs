@@ -1,4 +1,4 @@
-//! JSON as attributes of DynamoDB items, and back.
+//! Conversion of JSON to attributes of DynamoDB items, and back.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-/// The attributes of an item, or of a map in one.
+/// Attributes of an item, or of a map in one.
 pub(crate) type Attributes = HashMap<String, AttributeValue>;
 
-/// The attribute that holds a JSON value. [`to_json`] gives the value back.
+/// The attribute that holds a JSON value. [`to_json`] returns the value.
 pub(crate) fn from_json(value: Value) -> AttributeValue {
     match value {
         Value::Null => AttributeValue::Null(true),
@@ -23,8 +23,8 @@ pub(crate) fn from_json(value: Value) -> AttributeValue {
     }
 }
 
-/// The JSON value that an attribute holds. What JSON has no word for (bytes, sets, a number beyond
-/// its reach) becomes a value that no record and no view of ours contains, so that it is noticed.
+/// The JSON value that an attribute holds. An attribute that JSON cannot express (bytes, sets, a number
+/// outside its range) becomes a value that no record and no view of ours contains, so that it is noticed.
 pub(crate) fn to_json(attribute: &AttributeValue) -> Value {
     match attribute {
         AttributeValue::Null(_) => Value::Null,
@@ -46,7 +46,7 @@ pub(crate) fn to_json(attribute: &AttributeValue) -> Value {
         }
         AttributeValue::Ns(set) => json!({"NS": set}),
         AttributeValue::Ss(set) => json!({"SS": set}),
-        // The SDK's word for a type of attribute that is newer than itself.
+        // The SDK's variant for a type of attribute that is newer than the SDK.
         _ => json!({"unknown": null}),
     }
 }

@@ -1,4 +1,4 @@
-//! EKS: where a cluster is, and who we are to it.
+//! EKS: finds a cluster, and authenticates the function to it.
 
 mod bearer;
 
@@ -19,26 +19,26 @@ use crate::{
     sdk::{failed, incomplete},
 };
 
-/// Where the API server of an EKS cluster is.
+/// The API server of an EKS cluster.
 pub struct Endpoint {
     /// Its URL.
     pub url: String,
     /// The certificate authority that signs its certificate: PEM in base64.
     pub authority: String,
-    /// What to do if it does not know the caller.
+    /// The fix if the API server does not know the caller.
     pub introduce: String,
 }
 
-/// The token by which a cluster knows the caller.
+/// A bearer token that authenticates the caller to a cluster.
 pub struct BearerToken {
     /// The token.
     pub token: Zeroizing<String>,
-    /// When another one must be signed.
+    /// Time after which another token must be signed.
     pub used_until: Timestamp,
 }
 
-/// Credentials with which one cluster is found, and with which we are known to it: the function's
-/// own, or those of a role that was assumed for it.
+/// Credentials that describe one cluster and authenticate to it: the function's own, or those of a role
+/// that was assumed for it.
 pub struct Session<'a> {
     eks: &'a EksCluster,
     /// AWS in the cluster's region.
@@ -48,11 +48,11 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Fetches the credentials. A role is assumed by a call in the function's own region, whose
-    /// sessions are good in every region.
+    /// Fetches the credentials. A role is assumed by a call in the function's own region: its sessions are
+    /// valid in every region.
     ///
     /// # Errors
-    /// What keeps the credentials from coming.
+    /// The reason why there are no credentials.
     pub async fn open(own: &Arc<Aws>, eks: &'a EksCluster) -> Result<Self, Error> {
         let unknown = |because: &str| {
             Error::new(
@@ -83,11 +83,13 @@ impl<'a> Session<'a> {
         Ok(Self { eks, aws, region, credentials })
     }
 
-    /// Where the cluster is.
+    /// Fetches the cluster's endpoint.
     ///
     /// # Errors
-    /// What DescribeCluster answered, and what its answer lacks.
+    /// The error of DescribeCluster, or the field that its answer lacks.
     pub async fn endpoint(&self) -> Result<Endpoint, Error> {
+        // A cluster that does not exist is a mistake in the spec. Its error names the account and the
+        // region.
         let attempted = "describe the EKS cluster";
         let name = &self.eks.name;
         let answer = match self.aws.eks().describe_cluster().name(name).send().await {
@@ -112,6 +114,7 @@ impl<'a> Session<'a> {
             }
             Err(error) => return Err(failed("eks:DescribeCluster", attempted, name, &error)),
         };
+        // A cluster that is still being created has neither endpoint nor authority.
         let cluster = answer.cluster();
         let url = cluster.and_then(|cluster| cluster.endpoint());
         let authority = cluster
@@ -134,10 +137,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A token for the cluster, and until when it is used.
+    /// Signs a token for the cluster, and says until when it is used.
     ///
     /// # Errors
-    /// What keeps it from being signed.
+    /// The reason why it cannot be signed.
     pub fn bearer_token(&self, now: Timestamp) -> Result<BearerToken, Error> {
         let ends = self.credentials.expiry().and_then(|expiry| Timestamp::try_from(expiry).ok());
         let used_until = now.saturating_add(bearer::USED_FOR).unwrap_or(Timestamp::MAX);
@@ -147,8 +150,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What to do if the cluster does not know the role by which it is called: an access entry is refused by EKS
-/// where the authentication mode is `CONFIG_MAP` (EKS User Guide, "Set authentication mode").
+/// The fix if the cluster does not know the calling role. EKS refuses an access entry if the authentication
+/// mode is `CONFIG_MAP` (EKS User Guide, "Set authentication mode").
 fn introduce(cluster: Option<&Cluster>, role: Option<&str>) -> String {
     let role = role.unwrap_or("the function's role");
     let mode = cluster
@@ -164,7 +167,7 @@ fn introduce(cluster: Option<&Cluster>, role: Option<&str>) -> String {
     }
 }
 
-/// The credentials of a role, for an hour: what a role that assumes another may have.
+/// The credentials of a role, valid for one hour: the limit for a role that is assumed by another role.
 async fn assume(own: &Aws, role: &str) -> Result<Credentials, Error> {
     let attempted = "assume the cluster's role";
     let call = own.sts().assume_role().role_arn(role).role_session_name("changeover");

@@ -1,4 +1,4 @@
-//! An EventBridge bus, whose rules pass on what becomes of tokens.
+//! An EventBridge bus. Its rules deliver the events of tokens.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -71,7 +71,8 @@ impl EventBus {
             .build()
     }
 
-    /// What became of each of these entries, in their order. A call that fails was repeated by the SDK.
+    /// Sends these entries, and returns their results in the same order. The SDK has already repeated a
+    /// call that fails.
     async fn put(
         &self,
         entries: &[PutEventsRequestEntry],
@@ -86,7 +87,7 @@ impl EventBus {
         }
     }
 
-    /// The call was answered, and this entry of it refused.
+    /// The error of an entry that EventBridge refused in a call that it answered.
     fn refused(&self, result: &PutEventsResultEntry) -> Error {
         let code = result.error_code().unwrap_or("no code");
         let message = result.error_message().unwrap_or("no message");
@@ -99,7 +100,7 @@ impl EventBus {
 
 const ACTION: &str = "events:PutEvents";
 const ATTEMPTED: &str = "send events to the bus";
-/// How many entries a call takes (API reference, `PutEvents`).
+/// Largest number of entries in a call (API reference, `PutEvents`).
 const MOST_ENTRIES: usize = 10;
-/// How often an entry is sent that was refused while others were taken.
+/// Number of times that an entry is sent if it is refused while others are accepted.
 const ROUNDS: usize = 3;

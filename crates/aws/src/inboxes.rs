@@ -21,7 +21,7 @@ pub struct SsmInboxes {
 }
 
 impl SsmInboxes {
-    /// Those that these clients can read.
+    /// The inboxes that these clients can read.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self { aws }
     }

@@ -1,4 +1,4 @@
-//! Invocations of the function, started by itself.
+//! Invocations of the function that the function itself starts.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct LambdaInvocations {
 }
 
 impl LambdaInvocations {
-    /// Of functions in the function's own account and region.
+    /// Invocations of functions in the function's own account and region.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self { aws }
     }

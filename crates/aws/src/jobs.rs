@@ -1,4 +1,4 @@
-//! Jobs of CodePipeline, answered.
+//! Results of CodePipeline's jobs.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ impl Pipeline for CodePipelineJobs {
                 let success = success.set_output_variables(Some(variables.collect()));
                 answered("codepipeline:PutJobSuccessResult", job, success.send().await)
             }
-            // With a continuation token no output variables are taken (API reference,
+            // CodePipeline refuses output variables together with a continuation token (API reference,
             // `PutJobSuccessResult`).
             Verdict::GoesOn { continuation } => {
                 let success = success.continuation_token(continuation);
@@ -59,8 +59,8 @@ impl Pipeline for CodePipelineJobs {
     }
 }
 
-/// A job that is not waiting was answered before, by an earlier try of the same invocation, or given up
-/// by its pipeline.
+/// Maps the answer to a job's result. A job that is not waiting for a result already has one, from an
+/// earlier try of the same invocation, or was given up by its pipeline. Both count as success.
 fn answered<T, E>(
     action: &str,
     job: &str,
@@ -92,5 +92,5 @@ fn failure_type(failure: Failure) -> FailureType {
     }
 }
 
-/// What a failure's message may have (API reference, `FailureDetails`).
+/// Most characters of a failure's message (API reference, `FailureDetails`).
 const LONGEST_MESSAGE: usize = 5000;

@@ -1,15 +1,15 @@
-//! The ports of `changeover-core` over AWS. A service is a feature, so that a program builds the SDKs that it calls and no
-//! others.
+//! The ports of `changeover-core` over AWS. Each service is a feature, so that a program builds only the
+//! SDKs that it calls.
 //!
 //! ```text
-//! sdk               clients, time-outs, retries, and what a failed call means
+//! sdk               clients, time-outs, retries, and the meaning of a failed call
 //! specs, inboxes    Parameter Store, read
 //! publications      Parameter Store and DynamoDB, as readers see them
 //! record_store      DynamoDB items, sealed with KMS
 //! invocations       Lambda
 //! jobs              CodePipeline
 //! event_bus         EventBridge
-//! eks               where an EKS cluster is, and the token it knows us by
+//! eks               the endpoint of an EKS cluster, and the token that authenticates us to it
 //! ```
 
 #[cfg(feature = "dynamodb")]

@@ -26,8 +26,8 @@ pub struct AwsPublications {
 }
 
 impl AwsPublications {
-    /// Publications that are reached with these clients. New SecureStrings that name no KMS key are encrypted
-    /// with `key`.
+    /// Publications that are reached with these clients. New SecureStrings that name no KMS key are
+    /// encrypted with `key`.
     pub fn new(aws: Arc<Aws>, key: String) -> Self {
         Self { parameters: Parameters::new(Arc::clone(&aws), key), items: Items::new(aws) }
     }
@@ -86,7 +86,7 @@ impl Publications for AwsPublications {
     }
 }
 
-/// A write that is refused for good, or that no attempt of can still be applied.
+/// The error of a write that was refused for good, or of which no attempt is in doubt.
 fn answered(error: Error) -> WriteError {
     WriteError { error, unanswered: false, ahead: None, is_gone: false }
 }

@@ -1,16 +1,16 @@
-//! Records in DynamoDB, one item a token, with the values in them sealed by KMS.
+//! Records in DynamoDB, one item per token. The values in them are sealed by KMS.
 //!
 //! ```text
-//! pk             sk                     what it is
+//! pk             sk                     content
 //! token#<name>   record                 the record, beside life, revision, write_id, owed, due_at and failing
 //! token#<name>   key#<sha256>           an idempotency key -> rotation, version; expires_at (TTL)
 //! token#<name>   rotation#<version>     the audit of a version, for ever
 //! ```
 //!
-//! Every write carries a write id of its own. The SDK repeats a call whose reply was lost; if the
-//! lost attempt had landed, the repeated one fails its own condition
-//! (github.com/aws/aws-sdk-java/issues/2667), and the write id in the item that DynamoDB returns
-//! with the failure tells it from somebody else's.
+//! Every write carries a write id of its own. The SDK repeats a call whose reply was lost. If the lost
+//! attempt was applied, the repeated one fails its own condition (github.com/aws/aws-sdk-java/issues/2667).
+//! DynamoDB returns the item with the failure, and the write id in it distinguishes our own write from that
+//! of another invocation.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ use item::{
 };
 use sealing::Sealing;
 
-/// Where records are kept, and how their values are sealed.
+/// The table and the key of records.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// The DynamoDB table.
@@ -68,8 +68,8 @@ pub struct Kept {
     pub scope: String,
 }
 
-/// Records in a DynamoDB table, sealed with a KMS key. Made anew for every invocation, for its
-/// clock; the clients outlive it.
+/// Records in a DynamoDB table, sealed with a KMS key. A new one is made for every invocation, for its
+/// clock. The clients outlive it.
 pub struct DynamoDbRecords {
     aws: Arc<Aws>,
     table: String,
@@ -79,7 +79,7 @@ pub struct DynamoDbRecords {
 }
 
 impl DynamoDbRecords {
-    /// The records that are kept like this.
+    /// The records that are stored in this table and sealed with this key.
     pub fn new(aws: Arc<Aws>, kept: Kept, clock: Clock, fill: Fill) -> Self {
         let Kept { table, key, scope } = kept;
         let sealing = Sealing::new(Arc::clone(&aws), key, scope);
@@ -96,8 +96,8 @@ impl RecordStore for DynamoDbRecords {
             let loaded = found.map(|item| loaded_in(item, token)).transpose()?;
             return Ok(loaded.unwrap_or_default());
         };
-        // Both in one snapshot: a key without the rotation that it stands for would read as one
-        // that was carried out long ago.
+        // Both are read in one snapshot. A key without its rotation would look like one that was carried
+        // out long ago.
         let gets = [record, item_key(token, &key_sort(key))].map(|key| {
             let get = Get::builder().table_name(&self.table).set_key(Some(key)).build();
             get.map(|get| TransactGetItem::builder().get(get).build())
@@ -134,6 +134,7 @@ impl RecordStore for DynamoDbRecords {
 
     async fn save(&self, save: Save<'_>) -> Result<Saved, Error> {
         let token = save.record.token();
+        // A fence that does not grow is a mistake of the caller: its condition could still hold.
         if save.replaces.is_some_and(|replaces| save.record.fence() <= replaces) {
             return Err(Error::new(
                 Kind::Internal,
@@ -143,6 +144,7 @@ impl RecordStore for DynamoDbRecords {
             )
             .on(self.named(token)));
         }
+        // A new record replaces nothing, or only what a forgotten record has left.
         let write_id = self.write_id()?;
         let item = record_item(save.record, &write_id)?;
         let (condition, values) = match save.replaces {
@@ -153,6 +155,7 @@ impl RecordStore for DynamoDbRecords {
             return self.put(token, item, condition, values, &write_id).await;
         }
 
+        // Record, key and audit are written together or not at all.
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item))
@@ -241,6 +244,7 @@ impl RecordStore for DynamoDbRecords {
         latest: Option<Timestamp>,
     ) -> Result<Option<Failing>, Error> {
         let attempted = "count a failed run beside the record";
+        // Reads only attributes beside the record, so that this works for a record that cannot be read.
         let answer = self
             .aws
             .dynamodb()
@@ -253,13 +257,15 @@ impl RecordStore for DynamoDbRecords {
             .await
             .map_err(|error| failed("dynamodb:GetItem", attempted, self.named(token), &error))?;
         let item = answer.item.unwrap_or_default();
+        // A token that is not due any more was saved by another invocation: there is nothing to count.
         let Some(due_at) = item.get(DUE_AT) else { return Ok(None) };
         let is_due = |time: &String| time.parse::<Timestamp>().map_or(true, |time| time <= now);
         if !due_at.as_s().is_ok_and(is_due) {
             return Ok(None);
         }
         let failing = Failing::after(failing_in(&item), error, now);
-        // As they were read, whatever they are: the record may be damaged.
+        // The conditions compare with the attributes as they were read, whatever they are: the record may
+        // be damaged.
         let revision = item.get(REVISION).cloned();
         let condition = match revision {
             Some(_) => "due_at = :read AND revision = :revision",
@@ -272,6 +278,7 @@ impl RecordStore for DynamoDbRecords {
             (":read".to_owned(), due_at.clone()),
         ]);
         values.extend(revision.map(|revision| (":revision".to_owned(), revision)));
+        // Conditional on the attributes that were read. If they changed, another invocation made progress.
         let answer = self
             .aws
             .dynamodb()
@@ -302,6 +309,8 @@ impl RecordStore for DynamoDbRecords {
         fence: Fence,
         last_version: VersionNumber,
     ) -> Result<Saved, Error> {
+        // The item remains, with the last version, so that a new record of the token does not use a number
+        // twice.
         let write_id = self.write_id()?;
         let values = [
             (":now".to_owned(), text(milliseconds(self.clock.now()))),
@@ -332,6 +341,7 @@ impl RecordStore for DynamoDbRecords {
             )))
             .send()
             .await;
+        // A repeated call finds the item already forgotten. The write id shows that this call did it.
         let error = match answer {
             Ok(_) => return Ok(Saved::Saved),
             Err(error) => error,
@@ -456,6 +466,7 @@ impl DynamoDbRecords {
         };
         let values = values.into_iter().chain([(":owed".to_owned(), text(owed))]);
         let mut due = Vec::new();
+        // The index sorts by due time, so a limit keeps the records that are due first.
         let mut pages = self
             .aws
             .dynamodb()
@@ -478,11 +489,11 @@ impl DynamoDbRecords {
             for item in page.items() {
                 let owner = text_in(item, PK).and_then(|pk| pk.strip_prefix(OWNER));
                 let Some(token) = owner.and_then(|name| TokenName::parse(name).ok()) else {
-                    // One strange item must not keep the sweep from all the others.
+                    // One unknown item must not keep the sweep from all the others.
                     tracing::warn!(table = self.table, "an item in the index is no token's record");
                     continue;
                 };
-                // A record whose time is damaged is reported when it is reread.
+                // A record whose time is damaged is reported when it is read again.
                 let due_at = text_in(item, DUE_AT).and_then(|time| time.parse().ok());
                 due.push((token, due_at.unwrap_or(self.clock.now())));
             }
@@ -547,8 +558,8 @@ impl DynamoDbRecords {
         }
     }
 
-    /// Writes all or nothing. DynamoDB itself recognises a repeated call by its token for ten
-    /// minutes (API reference, `TransactWriteItems`); after that the write id does.
+    /// Writes all or nothing. DynamoDB itself recognizes a repeated call by its token for ten minutes (API
+    /// reference, `TransactWriteItems`). After that the write id identifies it.
     async fn transact(
         &self,
         attempted: &str,
@@ -578,6 +589,7 @@ impl DynamoDbRecords {
         else {
             return Err(failed());
         };
+        // A failed condition is an answer, not an error. It is our own write if all failed items agree.
         let reasons = cancelled.cancellation_reasons();
         let mut refusals = reasons
             .iter()
@@ -589,7 +601,7 @@ impl DynamoDbRecords {
             return Ok(is_ours);
         }
         Err(match reasons.iter().enumerate().find(|(_, reason)| !passes(reason)) {
-            // Which one, since every item of a transaction is a different thing.
+            // The error names the item, because every item of a transaction is of another kind.
             Some((index, reason)) => Error {
                 kind: match reason.message() {
                     Some(message) if message.contains("size") => Kind::TooLarge,
@@ -606,7 +618,7 @@ impl DynamoDbRecords {
         })
     }
 
-    /// Writes a key that must be new, or one whose time has passed.
+    /// Writes a key that must be new, or must have expired.
     fn put_key(
         &self,
         token: &TokenName,
@@ -637,7 +649,7 @@ impl DynamoDbRecords {
     }
 }
 
-/// Whether a refused write is one that an earlier attempt of the same call had already made.
+/// `Saved` if an earlier attempt of the same call already made the write that is now refused.
 fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
     match existing.and_then(|item| text_in(item, WRITE_ID)) {
         Some(id) if id == write_id => Saved::Saved,
@@ -645,7 +657,7 @@ fn saved_if_ours(existing: Option<&Attributes>, write_id: &str) -> Saved {
     }
 }
 
-/// A transaction that was cancelled for what passes, until the retries ended.
+/// The error of a transaction that was cancelled for a temporary reason until the retries ended.
 fn busy(failed: Error) -> Error {
     Error {
         kind: Kind::Throttled,
@@ -665,10 +677,11 @@ fn unbuildable(error: aws_sdk_dynamodb::error::BuildError) -> Error {
         .caused_by(&error)
 }
 
-/// How many entries of an audit are looked through for a value, newest first: so many pages of so many.
+/// Limits on the audit entries that are searched for a value, newest first: the number of pages, and the
+/// entries of a page.
 const AUDIT_PAGES: usize = 4;
 const AUDIT_PAGE: i32 = 250;
 const INDEX: &str = "owed";
 const READ_RECORD: &str = "read the record";
-/// A single write that met a transaction on the same item.
+/// Code of a single write that met a transaction on the same item.
 const CONFLICT: &[&str] = &["TransactionConflictException"];

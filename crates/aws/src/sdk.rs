@@ -1,5 +1,5 @@
-//! AWS, as every adapter meets it: clients that share one pool of connections, time-outs on every
-//! call, and one reading of what went wrong.
+//! The AWS SDKs as every adapter uses them: clients that share one pool of connections, time-outs on every
+//! call, and one mapping of failures to errors.
 
 mod counted;
 mod http;
@@ -37,15 +37,15 @@ use changeover_core::error::{Error, Kind, causes};
 use self::counted::Counted;
 pub use self::http::client as http_client;
 
-/// How long a call may take, its retries included: what an unfenced call may last (the lease is
-/// reckoned with it).
+/// Time limit of a call, its retries included. It is the longest time that an unfenced call may last, and
+/// the lease is calculated with it.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one attempt of a call may take.
+/// Time limit of one attempt of a call.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long making a connection may take.
+/// Time limit for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The clients of AWS's services, each made when it is first needed.
+/// The clients of AWS's services. Each is made when it is first needed.
 pub struct Aws {
     config: SdkConfig,
     requests: Arc<AtomicU64>,
@@ -68,12 +68,12 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Reads AWS's own variables (`AWS_REGION`, `AWS_ENDPOINT_URL_SSM`, ...) and profile files.
-    /// Calls nobody: credentials are fetched by the first call that needs them.
+    /// Reads AWS's own variables (`AWS_REGION`, `AWS_ENDPOINT_URL_SSM`, ...) and profile files. Makes no
+    /// call: credentials are fetched by the first call that needs them.
     ///
     /// # Errors
-    /// `Unreachable` where no region is set: the instance metadata service is not asked for one, Lambda sets
-    /// the variable. `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
+    /// `Unreachable` if no region is set. The instance metadata service is not queried for one, because
+    /// Lambda sets the variable. `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
     pub async fn load() -> Result<Self, Error> {
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new());
@@ -124,22 +124,22 @@ impl Aws {
         }
     }
 
-    /// The same AWS in a region, with these credentials.
+    /// The same AWS in another region and with these credentials.
     pub fn with(&self, region: &str, credentials: Credentials) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned()));
         let credentials = SharedCredentialsProvider::new(credentials);
-        // The cache of the other credentials knows nothing of these.
+        // The cache of the original credentials must not answer for these.
         let config =
             config.credentials_provider(credentials).identity_cache(IdentityCache::no_cache());
         Self::counting(config.build(), Arc::clone(&self.requests))
     }
 
-    /// How many requests it has sent, repeated ones and those to other regions included.
+    /// Number of requests that were sent. Repeated requests and those to other regions count too.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Region, credentials and endpoints, for what signs by itself.
+    /// Region, credentials and endpoints, for callers that sign requests themselves.
     pub fn config(&self) -> &SdkConfig {
         &self.config
     }
@@ -193,7 +193,7 @@ impl Aws {
     }
 }
 
-/// What every configuration begins with.
+/// The base of every configuration.
 ///
 /// # Errors
 /// `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
@@ -201,12 +201,12 @@ pub fn loader() -> Result<ConfigLoader, Error> {
     Ok(aws_config::defaults(behavior_version()).http_client(http::client()?))
 }
 
-/// How the SDKs behave where they left it open.
+/// The version of the SDKs' defaults.
 pub fn behavior_version() -> BehaviorVersion {
     BehaviorVersion::v2026_01_12()
 }
 
-/// A configuration that names a region.
+/// The configuration, if it names a region.
 pub fn checked(config: SdkConfig) -> Result<SdkConfig, Error> {
     if config.region().is_none() {
         return Err(Error::new(
@@ -228,16 +228,15 @@ pub fn timeouts(operation: Duration) -> TimeoutConfig {
         .build()
 }
 
-/// Has the SDK repeat a call that was refused with one of these codes too.
+/// Makes the SDK also repeat a call that was refused with one of these codes.
 pub fn also_retrying<E>(codes: &'static [&'static str]) -> AwsErrorCodeClassifier<E> {
     AwsErrorCodeClassifier::builder().transient_errors(codes).build()
 }
 
-/// What a failed call means. `action` is the permission that it needs (`ssm:PutParameter`),
-/// `attempted` what it was for, in the imperative, and `on` the one thing that it was about.
+/// The error of a failed call. `action` is the permission that it needs (`ssm:PutParameter`), `attempted`
+/// is its purpose, in the imperative, and `on` is the one object that it was about.
 ///
-/// The SDK's error is rendered here and goes no further: it can hold a response, and with it a
-/// token.
+/// The SDK's error is rendered here and is not passed on: it can hold a response, and with it a token.
 pub fn failed<E>(
     action: &str,
     attempted: &str,
@@ -275,15 +274,15 @@ where
     Error::new(kind, attempted, because, fix).on(on)
 }
 
-/// An answer of 200 that lacks what every such answer has: not AWS's own, or cut on its way. What it
-/// would say, had it come through, is not known.
+/// The error of an answer of 200 that lacks a field that every such answer has. It did not come from AWS,
+/// or was cut off on its way. The result of the call is not known.
 pub fn incomplete(action: &str, attempted: &str, on: impl fmt::Display, lacks: &str) -> Error {
     let because = format!("the answer to {action} has no {lacks}");
     let fix = "run it again; if it stays so, check what stands between the function and AWS";
     Error::new(Kind::Unreachable, attempted, because, fix).on(on)
 }
 
-/// The contract's word for what an AWS error code says.
+/// The contract's error kind for an AWS error code.
 fn kind<E>(error: &SdkError<E, HttpResponse>) -> Kind
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
@@ -294,10 +293,10 @@ where
         return match code {
             _ if is_throttling(code) => Kind::Throttled,
             _ if is_refusal(code) || is_about_a_key(Some(code)) => Kind::AccessDenied,
-            // DynamoDB and Parameter Store have no code of their own for what does not fit.
+            // DynamoDB and Parameter Store have no code of their own for a value that is too large.
             "ValidationException" if message.contains("size") => Kind::TooLarge,
             "ItemCollectionSizeLimitExceededException" => Kind::TooLarge,
-            // An answer of 200 that is an error all the same could not be read: nobody knows whose it is.
+            // An error in an answer of 200 could not be read, so its origin is not known.
             _ if service.raw().status().is_server_error() => Kind::Unreachable,
             _ if service.raw().status().is_success() => Kind::Unreachable,
             _ => Kind::Internal,
@@ -307,7 +306,7 @@ where
         sources(error).any(|cause| cause.downcast_ref::<CredentialsError>().is_some());
     match error {
         _ if is_without_credentials => Kind::AccessDenied,
-        // An answer that is none, as a proxy or an endpoint that is not AWS's gives it.
+        // An answer that does not parse, for example from a proxy or from an endpoint that is not AWS's.
         SdkError::ResponseError(response) if is_refused(response.raw().status()) => {
             Kind::AccessDenied
         }
@@ -316,7 +315,7 @@ where
     }
 }
 
-/// The causes of an error, outermost first; chains longer than sixteen are cut there.
+/// The causes of an error, outermost first. Chains longer than sixteen are cut there.
 pub fn sources<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -331,7 +330,7 @@ fn is_throttling(code: &str) -> bool {
     THROTTLING_ERRORS.contains(&code) || OTHER_THROTTLING_ERRORS.contains(&code)
 }
 
-/// What means "later", beside what the SDK knows as such (BOTO ssm 2014-11-06, dynamodb
+/// Codes that mean "later" and that the SDK does not know as such (BOTO ssm 2014-11-06, dynamodb
 /// 2012-08-10).
 const OTHER_THROTTLING_ERRORS: [&str; 4] =
     ["TooManyUpdates", "ThrottlingError", "TransactionConflictException", "TransactionConflict"];
@@ -340,7 +339,7 @@ fn is_refusal(code: &str) -> bool {
     code.starts_with("AccessDenied") || REFUSALS.contains(&code)
 }
 
-/// Other words for a refusal (the "Common errors" page of AWS's API references).
+/// Other codes of a refusal (the "Common errors" page of AWS's API references).
 const REFUSALS: [&str; 11] = [
     "ExpiredToken",
     "ExpiredTokenException",
@@ -359,8 +358,8 @@ fn is_about_a_key(code: Option<&str>) -> bool {
     code.is_some_and(|code| KEY_ERRORS.contains(&code))
 }
 
-/// A KMS key that is not there or cannot be used (BOTO kms 2014-11-01, `Encrypt`; ssm 2014-11-06,
-/// `PutParameter`).
+/// Codes of a KMS key that does not exist or cannot be used (BOTO kms 2014-11-01, `Encrypt`; ssm
+/// 2014-11-06, `PutParameter`).
 const KEY_ERRORS: [&str; 8] = [
     "DisabledException",
     "InvalidGrantTokenException",

@@ -1,4 +1,4 @@
-//! Specs in Parameter Store: one String parameter a token, below one path.
+//! Specs in Parameter Store: one String parameter per token, below one path.
 
 use std::sync::Arc;
 
@@ -88,8 +88,8 @@ fn text_in(parameter: Parameter) -> SpecText {
 }
 
 const READ: &str = "read the spec";
-/// It is kept in plain, so that nobody thinks it hidden.
+/// A spec is stored in plain, so that it is not mistaken for a secret.
 const WHAT: &str = "a spec";
-/// The most that Parameter Store gives at a time (API reference, `GetParametersByPath`).
+/// Largest page that Parameter Store returns (API reference, `GetParametersByPath`).
 const PAGE: i32 = 10;
 const MOST_SPECS: usize = 10_000;

@@ -1,5 +1,5 @@
-//! The function's answer as the command reads it. What later versions add is passed over, and what a
-//! part of them leaves out is absent.
+//! The function's answer as the command reads it. Fields that later versions add are ignored, and fields
+//! that an answer leaves out are absent.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::function::Reply;
 
-/// An answer about one token, or with one result a token.
+/// An answer about one token, or with one result per token.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Answer {
-    /// How it ended; empty in results that have no outcome of their own.
+    /// Outcome; empty in results that have no outcome of their own.
     pub(crate) outcome: String,
     pub(crate) token: String,
     pub(crate) version: Option<u64>,
@@ -26,13 +26,13 @@ pub(crate) struct Answer {
     pub(crate) timeline: Vec<Done>,
     pub(crate) warnings: Vec<String>,
     pub(crate) held: Option<Reason>,
-    /// Of one token among several: why it failed.
+    /// Error of one token among several.
     pub(crate) error: Option<String>,
     pub(crate) message: Option<String>,
-    /// One entry a token, of sweep, status and preflight.
+    /// Results of sweep, status and preflight: one per token.
     pub(crate) results: Vec<Answer>,
-    // Of status.
-    /// The version of its spec; null if the spec is gone, absent of a function that does not say it.
+    // Fields of status.
+    /// The version of its spec; null if the spec is gone, absent if the function does not report it.
     #[serde(deserialize_with = "present")]
     pub(crate) spec: Option<Value>,
     pub(crate) failing: Option<Failing>,
@@ -45,7 +45,7 @@ pub(crate) struct Answer {
     pub(crate) queued: Option<Queued>,
     pub(crate) imported: Option<Imported>,
     pub(crate) newest: Option<Newest>,
-    // Of preflight.
+    // Fields of preflight.
     pub(crate) findings: Vec<Finding>,
     pub(crate) checked: Vec<Checked>,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Done {
     pub(crate) took_ms: u64,
 }
 
-/// Why it waits for help.
+/// The reason why a token is held.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Reason {
@@ -97,7 +97,7 @@ pub(crate) struct Version {
     pub(crate) not_after: Option<String>,
 }
 
-/// What was taken from the token's inbox last.
+/// The value that was last taken from the token's inbox.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Imported {
@@ -105,7 +105,7 @@ pub(crate) struct Imported {
     pub(crate) refused: Option<String>,
 }
 
-/// What arrived in an inbox.
+/// A value that arrived in an inbox.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Arrival {
@@ -114,7 +114,7 @@ pub(crate) struct Arrival {
     pub(crate) written_at: String,
 }
 
-/// How the newest version came to everybody.
+/// The rotation that brought the newest version.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Newest {
@@ -147,7 +147,7 @@ pub(crate) struct Publication {
     pub(crate) answered_at: Option<String>,
 }
 
-/// What a preflight found.
+/// A finding of a preflight.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Finding {
@@ -157,7 +157,7 @@ pub(crate) struct Finding {
     pub(crate) fix: String,
 }
 
-/// What a preflight found right about one object.
+/// The checks of one object that a preflight found right.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Checked {
@@ -165,8 +165,8 @@ pub(crate) struct Checked {
     pub(crate) what: Vec<String>,
 }
 
-/// An error of the function, or what is no answer. Lambda's own, of a function that timed out say, may
-/// lack the type.
+/// An error of the function, or a reply that is no answer. Lambda's own errors, for example of a function
+/// that timed out, may lack the type.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Failed {
     /// The contract's `errorType`.
@@ -195,7 +195,7 @@ impl Answer {
     /// Reads a reply.
     ///
     /// # Errors
-    /// What to tell, where it is an error of the function, or no answer of changeover's.
+    /// The message to show if the reply is an error of the function, or no answer of changeover's.
     pub(crate) fn read(reply: &Reply) -> Result<Self, Failed> {
         if reply.is_error {
             return Err(serde_json::from_str(&reply.text).unwrap_or_else(|_| {
@@ -211,12 +211,12 @@ impl Answer {
     }
 }
 
-/// A value that is there, null included.
+/// Reads a value that is present, null included.
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(from).map(Some)
 }
 
-/// The entries that can be read: one that cannot is no reason to show none.
+/// Reads the entries that can be read. One that cannot is no reason to show none.
 fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Done>, D::Error> {
     let entries = Vec::<Value>::deserialize(from)?;
     Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())

@@ -1,4 +1,4 @@
-//! What the command is told: its arguments, as they are read and as its help describes them.
+//! The command's arguments, as they are parsed and as its help describes them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,17 +11,17 @@ use clap::{
 };
 use clap_complete::Shell;
 
-/// Rotates the shared tokens of services, without one failed request, by the deployed function
+/// Rotates the shared tokens of services without a failed request, by the deployed function
 #[derive(Clone, Debug, Parser)]
 #[command(name = "changeover", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Print the function's answer as it came: one JSON document
     #[arg(long, global = true)]
     pub json: bool,
-    /// Whom to ask.
+    /// The function to invoke.
     #[command(flatten)]
     pub target: Target,
-    /// What to do.
+    /// The action.
     #[command(subcommand)]
     pub action: Action,
 }
@@ -34,7 +34,7 @@ Exit codes:
   3  held: it waits for help
   4  still in progress at the time limit, or deferred";
 
-/// Which function is asked, and as whom.
+/// The function that is invoked, and the credentials for it.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
     /// Name or ARN of the deployed function
@@ -50,38 +50,38 @@ pub struct Target {
     /// AWS region of the function [default: that of the environment, else of the profile]
     #[arg(long, global = true, value_parser = NonEmptyStringValueParser::new())]
     pub region: Option<String>,
-    /// Profile of ~/.aws whose credentials to use [default: what the environment says]
+    /// Profile of ~/.aws whose credentials to use [default: the credentials of the environment]
     #[arg(long, global = true, value_parser = NonEmptyStringValueParser::new())]
     pub profile: Option<String>,
 }
 
-/// What to do.
+/// An action of the command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Action {
-    /// Bring a new version of a token to everybody, or join the rotation in progress
+    /// Roll out a new version of a token, or join the rotation in progress
     Rotate(Rotation),
     /// Adopt or create a token that has no version yet, and write its current views
     Publish {
         /// Name of the token
         #[arg(value_parser = NameParser)]
         name: TokenName,
-        /// Take over a value that somebody else put in the place of the token's
+        /// Take over a value that was written in the token's place by someone else
         #[arg(long)]
         adopt: bool,
     },
-    /// Give up a pending version that nobody can present yet
+    /// Give up a pending version that no presenter can have yet
     Drop {
         /// Name of the token
         #[arg(value_parser = NameParser)]
         name: TokenName,
     },
-    /// End the record of a token whose spec is deleted; what is published stays
+    /// End the record of a token whose spec is deleted; published views stay
     Forget {
         /// Name of the token
         #[arg(value_parser = NameParser)]
         name: TokenName,
     },
-    /// Show how one token stands, or all of them
+    /// Show the status of one token, or of all of them
     Status {
         /// Name of the token [default: all of them]
         #[arg(value_parser = NameParser)]
@@ -95,8 +95,8 @@ pub enum Action {
         /// File to write the picture to, or - for standard output
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// File of requests that were sent meanwhile, to be drawn below it: a JSON list of
-        /// {"at": TIME, "version": NUMBER, "accepted": NUMBER, "failed": NUMBER}
+        /// File of requests that were sent meanwhile, to be drawn below it: a JSON list of {"at": TIME,
+        /// "version": NUMBER, "accepted": NUMBER, "failed": NUMBER}
         #[arg(long, value_name = "FILE")]
         requests: Option<PathBuf>,
     },
@@ -106,13 +106,13 @@ pub enum Action {
         #[arg(value_parser = NameParser)]
         name: TokenName,
     },
-    /// Carry on what owes a step, as the function does each minute by itself
+    /// Resume every token that owes a step, as the function does each minute by itself
     Sweep {
         /// Name of the token [default: all of them]
         #[arg(value_parser = NameParser)]
         name: Option<TokenName>,
     },
-    /// Print what completes this command in a shell
+    /// Print a script that completes this command in a shell
     Completions {
         /// The shell
         shell: Shell,
@@ -130,24 +130,24 @@ pub struct Rotation {
     /// Name of the token
     #[arg(value_parser = NameParser)]
     pub name: TokenName,
-    /// Stay until it is rotated, held or out of time, and show each step
+    /// Wait until it is rotated, held or out of time, and show each step
     #[arg(long)]
     pub follow: bool,
-    /// Key of this rotation: the same key never rotates twice, and joins what it began
+    /// Key of this rotation: the same key never rotates twice, and joins the rotation that it began
     /// [default: a random one, which is shown]
     #[arg(long, value_parser = key)]
     pub key: Option<String>,
-    /// Bring a version of its own, after the rotation in progress if there is one, not with it
+    /// Rotate to a version of its own, after the rotation in progress if there is one, not with it
     #[arg(long)]
     pub fresh: bool,
-    /// After how long one invocation begins no further step
+    /// Time after which one invocation begins no further step
     /// [default: when the function's time is up; with --follow, 10s]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
     pub wait: Option<Duration>,
-    /// Cluster to leave behind, though it is unreachable; may be given several times
+    /// Cluster to leave behind although it is unreachable; may be given several times
     #[arg(long, value_name = "CLUSTER", value_parser = NonEmptyStringValueParser::new())]
     pub without: Vec<String>,
-    /// After how long to stop waiting; the rotation itself goes on
+    /// Time after which to stop waiting; the rotation itself continues
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = timeout)]
     pub timeout: Duration,
 }
@@ -160,7 +160,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
     spec::duration(text, Duration::from_secs(1)..=LONGEST_DURATION)
 }
 
-/// As the function wants it: a text of 1 to 1,024 bytes.
+/// Checks a key by the function's rule: a text of 1 to 1,024 bytes.
 fn key(text: &str) -> Result<String, String> {
     match text.len() {
         1..=1024 => Ok(text.to_owned()),
@@ -168,8 +168,8 @@ fn key(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a token's name. One that it refuses it does not repeat, as clap would: the token itself may
-/// have been passed by mistake.
+/// Reads a token's name. An error does not repeat the text, as clap's own would: the token itself may have
+/// been passed by mistake.
 #[derive(Clone, Debug)]
 pub struct NameParser;
 

@@ -1,9 +1,9 @@
-//! A rotation, step by step, until it is rotated, held or out of time.
+//! Follows a rotation, step by step, until it is rotated, held or out of time.
 //!
-//! Each invocation is short and says what was done since. By the rotation's key each one joins what
-//! the first began, so that a reply that is lost costs nothing, and no network between needs to keep
-//! a quiet connection for as long as a rotation takes. What passes by itself, a refusal for the rate
-//! or an answer that did not come, is asked again, until the time limit.
+//! Each invocation is short and returns the steps that were done since. By the rotation's key each one
+//! joins the rotation that the first began. So a lost reply costs nothing, and the network between need not
+//! keep a quiet connection open for as long as a rotation takes. Temporary failures, throttling or a
+//! missing answer, are retried until the time limit.
 
 use std::time::Duration;
 
@@ -21,21 +21,22 @@ use crate::{
     render,
 };
 
-/// How long an invocation waits where nobody says otherwise: how old what is shown may be.
+/// Time for which an invocation waits by default. It limits the age of what is shown.
 const WAIT: Duration = Duration::from_secs(10);
-/// The pause between two invocations. One answers at once while somebody else is at it.
+/// Pause between two invocations. An invocation returns at once while another one holds the lease.
 const PAUSE: Duration = Duration::from_secs(2);
-/// The pause after a failure that may pass: doubled with each one after it, up to the longest.
+/// Pause after a failure that may be temporary. It is doubled with each further failure, up to the longest.
 const BACK_OFF: Duration = Duration::from_secs(2);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
-/// An invocation is told to end at the time limit. How much longer its reply is awaited.
+/// An invocation is asked to end at the time limit. Its reply is awaited for this much longer.
 const LAST_REPLY: Duration = Duration::from_secs(5);
 
-/// Follows a rotation; its last reply, `None` where the time limit came before the first.
+/// Follows a rotation and returns its last reply; `None` if the time limit came before the first.
 ///
 /// # Errors
-/// Where the function cannot be invoked; if that could have passed, only at the time limit. A refusal after
-/// a reply is none: the session has ended, and the rotation continues.
+/// The error of a function that cannot be invoked. A failure that could be temporary is returned only at
+/// the time limit. A refusal after a reply is not an error: the caller's session has ended, and the
+/// rotation continues.
 pub(super) async fn follow(
     function: &Function,
     rotation: &Rotation,
@@ -49,6 +50,7 @@ pub(super) async fn follow(
     let mut failures = 0;
     here.progress.stands(&format!("waiting for {}", function.name()));
     loop {
+        // One invocation, by the same key. It must end within the time that is left.
         let left = clock.until(limit);
         let wait = rotation.wait.unwrap_or(WAIT).min(left);
         let event = super::rotation_event(rotation, key, Some(whole(wait)));
@@ -65,7 +67,8 @@ pub(super) async fn follow(
             continue;
         }
         failures = 0;
-        // It was let in before. A session that was taken on lasts an hour, and a rotation may last longer.
+        // The caller was authorized before. The session of an assumed role lasts an hour, and a rotation
+        // may take longer.
         if let (Err(error), Some(_)) = (&replied, &last)
             && error.kind == Kind::AccessDenied
         {
@@ -74,6 +77,7 @@ pub(super) async fn follow(
         }
         let reply = replied?;
         let Ok(answer) = Answer::read(&reply) else { return Ok(Some(reply)) };
+        // Each step is shown once, even if several replies contain it.
         for done in &answer.timeline {
             if !told.contains(done) {
                 here.progress.say(&render::step(done));
@@ -81,6 +85,7 @@ pub(super) async fn follow(
             }
         }
         last = Some(reply);
+        // Ask again after a pause, or when a deferred rotation can begin. Any other outcome is final.
         let again = clock.now() + PAUSE;
         let again = match answer.outcome.as_str() {
             "in_progress" => again,
@@ -92,15 +97,16 @@ pub(super) async fn follow(
         };
         here.progress.stands(&render::standing(&answer));
         if again >= limit {
-            // Nothing would come of it: what is deferred beyond the limit is told at once.
+            // Waiting would change nothing: a rotation that is deferred beyond the limit is reported at
+            // once.
             return Ok(last);
         }
         clock.sleep_until(again).await;
     }
 }
 
-/// What failed, if it may pass by itself. By its key the rotation can be asked for again, whatever
-/// became of it.
+/// The message of a failure that may be temporary. The rotation can be requested again by its key, whether
+/// or not the failed request was carried out.
 fn passing(replied: &Result<Reply, Error>) -> Option<String> {
     let (kind, message) = match replied {
         Err(error) => (error.kind.as_str().to_owned(), error.to_string()),
@@ -112,7 +118,8 @@ fn passing(replied: &Result<Reply, Error>) -> Option<String> {
     [Kind::Throttled, Kind::Unreachable].iter().any(|it| it.as_str() == kind).then_some(message)
 }
 
-/// A random pause, at least half as long as it may be: a crowd that failed together spreads out.
+/// A random pause between half of the current limit and all of it, so that callers that failed together do
+/// not retry together.
 fn back_off(failures: u32, fill: &Fill) -> Result<Duration, Error> {
     let mut byte = [0];
     fill(&mut byte)?;
@@ -120,7 +127,7 @@ fn back_off(failures: u32, fill: &Fill) -> Result<Duration, Error> {
     Ok(longest.mul_f64(0.5 + f64::from(byte[0]) / 510.0))
 }
 
-/// As a message of the function's can say it.
+/// The duration in whole milliseconds, as the function's messages express it.
 fn whole(wait: Duration) -> Duration {
     Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX))
 }

@@ -1,8 +1,8 @@
-//! The deployed function, by Lambda's API.
+//! The deployed function, invoked through Lambda's API.
 //!
-//! The AWS CLI gives up on a reply after a minute, invokes again, and ends well when the function
-//! failed. Here a reply is awaited for longer than a function may run, what is sent again is only
-//! what may be, and an error of the function is one.
+//! The AWS CLI stops waiting for a reply after a minute, invokes again, and exits with success although the
+//! function failed. This client waits for longer than a function may run, repeats only events that may
+//! arrive twice, and returns an error of the function as an error.
 
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ use changeover_aws::sdk;
 use changeover_core::error::{Error, Kind};
 use serde_json::Value;
 
-/// How long making a connection may take.
+/// Time limit for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a reply is awaited: a minute longer than Lambda lets a function run.
+/// Time limit for a reply: a minute longer than Lambda lets a function run.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const REPLY_TIMEOUT: Duration = Duration::from_secs(16 * 60);
 
@@ -47,21 +47,21 @@ pub struct Function {
     name: String,
 }
 
-/// What it replied.
+/// A reply of the function.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Word for word: an answer, or an error of the function.
+    /// The text, unchanged: an answer, or an error of the function.
     pub text: String,
-    /// Whether it is an error of the function.
+    /// True if it is an error of the function.
     pub is_error: bool,
 }
 
 impl Function {
-    /// The function of this name or ARN, with what the environment and `~/.aws` say of region and
-    /// credentials. A profile that is named comes before credentials in the environment. Calls nobody.
+    /// The function of this name or ARN, with the region and credentials of the environment and `~/.aws`. A
+    /// profile that is named takes precedence over credentials in the environment. Makes no call.
     ///
     /// # Errors
-    /// `Unreachable` where no region is set; `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
+    /// `Unreachable` if no region is set; `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
     pub async fn load(
         name: &str,
         region: Option<String>,
@@ -76,7 +76,7 @@ impl Function {
             .or_else(region_of_profile.build());
         let mut loader = sdk::loader()?;
         if let Some(profile) = profile {
-            // The SDK's own chain would take credentials of the environment first.
+            // The SDK's own chain would prefer credentials of the environment.
             let provider = ProviderConfig::without_region()
                 .with_region(region.region().await)
                 .with_http_client(sdk::http_client()?)
@@ -101,7 +101,7 @@ impl Function {
             .with_max_attempts(5)
             .with_initial_backoff(Duration::from_millis(500))
             .with_max_backoff(Duration::from_secs(10));
-        // Left to itself the SDK counts what it may repeat over all clients of the process.
+        // By default the SDK's retry budget is shared by all clients of the process.
         let own = RetryPartition::custom("invoke").token_bucket(TokenBucket::default()).build();
         let config = aws_sdk_lambda::config::Builder::from(config)
             .timeout_config(timeouts)
@@ -115,13 +115,13 @@ impl Function {
         &self.name
     }
 
-    /// Sends an event, and returns what the function replied.
+    /// Sends an event, and returns the function's reply.
     ///
-    /// What Lambda itself refuses for its rate, or fails at, is sent again after a pause. So is an
-    /// event whose reply was lost, if it is one that may come twice.
+    /// A call that Lambda itself throttles or fails is sent again after a pause. An event whose reply was
+    /// lost is sent again only if it may arrive twice.
     ///
     /// # Errors
-    /// The contract's, where there is no reply.
+    /// The contract's error if there is no reply.
     pub async fn invoke(&self, event: &Value) -> Result<Reply, Error> {
         let mut config = aws_sdk_lambda::Config::builder();
         if !may_come_twice(event) {
@@ -163,8 +163,9 @@ impl Function {
     }
 }
 
-/// Whether an event may arrive twice without doing more than once: a rotation by its key, and what
-/// only reads or only carries on. A second `forget` finds nothing. A second `drop` could give up a version that was minted since.
+/// True if an event that arrives twice does no more than one that arrives once: a rotation by its key, and
+/// actions that only read or only resume. A second `forget` finds nothing. A second `drop` could give up a
+/// version that was minted since.
 fn may_come_twice(event: &Value) -> bool {
     match event["action"].as_str() {
         Some("rotate") => event["key"].is_string(),
@@ -173,13 +174,13 @@ fn may_come_twice(event: &Value) -> bool {
     }
 }
 
-/// Has the SDK not repeat what may have arrived.
+/// Keeps the SDK from repeating a call that may have arrived.
 #[derive(Debug)]
 struct NotAfterALostReply;
 
 impl ClassifyRetry for NotAfterALostReply {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        // Only a refusal says that the function was not started.
+        // Only a refusal proves that the function was not started.
         match context.response() {
             Some(response) if response.status().is_client_error() => RetryAction::NoActionIndicated,
             _ => RetryAction::RetryForbidden,

@@ -1,5 +1,5 @@
-//! The command `changeover`: asks the deployed function, and shows people and deploy steps what
-//! comes back.
+//! The command `changeover`: invokes the deployed function, and shows its answer to people and deploy
+//! steps.
 //!
 //! ```text
 //! arguments ─► request ─► function (Lambda's API) ─► answer ─┬─► verdict: the exit code
@@ -7,8 +7,8 @@
 //!                  └─────────────────────┘
 //! ```
 //!
-//! Whatever it does not come to see goes on all the same: the record names what is owed, and the
-//! function's sweep carries it out.
+//! A rotation does not depend on the command: the record names the step that is owed, and the function's
+//! sweep carries it out even if the command stops waiting.
 
 pub mod answer;
 pub mod arguments;
@@ -41,25 +41,25 @@ use self::{
     verdict::Verdict,
 };
 
-/// What surrounds a command while it runs.
+/// The environment of a command while it runs.
 pub struct Surroundings<'a> {
-    /// Where answers go, and nothing else.
+    /// Output for answers, and nothing else.
     pub out: &'a mut dyn io::Write,
-    /// Where everything else goes.
+    /// Output for everything else.
     pub progress: Progress<'a>,
-    /// How many columns what reads `out` has: text is wrapped there.
+    /// Columns of the terminal or file behind `out`. Text is wrapped there.
     pub width: u16,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
     /// The source of randomness.
     pub fill: Fill,
 }
 
-/// Does what the arguments say, and tells how it ended.
+/// Carries out the action of the arguments, and returns its verdict.
 pub async fn run(arguments: &Arguments, mut here: Surroundings<'_>) -> Verdict {
     let done = match &arguments.action {
         Action::Completions { shell } => {
-            // Made in memory first: it panics where it cannot write.
+            // Made in memory first: the generator panics if it cannot write.
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), NAME, &mut script);
             here.out.write_all(&script).map_err(Failure::from)
@@ -82,7 +82,7 @@ pub async fn run(arguments: &Arguments, mut here: Surroundings<'_>) -> Verdict {
     ended(done.map(|()| Verdict::Done), &mut here.progress)
 }
 
-/// Asks the function for one action, and shows its answer.
+/// Invokes the function for one action, and shows its answer.
 pub async fn ask(
     function: &Function,
     action: &Action,
@@ -113,8 +113,8 @@ pub async fn ask(
 /// The name of the program.
 const NAME: &str = "changeover";
 
-/// A rotation, by a key that is told before anything is sent: whoever runs the command again with it
-/// joins what has begun.
+/// Rotates by a key that is shown before anything is sent. If the command is run again with that key, it
+/// joins the same rotation.
 async fn rotate(
     function: &Function,
     rotation: &Rotation,
@@ -145,7 +145,8 @@ async fn rotate(
     Ok(reply)
 }
 
-/// What is replied page by page, as one reply. A reply that is no page is returned as it is.
+/// Requests all pages of a reply, and returns them as one reply. A reply that is no page is returned as it
+/// is.
 async fn every_page(function: &Function, mut event: Value) -> Result<Reply, Error> {
     let mut results = Vec::new();
     for _ in 0..MOST_PAGES {
@@ -176,17 +177,17 @@ async fn every_page(function: &Function, mut event: Value) -> Result<Reply, Erro
     .on(function.name()))
 }
 
-/// Ten thousand tokens, the most that there are, take a dozen.
+/// Ten thousand tokens, the most that a function manages, take a dozen pages.
 const MOST_PAGES: usize = 100;
 
-/// Nobody else's: 128 random bits.
+/// A unique key: 128 random bits.
 fn own_key(fill: &Fill) -> Result<String, Error> {
     let mut bytes = [0; 16];
     fill(&mut bytes)?;
     Ok(format!("{NAME}-{}", hex::encode(bytes)))
 }
 
-/// What is sent for a rotation. `wait` is a duration as people write it.
+/// The event of a rotation. `wait` is sent as a duration in human-readable form.
 fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Duration>) -> Value {
     let mut event = json!({"action": "rotate", "token": rotation.name.as_str(), "key": key});
     if let Some(wait) = wait {
@@ -201,7 +202,7 @@ fn rotation_event(rotation: &Rotation, key: &str, wait: Option<std::time::Durati
     event
 }
 
-/// What is sent for any other action.
+/// The event of any other action.
 fn event(action: &Action) -> Value {
     match action {
         Action::Publish { name, adopt: true } => {
@@ -219,7 +220,7 @@ fn event(action: &Action) -> Value {
     }
 }
 
-/// Writes what came back. With `--json` a function error is written too: it is the function's answer.
+/// Writes the answer. With `--json` a function error is written too: it is the function's answer.
 fn show(
     reply: Option<Reply>,
     judge: fn(&Reply) -> Verdict,
@@ -243,7 +244,7 @@ fn show(
     Ok(verdict)
 }
 
-/// Writes the picture of what came back, where it is to be.
+/// Draws the picture of an answer, and writes it to the output.
 fn picture(
     reply: Option<Reply>,
     output: &Path,
@@ -269,7 +270,7 @@ fn picture(
     Ok(Verdict::Done)
 }
 
-/// Tells why a command failed.
+/// Reports a failed command, and returns its verdict.
 fn ended(done: Result<Verdict, Failure>, progress: &mut Progress<'_>) -> Verdict {
     progress.end();
     done.unwrap_or_else(|Failure(message)| {
@@ -280,7 +281,7 @@ fn ended(done: Result<Verdict, Failure>, progress: &mut Progress<'_>) -> Verdict
     })
 }
 
-/// Why a command has nothing to show; `None` where nobody wants to know.
+/// The reason why a command has nothing to show; `None` if its reader has closed the output.
 struct Failure(Option<String>);
 
 impl Failure {
@@ -299,7 +300,7 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // Whoever closes the pipe has read enough.
+        // A reader that closes the pipe has read enough.
         let is_wanted = error.kind() != io::ErrorKind::BrokenPipe;
         Self(is_wanted.then(|| format!("could not write the output: {error}")))
     }

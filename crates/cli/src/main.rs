@@ -1,4 +1,4 @@
-//! The command `changeover`: reads its arguments and hands them on.
+//! The command `changeover`: reads its arguments and runs it.
 
 use std::{
     io::{self, IsTerminal},
@@ -11,10 +11,10 @@ use changeover_core::{clock::Clock, host};
 use clap::Parser;
 use console::Term;
 
-/// What shells and getopt end with for it, and the contract's code.
+/// Exit code of wrong usage, in shells, getopt and the contract.
 const USAGE: u8 = 2;
 
-/// Columns of what is no terminal: a file, or the log of a deploy step.
+/// Columns of an output that is no terminal: a file, or the log of a deploy step.
 const WIDTH_OF_A_LOG: u16 = 160;
 
 #[tokio::main(flavor = "current_thread")]
@@ -22,7 +22,7 @@ async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(told) => {
-            // Help and version are told the same way, and are no mistake.
+            // Help and version are returned as errors too, and are no mistake.
             let is_mistake = told.use_stderr();
             return match told.print() {
                 Ok(()) if !is_mistake => ExitCode::SUCCESS,

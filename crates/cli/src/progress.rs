@@ -1,19 +1,20 @@
-//! What is told while a command runs: on a terminal one line that moves, elsewhere one line a step.
+//! Progress of a command while it runs: one line that is updated on a terminal, one line per step
+//! elsewhere.
 
 use std::{io::Write, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Where progress is told.
+/// Output for progress.
 pub enum Progress<'a> {
-    /// A terminal: a line that shows what is awaited and for how long, below what was said.
+    /// A terminal: a line that shows what is awaited and for how long, below the lines that stay.
     Live(ProgressBar),
-    /// A log: what was said, a line each.
+    /// A log: one line per message.
     Plain(&'a mut dyn Write),
 }
 
 impl<'a> Progress<'a> {
-    /// On standard error, if that is a terminal; else to `log`.
+    /// Standard error, if that is a terminal; else `log`.
     pub fn new(is_terminal: bool, log: &'a mut dyn Write) -> Self {
         if !is_terminal {
             return Progress::Plain(log);
@@ -25,9 +26,9 @@ impl<'a> Progress<'a> {
         Progress::Live(bar)
     }
 
-    /// Says a line that stays.
+    /// Writes a line that stays.
     pub(crate) fn say(&mut self, line: &str) {
-        // Where nobody can be told there is nobody to tell that to.
+        // There is no other place to report that this cannot be written.
         let _ = match self {
             Progress::Live(bar) if bar.is_finished() => {
                 writeln!(std::io::stderr(), "{line}")
@@ -40,7 +41,7 @@ impl<'a> Progress<'a> {
         };
     }
 
-    /// Shows what is awaited, until something else is.
+    /// Shows what is awaited, until the next call.
     pub(crate) fn stands(&mut self, awaited: &str) {
         if let Progress::Live(bar) = self {
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -48,7 +49,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Takes away the line that moves.
+    /// Removes the line that is updated.
     pub(crate) fn end(&mut self) {
         if let Progress::Live(bar) = self {
             bar.finish_and_clear();

@@ -1,5 +1,5 @@
-//! Answers as text for people. What the function quotes of others, a pod's message say, may hold
-//! anything: control characters are shown, and never sent to the terminal.
+//! Answers as text for people. Text that the function quotes from others, for example a pod's message, may
+//! hold anything. Control characters in it are shown, and never sent to the terminal.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::answer::{
     Answer, Arrival, Done, Failing, Imported, Publication, Queued, Reason, Version,
 };
 
-/// An answer as text, each line with its end, and wrapped where a line has this many columns.
+/// An answer as text. Each line ends with a newline, and is wrapped at this many columns.
 pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
     let page = Page { now, width };
     let text = match answer.outcome.as_str() {
@@ -30,7 +30,7 @@ pub(super) fn step(done: &Done) -> String {
     visible(&format!("{}  {:<8} {:<8}  {took}", done.at, done.leg, words(&done.step)))
 }
 
-/// Where a rotation that is under way stands, as one line.
+/// The current step of a rotation that is under way, as one line.
 pub(super) fn standing(answer: &Answer) -> String {
     let mut line = match (&answer.leg, &answer.step) {
         (Some(leg), Some(step)) => format!("{leg} {}", words(step)),
@@ -52,7 +52,7 @@ impl Page {
         results.iter().map(|result| block(self, result)).collect::<Vec<_>>().join("\n")
     }
 
-    /// What became of one token.
+    /// The outcome of one token.
     fn report(&self, report: &Answer) -> String {
         let version = report.version.map(|version| format!(", version {version}"));
         let outcome = match report.error {
@@ -63,7 +63,7 @@ impl Page {
 
         let mut facts = Vec::new();
         failure(&mut facts, report);
-        // Of what is through, the last step is no news.
+        // The last step is of no interest if the rotation is complete.
         if matches!(report.outcome.as_str(), "in_progress" | "held" | "deferred") {
             step_of(&mut facts, "stands at", report);
         }
@@ -76,11 +76,12 @@ impl Page {
         title + &self.facts(&facts)
     }
 
-    /// How one token stands.
+    /// The status of one token.
     fn standing(&self, standing: &Answer) -> String {
         let title = format!("{}\n", standing.token);
         let mut facts = Vec::new();
         failure(&mut facts, standing);
+        // Versions first, then the rotation and the step that is owed.
         if standing.error.is_none() && standing.versions.is_empty() {
             facts.push(("version", "none yet: publish adopts or creates the first".to_owned()));
         }
@@ -91,6 +92,7 @@ impl Page {
         facts.extend(standing.due_at.iter().map(|time| ("looked at", self.when(time))));
         let unanswered = standing.unanswered_until.iter();
         facts.extend(unanswered.map(|time| ("write may land until", self.when(time))));
+        // Then everything that an operator may have to act on.
         reason(&mut facts, standing.held.as_ref());
         if standing.spec.as_ref().is_some_and(serde_json::Value::is_null) {
             let fix = format!("gone; `changeover forget {}` ends the record", standing.token);
@@ -103,6 +105,7 @@ impl Page {
         }
         facts.extend(standing.drift.iter().map(|place| ("drift", place.clone())));
         facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
+        // The value last taken from the inbox, and last of all the places, as a table.
         if let Some(Imported { arrival, refused }) = &standing.imported {
             let Arrival { parameter, version, written_at } = arrival;
             let taken = format!("{parameter}:{version}, of {}", self.when(written_at));
@@ -147,7 +150,7 @@ impl Page {
         ]
     }
 
-    /// What would stop a rotation, and what was found right.
+    /// The findings of a preflight, and the checks that passed.
     fn inspections(&self, answer: &Answer) -> String {
         let inspection = |page: &Self, result: &Answer| {
             let title = format!("{}: {}\n", result.token, answer.outcome);
@@ -167,7 +170,7 @@ impl Page {
         self.blocks(&answer.results, inspection)
     }
 
-    /// Names and what is said of each, one below the other.
+    /// Names and their values, one below the other.
     fn facts(&self, facts: &[(&str, String)]) -> String {
         if facts.is_empty() {
             return String::new();
@@ -186,12 +189,12 @@ impl Page {
     fn bare_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        // Narrower than this nothing is legible.
+        // Text in fewer columns is not legible.
         table.set_width(self.width.max(40) - 1);
         table
     }
 
-    /// A time, and how far it is from now.
+    /// A time, and its distance from now.
     fn when(&self, time: &str) -> String {
         let Ok(at) = time.parse::<Timestamp>() else { return time.to_owned() };
         let passed = self.now.duration_since(at);
@@ -229,7 +232,7 @@ pub(super) fn duration(duration: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// `roll_out` as people say it.
+/// A name such as `roll_out` as words.
 pub(super) fn words(name: &str) -> String {
     name.replace('_', " ")
 }
@@ -238,7 +241,7 @@ fn indented(table: &Table) -> String {
     table.lines().map(|line| format!(" {}\n", line.trim_end())).collect()
 }
 
-/// The text without what would steer a terminal.
+/// The text with its control characters escaped, so that it cannot control a terminal.
 pub(super) fn visible(text: &str) -> String {
     let show = |character: char| match character {
         '\n' => character.to_string(),
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
     use crate::function::Reply;
 
-    /// Nothing is wrapped.
+    /// Wide enough that nothing is wrapped.
     const WIDE: u16 = 500;
 
     fn shown(answer: Value, width: u16) -> String {

@@ -1,13 +1,13 @@
-//! A picture of a token's newest rotation: each step of its legs as a bar on a time axis, and below it
-//! what verifiers and presenters were on meanwhile.
+//! A picture of a token's newest rotation. Each step of its legs is a bar on a time axis. Below it are the
+//! versions that verifiers and presenters used meanwhile.
 //!
 //! ```text
 //! status of one token ─► story ─┐
 //! requests, of a file ──────────┴─► picture ─► page, on a scale ─► SVG
 //! ```
 //!
-//! It holds names, numbers and times, and nothing of a token's value: the function's answers do not
-//! either. It is one file without scripts, for light and dark pages.
+//! It holds names, numbers and times, and nothing of a token's value, because the function's answers hold
+//! nothing of it either. It is one file without scripts, for light and dark pages.
 
 mod page;
 mod picture;
@@ -23,11 +23,11 @@ use jiff::Timestamp;
 use self::story::Story;
 use crate::answer::Answer;
 
-/// Draws how a token stands, as the function's `status` of this one token tells it, with the requests
-/// in a file, if one is named.
+/// Draws the status of one token, as the function's `status` returns it, with the requests in a file, if
+/// one is named.
 ///
 /// # Errors
-/// What to tell where there is nothing to draw, or the file cannot be read.
+/// The message to show if there is nothing to draw, or the file cannot be read.
 pub(super) fn draw(
     standing: &Answer,
     requests: Option<&Path>,

@@ -1,24 +1,24 @@
-//! How a command ended: its exit code.
+//! The result of a command: its exit code.
 
 use std::process::ExitCode;
 
 use crate::{answer::Answer, function::Reply};
 
-/// How a command ended, in the contract's words.
+/// The result of a command, in the contract's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// What was asked for is so.
+    /// The requested action is done.
     Done,
     /// It failed, or was refused.
     Failed,
-    /// It waits for help.
+    /// It is held, and waits for help.
     Held,
     /// It is still in progress at the time limit, or cannot begin yet.
     InProgress,
 }
 
 impl Verdict {
-    /// The exit code. Wrong usage, which is 2, is told before there is anything to judge.
+    /// The exit code. Wrong usage, which is 2, is reported before there is a verdict.
     pub fn code(self) -> u8 {
         match self {
             Verdict::Done => 0,
@@ -28,12 +28,13 @@ impl Verdict {
         }
     }
 
-    /// What a reply comes to.
+    /// The verdict of a reply.
     pub(crate) fn of(reply: &Reply) -> Self {
         Answer::read(reply).map_or(Verdict::Failed, |answer| Self::of_answer(&answer))
     }
 
-    /// What a reply comes to for a rotation that was asked for: one that was dropped brought no version.
+    /// The verdict of a reply to a request for a rotation. A rotation that was dropped has failed: it
+    /// brought no version.
     pub(crate) fn of_rotation(reply: &Reply) -> Self {
         match Answer::read(reply) {
             Ok(answer) if answer.outcome == "dropped" => Verdict::Failed,
@@ -50,13 +51,14 @@ impl Verdict {
             | "forgotten" | "nothing_owed" | "passed" | "warned" => Verdict::Done,
             "held" => Verdict::Held,
             "in_progress" | "deferred" | "handed_on" => Verdict::InProgress,
-            // A sweep's is that of the worst of its tokens; a status tells, and judges nothing.
+            // A sweep has the verdict of the worst of its tokens. A status only reports: it fails if a
+            // token could not be read.
             "swept" => worst(answer.results.iter().map(Self::of_answer)),
             "reported" if answer.results.iter().any(|result| result.error.is_some()) => {
                 Verdict::Failed
             }
             "reported" => Verdict::Done,
-            // `refused`, and what a later version may answer: nobody is told that it is done.
+            // `refused`, and outcomes of later versions: an unknown outcome must never count as done.
             _ => Verdict::Failed,
         }
     }

@@ -1,8 +1,8 @@
-//! Which spec a record may work from: nothing is published from a spec that was not admitted.
+//! Admission of specs: nothing is published from a spec that was not admitted.
 //!
-//! A spec is looked at when it, or what its words mean, is not what the record works from. The spec
-//! of a record is set, at its begin, in the middle of a rotation or for a repair, only to one that was
-//! admitted here.
+//! A spec is checked if it, or what the names of its clusters refer to, differs from what the record works
+//! from. The spec of a record is set when a rotation starts, in the middle of a rotation or for a repair,
+//! and only to one that was admitted here.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     spec::{self, Place, Side, Spec},
 };
 
-/// How often a spec is read again that is older than the one that the record works from.
+/// Reads of a spec, at most, while each one returns a text older than the one that the record works from.
 const READS: usize = 3;
-/// The longest pause before each of these reads.
+/// The longest pause after each of these reads.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reads the spec of a token, parsed, and no older than the one that its record works from.
+/// Reads and parses the spec of a token. It is never older than the one that the token's record works from.
 ///
 /// # Errors
-/// Those of [`spec`]; `Throttled` if Parameter Store keeps answering an earlier text.
+/// Those of [`spec`]. `Throttled` if Parameter Store keeps returning an earlier text.
 pub(crate) async fn read(
     world: &World,
     settings: &Settings,
@@ -54,7 +54,7 @@ pub(crate) async fn read(
 /// Reads and parses the spec of a token.
 ///
 /// # Errors
-/// `UnknownToken` where there is none, `BadSpec` where it says what cannot be carried out.
+/// `UnknownToken` if there is none. `BadSpec` if it asks for something that cannot be carried out.
 pub(crate) async fn spec(
     world: &World,
     settings: &Settings,
@@ -75,11 +75,11 @@ pub(crate) async fn spec(
     Ok(spec)
 }
 
-/// Admits a spec for a record: notes what its clusters are now, and, if it means something else than what
-/// the record works from, checks that no other token has what it claims.
+/// Admits a spec for a record. Notes in the spec's id the current descriptions of its clusters. If the spec
+/// means something else than what the record works from, checks that no other token has what it claims.
 ///
 /// # Errors
-/// `BadSpec` that names the place and both tokens.
+/// `BadSpec`, which names the place and both tokens.
 pub(crate) async fn admit(
     world: &World,
     spec: &mut Spec,
@@ -103,21 +103,23 @@ pub(crate) async fn admit(
     }
 }
 
-/// Two specs that write the same place would undo each other. It reads all specs, and the record of each
-/// token whose spec cannot be read: that one has what it published last.
+/// Returns the conflict of this spec with another one: two specs that write the same place would undo each
+/// other. Reads all specs, and the record of each token whose spec cannot be read, because what that token
+/// published last is still in place.
 ///
 /// # Errors
-/// What could not be read; a conflict is not an error of this function, but its result.
+/// Those of the reads. A conflict is not an error of this function, but its result.
 async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
     let (mut specs, broken) = others(world, spec).await?;
     specs.push(spec.clone());
     conflict_among(world, spec, &specs, &broken).await
 }
 
-/// The same among these specs, its own with them, and these tokens whose spec cannot be read.
+/// Returns the conflict of a spec among `specs`, which include it, and the tokens whose spec cannot be
+/// read.
 ///
 /// # Errors
-/// What could not be read.
+/// Those of the reads.
 pub(crate) async fn conflict_among(
     world: &World,
     spec: &Spec,
@@ -148,8 +150,8 @@ pub(crate) async fn conflict_among(
     Ok(None)
 }
 
-/// The specs of all other tokens, and the tokens whose spec cannot be read: what is wrong with it concerns
-/// them.
+/// Returns the specs of all other tokens, and the tokens whose spec cannot be read. The fault of such a
+/// spec concerns its own token only.
 ///
 /// # Errors
 /// If they cannot be listed.

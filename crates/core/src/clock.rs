@@ -1,15 +1,15 @@
-//! What time it is, and waiting.
+//! Wall-clock time, and waiting.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Wall-clock time that advances with the runtime's clock: one reading of the system's clock is
-/// taken at the edge, when an invocation begins, and everything below adds to it. Under a paused
-/// runtime a test owns the time.
+/// Wall-clock time that advances with the runtime's clock. The system's clock is read once at the edge,
+/// when an invocation begins, and everything below adds to that reading. Under a paused runtime a test
+/// controls the time.
 ///
-/// Made anew for every invocation: a frozen function's monotonic clock may stand still.
+/// Created anew for every invocation, because the monotonic clock of a frozen function may not advance.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     began_at: Timestamp,
@@ -17,24 +17,24 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows `now` now.
+    /// Returns a clock that shows `now` at this moment.
     pub fn starting_at(now: Timestamp) -> Self {
         Self { began_at: now, began: Instant::now() }
     }
 
-    /// What it shows, in whole milliseconds: what is saved reads back as the same.
+    /// Returns the current time in whole milliseconds, so that a time that is saved reads back the same.
     pub fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.began.elapsed()).unwrap_or(SignedDuration::MAX);
         let now = self.began_at.saturating_add(elapsed).unwrap_or(Timestamp::MAX);
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 
-    /// How long it is until `time`; zero when it has passed.
+    /// Returns the time left until `time`; zero if it has passed.
     pub fn until(&self, time: Timestamp) -> Duration {
         time.duration_since(self.now()).try_into().unwrap_or(Duration::ZERO)
     }
 
-    /// Returns when it shows `time`, or at once where that has passed.
+    /// Sleeps until the clock shows `time`. Returns at once if that has passed.
     pub async fn sleep_until(&self, time: Timestamp) {
         tokio::time::sleep(self.until(time)).await;
     }

@@ -1,11 +1,11 @@
-//! The look at a token that owes nothing: do all publications still hold what the record says?
+//! Drift detection for a token that owes nothing: every publication must still hold what the record says.
 //!
-//! Done daily, and after a write whose reply was lost may have landed. A value of the token's own,
-//! an older view or none, is repaired: the rotation's slot is taken, and both sides are published,
-//! synced and rolled, since a pod may have started on what was found. A strange value is
-//! a person's hand: it is reported, and never overwritten. Its side is left alone, and the other repaired.
-//! A Secret that changeover writes is a copy, which no other process keeps: whatever it holds instead is
-//! repaired.
+//! It runs daily, and after the time in which a write whose reply was lost may have been applied. A value
+//! of the token's own, an older view or none, is repaired: the rotation's slot is taken, and both sides are
+//! published, synced and rolled out, since a pod may have started on what was found. An unknown value was
+//! written by someone else: it is reported as drift, and never overwritten. Its side is left alone, and the
+//! other side is repaired. A Secret that changeover writes is a copy that no other process keeps: whatever
+//! it holds instead is repaired.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     drift.repaired.retain(|side| !drifted.contains(side));
     let repairs = !drift.repaired.is_empty();
 
-    // What a repair is not needed for: labels, and the inbox.
+    // Labels and the inbox are checked only without a repair: neither of them needs one.
     let relabels = !repairs
         && !drifted.contains(&Side::Presenters)
         && drift.unless_failed(is_label_elsewhere(session).await);
@@ -58,11 +58,11 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     };
     let adopts = drift.is_edited && session.spec().on_drift == OnDrift::Adopt;
 
-    // A comparison that is not whole is due again. It is saved only if it brought anything: each save
+    // Drift detection that is incomplete is due again. It is saved only if it found anything: each save
     // ends the back-off.
     let is_news = places != session.record().drift();
     if drift.failed.is_none() || repairs || relabels || is_news {
-        // What was written by hand becomes a version once the other side is repaired.
+        // A value that was written by hand becomes a version as soon as the other side is repaired.
         let again_after = match drift.failed {
             None if !(repairs && adopts) => session.spec().looked_at_every(),
             _ => Duration::ZERO,
@@ -81,7 +81,7 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
         return Ok(Next::answer(resume(session).await?));
     }
     if relabels {
-        // Readers by label are not restarted: the views are written anew, and the labels with them.
+        // Readers by label are not restarted: the views are written again, and the labels with them.
         session.warn("the label `current` was on another version, and is put back");
         let id = RotationId(session.world().random_name()?);
         let begin = slot(session, id, Purpose::Publish);
@@ -91,11 +91,11 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     let is_brought = adopts || arrives || session.record().is_rotation_waiting();
     let now = session.now();
     let has_ended = session.record().versions().iter().any(|version| version.has_ended(now));
-    // An accepted set that was not read keeps what a late write may have left there.
+    // Accepted documents that were not read may still hold what a late write left there.
     let may_be_written =
         !(drift.is_accepted_set_unread && session.record().is_late_write_uncompared());
     match (has_ended && may_be_written, is_brought, drift.failed) {
-        // What comes after it may be refused each time.
+        // The ends come first: what starts after them may be refused each time.
         (true, true, _) => resume_prerequisite(session).await,
         (true, false, _) => Ok(Next::answer(resume(session).await?)),
         (false, true, _) => Ok(Next::answer(start_what_is_brought(session).await?)),
@@ -111,22 +111,22 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     }
 }
 
-/// What a comparison found.
+/// Result of drift detection.
 #[derive(Default)]
 struct Drift {
     /// The places that hold a value of another writer, with their side.
     strange: Vec<(Side, String)>,
-    /// Whether one of them is presented, and was not written by another record.
+    /// True if one of them is presented and was not written by another record.
     is_edited: bool,
     /// The sides that hold an older view of the token's own, or none.
     repaired: Vec<Side>,
-    /// The first read that failed. It stops nothing else, and is returned in the end.
+    /// The first read that failed. It does not stop the detection, and is returned at the end.
     failed: Option<Error>,
     is_accepted_set_unread: bool,
 }
 
 impl Drift {
-    /// What was read; `false` if it could not be.
+    /// Returns what was read. If the read failed, keeps the error and returns `false`.
     fn unless_failed(&mut self, read: Result<bool, Error>) -> bool {
         read.unwrap_or_else(|error| {
             self.failed.get_or_insert(error);
@@ -143,7 +143,7 @@ async fn compare_side(
 ) -> Result<(), Stop> {
     let content = match side {
         Side::Verifiers => Some(view_of(session, side).await?),
-        // The digest is in the record: no value needs to be opened for it.
+        // The digest is in the record: no value must be opened for it.
         Side::Presenters => None,
     };
     let presented = session.record().presented().map(|version| version.sha256);
@@ -184,10 +184,10 @@ async fn compare_side(
     Ok(())
 }
 
-/// Starts what the comparison brought: an edit that is adopted, an arrival, a rotation that waits.
+/// Starts what drift detection found: an edit that is adopted, an arrival, or a rotation that waits.
 async fn start_what_is_brought(session: &mut Session<'_>) -> Result<Report, Stop> {
     match plan::mint(session.record(), Terms::of(session.spec()), session.now()) {
-        // Nothing is saved before: what begins may be refused, each time.
+        // Nothing is saved before this, because the start may be refused each time.
         Decision::Start(purpose) => match start(session, purpose).await? {
             Started::NoOp(report) => {
                 rest_until_due(session, report.outcome).await?;
@@ -195,7 +195,7 @@ async fn start_what_is_brought(session: &mut Session<'_>) -> Result<Report, Stop
             }
             Started::Requested | Started::Prerequisite => resume(session).await,
         },
-        // The next look, a minute later, tries again.
+        // The next sweep, a minute later, tries again.
         Decision::Defer { until, because } => {
             rest_until_due(session, Outcome::Deferred).await?;
             Ok(session.deferred(until, because))
@@ -204,13 +204,13 @@ async fn start_what_is_brought(session: &mut Session<'_>) -> Result<Report, Stop
     }
 }
 
-/// Saves the comparison, and leaves the token until its next end or comparison.
+/// Saves the result, and releases the token until its next end or drift detection.
 async fn rest_until_due(session: &mut Session<'_>, outcome: Outcome) -> Result<Report, Stop> {
     session.release(due_at_rest(session)).await?;
     Ok(session.report(outcome))
 }
 
-/// When a token at rest is due.
+/// Time at which a token at rest is due.
 pub(crate) fn due_at_rest(session: &Session<'_>) -> Timestamp {
     let due_at = match session.record().owed() {
         Some(_) => session.record().next_end().unwrap_or(session.record().compare_at()),
@@ -219,8 +219,9 @@ pub(crate) fn due_at_rest(session: &Session<'_>) -> Timestamp {
     due_at.min(session.record().due_at_rest(session.now()))
 }
 
-/// Compares the Secrets that are written for this side, and writes those anew that differ: at once,
-/// before the repair rolls anything, since every pod that starts reads them. Whether there were any.
+/// Compares the Secrets that are written for this side, and rewrites those that differ. This happens at
+/// once, before the repair rolls anything out, since every pod that starts reads them. Returns true if any
+/// differed.
 async fn rewrite_what_differs(
     session: &mut Session<'_>,
     side: Side,
@@ -245,10 +246,11 @@ async fn rewrite_what_differs(
             }
             Err(error) => Err(error),
         };
-        // What is in the way holds the repair; a cluster that is away is looked at the next time.
+        // A blocker holds the repair, so it is only a warning here. A cluster that cannot be reached is
+        // read again by the next drift detection.
         let held = match rewritten {
             Ok(Progress::Stuck(held)) => held,
-            // The repair meets a newer record again, and is held by it.
+            // The repair meets the newer record again, and is held by it.
             Ok(Progress::Ahead(found)) => {
                 match continue_above(session, side, vec![(workload.copy_told(), found)]).await? {
                     Some(UnderWay::Held(held)) => held,
@@ -263,8 +265,8 @@ async fn rewrite_what_differs(
     Ok(differ)
 }
 
-/// Whether the label `current` of a parameter is on another version than the one that was published last:
-/// who reads by it has another value.
+/// True if the label `current` of a parameter is on another version than the one that was published last.
+/// Readers by label then have another value.
 async fn is_label_elsewhere(session: &Session<'_>) -> Result<bool, Error> {
     let Some(presented) = session.record().presented().map(|version| version.version) else {
         return Ok(false);
@@ -285,9 +287,10 @@ async fn is_label_elsewhere(session: &Session<'_>) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Whether what differs is the token's own, or nothing: a live version, or an accepted document that was
-/// written for this token. One with another record's life is, or one with none, if any entry of it is a
-/// version that this token has or had: numbers are those of any token.
+/// True if what differs is the token's own, or nothing. A live version is its own, and so is an accepted
+/// document that was written for this token. A document with the life of another record, or with none, is
+/// its own if any entry of it is a version that this token has or had. Entries are compared by digest,
+/// because any token has the same version numbers.
 async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> Result<bool, Error> {
     let Some(found) = found else { return Ok(true) };
     if side == Side::Presenters {
@@ -319,19 +322,19 @@ async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> R
     Ok(false)
 }
 
-/// The fence of a newer record of this token, if that wrote what was found.
+/// Returns the fence of a newer record of this token, if that record wrote what was found.
 fn other_record(session: &Session<'_>, side: Side, found: &Holding) -> Option<Fence> {
     found.fence_of(side).filter(|fence| fence.life > session.record().life())
 }
 
-/// The form of an accepted document; `None` if a value is none.
+/// Returns the form of an accepted document; `None` if the value is not one.
 pub(crate) fn form_of(value: &Secret) -> Option<AcceptedForm> {
     let document = serde_json::from_str::<Document>(value.expose()).ok()?;
     let is_plain = document.accepted.iter().any(|entry| entry.token.is_some());
     Some(if is_plain { AcceptedForm::Plain } else { AcceptedForm::Digests })
 }
 
-/// As much of an accepted document as tells that changeover wrote it.
+/// The fields of an accepted document that show that changeover wrote it.
 #[derive(Deserialize)]
 struct Document {
     accepted: Vec<Entry>,
@@ -354,7 +357,7 @@ impl Entry {
     }
 }
 
-/// A token is never kept beside its digest.
+/// Reads a token as its digest: the token itself is never kept beside it.
 fn digest_of_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
     String::deserialize(from).map(|value| Some(Secret::verbatim(value).digest()))
 }

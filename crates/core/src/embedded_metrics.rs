@@ -1,8 +1,8 @@
-//! Measurements, as CloudWatch reads them out of a log.
+//! Measurements in the format that CloudWatch reads out of a log.
 //!
 //! Each is one line of JSON in the embedded metric format
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>):
-//! `_aws` says which members of the line are metrics and which are their dimensions.
+//! `_aws` names the members of the line that are metrics, and those that are their dimensions.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct EmbeddedMetrics {
 }
 
 impl EmbeddedMetrics {
-    /// Measurements of the function of this name go where this prints a line.
+    /// Returns a sink that prints the measurements of the function of this name, one line each.
     pub fn new(function_name: String, print: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
         Self { function_name, print }
     }
@@ -45,7 +45,7 @@ impl Meter for EmbeddedMetrics {
     }
 }
 
-/// What tells CloudWatch that a member of the line is a metric.
+/// Directive by which CloudWatch reads a member of the line as a metric.
 fn directive(metric: Metric) -> Value {
     let sets = metric.dimensions().iter().map(|set| {
         let others = set.iter().map(|dimension| dimension.name());

@@ -1,7 +1,7 @@
 //! The ends of versions of a token whose spec is gone or cannot be read.
 //!
-//! A rotation needs the spec, and stands still without it. The end of a version that presenters have left
-//! does not: the record says where accepted documents were written last.
+//! A rotation needs the spec, and cannot continue without it. The end of a version that presenters have
+//! left does not need it: the record says where accepted documents were written last.
 
 use changeover_token::Generation;
 use futures::future::join_all;
@@ -18,11 +18,11 @@ use crate::{
     steps::resume,
 };
 
-/// Carries on what a record owes to verifiers after a rotation, as far as that needs no spec. `because` is
-/// why there is none.
+/// Resumes what a record owes to verifiers after a rotation, as far as that needs no spec. `because` is the
+/// reason that there is none.
 ///
 /// # Errors
-/// Those of the step that failed; it is saved as held.
+/// Those of the step that failed. It is saved as held.
 pub(crate) async fn without_spec(
     world: &World,
     settings: &Settings,
@@ -43,8 +43,8 @@ pub(crate) async fn without_spec(
     }
 }
 
-/// Whether what is owed now concerns verifiers only, after a rotation. A spec that could not be read this time is
-/// there: it is read again.
+/// True if what is owed now concerns verifiers only, after a rotation. A spec that could not be read this
+/// time exists, and is read again.
 fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
     if !matches!(because, Kind::UnknownToken | Kind::BadSpec) {
         return false;
@@ -55,8 +55,8 @@ fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
     }
     let Some(owed) = record.owed() else { return false };
     match (owed.leg, owed.step) {
-        // A broken spec will be mended, and names the workloads to restart: for the overlap, and because
-        // of a late write. A spec that is gone names them no more.
+        // A broken spec will be corrected, and names the workloads to restart: for the overlap, and because
+        // of a late write. A spec that is gone no longer names them.
         (_, Step::Retire) => {
             record.next_end().is_some_and(|end| end <= now)
                 && (because == Kind::UnknownToken || !record.is_late_write_uncompared())
@@ -66,8 +66,8 @@ fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
     }
 }
 
-/// A spec that names the verifiers' publications alone: the places that still hold an accepted document
-/// of this token's.
+/// Returns a spec that names the verifiers' publications only: the places that still hold an accepted
+/// document of this token.
 ///
 /// # Errors
 /// If one of these places cannot be read: a version leaves all of them or none.
@@ -79,7 +79,7 @@ async fn spec_of(world: &World, record: &Record) -> Result<Spec, Error> {
     let mut publications = Vec::new();
     for ((place, seen), read) in places.into_iter().zip(reads) {
         let Some(holding) = read? else { continue };
-        // A place that left the spec earlier may be another token's now.
+        // A place that left the spec earlier may belong to another token now.
         let is_ours =
             holding.value.digest() == seen.sha256 || holding.token.as_ref() == Some(record.token());
         if let Some(form) = form_of(&holding.value).filter(|_| is_ours) {

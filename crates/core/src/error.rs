@@ -1,8 +1,8 @@
-//! What went wrong, in the words of the contract.
+//! The errors of the contract.
 //!
-//! An [`Error`] says what was attempted, on what, why it failed and what to do. It holds words that
-//! are safe to show and never an SDK's error: the cause of a failed call is rendered by [`causes`],
-//! once, and kept as text.
+//! An [`Error`] names what was attempted, on what, why it failed and how to fix it. Its text is safe to
+//! show. It never holds an SDK's error: [`causes`] renders the cause of a failed call once, and the text
+//! is kept.
 
 use std::{fmt, panic::AssertUnwindSafe};
 
@@ -15,25 +15,25 @@ use serde_json::Value;
 pub enum Kind {
     /// The invocation's body is not a request.
     BadEvent,
-    /// No spec bears the token's name.
+    /// No spec has the token's name.
     UnknownToken,
-    /// A spec, or the description of a cluster, says something that cannot be carried out.
+    /// A spec, or the description of a cluster, has content that cannot be carried out.
     BadSpec,
     /// A value issued elsewhere cannot be used as a token.
     BadToken,
-    /// The record does not hold what this version of the function can read.
+    /// This version of the function cannot read the record.
     BadRecord,
-    /// Something that would stop a rotation was found before anything was changed.
+    /// A problem that would stop a rotation was found before anything was changed.
     PreflightFailed,
     /// AWS or a cluster refused the function's identity.
     AccessDenied,
-    /// AWS refused the call for its rate, also after back-off.
+    /// AWS throttled the call, also after back-off.
     Throttled,
-    /// A service did not answer in time, or not at all.
+    /// A service did not answer in time, or did not answer at all.
     Unreachable,
-    /// What should be stored is larger than its store takes.
+    /// The value to store is larger than its store accepts.
     TooLarge,
-    /// A promise of this program's own was broken.
+    /// An invariant of this program was broken.
     Internal,
 }
 
@@ -53,7 +53,7 @@ impl Kind {
         Kind::Internal,
     ];
 
-    /// The name a caller reads in `errorType`.
+    /// The name of the kind, which the caller reads in `errorType`.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::BadEvent => "BadEvent",
@@ -77,22 +77,22 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What was attempted, on what, why it failed and what to do. Every word of it is safe to show.
+/// The failure of an operation: what was attempted, on what, why it failed and how to fix it. All of its
+/// text is safe to show.
 ///
-/// `Display` is the contract's `errorMessage`:
-/// `could not <attempted> <on>: <because>; <fix>`.
+/// `Display` is the contract's `errorMessage`: `could not <attempted> <on>: <because>; <fix>`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("could not {attempted}{}: {because}; {fix}", .on.as_ref().map(|on| format!(" {on}")).unwrap_or_default())]
 pub struct Error {
-    /// What the caller reads in `errorType`.
+    /// The kind, which the caller reads in `errorType`.
     pub kind: Kind,
-    /// What was attempted: a verb in the imperative, and its object unless [`Error::on`] names it.
+    /// The operation: a verb in the imperative, and its object unless [`Error::on`] names it.
     pub attempted: String,
-    /// The one thing it was attempted on: a parameter, an item, a workload.
+    /// The one object of the operation: a parameter, an item, a workload.
     pub on: Option<String>,
-    /// Why it failed.
+    /// The reason for the failure.
     pub because: String,
-    /// What to do about it, in the imperative.
+    /// The fix, in the imperative.
     pub fix: String,
 }
 
@@ -113,16 +113,16 @@ impl Error {
         }
     }
 
-    /// The same error, naming the one thing that it is about.
+    /// The same error with the one object that it is about.
     #[must_use]
     pub fn on(self, on: impl fmt::Display) -> Self {
         Self { on: Some(on.to_string()), ..self }
     }
 
-    /// The same error, with what a failed call said about itself added to the reason.
+    /// The same error with the message of a failed call added to the reason.
     ///
-    /// The cause is rendered here and dropped: an SDK's error can hold the response, and with it a
-    /// token, so it must not travel inside of ours.
+    /// The cause is rendered here and dropped. An SDK's error can hold the response, and with it a token,
+    /// so it must not be kept inside an [`Error`].
     #[must_use]
     pub fn caused_by(self, cause: &dyn std::error::Error) -> Self {
         Self { because: format!("{}: {}", self.because, causes(cause)), ..self }
@@ -143,9 +143,9 @@ impl From<Unfit> for Error {
 
 /// An error and its sources, outermost first, each by its `Display`, joined by `": "`.
 ///
-/// The only place that renders an error of somebody else's. `Debug` of an SDK error prints the body
-/// of the response, and with it a decrypted parameter; `Display` along `source()` does not. A source
-/// that the text already ends with is not repeated; chains longer than sixteen are cut there.
+/// This is the only place that renders an error of another library. `Debug` of an SDK error prints the
+/// body of the response, and with it a decrypted parameter. `Display` along `source()` does not. A source
+/// that the text already ends with is not repeated. A chain longer than sixteen is cut there.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let mut text = String::new();
@@ -159,11 +159,12 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A cycle in `source()` is a bug of a library, and must not become an endless loop of ours.
+/// The longest chain that is rendered. A cycle in `source()` is a bug of a library, and must not become an
+/// endless loop here.
 const LONGEST_CHAIN: usize = 16;
 
-/// A panic of this work is an error like any other, in fixed words: its own may hold a value. Like a
-/// crash, it leaves what was saved.
+/// Runs the work, and returns a panic of it as an error with a fixed message, because the panic's own
+/// message may hold a value. Like a crash, a panic keeps what was saved.
 pub(crate) fn caught<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> impl Future<Output = Result<T, Error>> {
@@ -179,14 +180,15 @@ pub(crate) fn caught<T>(
     })
 }
 
-/// A text as a message shows it: in quotes, escaped, at most sixty-four characters of it.
+/// A text in the form for messages: in quotes, escaped, and cut to sixty-four characters.
 pub fn quoted(text: &str) -> String {
     let shown: String = text.chars().take(LONGEST_QUOTE).collect();
     let ellipsis = if shown.len() < text.len() { "…" } else { "" };
     format!("\"{}{ellipsis}\"", shown.escape_debug())
 }
 
-/// A JSON value as a message shows it: scalars as they are, clipped; the others by what they are.
+/// A JSON value in the form for messages: a scalar by its value, with texts cut, and any other by its
+/// type.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),

@@ -1,4 +1,4 @@
-//! Events: the shapes an invocation arrives in, and the one request that each means.
+//! Events: the shapes in which an invocation arrives, and the one request that each means.
 
 mod body;
 mod job;
@@ -11,10 +11,10 @@ use crate::error::{Error, Kind};
 pub use job::Job;
 pub use request::Request;
 
-/// The alias of whoever may look and change nothing.
+/// The alias of callers that may read and change nothing.
 pub const STATUS_ALIAS: &str = "status";
 
-/// What invokes the function.
+/// The payload of an invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A request.
@@ -27,8 +27,8 @@ impl Event {
     /// Reads the payload of an invocation.
     ///
     /// # Errors
-    /// See [`Request::parse`]. What a job carries is not read yet: whoever sent it learns of its
-    /// faults from the answer to the job.
+    /// See [`Request::parse`]. The request that a job carries is not read yet: its faults are returned to
+    /// its sender in the answer to the job.
     pub fn parse(event: &Value) -> Result<Self, Error> {
         match event.get("CodePipeline.job") {
             Some(job) => Job::parse(job).map(Event::Job),
@@ -36,8 +36,8 @@ impl Event {
         }
     }
 
-    /// Refuses what could change something where it came through the alias [`STATUS_ALIAS`]: IAM says who
-    /// may invoke an alias, and cannot say what for.
+    /// Refuses an event that could change something if it came through the alias [`STATUS_ALIAS`]. IAM can
+    /// restrict who may invoke an alias, but not for which requests.
     ///
     /// `function` is the ARN that was invoked, with the alias at its end if there was one.
     ///
@@ -66,13 +66,13 @@ impl From<Request> for Event {
     }
 }
 
-/// What Lambda says of an invocation.
+/// The facts that Lambda provides about an invocation.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// Its request id, which Lambda's own retries of an asynchronous invocation keep.
+    /// The request id. Lambda keeps it in its own retries of an asynchronous invocation.
     pub id: String,
-    /// When the function is killed.
+    /// Time at which the function is killed.
     pub deadline: Timestamp,
-    /// The ARN that it came in on, with the alias.
+    /// The ARN that was invoked, with the alias.
     pub function: String,
 }

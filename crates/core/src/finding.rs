@@ -1,4 +1,4 @@
-//! What a look at the world before a rotation comes to.
+//! The results of a preflight: the examination of everything external before a rotation.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,21 +10,21 @@ use crate::{
     spec::{ParameterName, Side, Workload},
 };
 
-/// Something that a look before a rotation found.
+/// A problem that an examination before a rotation found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity of the problem.
     pub severity: Severity,
-    /// On what.
+    /// The object of the problem.
     pub object: String,
-    /// What is the matter.
+    /// The problem.
     pub reason: String,
-    /// What to do.
+    /// The fix.
     pub fix: String,
 }
 
 impl Finding {
-    /// It would never finish, or harm somebody.
+    /// A refusal: the rotation would never finish, or would do harm.
     pub fn refusal(
         object: impl Into<String>,
         reason: impl Into<String>,
@@ -34,7 +34,7 @@ impl Finding {
         Self { severity: Severity::Refusal, object, reason, fix }
     }
 
-    /// It is worth knowing.
+    /// A warning: the problem is reported, and stops nothing.
     pub fn warning(
         object: impl Into<String>,
         reason: impl Into<String>,
@@ -43,13 +43,14 @@ impl Finding {
         Self { severity: Severity::Warning, ..Self::refusal(object, reason, fix) }
     }
 
-    /// The object is not there.
+    /// A missing object.
     pub fn missing(object: impl Into<String>) -> Self {
         let missing = Self::refusal(object, "it does not exist", "create it, or correct the spec");
         Self { severity: Severity::Missing, ..missing }
     }
 
-    /// A newer record of this token wrote to the object. `ours` is the fence of this record's view.
+    /// A refusal because a newer record of this token wrote to the object. `ours` is the fence of this
+    /// record's view.
     pub fn of_another_record(
         token: &TokenName,
         side: Side,
@@ -82,52 +83,52 @@ impl Finding {
         Self::refusal(object, reason, fix)
     }
 
-    /// Of a look that failed: what could not be looked at cannot be relied on.
+    /// A refusal because an examination failed: an object that could not be examined cannot be relied on.
     pub fn failed(object: impl Into<String>, error: Error) -> Self {
         Self::refusal(object, error.because, error.fix)
     }
 }
 
-/// Whether a finding stops a rotation.
+/// The effect of a finding on a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It is told.
+    /// The problem is reported, and stops nothing.
     Warning,
-    /// The object is not there. Stops a rotation, not a first publication.
+    /// The object does not exist. This stops a rotation, but not a first publication.
     Missing,
-    /// It would never finish: nothing is minted.
+    /// The rotation would never finish or would do harm: nothing is minted.
     Refusal,
 }
 
-/// A workload of a token's spec, and what it is to be examined with.
+/// A workload of a token's spec, and the inputs of its examination.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// The workload.
     pub workload: &'a Workload,
-    /// The token whose view it takes up.
+    /// The token whose view the workload picks up.
     pub token: &'a TokenName,
-    /// Whose view that is.
+    /// The side of that view.
     pub side: Side,
-    /// The fence of that view, as the token's record has it; the least one of a token without a record.
+    /// The fence of that view in the token's record. For a token without a record it is the least fence.
     pub view: Fence,
     /// The parameters that its side publishes to.
     pub parameters: Vec<ParameterName>,
 }
 
-/// What a look at all workloads of a token comes to.
+/// The result of the examination of all workloads of a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Examination {
-    /// What was found.
+    /// The problems that were found.
     pub findings: Vec<Finding>,
-    /// What was looked at and found right, by the object that it is about.
+    /// The facts that were checked and found right, by the object that they are about.
     pub checked: BTreeMap<String, Vec<String>>,
-    /// How long the rollout of a workload takes at most while nothing goes wrong, by the workload.
+    /// The longest time of a rollout in which nothing fails, by the workload.
     pub rollouts: BTreeMap<String, Duration>,
 }
 
 impl Examination {
-    /// Notes that this is right about an object.
+    /// Notes a fact that was found right about an object.
     pub fn right(&mut self, object: impl Into<String>, what: impl Into<String>) {
         let (checked, what) = (self.checked.entry(object.into()).or_default(), what.into());
         if !checked.contains(&what) {
@@ -135,7 +136,7 @@ impl Examination {
         }
     }
 
-    /// What both came to. What was found twice is told once.
+    /// Adds another examination. A finding of both is kept once.
     pub fn add(&mut self, other: Self) {
         for finding in other.findings {
             if !self.findings.contains(&finding) {

@@ -1,8 +1,8 @@
-//! Forgetting a token whose spec is gone: its record ends, by one conditional write.
+//! Forgets a token whose spec is gone: its record ends, by one conditional write.
 //!
-//! What is published stays as it is, and so do the audit and the keys of triggers. The sealed values go with
-//! the record. The number of the last version is kept, so that a token that is specified again under
-//! this name uses no number twice.
+//! What is published stays as it is, and so do the audit and the keys of triggers. The sealed values are
+//! deleted with the record. The number of the last version is kept, so that a token that is specified again
+//! under this name uses no number twice.
 
 use changeover_token::TokenName;
 use tracing::info;
@@ -16,7 +16,7 @@ use crate::{
     rotate::Settings,
 };
 
-/// How often the record is read again because another invocation saved it first.
+/// Attempts, at most: the record is read again each time that another invocation saved it first.
 const TRIES: u32 = 5;
 
 /// Ends the record of a token.
@@ -34,8 +34,8 @@ pub(crate) async fn run(
         let Some(record) = loaded.record else {
             return Ok(Report::bare(Outcome::NothingOwed, token));
         };
-        // Read after the record: a rotation that begins by a spec created since saves a revision, and
-        // the write below loses to it.
+        // Read after the record: if a spec was created since and a rotation starts from it, that start
+        // saves a revision, and the write below fails.
         if world.specs.spec(token).await?.is_some() {
             let fix = "delete the parameter of the spec first, if the token is not to be rotated any more";
             return Err(refusal(token, "its spec exists", fix));
@@ -66,7 +66,7 @@ pub(crate) async fn run(
     .on(token))
 }
 
-/// Which version is current and what stays published, of a record that was forgotten.
+/// Reports the current version and what stays published, for a record that was forgotten.
 fn report(record: &Record) -> Report {
     let places: Vec<_> = record.published().map(|(place, _)| place).collect();
     let mut warnings = Vec::new();

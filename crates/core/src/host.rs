@@ -1,4 +1,4 @@
-//! The computer that it runs on: the one place where time and randomness enter, and lines leave.
+//! The host of the process: the only place where time and randomness enter, and where lines leave.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use rand::{TryRng, rngs::SysRng};
 
 use crate::error::{Error, Kind};
 
-/// What time it is.
+/// Returns the current time.
 #[expect(clippy::disallowed_methods, reason = "everything else is told the time by this")]
 pub fn now() -> Timestamp {
     Timestamp::now()
@@ -16,7 +16,7 @@ pub fn now() -> Timestamp {
 /// Fills the bytes with the operating system's randomness.
 ///
 /// # Errors
-/// `Internal` where it has none.
+/// `Internal` if it has none.
 pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
     SysRng.try_fill_bytes(bytes).map_err(|cause| {
         Error::new(
@@ -29,7 +29,7 @@ pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
     })
 }
 
-/// Prints a line to where the log goes, whole. Where that is not taken, there is nobody to tell.
+/// Prints a line to the log, whole. A failure is ignored: there is no other place to report it.
 pub fn print(line: &str) {
     let _ = io::stdout().lock().write_all(format!("{line}\n").as_bytes());
 }

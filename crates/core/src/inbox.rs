@@ -1,9 +1,9 @@
-//! Values that are issued elsewhere: whether one has arrived, and whether it is fit to be a version.
+//! Values that are issued elsewhere: detects an arrival, and checks that it is fit to be a version.
 //!
-//! An inbox is a SecureString that an issuer writes. What was taken from it last is in the record, by
-//! the parameter's version and when it was written: an arrival becomes a version once, however often
-//! it is told of, and one that nobody tells of is found by the sweep. An arrival in the middle of a
-//! rotation stays where it is until that rotation is through.
+//! An inbox is a SecureString that an issuer writes. The record names what was taken from it last, by the
+//! parameter's version and the time at which that was written. An arrival becomes a version once, however
+//! often it is announced. An arrival that is not announced is found by the sweep. An arrival in the middle
+//! of a rotation stays where it is until that rotation is complete.
 
 use changeover_token::{Digest, Secret};
 
@@ -15,17 +15,17 @@ use crate::{
     spec::ParameterName,
 };
 
-/// What an inbox has.
+/// Content of an inbox.
 pub(crate) enum Arrived {
-    /// Nothing that was not looked at before.
+    /// Nothing that was not examined before.
     Nothing,
-    /// The value that is current already.
+    /// The value that is already current.
     Same(ArrivalId),
     /// The value of the next version.
     New(Secret, ArrivalId),
 }
 
-/// Whether an inbox holds what was not looked at before. Has no effect.
+/// True if an inbox holds a value that was not examined before. Has no effect.
 pub(crate) async fn has_arrival(
     session: &Session<'_>,
     inbox: &ParameterName,
@@ -35,11 +35,11 @@ pub(crate) async fn has_arrival(
     Ok(arrival.is_some_and(|arrival| seen.is_none_or(|seen| id(inbox, &arrival).follows(seen))))
 }
 
-/// What has arrived. What cannot become a version is noted as refused, so that it is told to
-/// whoever asks, and not looked at again by the sweep.
+/// Reads what has arrived. A value that cannot become a version is saved as refused: every later request
+/// returns the refusal, and the sweep does not examine the value again.
 ///
 /// # Errors
-/// `BadToken` where what arrived cannot become a version.
+/// `BadToken` if what arrived cannot become a version.
 pub(crate) async fn arrived(
     session: &mut Session<'_>,
     inbox: &ParameterName,
@@ -62,7 +62,7 @@ pub(crate) async fn arrived(
         None if current == Some(arrival.value.digest()) => return Ok(Arrived::Same(id)),
         None => return Ok(Arrived::New(arrival.value, id)),
     };
-    // Without a record nobody sweeps, and there is nothing to note it in.
+    // Without a record, no sweep processes the token, and there is no place to save the refusal.
     if session.stored().is_some() {
         let refused = Some(because.clone());
         session.apply(Change::Imported(Imported { arrival: id, refused }))?;
@@ -71,7 +71,7 @@ pub(crate) async fn arrived(
     Err(Stop::Failed(refusal(inbox, &arrival, because)))
 }
 
-/// Why an arrival cannot become a version.
+/// The reason that an arrival cannot become a version; `None` if it can.
 async fn fault(
     session: &Session<'_>,
     arrival: &Arrival,
@@ -101,7 +101,7 @@ async fn fault(
     Ok(ended.map(|version| format!("it is the value of version {version}, which has ended")))
 }
 
-/// A value that was a version before, and was ended, is not made one again by hand.
+/// Refuses a value that was a version before and has ended: an edit by hand does not make it one again.
 pub(crate) async fn refuse_ended(session: &Session<'_>, value: &Secret) -> Result<(), Error> {
     let digest = value.digest();
     match session.world().records.version_of(session.asking().token, &digest).await? {
@@ -124,7 +124,7 @@ fn id(inbox: &ParameterName, arrival: &Arrival) -> ArrivalId {
     }
 }
 
-/// A value that was written by hand, and is too weak to become a version by itself.
+/// Error for a value that was written by hand and is too weak to become a version by itself.
 pub(crate) fn weak_edit(weakness: String) -> Error {
     let fix = "write a longer random value, or put the current one back";
     Error::new(Kind::BadToken, "adopt the value that was written by hand for", weakness, fix)

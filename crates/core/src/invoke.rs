@@ -22,16 +22,17 @@ use crate::{
     status, sweep,
 };
 
-/// How long before an invocation's deadline nothing begins any more: the longest step that may have begun just before, a
-/// call of a cluster with its repetitions, and what saves and answers after it.
+/// Time before an invocation's deadline in which nothing begins. It covers the longest step that may have
+/// begun just before (a call to a cluster with its retries), and the saves and the answer after it.
 const RESERVE: Duration = Duration::from_secs(40);
-/// The least that is kept of a short invocation: saving and answering alone.
+/// The least reserve of a short invocation: it covers saving and answering only.
 const LEAST_RESERVE: Duration = Duration::from_secs(10);
 
-/// Does what an event asks, as it came.
+/// Parses the payload of an invocation, and carries it out.
 ///
 /// # Errors
-/// `BadEvent` where it asks for nothing that is known, and those of [`handle`].
+/// `BadEvent` if it asks for nothing that is known, `AccessDenied` if its alias does not allow it, and
+/// those of [`handle`].
 pub async fn answer(
     world: &World,
     settings: &Settings,
@@ -49,10 +50,10 @@ pub async fn answer(
     }
 }
 
-/// Does what an event asks.
+/// Carries out an event.
 ///
 /// # Errors
-/// One of the contract's. A crash anywhere leaves what was saved, and the sweep carries it on.
+/// One of the contract's. A crash at any point leaves what was saved, and the sweep resumes it.
 pub async fn handle(
     world: &World,
     settings: &Settings,
@@ -72,7 +73,7 @@ pub async fn handle(
     }
 }
 
-/// Does what a request asks.
+/// Carries out a request.
 async fn carry_out(
     world: &World,
     settings: &Settings,
@@ -80,6 +81,7 @@ async fn carry_out(
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
     info!(action = request.action(), request_id = %invocation.id, "invoke");
+    // A caller may wait for less time than the invocation has.
     let (now, calls) = (world.clock.now(), (world.calls)());
     let last_moment = last_moment(now, invocation.deadline);
     let stop_at = match &request {
@@ -87,6 +89,7 @@ async fn carry_out(
             now.checked_add(*wait).unwrap_or(last_moment).min(last_moment)
         }
         _ => last_moment,
+        // The actions on one token differ only in what they ask for.
     };
     let one = async |ask, token: &TokenName| {
         let key = request.key_or(&invocation.id);
@@ -125,6 +128,7 @@ async fn carry_out(
             }
         }
     };
+    // A panic becomes an error here, so that it is measured and returned like any other.
     let answered = caught(answered).await;
     let calls = (world.calls)().saturating_sub(calls);
     let action = request.action();
@@ -133,13 +137,14 @@ async fn carry_out(
     answered
 }
 
-/// When the last step of an invocation may begin. A function with a short time-out keeps a third of it.
+/// Latest time at which a step of an invocation may begin. A function with a short time-out keeps a third
+/// of it in reserve.
 fn last_moment(now: Timestamp, deadline: Timestamp) -> Timestamp {
     let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
     now + left.saturating_sub((left / 3).clamp(LEAST_RESERVE, RESERVE))
 }
 
-/// The token whose spec names this inbox.
+/// Returns the token whose spec names this inbox.
 async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
     let mut specs = look::specs(world).await?.into_iter();
     let importer = specs.find(|spec| spec.inbox() == Some(inbox));

@@ -10,21 +10,21 @@
 //!      accept N and N-1     present N              accept N, N-1 until T          accept N only
 //! ```
 //!
-//! What it keeps, in every execution, however often it is killed:
+//! Guarantees of every execution, however often it is killed:
 //!
-//! - Some token is accepted by every verifier and presented by every presenter, always.
-//! - A value is sealed and saved before anybody can see it; what is published equals the record.
-//! - Version numbers grow, none is minted twice, and one trigger's key mints once.
-//! - The record names the step owed, never the step done: carrying on from it is harmless.
+//! - Whatever token a presenter sends, every verifier accepts it, always.
+//! - A value is sealed and saved before it is visible outside. What is published equals the record.
+//! - Version numbers grow. None is minted twice, and the key of one trigger mints once.
+//! - The record names the step owed, never the step done: resuming from it is harmless.
 //! - The previous version gets its end when presenters are proved to be on the new one.
 //!
-//! The modules, in the order in which a request passes through them: each uses what is listed below it, and
-//! what comes in. `tests/it/layers.rs` holds that.
+//! The modules, in the order in which a request passes through them. Each uses modules that are listed
+//! below it, and the input. `tests/it/layers.rs` checks that.
 
-// What comes in.
+// Input.
 pub mod event;
 
-// What carries it out, from the event down to the ports.
+// Execution, from the event down to the ports.
 pub mod invoke;
 mod pipeline;
 mod sweep;
@@ -45,7 +45,7 @@ pub mod embedded_metrics;
 pub mod random;
 pub mod ports;
 
-// What is told of it.
+// Output: metrics, events, reports, verdicts and findings.
 pub mod metrics;
 pub mod notice;
 pub mod report;
@@ -56,7 +56,7 @@ pub mod finding;
 pub mod clock;
 pub mod host;
 
-// What it is about.
+// Data: records, specs and errors.
 pub mod record;
 pub mod spec;
 pub mod error;

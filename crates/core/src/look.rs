@@ -1,7 +1,7 @@
-//! What is looked at before anything changes: the presented publications, the workloads, other specs.
+//! Observation before anything changes: presented publications, workloads and other specs.
 //!
-//! Looking has no effect. What it comes to are findings: what stands in the way of a rotation, and
-//! what is worth knowing. A mint is preceded by it, and so is every preflight, which looks deeper.
+//! Observing has no effect. Its results are findings: what blocks a rotation, and what is worth knowing.
+//! Every mint and every preflight is preceded by it; a preflight examines more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,27 +16,27 @@ use crate::{
     spec::{ParameterName, Place, Publication, Side, Spec, Workload},
 };
 
-/// What was seen before a mint.
+/// Result of an observation before a mint.
 pub(crate) struct Look {
-    /// What the presented publications hold.
+    /// The content of the presented publications.
     pub(crate) found: BTreeMap<Place, Holding>,
-    /// Whether there is a current version: in the record, or to be adopted.
+    /// True if there is a current version: in the record, or to be adopted.
     pub(crate) has_current: bool,
-    /// The one value that presenters already have, of a token without a record.
+    /// The one value that presenters already have, for a token without a record.
     pub(crate) adopted: Option<Secret>,
-    /// The one value that somebody else wrote since, where it is to become the next version.
+    /// The one value that another writer put there since, if it is to become the next version.
     pub(crate) edited: Option<Secret>,
     /// The highest life of a record that any publication carries.
     pub(crate) highest_life: Option<Life>,
-    /// What stands in the way, and what is worth knowing; the worst first.
+    /// Blockers of a rotation, and what is worth knowing; the worst first.
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Looks at the presented publications once, at all publications of a token without a record, and
-/// at the workloads, but for those of clusters to be left out. Has no effect.
+/// Reads the presented publications once, or all publications of a token without a record, and inspects the
+/// workloads, except those of clusters that are left out. Has no effect.
 ///
 /// # Errors
-/// What could not be read.
+/// Those of the reads. A cluster that cannot be asked is a finding instead.
 pub(crate) async fn look(
     world: &World,
     spec: &Spec,
@@ -74,13 +74,13 @@ pub(crate) async fn look(
     Ok(look)
 }
 
-/// What keeps a workload's cluster from being asked: it holds what waits for it, under the cluster's
-/// name, and nothing else.
+/// Converts an error of a workload's cluster to a hold: what waits for the cluster is held under the
+/// cluster's name, and nothing else is held.
 ///
 /// # Errors
-/// What is no fault of the cluster's.
+/// The error itself, if it is not the fault of the cluster.
 pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
-    // An object that is in the way is no reason to leave its cluster behind.
+    // An object that blocks is no reason to leave out its cluster.
     if let (Kind::PreflightFailed, Some(on)) = (error.kind, &error.on) {
         return Ok(Held::new(on.clone(), error.because.clone(), error.fix.clone()));
     }
@@ -99,13 +99,13 @@ pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
     Ok(Held::new(object, error.because, fix))
 }
 
-/// The publications of these sides.
+/// Returns the publications of these sides.
 pub(crate) fn publications<'a>(spec: &'a Spec, sides: &[Side]) -> Vec<(Side, &'a Publication)> {
     let of = |side: Side| spec.side(side).publications.iter().map(move |it| (side, it));
     sides.iter().copied().flat_map(of).collect()
 }
 
-/// The workloads of both sides.
+/// Returns the workloads of both sides.
 pub(crate) fn subjects<'a>(spec: &'a Spec, record: Option<&Record>) -> Vec<Subject<'a>> {
     let of = |side| {
         let view = record.map(|record| record.view(side)).unwrap_or_default();
@@ -122,7 +122,7 @@ pub(crate) fn subjects<'a>(spec: &'a Spec, record: Option<&Record>) -> Vec<Subje
     Side::BOTH.into_iter().flat_map(of).collect()
 }
 
-/// A place whose value is none of this token's live versions: somebody's hand.
+/// Finding for a place whose value is none of this token's live versions: someone else wrote it.
 fn drift(place: &Place) -> Finding {
     Finding::refusal(
         place.to_string(),
@@ -132,10 +132,10 @@ fn drift(place: &Place) -> Finding {
     )
 }
 
-/// Every spec that can be read.
+/// Returns every spec that can be read.
 ///
 /// # Errors
-/// Where they cannot be listed.
+/// If they cannot be listed.
 pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
     let all = world.specs.all().await?.into_iter();
     let specs = all.filter_map(|(token, text)| {
@@ -146,7 +146,7 @@ pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
 }
 
 impl Look {
-    /// What these places hold, and what is to be said of it.
+    /// Evaluates what these places hold, and adds the findings about it.
     pub(crate) fn at(
         spec: &Spec,
         record: Option<&Record>,
@@ -161,6 +161,7 @@ impl Look {
             highest_life: None,
             findings: Vec::new(),
         };
+        // The life and the owner show who wrote a place. Only presented values are compared below.
         let mut values: Vec<(&Place, Secret)> = Vec::new();
         for (side, place, holding) in holdings {
             let fence = holding.fence_of(side).unwrap_or_default();
@@ -182,6 +183,8 @@ impl Look {
                 look.found.insert(place.clone(), holding);
             }
         }
+        // A value that the record does not hold is drift, unless it is to be adopted. Without a record, the
+        // value in place becomes the first version.
         match record {
             Some(record) => {
                 values.retain(|(_, value)| !record.holds(&value.digest()));
@@ -198,8 +201,8 @@ impl Look {
         look
     }
 
-    /// The one value that these places hold, to become a version. A place that holds nothing does not
-    /// disagree; two that hold different values do.
+    /// Returns the one value that these places hold, to become a version. A place that holds nothing does
+    /// not disagree. Two places that hold different values do.
     fn one_value(&mut self, values: &[(&Place, Secret)]) -> Option<Secret> {
         let (first, value) = values.first()?;
         let other = values.iter().find(|(_, other)| other.digest() != value.digest());
@@ -217,7 +220,7 @@ impl Look {
     }
 }
 
-/// The parameter that a publication is, where it is one.
+/// Returns the parameter of a publication, if its place is one.
 pub(crate) fn parameter(publication: &Publication) -> Option<ParameterName> {
     match &publication.place {
         Place::Parameter(name) => Some(name.clone()),

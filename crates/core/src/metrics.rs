@@ -1,8 +1,9 @@
-//! What is measured: values in, one measurement out, for whoever writes it.
+//! Metrics: values in, one measurement out, for a sink to write.
 //!
-//! A metric is one function's: what another stack of the account does is not counted with it. Each other
-//! dimension has a handful of values, because each combination of them is a metric of its own and is
-//! paid for. What there are many of, tokens and versions, stands beside the values, to be searched for.
+//! A metric belongs to one function: the activity of another stack of the account is not counted with it.
+//! Each other dimension has a handful of values, because each combination of them is a metric of its own
+//! and is paid for. Tokens and versions are many, so they are written beside the values, to be searched
+//! for.
 
 use std::time::Duration;
 
@@ -15,38 +16,37 @@ use crate::{
     report::{Answer, Outcome, Report},
 };
 
-/// What all metrics stand under.
+/// Namespace of all metrics.
 pub const NAMESPACE: &str = "changeover";
-/// The dimension that each metric has, whatever else it is told by: whose it is, as Lambda's own metrics
-/// say it.
+/// Dimension that each metric has besides its own: the name of the function, as in Lambda's own metrics.
 pub const FUNCTION_NAME: &str = "FunctionName";
 
-/// What is counted or timed. README's table says what each of them means.
+/// A value that is counted or timed. README's table defines each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// Requests, and tokens that a sweep saw to, by how they ended.
+    /// Requests, and tokens that a sweep processed, by outcome.
     Outcomes,
-    /// Those that failed.
+    /// Requests and tokens that failed.
     Errors,
-    /// From when a step was owed until it was done.
+    /// Time from when a step was owed until it was done.
     StepDuration,
-    /// From when expand or migrate began until its last step was done.
+    /// Time from when expand or migrate began until its last step was done.
     LegDuration,
-    /// From the mint until presenters were proved to be on the new version.
+    /// Time from the mint until presenters were proved to be on the new version.
     RotationDuration,
-    /// Since the current version was minted.
+    /// Time since the current version was minted.
     CurrentAge,
-    /// How long a token has waited for what it owes.
+    /// Time that a token has waited for what it owes.
     Overdue,
     /// Requests that an invocation sent to AWS.
     AwsCalls,
-    /// Sweeps that came to their end.
+    /// Sweeps that completed.
     Sweeps,
     /// Tokens that a sweep found to owe something.
     DueTokens,
     /// Tokens whose last run by a sweep failed.
     StuckTokens,
-    /// Events that the bus did not take.
+    /// Events that the bus did not accept.
     EventsNotSent,
 }
 
@@ -67,7 +67,7 @@ impl Metric {
         Metric::EventsNotSent,
     ];
 
-    /// As CloudWatch knows it.
+    /// Returns its name in CloudWatch.
     pub fn name(self) -> &'static str {
         match self {
             Metric::Outcomes => "Outcomes",
@@ -85,7 +85,7 @@ impl Metric {
         }
     }
 
-    /// CloudWatch's name of its unit.
+    /// Returns CloudWatch's name of its unit.
     pub fn unit(self) -> &'static str {
         match self {
             Metric::StepDuration | Metric::LegDuration | Metric::RotationDuration => "Milliseconds",
@@ -100,7 +100,7 @@ impl Metric {
         }
     }
 
-    /// The sets of dimensions that it is told by besides [`FUNCTION_NAME`], each of them a metric of its own.
+    /// Returns the sets of its dimensions besides [`FUNCTION_NAME`]. Each set is a metric of its own.
     pub fn dimensions(self) -> &'static [&'static [Dimension]] {
         match self {
             Metric::Outcomes => &[&[Dimension::Outcome]],
@@ -119,7 +119,7 @@ impl Metric {
     }
 }
 
-/// What a metric is told by besides [`FUNCTION_NAME`].
+/// A dimension of a metric besides [`FUNCTION_NAME`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dimension {
     /// The contract's `outcome`, or `failed`.
@@ -128,12 +128,12 @@ pub enum Dimension {
     ErrorType,
     /// The leg.
     Leg,
-    /// The step of it.
+    /// The step of that leg.
     Step,
 }
 
 impl Dimension {
-    /// As CloudWatch knows it.
+    /// Returns its name in CloudWatch.
     pub fn name(self) -> &'static str {
         match self {
             Dimension::Outcome => "Outcome",
@@ -144,21 +144,23 @@ impl Dimension {
     }
 }
 
-/// What was measured at one moment of one thing. It has a value for each dimension of its metrics.
+/// Values that were measured at one moment of one subject, with a value for each dimension of their
+/// metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurement {
-    /// When.
+    /// The time of the measurement.
     pub at: Timestamp,
-    /// What, in the unit of each.
+    /// The metrics and their values, in the unit of each.
     pub values: Vec<(Metric, u64)>,
-    /// What the values are told by.
+    /// The dimensions of the values.
     pub dimensions: Vec<(Dimension, &'static str)>,
-    /// What it is about, by the names that the log uses.
+    /// The subject, by the names that the log uses.
     pub about: Vec<(&'static str, String)>,
 }
 
 impl Measurement {
-    /// How an invocation ended that did this, and how many requests it sent to AWS.
+    /// Measures the outcome of an invocation with this action, and the number of requests that it sent to
+    /// AWS.
     pub fn of_invocation(
         at: Timestamp,
         action: &'static str,
@@ -172,12 +174,12 @@ impl Measurement {
         measurement
     }
 
-    /// An event that is no request.
+    /// Measures an event that is not a request.
     pub fn of_no_request(at: Timestamp, why: &Error) -> Self {
         Self::ended(at, Err(why))
     }
 
-    /// How a token came out of a sweep.
+    /// Measures the outcome of a token in a sweep.
     pub fn of_swept_token(
         at: Timestamp,
         token: &TokenName,
@@ -189,8 +191,8 @@ impl Measurement {
         measurement
     }
 
-    /// A sweep that is complete, how many tokens it found to owe something, and how many tokens had failed
-    /// in their last run, due again or not.
+    /// Measures a sweep that completed: the number of tokens that it found to owe something, and the number
+    /// of tokens whose last run had failed, due again or not.
     pub fn of_sweep(at: Timestamp, due: usize, stuck: usize) -> Self {
         let count = |tokens: usize| tokens.try_into().unwrap_or(u64::MAX);
         let values = vec![
@@ -201,14 +203,14 @@ impl Measurement {
         Self { at, values, dimensions: Vec::new(), about: Vec::new() }
     }
 
-    /// Events about a token that the bus may not have.
+    /// Measures events about a token that may not have reached the bus.
     pub fn of_untold(at: Timestamp, token: &TokenName, count: usize) -> Self {
         let values = vec![(Metric::EventsNotSent, count.try_into().unwrap_or(u64::MAX))];
         Self { at, values, dimensions: Vec::new(), about: vec![("token", token.to_string())] }
     }
 
-    /// A step of this record's that was just done; the last of a leg tells of the leg too, and the last
-    /// of a rotation of the rotation.
+    /// Measures a step of this record that was just done. The last step of a leg measures the leg too, and
+    /// the last step of a rotation measures the rotation.
     pub fn of_step(record: &Record, done: &Entry) -> Self {
         let Entry { leg, step, at, took_ms } = *done;
         let mut values = vec![(Metric::StepDuration, took_ms)];
@@ -228,12 +230,13 @@ impl Measurement {
         }
     }
 
-    /// How a token stands.
+    /// Measures the state of a token.
     pub fn of_token(at: Timestamp, record: &Record) -> Self {
         Self::standing(at, record, overdue(record, at))
     }
 
-    /// How a token stands whose run failed: a rotation that waits is overdue since it was asked for.
+    /// Measures the state of a token whose run failed. A rotation that waits is overdue since it was
+    /// requested.
     pub fn of_failing_token(at: Timestamp, record: &Record) -> Self {
         let since = record.queued().and_then(|queued| queued.since);
         let waits = since.map_or(0, |since| milliseconds(since, at));
@@ -249,8 +252,8 @@ impl Measurement {
         Self { at, values, dimensions: Vec::new(), about: about(record) }
     }
 
-    /// A token whose record cannot be read: what it owes is not known, so it counts from its first failed
-    /// run.
+    /// Measures a token whose record cannot be read. What it owes is not known, so its time counts from its
+    /// first failed run.
     pub fn of_unreadable(at: Timestamp, token: &TokenName, since: Timestamp) -> Self {
         let values = vec![(Metric::Overdue, milliseconds(since, at) / 1000)];
         Self { at, values, dimensions: Vec::new(), about: vec![("token", token.to_string())] }
@@ -271,15 +274,15 @@ impl Measurement {
     }
 }
 
-/// Since when the leg of a step was gone through that was just done: its entries are the last ones.
+/// Start of the leg whose step was just done. The entries of that leg are the last ones.
 fn leg_began_at(rotation: &Rotation, done: &Entry) -> Timestamp {
     let before = rotation.timeline.iter().rev().take_while(|entry| entry.leg == done.leg);
     let first = before.last().unwrap_or(done);
     first.at.checked_sub(Duration::from_millis(first.took_ms)).unwrap_or(first.at)
 }
 
-/// How long what a token owes has been waited for. Waiting for the end of a version is not: that is as
-/// it should be until the end has passed.
+/// Time for which a token has waited for what it owes. Waiting for the end of a version does not count
+/// until that end has passed.
 fn overdue(record: &Record, now: Timestamp) -> Duration {
     let Some(owed) = record.owed() else { return Duration::ZERO };
     let since = match (record.rotation(), owed.step) {
@@ -290,7 +293,7 @@ fn overdue(record: &Record, now: Timestamp) -> Duration {
     Duration::from_millis(milliseconds(since, now))
 }
 
-/// From one moment to another; zero where they are the other way round.
+/// Milliseconds from one moment to another; zero if they are in the reverse order.
 fn milliseconds(from: Timestamp, to: Timestamp) -> u64 {
     to.as_millisecond().saturating_sub(from.as_millisecond()).try_into().unwrap_or(0)
 }

@@ -1,6 +1,7 @@
-//! What subscribers are told: what a save made true of a token, and nothing that no save made true.
+//! Events for subscribers: exactly what a save made true of a token, and nothing that no save made true.
 //!
-//! Two records, the one before a save and the one after it, say all of it. Never a value, never a digest.
+//! They are derived from two records, the one before a save and the one after it. They never contain a
+//! value or a digest.
 
 use changeover_token::{
     Fence, Life, Stage, TokenName, VersionNumber,
@@ -14,104 +15,104 @@ use crate::{
     report::Reason,
 };
 
-/// Who tells it: an event's `source`.
+/// The `source` of an event.
 pub const SOURCE: &str = "changeover";
 
-/// One thing that became so. As JSON it is an event's `detail`; `events/schema` has the schemas.
+/// One change of a token. As JSON it is an event's `detail`; `events/schema` has the schemas.
 ///
-/// It may arrive twice, and after a later one: of one token, life and revision tell which is which.
+/// It may arrive twice, and after a later one. Life and revision order the events of one token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// Of which token.
+    /// The token.
     pub token: TokenName,
-    /// The life of the record that says so: of two, the greater is the later, as text too. `None` of a record
-    /// that has none yet.
+    /// The life of the record after the change: of two, the greater is the later, as text too. `None` if
+    /// the record has none yet.
     pub life: Option<Life>,
     /// The revision of that record.
     pub revision: u64,
-    /// When that was saved.
+    /// The time at which that revision was saved.
     #[serde(with = "in_milliseconds")]
     pub at: Timestamp,
-    /// What.
+    /// The change.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What may become so.
+/// The kinds of changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum What {
     /// A rotation took the token's slot.
     RotationStarted {
-        /// Its name.
+        /// The name of the rotation.
         rotation: RotationId,
-        /// The version that it brings, or writes anew.
+        /// The version that it brings, or writes again.
         version: VersionNumber,
-        /// What it is for.
+        /// The purpose of the rotation.
         purpose: Purpose,
     },
-    /// It waits for help, for another reason than before.
+    /// The rotation waits for help, for another reason than before.
     RotationHeld {
-        /// The rotation, or the one that brought what the token still owes a step of.
+        /// The rotation, or the one that brought the version for which the token still owes a step.
         rotation: RotationId,
         /// Its version.
         version: VersionNumber,
         /// The leg that is held.
         leg: Leg,
-        /// The step of it.
+        /// The step of that leg.
         step: Step,
-        /// On what, why, and what to do.
+        /// The object that is held, the reason, and the fix.
         held: Reason,
     },
-    /// It waits for help no more.
+    /// The rotation no longer waits for help.
     RotationResumed {
         /// The rotation.
         rotation: RotationId,
         /// Its version.
         version: VersionNumber,
     },
-    /// Presenters are proved to be on its version.
+    /// Presenters are proved to be on the version of the rotation.
     RotationCompleted {
         /// The rotation.
         rotation: RotationId,
         /// Its version.
         version: VersionNumber,
-        /// What it was for.
+        /// The purpose of the rotation.
         purpose: Purpose,
-        /// When it took the slot.
+        /// The time at which it took the slot.
         #[serde(with = "in_milliseconds")]
         began_at: Timestamp,
-        /// Where presenters find the token.
+        /// The selectors with which presenters find the token.
         selectors: Vec<String>,
-        /// When the version before stops being accepted.
+        /// The time at which the version before stops being accepted.
         #[serde(with = "optional_milliseconds")]
         previous_valid_until: Option<Timestamp>,
     },
-    /// Its version was given up.
+    /// The version of the rotation was given up.
     RotationDropped {
         /// The rotation.
         rotation: RotationId,
-        /// The version that nobody presented.
+        /// The version, which was never presented.
         version: VersionNumber,
     },
-    /// A version is in another stage than before.
+    /// The stage of a version changed.
     VersionStageChanged {
         /// The version.
         version: VersionNumber,
         /// The rotation that brought it.
         rotation: RotationId,
-        /// What it is now; `retired` where it left the set, dropped ones included.
+        /// The stage now; `retired` if it left the set, which includes dropped versions.
         stage: Stage,
-        /// What it was; `None` of a new one.
+        /// The stage before; `None` for a new version.
         stage_before: Option<Stage>,
-        /// When it was minted or adopted.
+        /// The time at which it was minted or adopted.
         #[serde(with = "in_milliseconds")]
         created_at: Timestamp,
-        /// When verifiers stop accepting it.
+        /// The time at which verifiers stop accepting it.
         #[serde(with = "optional_milliseconds")]
         not_after: Option<Timestamp>,
     },
-    /// Publications hold a value that is none of the token's.
+    /// Publications hold a value that is not one of the token's.
     DriftFound {
         /// Their places.
         places: Vec<String>,
@@ -119,7 +120,7 @@ pub enum What {
 }
 
 impl Notice {
-    /// An event's `detail-type`.
+    /// Returns the event's `detail-type`.
     pub fn detail_type(&self) -> &'static str {
         match self.what {
             What::RotationStarted { .. } => "Rotation Started",
@@ -133,8 +134,8 @@ impl Notice {
     }
 }
 
-/// What a save made true, in an order in which it can be told. `selectors` say where presenters find the
-/// token as of this save.
+/// Returns the events of a save, in an order in which they can be published. `selectors` are those with
+/// which presenters find the token as of this save.
 pub fn between(
     before: Option<&Record>,
     after: &Record,
@@ -182,7 +183,8 @@ fn stages_changed(before: Option<&Record>, after: &Record) -> Vec<What> {
         .collect()
 }
 
-/// Of a rotation that took the slot before and has it no more: a version that is live was brought to all.
+/// The end of a rotation that had the slot before and no longer has it. It completed if its version is
+/// live, and was dropped if not.
 fn ended(before: Option<&Record>, after: &Record, selectors: Vec<String>) -> Option<What> {
     let ended = before?.rotation()?;
     if after.rotation().is_some_and(|it| it.id == ended.id) {
@@ -215,7 +217,7 @@ fn held(before: Option<&Record>, after: &Record) -> Option<What> {
     })
 }
 
-/// What was given up does not go on.
+/// The end of a hold. A rotation whose version was given up does not resume.
 fn resumed(before: Option<&Record>, after: &Record) -> Option<What> {
     let before = before.filter(|before| before.held().is_some() && after.held().is_none())?;
     let (rotation, version) = before.subject()?;

@@ -1,9 +1,9 @@
-//! The answer to a CodePipeline job: what it is told of how the request went that it carried.
+//! The answer to a CodePipeline job: the result of the request that the job carried.
 //!
-//! CodePipeline invokes without waiting for an answer, and learns how it went from a call of ours: a job
-//! that nobody answers hangs for twenty minutes (CodePipeline user guide, "Invoke an AWS Lambda
-//! function in a pipeline"). So every job is answered, whatever it asks for, and an invocation whose
-//! job was answered never fails: Lambda would repeat it.
+//! CodePipeline invokes the function without waiting for its return value, and learns the result from a
+//! call that the function makes. A job that is not answered hangs for twenty minutes (CodePipeline user
+//! guide, "Invoke an AWS Lambda function in a pipeline"). So every job is answered, whatever it asks for,
+//! and an invocation whose job was answered never fails: Lambda would repeat it.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use crate::{
     verdict::{Failure, Verdict},
 };
 
-/// Answers a job of which this came.
+/// Answers a job with the result of its request.
 ///
-/// A crash before the answer: Lambda's own retry, or the next job of the same action, carries on under
-/// the same key. A crash after it: a second answer is refused by CodePipeline, and counts as given.
+/// A crash before the answer: Lambda's own retry, or the next job of the same action, resumes under the
+/// same key. A crash after it: CodePipeline refuses a second answer, and the job counts as answered.
 ///
 /// # Errors
-/// Only where the job could not be answered and a retry may help; the request is not carried out twice
-/// by it.
+/// Only if the job could not be answered and a retry may help. The retry does not carry out the request
+/// twice.
 pub(crate) async fn answer(
     world: &World,
     job: &Job,
@@ -37,13 +37,13 @@ pub(crate) async fn answer(
         Err(unanswered) if matches!(unanswered.kind, Kind::Throttled | Kind::Unreachable) => {
             return Err(unanswered);
         }
-        // Asking again would be refused again.
+        // Another attempt would be refused again.
         Err(unanswered) => error!(job = job.id, error = %unanswered, "the job hangs unanswered"),
     }
     Ok(Answer::Job(verdict))
 }
 
-/// What a job is told of how it went.
+/// Converts the result of a request to the verdict for its job.
 fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
     let rotates = matches!(job.request(), Ok(Request::Rotate { .. }));
     match answered {
@@ -51,7 +51,7 @@ fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
             let message = format!("dropped: {}", report.warnings.join("; "));
             Verdict::Failed { failure: Failure::JobFailed, message }
         }
-        // Nothing of it was saved. CodePipeline asks again by the continuation.
+        // Nothing of the request was saved. CodePipeline asks again with the continuation.
         Err(Error { kind: Kind::Throttled, .. }) if rotates => goes_on(job),
         Ok(Answer::One(report)) => of_report(report, job),
         Ok(Answer::Preflight(inspections)) if inspections.outcome == Outcome::Refused => {
@@ -80,7 +80,7 @@ fn of_report(report: &Report, job: &Job) -> Verdict {
     }
 }
 
-/// The next job of the action brings the key of the first.
+/// Verdict for a request that continues: the next job of the action brings the key of the first.
 fn goes_on(job: &Job) -> Verdict {
     Verdict::GoesOn { continuation: job.key().to_owned() }
 }
@@ -103,7 +103,7 @@ fn failure(kind: Kind) -> Failure {
     }
 }
 
-/// What later actions of the pipeline may use: selectors and numbers.
+/// Output variables for later actions of the pipeline: selectors and numbers.
 fn variables(report: &Report) -> BTreeMap<&'static str, String> {
     let version = report.version.map(|version| version.to_string());
     let rotation = report.rotation.as_ref().map(ToString::to_string);

@@ -1,7 +1,7 @@
-//! What to do about a request, given the record and the time.
+//! The decision about a request, given the record and the time.
 //!
-//! Pure: nothing is read here and nothing is done. Whatever the answer, it is carried out by a save
-//! that is conditional on the record that it was made from; who loses that save plans again.
+//! This module is pure: it reads nothing and carries out nothing. A decision is carried out by a save that
+//! is conditional on the record that it was made from. An invocation that loses that save plans again.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -12,87 +12,88 @@ use crate::{
     spec::Spec,
 };
 
-/// What is asked of one token.
+/// The operation that is requested for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// A new version at all presenters.
+    /// Bring a new version to all presenters.
     Rotate {
-        /// Whether it has to begin after this was asked: a rotation in progress is followed, not joined.
+        /// True if the rotation must begin after this request: a rotation in progress is followed, not
+        /// joined.
         fresh: bool,
     },
-    /// The current version at every publication.
+    /// Write the current version to every publication.
     Publish {
-        /// Whether a value that somebody else wrote becomes the next version.
+        /// True if a value that was written by someone else becomes the next version.
         adopt: bool,
     },
-    /// The pending version given up, and the rotation that waits taken back.
+    /// Drop the pending version, and take back the queued rotation.
     Drop,
-    /// Whatever is owed.
+    /// Carry out whatever is owed.
     Resume,
 }
 
 impl Ask {
-    /// Whether a new version is asked for.
+    /// True if a new version is requested.
     pub fn is_rotate(self) -> bool {
         matches!(self, Ask::Rotate { .. })
     }
 }
 
-/// What a spec says that a plan depends on.
+/// The terms of a spec that a plan depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// How many versions the accepted set may hold.
+    /// The most versions that the accepted set may hold.
     pub depth: usize,
-    /// Whether new versions are issued elsewhere.
+    /// True if new versions are issued elsewhere.
     pub is_imported: bool,
 }
 
 impl Terms {
-    /// Those of a spec.
+    /// The terms of a spec.
     pub fn of(spec: &Spec) -> Self {
         Self { depth: spec.accepted_depth(), is_imported: spec.inbox().is_some() }
     }
 }
 
-/// What to do about it.
+/// The decision about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Look at the presented publications and the workloads, then take the slot.
+    /// Examine the presented publications and the workloads, then take the slot.
     Start(Purpose),
     /// Take the lease and carry out what is owed.
     Resume(Relation),
-    /// Somebody is at it: answer `in_progress`.
+    /// Another invocation works on the token: answer `in_progress`.
     Join(Relation),
     /// Nothing may be changed before `until`.
     Defer {
-        /// When to ask again.
+        /// Time at which to ask again.
         until: Timestamp,
-        /// What for.
+        /// The reason for the delay.
         because: Deferred,
     },
-    /// Give the pending version up.
+    /// Drop the pending version.
     Drop,
-    /// Take back the rotation that waits.
+    /// Take back the queued rotation.
     TakeBack,
-    /// End the record.
+    /// Forget the record.
     Forget,
-    /// Compare the publications with the record.
+    /// Run drift detection: compare the publications with the record.
     DetectDrift,
-    /// This key did it already, and its rotation has ended.
+    /// The rotation of this key has ended already.
     Ended(KeyEntry),
     /// Nothing is owed.
     Nothing,
-    /// It cannot be done any more; why, and what to do instead.
+    /// The request can no longer be carried out.
     Refuse {
-        /// Why.
+        /// The reason.
         because: &'static str,
-        /// What to do.
+        /// The fix.
         fix: &'static str,
     },
 }
 
 impl Decision {
-    /// Whether what is carried out works from the spec, so that it has to be admitted.
+    /// True if the decision works from the spec, so that the spec must pass admission.
     pub fn needs_spec(&self) -> bool {
         matches!(
             self,
@@ -100,7 +101,7 @@ impl Decision {
         )
     }
 
-    /// Its name, for the log.
+    /// The name of the decision, for the log.
     pub fn name(&self) -> &'static str {
         match self {
             Decision::Start(_) => "begin",
@@ -118,30 +119,30 @@ impl Decision {
     }
 }
 
-/// What is in progress, to whoever asks.
+/// The relation between a request and the work in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// What is asked, or nobody's in particular.
+    /// The work in progress is what is requested, or belongs to no request in particular.
     Same,
-    /// What is asked too, from now on: the trigger's key is saved beside it.
+    /// The work in progress also serves this request from now on: the trigger's key is saved beside it.
     Joined,
-    /// It comes first; what is asked begins afterwards.
+    /// The work in progress comes first, and the requested work begins afterwards.
     Before,
-    /// It comes first. That a rotation is to follow it is saved, with the trigger's key: it begins
-    /// whether or not this invocation lives to see it.
+    /// The work in progress comes first. The queued rotation is saved with the trigger's key, so that it
+    /// begins even if this invocation ends before.
     BeforeQueued,
 }
 
-/// What has to pass before the set of live versions may change.
+/// The reason why the set of live versions cannot change yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deferred {
-    /// Somebody holds the lease.
+    /// Another invocation holds the lease.
     Leased,
-    /// A write to a store that cannot fence was not answered, and may still land.
+    /// A write to a store that cannot fence is in doubt, and may still land.
     Unanswered,
-    /// The accepted set is as deep as its smallest store takes.
+    /// The accepted set is as deep as its smallest store accepts.
     Full,
-    /// Others saved first, each time that it was tried.
+    /// Other invocations saved first, at each attempt.
     Contended,
 }
 
@@ -162,11 +163,11 @@ impl fmt::Display for Deferred {
     }
 }
 
-/// Decides.
+/// Decides about a request.
 pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision {
     let Some(record) = &loaded.record else {
         return match (ask, &loaded.key) {
-            // The record in which this key brought its version was forgotten.
+            // This key's rotation belongs to a record that was forgotten since.
             (Ask::Rotate { .. }, Some(entry)) => Decision::Ended(entry.clone()),
             (Ask::Rotate { .. }, None) => Decision::Start(Purpose::Rotate),
             (Ask::Publish { .. }, _) => Decision::Start(Purpose::Publish),
@@ -194,10 +195,11 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision
 
         Ask::Resume if attended => Decision::Join(Relation::Same),
         Ask::Resume if record.due_at().is_some_and(|due_at| due_at > now) => Decision::Nothing,
-        // A token at rest, or one that only waits for the end of a version, has time to be looked at: before
-        // an end is published, since that writes over what a late write may have left.
+        // A token at rest, or one that only waits for the end of a version, has time for drift detection.
+        // It comes before an end is published, because that writes over what a late write may have left.
         Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Decision::DetectDrift,
-        // Ends before a rotation that waits: it may be refused each time.
+        // An end that is due comes before a queued rotation, because the rotation may be refused each
+        // time.
         Ask::Resume if is_end_due(record, now) => match record.is_rotation_waiting() {
             true => Decision::Resume(Relation::Before),
             false => Decision::Resume(Relation::Same),
@@ -210,7 +212,7 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision
     }
 }
 
-/// A rotation that is asked for.
+/// The request for a rotation.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     key: Option<&'a KeyEntry>,
@@ -225,7 +227,7 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
     if let Some(entry) = asked.key.filter(|_| queued.is_none()) {
         let is_its_own = match (record.rotation(), record.owed()) {
             (Some(rotation), _) => rotation.id == entry.rotation,
-            // Its presenters are on the new version, but it was never answered.
+            // Its presenters are on the new version, but its completion was never answered.
             (None, Some(owed)) => {
                 (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
                     && record.presented().is_some_and(|current| current.version == entry.version)
@@ -240,21 +242,21 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
     }
     let purpose = record.rotation().map(|rotation| rotation.purpose);
     let relation = match purpose {
-        // What arrived meanwhile is another version: it is looked at once this one is through.
+        // A value that arrived meanwhile is another version. It is processed once this rotation is done.
         _ if queued.is_some() || asked.terms.is_imported => Relation::Before,
         Some(Purpose::Rotate) if !asked.fresh => Relation::Joined,
         _ => Relation::BeforeQueued,
     };
     match purpose {
-        // Only whoever holds the record can save what is to follow: it is taken over from a watcher,
-        // and awaited from who holds the lease.
+        // Only the invocation that works on the record can queue the next rotation. The record is taken
+        // over from a watcher at once, and from a lease holder once its lease has ended.
         Some(_) if attended && relation == Relation::BeforeQueued => {
             take_over(record, relation, now)
         }
         Some(_) if attended => Decision::Join(relation),
         Some(_) => Decision::Resume(relation),
         None => match mint(record, asked.terms, now) {
-            // What is owed is not put off by what waits for another reason.
+            // What is owed continues, even if the requested rotation must wait for another reason.
             Decision::Defer { because: Deferred::Full | Deferred::Unanswered, .. }
                 if !is_at_rest(record) =>
             {
@@ -280,13 +282,13 @@ fn drop_pending(record: &Record, now: Timestamp) -> Decision {
     }
 }
 
-/// A new version, unless something else comes first or has to pass.
+/// Decides to mint a new version, unless other work comes first or a delay must pass.
 pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Decision {
     if record.is_leased(now) {
         return leased(record, now);
     }
     if record.lease().is_some() {
-        // A publish was left unfinished by somebody whose lease ran out: it comes first.
+        // A publish was left unfinished by an invocation whose lease expired: it comes first.
         return Decision::Resume(Relation::Before);
     }
     if let Some(deferred) = not_before(record, now) {
@@ -301,8 +303,8 @@ pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Decision {
     Decision::Defer { until, because: Deferred::Full }
 }
 
-/// The same, where clusters are to be left out that whoever is at it waits for: it is taken over from a
-/// watcher, and awaited from who holds the lease.
+/// Adjusts a decision to a request that leaves out clusters for which another invocation still waits. The
+/// record is taken over from a watcher at once, and from a lease holder once its lease has ended.
 pub fn leaving_out(
     decision: Decision,
     without: &BTreeSet<String>,
@@ -324,7 +326,7 @@ fn take_over(record: &Record, relation: Relation, now: Timestamp) -> Decision {
     }
 }
 
-/// What keeps the set of live versions from being changed now.
+/// The deferral if the set of live versions cannot change now.
 fn not_before(record: &Record, now: Timestamp) -> Option<Decision> {
     if record.is_leased(now) {
         return Some(leased(record, now));
@@ -338,20 +340,21 @@ fn leased(record: &Record, now: Timestamp) -> Decision {
     Decision::Defer { until, because: Deferred::Leased }
 }
 
-/// Whether nothing is owed, or only the end of a version.
+/// True if nothing is owed, or only the end of a version.
 pub(crate) fn is_at_rest(record: &Record) -> bool {
     record.owed().is_none_or(|owed| owed.step == Step::Retire)
 }
 
-/// Whether a version is past its end, and may leave the set.
+/// True if a version is past its end, and may leave the set.
 fn is_end_due(record: &Record, now: Timestamp) -> bool {
     record.owed().is_some_and(|owed| owed.step == Step::Retire)
         && record.next_end().is_some_and(|end| end <= now)
         && !record.is_unanswered(now)
 }
 
-/// Whether a record may be forgotten whose spec is gone. `late_write` is how long a write whose reply was
-/// lost may still land: on what another record of this token has published by then, if it is not awaited.
+/// Decides if a record whose spec is gone may be forgotten. `late_write` is the time for which a write
+/// whose reply was lost may still land. If that time is not awaited, the write may land on what another
+/// record of this token has published by then.
 pub fn forget(record: &Record, late_write: Duration, now: Timestamp) -> Decision {
     if record.rotation().is_some() {
         return Decision::Refuse {

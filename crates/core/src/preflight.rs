@@ -1,8 +1,8 @@
 //! Everything that would stop or endanger a rotation, found without rotating.
 //!
-//! A mint is preceded by what its own reads tell (see [`crate::begin`]). Here is time to look deeper: at
-//! every place, right and neighbour. What cannot be looked at is a finding like any other, so that
-//! one unreachable cluster does not hide what else there is to say.
+//! A mint is preceded by the checks that its own reads allow (see [`crate::start`]). A preflight has time
+//! to examine more: every place, right and neighbour. What cannot be read is a finding like any other, so
+//! that one unreachable cluster does not hide the other findings.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
     spec::{OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
 };
 
-/// Tells what would stop a rotation of this token.
+/// Reports what would stop a rotation of this token.
 ///
 /// # Errors
-/// Where there is no spec that can be read, or no record that can.
+/// If there is no spec that can be read, or if the record cannot be read.
 pub(crate) async fn run(
     world: &World,
     settings: &Settings,
@@ -34,6 +34,8 @@ pub(crate) async fn run(
     let adopts = spec.on_drift == OnDrift::Adopt;
     let mut came_to = Examination::default();
 
+    // Another token may publish to the same places. If the other specs cannot be listed, this one is still
+    // checked.
     let (mut specs, broken) = match admit::others(world, &spec).await {
         Ok(others) => others,
         Err(error) => {
@@ -55,6 +57,7 @@ pub(crate) async fn run(
         .filter_map(|(_, publication)| look::parameter(publication))
         .collect();
 
+    // Places and clusters are independent of each other, and are read at the same time.
     let publications = look::publications(&spec, &Side::BOTH);
     let looks = stream::iter(&publications).map(|(side, publication)| async move {
         let read = world.publications.read(&publication.place, *side).await;
@@ -62,7 +65,7 @@ pub(crate) async fn run(
         (*side, *publication, read, described)
     });
     let subjects = look::subjects(&spec, record.as_ref());
-    // A connection to what a cluster's name meant before would be looked through.
+    // Renews the connections: one to what a cluster's name meant before would be used otherwise.
     let clusters = spec.clusters();
     if !clusters.is_empty() {
         world.clusters.describe(&clusters).await;
@@ -72,6 +75,7 @@ pub(crate) async fn run(
         world.clusters.examine(&subjects, &published)
     );
 
+    // A place that cannot be read is a finding. Any other counts as checked.
     let mut holdings = Vec::new();
     for (side, publication, read, described) in looks {
         let place = publication.place.to_string();
@@ -97,6 +101,7 @@ pub(crate) async fn run(
     came_to.findings.extend(too_short(&spec, &examination));
     came_to.add(examination);
 
+    // The worst finding decides the outcome.
     let Examination { mut findings, checked, .. } = came_to;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let outcome = match findings.first().map(|finding| finding.severity) {
@@ -109,7 +114,7 @@ pub(crate) async fn run(
     Ok(Results { outcome, results, next: None })
 }
 
-/// Whether values can arrive that are issued elsewhere.
+/// Examines an inbox: values that are issued elsewhere must be able to arrive there.
 async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
     let mut came_to = Examination::default();
     match world.inboxes.read(inbox).await {
@@ -129,7 +134,7 @@ async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
     came_to
 }
 
-/// What is to be said of how a place keeps what it holds.
+/// Evaluates the storage settings of a place.
 fn kept(publication: &Publication, described: &Described) -> Examination {
     let mut came_to = Examination::default();
     let place = publication.place.to_string();
@@ -150,8 +155,8 @@ fn kept(publication: &Publication, described: &Described) -> Examination {
     came_to
 }
 
-/// A put that names another key than the parameter has encrypts it anew: whoever may decrypt with
-/// the former key only is cut off.
+/// Warns of a KMS key other than the one that the parameter has. A put that names another key encrypts the
+/// parameter anew, and readers that may decrypt with the former key only lose access.
 fn encrypted_anew(publication: &Publication, has: &str) -> Option<Finding> {
     let named = publication.key.as_deref()?;
     // `arn:aws:kms:<region>:<account>:key/<id>` and `<id>`, `...:alias/<name>` and `alias/<name>`.
@@ -178,7 +183,7 @@ fn encrypted_anew(publication: &Publication, has: &str) -> Option<Finding> {
     ))
 }
 
-/// An item that holds both views lets the readers of one see the other.
+/// Warns of an item that holds both views: the readers of one can see the other.
 fn both_views_in_one(spec: &Spec) -> impl Iterator<Item = Finding> {
     let presented = &spec.presenters.publications;
     let both = spec.verifiers.publications.iter().filter(|accepted| {
@@ -194,8 +199,8 @@ fn both_views_in_one(spec: &Spec) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// What the spec allows less time for than it takes. The times are estimates of what happens while
-/// nothing goes wrong; a warning says what they are made of.
+/// Warns of times in the spec that are shorter than what they are for. The estimates assume that nothing
+/// goes wrong, and a warning names their parts.
 fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
     let object = format!("the spec of {}", spec.token);
     let told = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
@@ -218,8 +223,8 @@ fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
         }
     }
 
-    // The end of the previous token reaches verifiers by a publication of its own, after migrate.
-    // Where it arrives late they accept that token longer than the spec says; nobody is cut off.
+    // The end of the previous token reaches verifiers by a publication of its own, after migrate. If it
+    // arrives late, they accept that token longer than the spec says, and no presenter is cut off.
     let restarted = spec.verifiers.workloads.iter().filter(|it| it.picks_up == PicksUp::Restart);
     let slowest = restarted
         .filter_map(|workload| {
@@ -248,11 +253,11 @@ fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
     findings
 }
 
-/// How many places are looked at at once.
+/// Places that are read at the same time.
 const AT_ONCE: usize = 8;
-/// How long until a sweep carries on what its invocation had no time for.
+/// Time until a sweep resumes what its invocation had no time for.
 const SWEPT_WITHIN: Duration = Duration::from_mins(1);
-/// What a forced refresh takes as a rule, where the controller has little to do.
+/// Usual time of a forced refresh, if the controller has little to do.
 const SYNCED_WITHIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -8,34 +8,34 @@ use rand::{TryCryptoRng, TryRng};
 use crate::{error::Error, ports::World};
 
 impl World {
-    /// The source of randomness, for what draws from one.
+    /// Returns the source of randomness, for callers that draw from one.
     pub fn random(&self) -> Random<'_> {
         Random(self)
     }
 
-    /// A new name that nobody else has: 128 random bits in hex.
+    /// Returns a new name that is unique: 128 random bits in hex.
     ///
     /// # Errors
-    /// Where the source has none.
+    /// If the source has none.
     pub fn random_name(&self) -> Result<String, Error> {
         let mut bytes = [0; 16];
         (self.fill)(&mut bytes)?;
         Ok(hex::encode(bytes))
     }
 
-    /// The life of a record that is created now.
+    /// Returns the life of a record that is created now.
     ///
     /// # Errors
-    /// Where the source has none.
+    /// If the source has none.
     pub fn random_life(&self) -> Result<Life, Error> {
         Ok(Life::new(self.clock.now(), self.random().try_next_u32()?))
     }
 
-    /// A pause of any length up to this one: callers that met at one record part ("full jitter" of
-    /// "Exponential Backoff And Jitter", AWS Architecture Blog).
+    /// Returns a pause of random length up to `longest`, so that callers that collided on one record spread
+    /// out ("full jitter" of "Exponential Backoff And Jitter", AWS Architecture Blog).
     ///
     /// # Errors
-    /// Where the source has none.
+    /// If the source has none.
     pub fn random_pause(&self, longest: Duration) -> Result<Duration, Error> {
         Ok(longest.mul_f64(f64::from(self.random().try_next_u32()?) / f64::from(u32::MAX)))
     }

@@ -1,8 +1,8 @@
-//! What is true of a token, and the only moves that may change it.
+//! The record of a token, and the only transitions that may change it.
 //!
-//! The record names the step that is *owed*, never one that is done: whoever reads it carries out
-//! what is owed, and doing so twice is harmless. It is saved before a publish, so that every value
-//! that a reader can see was decided by a saved record:
+//! The record names the step that is *owed*, never one that is done. A reader of the record carries out
+//! the step that is owed, and doing so twice is harmless. The record is saved before a publish, so that
+//! every value that a reader can see was decided by a saved record:
 //!
 //! ```text
 //!          ┌ rotation in progress ──────────────────────────┐
@@ -11,8 +11,8 @@
 //!          └────────────────────────────────────────────────┘   contract: retire publish sync ─► ∎
 //! ```
 //!
-//! Everything here is pure. A change is asked for as a [`Change`]; [`Record::after`] is the one
-//! function that answers with the record after it, or with [`Illegal`].
+//! Everything here is pure. A [`Change`] requests a transition. [`Record::after`] is the one function that
+//! returns the record after it, or [`Illegal`].
 
 mod audit;
 mod change;
@@ -42,34 +42,35 @@ pub use imported::{ArrivalId, Imported};
 pub use queued::Queued;
 pub use rotation::{Entry, Leg, Owed, Purpose, Rotation, RotationId, Step};
 
-/// How long after its end a lease is still honoured, for clocks that disagree.
+/// Grace period after the end of a lease in which it is still honoured, for clocks that disagree.
 pub const LEASE_GRACE: Duration = Duration::from_secs(5);
-/// How often a leg is published again because what it published did not stand.
+/// Most times that a leg is published again because what it published was changed meanwhile.
 pub const REPEATS: u8 = 3;
 /// The largest revision that is read: JSON's numbers are exact up to there (RFC 8259, section 6).
 const LARGEST_COUNTER: u64 = 1 << 53;
-/// The longest timeline of a rotation: what comes after it is left out.
+/// The longest timeline of a rotation. Later entries are left out.
 const TIMELINE: usize = 64;
 
-/// All that is known of a token, as saved.
+/// The saved state of a token.
 ///
-/// A field that is not known was written by a later version of changeover: such a record is not read,
-/// because saving it would lose that field.
+/// An unknown field was written by a later version of changeover. Such a record is not read, because
+/// saving it would lose that field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     token: TokenName,
-    /// `None` in a record that an earlier version of changeover created: its next rotation gives it one.
+    /// `None` in a record that an earlier version of changeover created: its next rotation sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     life: Option<Life>,
     #[serde(deserialize_with = "counter")]
     revision: u64,
     /// Live versions, newest first.
     versions: Vec<Version>,
-    /// The highest number ever used: a dropped one is never used again.
+    /// The highest number ever used. The number of a dropped version is never used again.
     last_version: VersionNumber,
     accepted_revision: u64,
-    /// The life that the record had when the view changed: giving it one changes no view.
+    /// The life that the record had when the view changed. A record that gets its life later keeps its
+    /// views.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accepted_life: Option<Life>,
     presented_revision: u64,
@@ -77,14 +78,14 @@ pub struct Record {
     presented_life: Option<Life>,
     rotation: Option<Rotation>,
     owed: Option<Owed>,
-    /// How often this leg was published again since it was last held.
+    /// Number of times that this leg was published again since it was last held.
     repeats: u8,
-    /// How far each workload of this leg has come.
+    /// Progress of each workload on this leg.
     waits: BTreeMap<String, Wait>,
-    /// What each publication was last seen to hold.
+    /// Last known content of each publication.
     publications: BTreeMap<String, Seen>,
     lease: Option<Lease>,
-    /// Who watches a cluster without a lease; believed until `due_at`.
+    /// The invocation that watches a cluster without a lease. It is considered alive until `due_at`.
     watcher: Option<String>,
     #[serde(with = "optional_milliseconds", default, skip_serializing_if = "Option::is_none")]
     due_at: Option<Timestamp>,
@@ -93,23 +94,24 @@ pub struct Record {
     #[serde(with = "in_milliseconds")]
     compare_at: Timestamp,
     held: Option<Held>,
-    /// Places that hold a value that is none of ours.
+    /// Places that hold a value that was written by someone else.
     drift: Vec<String>,
     spec_version: i64,
-    /// Which spec it works from. `None` in a record that an earlier version of changeover saved.
+    /// The spec that the record works from. `None` in a record that an earlier version of changeover
+    /// saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     spec: Option<SpecId>,
-    /// Clusters that the last rotation goes without, knowingly, and whatever is owed after it.
+    /// Clusters that the last rotation leaves out on request, in every step that is owed after it too.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     without: BTreeSet<String>,
-    /// A rotation that is asked for, and begins once the one in progress is done.
+    /// A rotation that was requested, and begins once the one in progress is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queued: Option<Queued>,
-    /// The value that somebody else wrote to a publication in the middle of a rotation, which had to
-    /// be published over: it is the next version, and sealed as such.
+    /// A value that was written by someone else to a publication in the middle of a rotation, and had to
+    /// be published over. It is the next version, and is sealed as such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     edited: Option<Minted>,
-    /// What was taken from the inbox last.
+    /// The last arrival that was taken from the inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     imported: Option<Imported>,
 }
@@ -118,30 +120,30 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Version {
-    /// Its number; greater than that of every version before it.
+    /// The version's number. It is greater than that of every version before it.
     pub version: VersionNumber,
-    /// Its stage.
+    /// The stage of the version.
     pub stage: Stage,
-    /// Digest of its value.
+    /// Digest of the value.
     pub sha256: Digest,
-    /// When it was minted or adopted.
+    /// Time at which the value was minted or adopted.
     #[serde(with = "in_milliseconds")]
     pub created_at: Timestamp,
-    /// When verifiers stop accepting it; `None` before a newer one is current.
+    /// Time from which verifiers no longer accept the value; `None` before a newer version is current.
     #[serde(with = "optional_milliseconds", default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
-    /// Its value, for the function alone.
+    /// The sealed value, which only the function can open.
     pub sealed: Sealed,
-    /// The rotation that brought it.
+    /// The rotation that created the version.
     pub rotation: RotationId,
 }
 
-/// A record as it stands, and what a key resolved to.
+/// The stored record of a token, and the rotation that a key resolved to.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// `None` where the token has none yet.
+    /// `None` if the token has no record yet.
     pub record: Option<Record>,
-    /// `None` where the key was not seen in the last seven days.
+    /// `None` if the key was not seen in the last seven days.
     pub key: Option<KeyEntry>,
     /// The runs that failed since the record was last saved.
     pub failing: Option<Failing>,
@@ -149,18 +151,18 @@ pub struct Loaded {
     pub last_version: VersionNumber,
 }
 
-/// What a trigger's key resolves to.
+/// The rotation and version that a trigger's key resolves to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyEntry {
     /// The rotation that the trigger began or joined.
     pub rotation: RotationId,
     /// The version that this rotation minted.
     pub version: VersionNumber,
-    /// When the entry may be forgotten: seven days after it was made.
+    /// Time from which the entry may be deleted: seven days after it was created.
     pub expires_at: Timestamp,
 }
 
-/// SHA-256 of an idempotency key: keys are the caller's words and may be long.
+/// SHA-256 of an idempotency key. Keys are chosen by the caller and may be long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyDigest(String);
 
@@ -170,77 +172,78 @@ impl KeyDigest {
         Self(hex::encode(sha2::Sha256::digest(key.as_bytes())))
     }
 
-    /// In lower-case hex.
+    /// The digest in lower-case hex.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// How far a workload has come on this leg.
+/// Progress of a workload on this leg.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
-    /// The Secret as of which it is synced; `None` for a workload without one.
+    /// The revision of the Secret with which the workload is synced; `None` for a workload without a
+    /// Secret.
     pub secret: Option<SecretRevision>,
-    /// When it was synced.
+    /// Time at which it was synced.
     #[serde(with = "in_milliseconds")]
     pub synced_at: Timestamp,
 }
 
-/// Which Secret holds which view, as one digest: another Secret, or other data under the keys that are
-/// copies of the view, is another revision. A refresh that changes no data is not, nor is another
-/// token's key.
+/// The identity of a Secret and of the view that it holds, as one digest. A different Secret is a
+/// different revision, and so is different data under the keys that are copies of the view. A refresh that
+/// changes no data is the same revision, and so is a change of another token's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRevision(pub String);
 
-/// What a publication was last seen to hold: what its last answered write put there.
+/// The last known content of a publication, as its last acknowledged write left it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
     /// The revision of the view.
     pub revision: u64,
-    /// The life that goes with it.
+    /// The life that belongs to the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life: Option<Life>,
     /// SSM: the version of the parameter. DynamoDB: the revision of the view.
     pub store_version: u64,
-    /// Digest of its bytes.
+    /// Digest of the published bytes.
     pub sha256: Digest,
     /// The KMS key that SSM encrypts it with.
     pub key: Option<String>,
-    /// When the write was answered.
+    /// Time at which the store acknowledged the write.
     #[serde(with = "in_milliseconds")]
     pub answered_at: Timestamp,
-    /// Presented view: which version of the parameter holds which live version of the token.
+    /// Presented view: the version of the parameter that holds each live version of the token.
     pub held_at: BTreeMap<VersionNumber, u64>,
 }
 
-/// The right to write to stores that cannot fence, for a time.
+/// The right to write to stores that cannot fence, for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
-    /// Who has it: random per invocation.
+    /// The invocation that holds the lease: random per invocation.
     pub holder: String,
-    /// Until when.
+    /// The end of the lease.
     #[serde(with = "in_milliseconds")]
     pub until: Timestamp,
 }
 
-/// Why nothing moves, and what to do about it.
+/// The reason why the token makes no progress, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
-    /// On what.
+    /// The object that blocks progress.
     pub object: String,
-    /// What is the matter.
+    /// The problem.
     pub reason: String,
-    /// What to do.
+    /// The action that fixes it.
     pub fix: String,
-    /// How often it was tried.
+    /// Number of attempts so far.
     #[serde(default)]
     pub attempts: u32,
-    /// Whether what was done is taken back each time, so that each further try does harm: after [`Held::TRIES`]
-    /// of them it is tried only on request.
+    /// True if another actor undoes each attempt, so that each further one does harm. After
+    /// [`Held::TRIES`] attempts it is tried only on request.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_undone: bool,
 }
@@ -253,10 +256,10 @@ impl Seen {
 }
 
 impl Held {
-    /// How often the sweep tries what is taken back each time.
+    /// Number of times that the sweep attempts a step that is undone each time.
     pub const TRIES: u32 = 3;
 
-    /// Held on an object, for a reason, until somebody does something.
+    /// A hold on an object, for a reason, until an operator applies the fix.
     pub fn new(
         object: impl Into<String>,
         reason: impl Into<String>,
@@ -268,8 +271,8 @@ impl Held {
 }
 
 impl Record {
-    /// A record of a token that nothing is known of. Its life is above that of every record before it, so
-    /// that what it writes supersedes whatever it finds.
+    /// A new record, for a token without one. Its life is above that of every record before it, so that
+    /// its writes supersede whatever they find.
     pub fn new(token: TokenName, life: Life, now: Timestamp) -> Self {
         Self {
             token,
@@ -302,27 +305,27 @@ impl Record {
         }
     }
 
-    /// This record with the revision that it is to be saved under.
+    /// This record with the revision under which it is saved.
     pub fn to_save(&self) -> Record {
         Record { revision: self.revision + 1, ..self.clone() }
     }
 
-    /// This record with a sign of life of whoever watches: not a change, and no new revision.
+    /// This record with the watcher's heartbeat. It is not a change, and keeps the revision.
     pub fn postponed(&self, due_at: Timestamp) -> Record {
         Record { due_at: Some(due_at), ..self.clone() }
     }
 
-    /// Whose it is.
+    /// The token that the record belongs to.
     pub fn token(&self) -> &TokenName {
         &self.token
     }
 
-    /// What saves of this record are conditional on: each save raises the revision.
+    /// The fence that saves of this record are conditional on. Each save raises the revision.
     pub fn fence(&self) -> Fence {
         Fence { life: self.life, revision: self.revision }
     }
 
-    /// The revision: each save raises it.
+    /// The revision. Each save raises it.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -337,17 +340,18 @@ impl Record {
         &self.versions
     }
 
-    /// Whether a value is that of a live version.
+    /// True if a live version has this value.
     pub fn holds(&self, sha256: &Digest) -> bool {
         self.versions.iter().any(|version| version.sha256 == *sha256)
     }
 
-    /// The version in this stage, the newest of them.
+    /// The newest version in this stage.
     pub fn in_stage(&self, stage: Stage) -> Option<&Version> {
         self.versions.iter().find(|version| version.stage == stage)
     }
 
-    /// The version that presenters are given: the pending one from migrate on, else the current.
+    /// The version that presenters are given: the pending one from migrate on, and before that the current
+    /// one.
     pub fn presented(&self) -> Option<&Version> {
         let pending = self.rotation.as_ref().filter(|rotation| rotation.presented);
         pending
@@ -375,75 +379,77 @@ impl Record {
     }
 
     /// This record with its versions numbered above `last`, the highest number of a record of the same
-    /// token that was forgotten: a number is never used twice, and its audit never written over.
+    /// token that was forgotten. A number is never used twice, so that its audit item is never
+    /// overwritten.
     #[must_use]
     pub fn numbered_after(self, last: VersionNumber) -> Self {
         Self { last_version: self.last_version.max(last), ..self }
     }
 
-    /// What is in progress.
+    /// The rotation in progress.
     pub fn rotation(&self) -> Option<&Rotation> {
         self.rotation.as_ref()
     }
 
-    /// The rotation under whose name it is told what becomes of the token, and its version: the one in
-    /// progress, or the one that brought the current version, since what is owed after it is its.
+    /// The rotation and version under which events about the token are reported. This is the rotation in
+    /// progress, or else the one that created the current version, because the steps that are owed after
+    /// it belong to it.
     pub fn subject(&self) -> Option<(&RotationId, VersionNumber)> {
         let current = || self.in_stage(Stage::Current).map(|it| (&it.rotation, it.version));
         self.rotation.as_ref().map(|it| (&it.id, it.version)).or_else(current)
     }
 
-    /// What is owed.
+    /// The step that is owed.
     pub fn owed(&self) -> Option<Owed> {
         self.owed
     }
 
-    /// Whether this leg was published again as often as it may be.
+    /// True if this leg was published again as often as it may be.
     pub fn has_repeated_enough(&self) -> bool {
         self.repeats >= REPEATS
     }
 
-    /// How far a workload has come on this leg.
+    /// The progress of a workload on this leg.
     pub fn wait(&self, workload: &str) -> Option<&Wait> {
         self.waits.get(workload)
     }
 
-    /// What a publication was last seen to hold.
+    /// The last known content of a publication.
     pub fn seen(&self, place: &str) -> Option<&Seen> {
         self.publications.get(place)
     }
 
-    /// Every publication that was ever written, and what it was last seen to hold.
+    /// Every publication that was written so far, with its last known content.
     pub fn published(&self) -> impl Iterator<Item = (&str, &Seen)> {
         self.publications.iter().map(|(place, seen)| (place.as_str(), seen))
     }
 
-    /// Why nothing moves.
+    /// The reason why the token makes no progress.
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
     }
 
-    /// Who may write, until when.
+    /// The lease: its holder, and its end.
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
 
-    /// When somebody has to look at this record again.
+    /// Time at which an invocation must process this record again.
     pub fn due_at(&self) -> Option<Timestamp> {
         self.due_at
     }
 
-    /// When the publications are compared with the record.
+    /// Time of the next drift detection.
     pub fn compare_at(&self) -> Timestamp {
         self.compare_at
     }
 
-    /// Until when an unanswered write to a store that cannot fence may land.
+    /// Time until which a write in doubt, to a store that cannot fence, may still land.
     pub fn unanswered_until(&self) -> Option<Timestamp> {
         self.unanswered_until
     }
 
-    /// Places that were last seen to hold somebody else's value.
+    /// Places that held a value of another writer at the last drift detection.
     pub fn drift(&self) -> &[String] {
         &self.drift
     }
@@ -458,7 +464,7 @@ impl Record {
         self.spec.as_ref()
     }
 
-    /// Whether this is the spec that the record works from.
+    /// True if this is the spec that the record works from.
     pub fn works_from(&self, id: &SpecId) -> bool {
         match &self.spec {
             Some(spec) => spec.means(id),
@@ -466,65 +472,68 @@ impl Record {
         }
     }
 
-    /// Clusters whose workloads are left out, until a rotation begins that is not told to.
+    /// Clusters whose workloads are left out, until a rotation begins whose request does not leave them
+    /// out.
     pub fn without(&self) -> &BTreeSet<String> {
         &self.without
     }
 
-    /// The rotation that begins by itself, once what it waits for has passed: the one in progress, or what
-    /// keeps the set of live versions from being changed.
+    /// The rotation that begins without another request, once the condition that it waits for has passed.
+    /// That is the end of the rotation in progress, or of what keeps the set of live versions from being
+    /// changed.
     pub fn queued(&self) -> Option<&Queued> {
         self.queued.as_ref()
     }
 
-    /// The value that somebody else wrote, sealed as the next version.
+    /// The value that was written by someone else, sealed as the next version.
     pub fn edited(&self) -> Option<&Minted> {
         self.edited.as_ref()
     }
 
-    /// What was taken from the inbox last.
+    /// The last arrival that was taken from the inbox.
     pub fn imported(&self) -> Option<&Imported> {
         self.imported.as_ref()
     }
 
-    /// Whether a rotation is to begin that nobody has to ask for again.
+    /// True if a rotation begins without another request.
     pub fn is_rotation_waiting(&self) -> bool {
         self.queued.is_some() || self.edited.is_some()
     }
 
-    /// When somebody has to look at a token that owes nothing.
+    /// Time at which an invocation must process a token that owes nothing.
     pub fn due_at_rest(&self, now: Timestamp) -> Timestamp {
         if self.is_rotation_waiting() { now } else { self.compare_at }
     }
 
-    /// Whether a lease is live: its holder may be about to write.
+    /// True if a lease is live: its holder may be about to write.
     pub fn is_leased(&self, now: Timestamp) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.until + LEASE_GRACE > now)
     }
 
-    /// Whether somebody is at it: a live lease, or a watcher who gave a sign of life.
+    /// True if another invocation works on the token: one with a live lease, or a watcher with a recent
+    /// heartbeat.
     pub fn is_attended(&self, now: Timestamp) -> bool {
         let watched = self.watcher.is_some() && self.due_at.is_some_and(|due_at| due_at > now);
         self.is_leased(now) || watched
     }
 
-    /// Whether a write to a store that cannot fence may still land.
+    /// True if a write in doubt, to a store that cannot fence, may still land.
     pub fn is_unanswered(&self, now: Timestamp) -> bool {
         self.unanswered_until.is_some_and(|until| until > now)
     }
 
-    /// Whether a write whose reply was lost may have landed since the publications were last compared. Until
-    /// they are, nothing is written over what it left: a pod may have started on that.
+    /// True if a write whose reply was lost may have landed since the last drift detection. Until the next
+    /// one, nothing is written over what it left, because a pod may have started on that.
     pub fn is_late_write_uncompared(&self) -> bool {
         self.unanswered_until.is_some_and(|until| self.compare_at <= until)
     }
 
-    /// The ends of versions, passed or not.
+    /// The ends of versions, whether past or not.
     pub fn ends(&self) -> impl Iterator<Item = Timestamp> {
         self.versions.iter().filter_map(|version| version.not_after)
     }
 
-    /// The next end of a version.
+    /// The earliest end of a version.
     pub fn next_end(&self) -> Option<Timestamp> {
         self.ends().min()
     }
@@ -536,7 +545,8 @@ impl Record {
     }
 }
 
-/// A number that only grows, one by one: one that could not be counted up any more is damage.
+/// Reads a number that only grows, by one each time. A number that could not be incremented any more is
+/// damage.
 fn counter<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let number = u64::deserialize(from)?;
     let is_plausible = number <= LARGEST_COUNTER;
@@ -544,7 +554,7 @@ fn counter<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 }
 
 impl Version {
-    /// Whether its end has passed.
+    /// True if the version's end has passed.
     pub fn has_ended(&self, now: Timestamp) -> bool {
         self.not_after.is_some_and(|not_after| not_after <= now)
     }

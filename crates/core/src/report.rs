@@ -1,4 +1,4 @@
-//! How it went: the answer to whoever asked. Never a token's value.
+//! Answers: the results of requests, for their callers. Never a token's value.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use crate::{
     verdict::Verdict,
 };
 
-/// What an invocation answers.
+/// The answer of an invocation.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// About one token that was to be changed.
+    /// The result for one token that was to be changed.
     One(Box<Report>),
-    /// Of a sweep: what became of each token that was due, in three shapes:
+    /// The result of a sweep: one entry for each token that was due, in three shapes:
     ///
     /// ```json
     /// {"outcome": "swept", "results": [
@@ -28,21 +28,21 @@ pub enum Answer {
     ///   {"token": "c", "error": "Throttled", "message": "could not start an invocation of ..."}]}
     /// ```
     ///
-    /// The first was carried on, and is told as whoever invokes the function about it is told; a second
-    /// is carried on by an invocation of its own (`deferred`: by the next sweep, for want of time); what
-    /// failed, or could not be handed on, stays due. Clients may rely on these fields; others may be
-    /// added.
+    /// The first was resumed, and is reported as a direct request for it would be. The second is resumed by
+    /// an invocation of its own (`deferred`: by the next sweep, because time ran out). The third failed,
+    /// and is due again after its back-off, or could not be handed on, and stays due. Clients may rely on
+    /// these fields; others may be added.
     Sweep(Results<Each<Report>>),
-    /// Of a status: how each token stands.
+    /// The result of a status: the state of each token.
     Status(Results<Each<Standing>>),
-    /// Of a preflight: what would stop a rotation.
+    /// The result of a preflight: everything that would stop a rotation.
     Preflight(Results<Inspection>),
-    /// To a CodePipeline job: what the job was told.
+    /// The answer to a CodePipeline job: the verdict that was sent.
     Job(Verdict),
 }
 
 impl Answer {
-    /// How what was asked for ended; `None` of a job, which was told a verdict.
+    /// Returns the outcome of the request; `None` for a job, which was sent a verdict.
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             Answer::One(report) => Some(report.outcome),
@@ -54,18 +54,18 @@ impl Answer {
     }
 }
 
-/// How it ended.
+/// Outcome of a request, or for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Presenters are on the new version.
     Rotated,
-    /// It goes on by itself.
+    /// It continues by itself.
     InProgress,
     /// It waits for help.
     Held,
     /// It cannot begin before `not_before`.
     Deferred,
-    /// This key did it already.
+    /// An earlier request with this key did it already.
     Unchanged,
     /// Only live versions are left in every copy.
     Completed,
@@ -73,26 +73,26 @@ pub enum Outcome {
     Published,
     /// The pending version is given up.
     Dropped,
-    /// The record is ended; what is published stays.
+    /// The record is ended. What is published stays.
     Forgotten,
     /// There was nothing to do.
     NothingOwed,
-    /// An invocation of its own carries it on.
+    /// An invocation of its own resumes it.
     HandedOn,
-    /// A sweep is through.
+    /// A sweep is complete.
     Swept,
-    /// A status was told.
+    /// A status was returned.
     Reported,
-    /// Nothing stands in the way.
+    /// Nothing blocks a rotation.
     Passed,
-    /// Nothing stands in the way; something is worth knowing.
+    /// Nothing blocks a rotation, but something is worth knowing.
     Warned,
-    /// Something stands in the way.
+    /// Something blocks a rotation.
     Refused,
 }
 
 impl Outcome {
-    /// The contract's name of it.
+    /// Returns the contract's name of it.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Rotated => "rotated",
@@ -121,39 +121,40 @@ impl Serialize for Outcome {
     }
 }
 
-/// What became of one token.
+/// The result for one token.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
     /// The token.
     pub token: TokenName,
-    /// The version that it is about.
+    /// The version that the report is about.
     pub version: Option<VersionNumber>,
     /// The rotation that brings this version.
     pub rotation: Option<RotationId>,
-    /// The leg that it stands on: the last one carried out, or the one owed.
+    /// The leg of the step that was carried out last, or of the step owed.
     pub leg: Option<Leg>,
-    /// The step of it.
+    /// The step of that leg.
     pub step: Option<Step>,
-    /// Where presenters find the token: `<parameter>:<version>`, or `<place>:<token version>`.
+    /// The selectors with which presenters find the token: `<parameter>:<version>`, or `<place>:<token
+    /// version>`.
     pub selectors: Vec<String>,
-    /// When the version before stops being accepted.
+    /// The time at which the version before stops being accepted.
     #[serde(serialize_with = "optional_time")]
     pub previous_valid_until: Option<Timestamp>,
-    /// When to ask again.
+    /// The earliest time to ask again.
     #[serde(serialize_with = "optional_time", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// What was done when.
+    /// The steps that were done, and when.
     pub timeline: Vec<Entry>,
-    /// What is worth knowing.
+    /// Everything else that is worth knowing.
     pub warnings: Vec<String>,
-    /// Why it waits for help.
+    /// The reason that it waits for help.
     pub held: Option<Reason>,
 }
 
 impl Report {
-    /// An outcome about a token of which nothing more is to be said.
+    /// Returns a report of an outcome for a token, without further details.
     pub fn bare(outcome: Outcome, token: &TokenName) -> Self {
         Self {
             outcome,
@@ -171,20 +172,20 @@ impl Report {
         }
     }
 
-    /// Whether what was carried on is over, so that something else may begin.
+    /// True if what was resumed is complete, so that something else may begin.
     pub(crate) fn is_through(&self) -> bool {
         !matches!(self.outcome, Outcome::InProgress | Outcome::Held | Outcome::Deferred)
     }
 }
 
-/// Why something waits for help, and for what.
+/// The reason that something waits for help, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// On what.
+    /// The object.
     pub object: String,
-    /// What is the matter.
+    /// The problem.
     pub reason: String,
-    /// What to do.
+    /// The fix.
     pub fix: String,
 }
 
@@ -194,25 +195,25 @@ impl From<&Held> for Reason {
     }
 }
 
-/// An outcome, and one entry a token.
+/// An outcome, and one entry per token.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results<T> {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// One entry a token, in order of name.
+    /// One entry per token, in order of name.
     pub results: Vec<T>,
-    /// The last token of these, if there are more than one answer holds: `after` it the next page begins.
+    /// The last token of these, if there are more than one answer holds. The next page begins `after` it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<TokenName>,
 }
 
-/// What one token came to, where there are several: one that fails does not hide the others.
+/// The result for one token among several: one that fails does not hide the others.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Each<T> {
-    /// What was asked for.
+    /// The result that was asked for.
     Done(Box<T>),
-    /// It failed.
+    /// The token failed.
     Failed {
         /// The token.
         token: TokenName,
@@ -224,7 +225,7 @@ pub enum Each<T> {
 }
 
 impl<T> Each<T> {
-    /// The entry of this token.
+    /// Returns the entry of this token.
     pub(crate) fn of(token: TokenName, came_to: Result<T, Error>) -> Self {
         match came_to {
             Ok(done) => Each::Done(Box::new(done)),
@@ -235,14 +236,14 @@ impl<T> Each<T> {
     }
 }
 
-/// How a token stands.
+/// The state of a token.
 #[derive(Clone, Debug, Serialize)]
 pub struct Standing {
     /// The token.
     pub token: TokenName,
     /// The version of its spec's parameter; `None` if the spec is gone.
     pub spec: Option<i64>,
-    /// The revision of its record; `None` where it has none yet.
+    /// The revision of its record; `None` if it has none yet.
     pub revision: Option<u64>,
     /// Its live versions, newest first.
     pub versions: Vec<LiveVersion>,
@@ -252,54 +253,54 @@ pub struct Standing {
     pub leg: Option<Leg>,
     /// The step owed.
     pub step: Option<Step>,
-    /// When somebody looks at it again.
+    /// The time at which the sweep resumes it next.
     #[serde(serialize_with = "optional_time")]
     pub due_at: Option<Timestamp>,
-    /// Until when a write whose reply was lost may still land.
+    /// The time until which a write whose reply was lost may still be applied.
     #[serde(serialize_with = "optional_time")]
     pub unanswered_until: Option<Timestamp>,
-    /// Where its views are published.
+    /// The places where its views are published.
     pub publications: Vec<Published>,
-    /// Why nothing moves.
+    /// The reason that it is held.
     pub held: Option<Reason>,
-    /// The sweep's runs that failed since its record was last saved.
+    /// The runs by a sweep that failed since its record was last saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<Failing>,
-    /// Places that hold a value that is none of this token's.
+    /// The places that hold a value that is none of this token's.
     pub drift: Vec<String>,
-    /// Clusters that the last rotation was told to go without, and so does what it owes.
+    /// The clusters that the last rotation leaves out, as was requested, and so does what it owes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
     /// The rotation that begins by itself as soon as it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued: Option<Queued>,
-    /// What was taken from its inbox last: parameter, version, when it was written, and why it did not
-    /// become a version where it did not.
+    /// The last value that was taken from its inbox: parameter, version, the time at which it was written,
+    /// and the reason if it did not become a version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
-    /// How the newest version came to everybody. Only of a token that was asked for by its name, and
-    /// that has one.
+    /// The history of the newest version. Only for a token that was asked for by its name and has a
+    /// version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest: Option<Newest>,
 }
 
-/// How the newest version came, or is coming, to everybody.
+/// The history of the newest version, until all readers have it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Newest {
     /// Its number.
     pub version: VersionNumber,
-    /// When it was minted or adopted.
+    /// The time at which it was minted or adopted.
     #[serde(serialize_with = "time")]
     pub created_at: Timestamp,
-    /// When presenters were proved to be on it; `None` while it is pending.
+    /// The time at which presenters were proved to be on it; `None` while it is pending.
     #[serde(serialize_with = "optional_time")]
     pub rotated_at: Option<Timestamp>,
-    /// Since when the step owed is owed.
+    /// The time since which the step owed is owed.
     #[serde(serialize_with = "optional_time")]
     pub owed_since: Option<Timestamp>,
-    /// What was done when, until presenters were on it.
+    /// The steps that were done, and when, until presenters were on it.
     pub timeline: Vec<Entry>,
-    /// The version that it replaces; `None` where there was none, or where it is no longer known.
+    /// The version that it replaces; `None` if there was none, or if it is no longer known.
     pub replaced: Option<Replaced>,
 }
 
@@ -308,10 +309,10 @@ pub struct Newest {
 pub struct Replaced {
     /// Its number.
     pub version: VersionNumber,
-    /// When verifiers stop accepting it; `None` before presenters are off it.
+    /// The time at which verifiers stop accepting it; `None` until presenters have left it.
     #[serde(serialize_with = "optional_time")]
     pub not_after: Option<Timestamp>,
-    /// When its value was deleted.
+    /// The time at which its value was deleted.
     #[serde(serialize_with = "optional_time")]
     pub ended_at: Option<Timestamp>,
 }
@@ -323,31 +324,31 @@ pub struct LiveVersion {
     pub version: VersionNumber,
     /// Its stage.
     pub stage: Stage,
-    /// When it was minted or adopted.
+    /// The time at which it was minted or adopted.
     #[serde(serialize_with = "time")]
     pub created_at: Timestamp,
-    /// When verifiers stop accepting it.
+    /// The time at which verifiers stop accepting it.
     #[serde(serialize_with = "optional_time")]
     pub not_after: Option<Timestamp>,
 }
 
-/// A place, and what was last written to it.
+/// A place, and the last write to it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Published {
     /// `verifiers` or `presenters`.
     pub side: &'static str,
     /// The place.
     pub place: String,
-    /// The revision of the view that it holds; `None` where nothing was written yet.
+    /// The revision of the view that it holds; `None` if nothing was written yet.
     pub revision: Option<u64>,
-    /// The store's own version of it.
+    /// The store's own version of that write.
     pub store_version: Option<u64>,
-    /// When that was answered.
+    /// The time at which that write was answered.
     #[serde(serialize_with = "optional_time")]
     pub answered_at: Option<Timestamp>,
 }
 
-/// What would stop a rotation of a token, as `results[]` of a preflight tells it:
+/// The findings that would stop a rotation of a token, as an entry of `results[]` of a preflight:
 ///
 /// ```json
 /// {"token": "datastore-token",
@@ -362,18 +363,18 @@ pub struct Published {
 pub struct Inspection {
     /// The token.
     pub token: TokenName,
-    /// What was found, the worst first.
+    /// The findings, the worst first.
     pub findings: Vec<Finding>,
-    /// What was looked at and found right: what a pass stands on. In order of the objects' names.
+    /// The checks that passed, on which a pass is based. In order of the objects' names.
     pub checked: Vec<Checked>,
 }
 
-/// What was found right about one object.
+/// The checks of one object that passed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// The object.
     pub object: String,
-    /// Each a short sentence.
+    /// The checks, each a short sentence.
     pub what: Vec<String>,
 }
 

@@ -33,20 +33,20 @@ use crate::{
     steps::{note_unfinished_publish, resume, resume_prerequisite},
 };
 
-/// How often a request is planned, at most.
+/// Plans of one request, at most.
 const PLANS: u32 = 20;
-/// The longest pause before the second plan: doubled each time, up to [`LONGEST_PAUSE`].
+/// Base of the longest pause before another plan: doubled for each plan, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a request looks whether another invocation has released its lease, a second apart.
+/// Reads of a lease that another invocation holds, at most, a second apart.
 const LOOKS_AT_A_LEASE: usize = 60;
-/// How many values that were written by hand may have become versions before a queued rotation.
+/// Values written by hand that may become versions before a queued rotation, at most.
 const VALUES_BEFORE: usize = 3;
 
-/// Does what is asked, as far as it comes.
+/// Carries out a request for one token, as far as it can.
 ///
 /// # Errors
-/// One of the contract's. What was saved stays owed, and is carried on by the sweep.
+/// One of the contract's. What was saved stays owed, and the sweep resumes it.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
     let mut attempts = Attempts::default();
     while attempts.plans < PLANS {
@@ -67,7 +67,8 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 world.clock.sleep_until(at).await;
             }
             Err(Stop::Overtaken) => {
-                // The first time at once, also for who does not wait; a crowd spreads out.
+                // The second plan follows at once, even for a caller that does not wait. Later ones pause,
+                // so that many callers spread out.
                 if attempts.plans > 0 {
                     if world.clock.now() >= asking.stop_at {
                         break;
@@ -92,12 +93,12 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
     })
 }
 
-/// How often the request was tried. Both are bounded.
+/// Attempts of a request. Both counts are bounded.
 #[derive(Default)]
 struct Attempts {
-    /// Plans that another plan follows.
+    /// Plans that were followed by another plan.
     plans: u32,
-    /// Looks at a lease that another invocation holds.
+    /// Reads of a lease that another invocation held.
     looks: usize,
 }
 
@@ -111,8 +112,8 @@ async fn attempt(
     let key = KeyDigest::of(asking.key);
     let key = asking.ask.is_rotate().then_some(&key);
     let loaded = world.records.load(asking.token, key).await?;
-    // Read after the record: whoever saved it worked from this spec or from an earlier one, and
-    // a later save of theirs would overtake ours.
+    // Read after the record: the invocation that saved the record worked from this spec or from an earlier
+    // one, and a later save of that invocation would overtake this one.
     let record = loaded.record.as_ref();
     let read = admit::read(world, settings, asking.token, record).await;
     let mut spec = or_ends(read, world, settings, asking, record).await?;
@@ -132,7 +133,7 @@ async fn attempt(
         Decision::Defer { until, because: Deferred::Leased }
             if attempts.looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
         {
-            // Whoever holds it usually releases it within a second or two, long before it runs out.
+            // The holder usually releases it within a second or two, long before it expires.
             let again = now + Duration::from_secs(1);
             return Ok(Next::LookAgain { at: again.min(until).min(asking.stop_at) });
         }
@@ -142,7 +143,7 @@ async fn attempt(
     let key = key.filter(|_| loaded.key.is_none());
     let mut session = Session::new(world, settings, &spec, asking, loaded, key)?;
     let done = execute(&mut session, decision).await;
-    // What another attempt follows is measured by that.
+    // An attempt that is followed by another one is measured by the last.
     let is_last = matches!(done, Ok(Next::Answer(_)) | Err(Stop::Failed(_)));
     if let Some(record) = session.stored().filter(|_| is_last) {
         world.meter.write(&Measurement::of_token(world.clock.now(), record));
@@ -176,8 +177,8 @@ async fn execute(session: &mut Session<'_>, decision: Decision) -> Result<Next, 
     Ok(Next::answer(report))
 }
 
-/// What was read; or, if a sweep's token has no spec that can be used, its ends are carried on before the
-/// error is handed on.
+/// Returns what was read. If a sweep's token has no spec that can be used, the ends of its versions are
+/// resumed before the error is returned.
 async fn or_ends<T>(
     read: Result<T, Error>,
     world: &World,
@@ -191,7 +192,8 @@ async fn or_ends<T>(
     read
 }
 
-/// A cluster that nobody knows may be one that is misspelt: then the wrong thing would be waited for.
+/// Refuses to leave out a cluster that the spec does not name. Its name may be misspelt, and then the
+/// rotation would wait for the wrong cluster.
 fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
     let known = spec.clusters();
     let Some(unknown) = without.iter().find(|cluster| !known.contains(*cluster)) else {
@@ -206,13 +208,13 @@ fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
     Err(Error::new(Kind::BadEvent, "leave a cluster out of", because, fix).on(&spec.token))
 }
 
-/// How the rotation of a key ended: presenters were brought to its version, or it was given up.
+/// Reports the end of a key's rotation: presenters were brought to its version, or it was given up.
 async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, Error> {
     let token = &spec.token;
     let mut version = entry.version;
     let mut audit = world.records.audit(token, version).await?;
-    // A rotation that was queued has a later number than was foreseen if values that were written by hand
-    // came first.
+    // A queued rotation has a later number than was foreseen if values that were written by hand became
+    // versions first.
     for _ in 0..VALUES_BEFORE {
         if audit.as_ref().is_none_or(|audit| audit.rotation == entry.rotation) {
             break;
@@ -230,7 +232,7 @@ async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, E
             timeline: audit.timeline,
             ..Report::bare(Outcome::Unchanged, token)
         }),
-        // It waited for what had arrived by then, and nothing had.
+        // The rotation waited for what had arrived by then, and nothing had.
         None if spec.inbox().is_some() => {
             Ok(Report { rotation, ..Report::bare(Outcome::Unchanged, token) })
         }
@@ -246,13 +248,13 @@ async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, E
     }
 }
 
-/// Why a rotation that was asked for is kept nowhere. An asynchronous invocation is tried again.
+/// Error for a requested rotation that is not saved anywhere. An asynchronous invocation is tried again.
 fn unsaved(token: &TokenName, because: &str) -> Error {
     let fix = "nothing of this request was saved, and what is in progress continues: ask again";
     Error::new(Kind::Throttled, "begin a rotation of", because, fix).on(token)
 }
 
-/// Carries on what stands in this relation to what is asked.
+/// Resumes what has this relation to the request.
 async fn resume_as(session: &mut Session<'_>, relation: Relation) -> Result<Next, Stop> {
     match relation {
         Relation::Joined => session.join_rotation(),
@@ -266,7 +268,7 @@ async fn resume_as(session: &mut Session<'_>, relation: Relation) -> Result<Next
     }
 }
 
-/// Has a rotation that cannot begin yet begin by itself once it can, whether or not anybody asks again.
+/// Makes a rotation that cannot begin yet begin by itself once it can, even if it is not requested again.
 ///
 /// # Errors
 /// `Throttled` if that cannot be saved, because another invocation holds the lease.
@@ -275,7 +277,7 @@ async fn defer(
     until: Timestamp,
     because: Deferred,
 ) -> Result<Report, Stop> {
-    // Only a rotation has a key, and one that is saved is waited for already.
+    // Only a rotation has a key, and one whose key is saved is waited for already.
     let is_unsaved = session.key().is_some();
     match because {
         Deferred::Leased | Deferred::Contended if is_unsaved => {
@@ -283,10 +285,10 @@ async fn defer(
             return Err(Stop::Failed(unsaved(session.asking().token, because)));
         }
         Deferred::Leased | Deferred::Contended => {}
-        // What arrives in an inbox is looked for anyway.
+        // Every sweep looks for arrivals in an inbox anyway.
         Deferred::Full | Deferred::Unanswered if is_unsaved && session.spec().inbox().is_none() => {
             queue(session)?;
-            // Never later than what else is due.
+            // Never later than anything else that is due.
             let due_at = session.record().due_at().map_or(until, |due_at| due_at.min(until));
             session.release(due_at).await?;
         }
@@ -298,8 +300,8 @@ async fn defer(
     Ok(session.deferred(until, because))
 }
 
-/// Has the sweep leave a token that waits for this time alone until then, or until something else is
-/// due.
+/// Postpones a token that waits for this time until then, or until something else is due, so that the sweep
+/// leaves it alone.
 async fn leave_until(session: &Session<'_>, until: Timestamp) -> Result<(), Stop> {
     let record = session.record();
     let others = [Some(record.compare_at()), record.next_end()].into_iter().flatten();
@@ -310,7 +312,7 @@ async fn leave_until(session: &Session<'_>, until: Timestamp) -> Result<(), Stop
     }
 }
 
-/// Has a rotation follow what it waits for; the next save keeps it, with the trigger's key.
+/// Queues a rotation behind what it waits for. The next save keeps it, with the trigger's key.
 fn queue(session: &mut Session<'_>) -> Result<(), Stop> {
     let queued = session.follow(session.record().next_version())?;
     session.apply(Change::Queue(Some(queued)))
@@ -357,7 +359,7 @@ async fn drop_pending(session: &mut Session<'_>) -> Result<Report, Stop> {
     })
 }
 
-/// Gives up the rotation that waits. What is owed is not changed by it.
+/// Takes back the rotation that waits. What is owed does not change.
 async fn take_back(session: &mut Session<'_>) -> Result<Report, Stop> {
     let rotation = session.record().queued().map(|queued| queued.rotation.clone());
     note_unfinished_publish(session)?;
@@ -368,7 +370,7 @@ async fn take_back(session: &mut Session<'_>) -> Result<Report, Stop> {
     }
     let due_at = match plan::is_at_rest(session.record()) {
         true => due_at_rest(session),
-        // An invocation that watched is overtaken by this save.
+        // This save overtakes an invocation that was watching, so what it watched is due at once.
         false => session.now(),
     };
     session.release(due_at).await?;

@@ -1,4 +1,5 @@
-//! One invocation's hold on one token: the record in hand, its lease, its saves, and the events and metrics of each save.
+//! One invocation's hold on one token: the record in hand, its lease, its saves, and the events and metrics
+//! of each save.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,41 +27,41 @@ use crate::{
     spec::{Place, Publication, Reserved, Side, Spec, Workload},
 };
 
-/// How long the key of a trigger is remembered.
+/// Time for which the key of a trigger is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How long a session waits for the event bus.
+/// Time for which a session waits for the event bus.
 const TELLING: Duration = Duration::from_secs(2);
 
-/// What the environment decides.
+/// Settings from the environment.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a lease lasts.
+    /// Duration of a lease.
     pub lease: Duration,
-    /// How long a write whose reply was lost may still land.
+    /// Time during which a write whose reply was lost may still be applied.
     pub late_write: Duration,
-    /// Where no token may be published.
+    /// Places to which no token may be published.
     pub reserved: Reserved,
 }
 
 impl Settings {
-    /// How long a heartbeat of an invocation that watches a cluster is valid: two leases.
+    /// Returns the time for which a heartbeat of an invocation that watches a cluster is valid: two leases.
     pub fn watch(&self) -> Duration {
         self.lease * 2
     }
 }
 
-/// One asking for one token.
+/// One request for one token.
 #[derive(Clone, Debug)]
 pub struct Asking<'a> {
-    /// What is asked.
+    /// The kind of request.
     pub ask: Ask,
-    /// Of which token.
+    /// The token.
     pub token: &'a TokenName,
     /// The trigger's idempotency key.
     pub key: &'a str,
     /// No step begins after this.
     pub stop_at: Timestamp,
-    /// Clusters to leave out, knowingly.
+    /// Clusters to leave out, as requested.
     pub without: &'a BTreeSet<String>,
 }
 
@@ -72,19 +73,19 @@ pub(crate) struct Session<'a> {
     asking: &'a Asking<'a>,
     /// The trigger's key, unless it is saved already.
     key: Option<&'a KeyDigest>,
-    /// Random, not the request id: Lambda's retries keep that one, and are another holder.
+    /// Random, not the request id: Lambda's retries keep that id, and are another holder.
     holder: String,
     /// The life of a record that this session creates, or that has none yet.
     life: Life,
-    /// As the store has it; `None` if it has none.
+    /// The record as the store has it; `None` if it has none.
     stored: Option<Record>,
-    /// As it is saved next.
+    /// The record as it is saved next.
     record: Record,
-    /// What the next save has the trigger's key resolve to, if it is to add the key.
+    /// The entry that the next save has the trigger's key resolve to, if it is to add the key.
     joins: Option<KeyEntry>,
     /// Values that were minted or opened in this session.
     values: BTreeMap<VersionNumber, Secret>,
-    /// What the presented publications held when this session looked.
+    /// The content of the presented publications when this session observed them.
     found: BTreeMap<Place, Holding>,
     warnings: Vec<String>,
     /// The steps done in the rotation that `subject` names.
@@ -156,7 +157,7 @@ impl<'a> Session<'a> {
         self.asking
     }
 
-    /// The record in hand: what the next save will save.
+    /// The record in hand, which the next save saves.
     pub(crate) fn record(&self) -> &Record {
         &self.record
     }
@@ -195,7 +196,7 @@ impl<'a> Session<'a> {
         self.last
     }
 
-    /// Names the step that is worked on now.
+    /// Sets the step that is worked on now.
     pub(crate) fn work_on(&mut self, owed: Owed) {
         self.last = Some(owed);
     }
@@ -212,12 +213,12 @@ impl<'a> Session<'a> {
         self.warnings.extend(warnings);
     }
 
-    /// What the look found in the presented publications.
+    /// The content of the presented publications when they were observed.
     pub(crate) fn found(&self) -> &BTreeMap<Place, Holding> {
         &self.found
     }
 
-    /// Keeps what the look found. A record that does not exist yet begins with a life above all that was
+    /// Keeps what was observed. A record that does not exist yet begins with a life above all that were
     /// found.
     pub(crate) fn keep_found(&mut self, found: BTreeMap<Place, Holding>, highest: Option<Life>) {
         self.found = found;
@@ -229,7 +230,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Forgets what the look found: it was published over.
+    /// Forgets what was observed: it was published over.
     pub(crate) fn forget_found(&mut self) {
         self.found.clear();
     }
@@ -241,7 +242,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The values of these versions, opened if this session has not seen them yet.
+    /// Opens the values of these versions that this session has not seen yet.
     pub(crate) async fn open_values(&mut self, versions: &[Version]) -> Result<(), Error> {
         let sealed = versions.iter().filter(|it| !self.values.contains_key(&it.version));
         let sealed: Vec<_> = sealed.collect();
@@ -259,14 +260,14 @@ impl<'a> Session<'a> {
         self.values.get(&version)
     }
 
-    /// The workloads of a side, but for those of clusters that are left out.
+    /// Returns the workloads of a side, except those of clusters that are left out.
     pub(crate) fn workloads(&self, side: Side) -> Vec<&'a Workload> {
         let spec: &'a Spec = self.spec;
         let workloads = spec.side(side).workloads.iter();
         workloads.filter(|it| !self.record.without().contains(&it.cluster)).collect()
     }
 
-    /// What each publication of a side holds now, in the spec's order.
+    /// Reads what each publication of a side holds now, in the spec's order.
     pub(crate) async fn holdings(
         &self,
         side: Side,
@@ -285,8 +286,8 @@ impl<'a> Session<'a> {
         self.apply(Change::LeaveOut(without.clone()))
     }
 
-    /// The clusters that what begins now goes without: those of this request, and those of the rotation that
-    /// waits, if that begins.
+    /// The clusters that a start with this purpose leaves out: those of this request, and those of the
+    /// queued rotation if that one begins.
     pub(crate) fn without_for(&self, purpose: Purpose) -> BTreeSet<String> {
         let queued = self.record.queued().filter(|_| purpose == Purpose::Rotate);
         let queued = queued.into_iter().flat_map(|queued| &queued.without);
@@ -297,7 +298,7 @@ impl<'a> Session<'a> {
         self.world.clock.now()
     }
 
-    /// The lease as this session would hold it from now on.
+    /// Returns a lease of this session from now on.
     pub(crate) fn new_lease(&self) -> Lease {
         Lease { holder: self.holder.clone(), until: self.now() + self.settings.lease }
     }
@@ -312,10 +313,10 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Makes sure that the record is saved as it is, and that enough of the lease is left for a
-    /// call to a store that cannot fence: half of it.
+    /// Makes sure that the record is saved as it is, and that half of the lease is left: enough for a call
+    /// to a store that cannot fence.
     pub(crate) async fn save_with_lease(&mut self, leg: Leg) -> Result<(), Stop> {
-        // Twice, where the save itself took so long: the second has no audit to read.
+        // Twice, if the save itself took too long: the second one has no audit to read.
         for _ in 0..2 {
             let enough = self.record.lease().is_some_and(|lease| {
                 lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
@@ -349,7 +350,7 @@ impl<'a> Session<'a> {
                     match self.world.records.postpone(token, fence, due_at).await {
                         Ok(Saved::Saved) => {}
                         Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
-                        // Somebody else may take over now; the revision keeps the two apart.
+                        // Another invocation may take over now; the revision keeps the two apart.
                         Err(error) => warn!(%token, %error, "heartbeat not saved"),
                     }
                 }
@@ -362,13 +363,13 @@ impl<'a> Session<'a> {
         self.save().await
     }
 
-    /// Saves the record, with what the change before it owes to keys and audit.
+    /// Saves the record, with the trigger's key and the audit entries that its changes require.
     pub(crate) async fn save(&mut self) -> Result<(), Stop> {
         let record = self.record.to_save();
         let now = self.now();
         let mut audit = Vec::new();
         if let Some(stored) = &self.stored {
-            // Presenters were proved to be on it by the change that freed the slot.
+            // The change that freed the slot proved that presenters are on it.
             if let (Some(ended), None) = (stored.rotation(), record.rotation())
                 && let Some(current) = record.in_stage(Stage::Current)
                 && current.version == ended.version
@@ -429,7 +430,7 @@ impl<'a> Session<'a> {
         self.world.meter.write(&Measurement::of_untold(self.now(), after.token(), count));
     }
 
-    /// Seals a value as a version. It is decided only once the record that has it is saved.
+    /// Seals a value as a version. The value is decided only once the record that has it is saved.
     pub(crate) async fn seal(
         &mut self,
         number: VersionNumber,
@@ -442,18 +443,19 @@ impl<'a> Session<'a> {
         Ok(Minted { sha256, sealed, held_at })
     }
 
-    /// What a key resolves to that begins or joins this rotation.
+    /// The entry of a key that begins or joins this rotation.
     pub(crate) fn key_entry(&self, rotation: &Rotation) -> KeyEntry {
         self.key_entry_of(rotation.id.clone(), rotation.version)
     }
 
-    /// What a key resolves to of which a rotation is asked that is to bring this version.
+    /// The entry of a key that requests a rotation which is to bring this version.
     pub(crate) fn key_entry_of(&self, rotation: RotationId, version: VersionNumber) -> KeyEntry {
         KeyEntry { rotation, version, expires_at: self.now() + KEY_LIFETIME }
     }
 
-    /// The rotation that begins as soon as it can, to be saved as queued: the next save has the trigger's
-    /// key resolve to it. One that waits already begins later than what is asked, and serves.
+    /// Returns the rotation that begins as soon as it can, to be saved as queued. The next save has the
+    /// trigger's key resolve to it. One that waits already begins later than this request, and serves it
+    /// too.
     pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<Queued, Error> {
         let mut queued = match self.record.queued() {
             Some(queued) => queued.clone(),
@@ -517,7 +519,7 @@ impl<'a> Session<'a> {
         report
     }
 
-    /// Where presenters find the token, as `<parameter>:<version>` for SSM.
+    /// The selectors with which presenters find the token, as `<parameter>:<version>` for SSM.
     pub(crate) fn selectors(&self) -> Vec<String> {
         let number = self.record.presented().map(|version| version.version);
         let publications = &self.spec.side(Side::Presenters).publications;
@@ -533,7 +535,7 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    /// What leaving out these clusters means for whom.
+    /// Warnings about the clusters that are left out, with the effect on each side.
     fn told_of_left_out(&self) -> impl Iterator<Item = String> {
         let meaning = |cluster: &String, side: Side, means: &str| {
             let mut workloads = self.spec.side(side).workloads.iter();
@@ -579,9 +581,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Why a session ends without an answer.
+/// Reason that a session ends without an answer.
 pub(crate) enum Stop {
-    /// The record moved on under it: plan again.
+    /// Another invocation saved the record: plan again.
     Overtaken,
     /// It failed.
     Failed(Error),
@@ -604,13 +606,13 @@ impl From<Illegal> for Stop {
     }
 }
 
-/// What follows when a decision was carried out.
+/// Continuation of a request after a decision was carried out.
 pub(crate) enum Next {
     /// The request is answered.
     Answer(Box<Report>),
-    /// Something that had to come first is complete: the record is read and planned again.
+    /// A prerequisite is complete: the record is read and planned again.
     PlanAgain,
-    /// Another invocation holds the lease: look again at this time.
+    /// Another invocation holds the lease: read it again at this time.
     LookAgain {
         /// The time.
         at: Timestamp,
@@ -625,7 +627,7 @@ impl Next {
 
 /// A step that is not done.
 pub(crate) enum UnderWay {
-    /// It goes on by itself; what is awaited.
+    /// It continues by itself; names what is awaited.
     Waiting(String),
     /// It needs help.
     Held(Held),

@@ -1,7 +1,7 @@
-//! Before anything changes: look, refuse what could not end well, then mint.
+//! The start of a rotation: observe, refuse what could not end well, then mint.
 //!
-//! A mint is only ever this: generate, seal, save. Until the save stands, nobody has seen the value
-//! and a crash loses nothing; once it stands, the value is decided, and every effect may run again.
+//! A mint is always the same: generate, seal, save. Until the save is applied, the value is unknown outside
+//! and a crash loses nothing. Once it is applied, the value is decided, and every effect may run again.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::{
     steps::view::view_of,
 };
 
-/// What taking the slot came to.
+/// Result of taking the slot.
 pub(crate) enum Started {
     /// The rotation that was requested has the slot.
     Requested,
@@ -31,8 +31,8 @@ pub(crate) enum Started {
     NoOp(Box<Report>),
 }
 
-/// Takes the slot: adopts or creates the token's first version where it has none, takes over what
-/// somebody else wrote where that is wanted, and mints or imports a pending one for a rotation.
+/// Takes the slot. Adopts or creates the first version of a token that has none, takes over a value that
+/// another writer put there if that is wanted, and mints or imports a pending version for a rotation.
 pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result<Started, Stop> {
     let without = &session.without_for(purpose);
     let adopts = adopts(session);
@@ -40,12 +40,13 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
     let first = session.stored().is_none();
     let refused = look.findings.iter().find(|finding| match finding.severity {
         Severity::Refusal => true,
-        // Pods cannot start before the Secret exists, nor it before the first publication.
+        // Pods cannot start before the Secret exists, nor can the Secret exist before the first
+        // publication.
         Severity::Missing => purpose == Purpose::Rotate && look.has_current,
         Severity::Warning => false,
     });
     if let Some(finding) = refused {
-        // The publications were read after the record: somebody may have moved both since.
+        // The publications were read after the record: another invocation may have changed both since.
         let now = session.world().records.load(session.asking().token, None).await?.record;
         if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
             return Err(Stop::Overtaken);
@@ -62,7 +63,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
     }
     session.warn_all(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
     session.keep_found(std::mem::take(&mut look.found), look.highest_life);
-    // What presenters were given by hand comes before anything that would be published over it.
+    // A value that presenters were given by hand comes before anything that would be published over it.
     if let Some(edited) = edited_value(session, look.edited.take()).await? {
         return take_over(session, edited).await;
     }
@@ -80,13 +81,14 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
         next = next_value(session, current.or(adopted.as_ref().map(Secret::digest))).await?;
     }
     session.warn_all(next.warning.take());
-    // Nothing has arrived that is not there yet, or nobody asked for more.
+    // Nothing new has arrived, or no new value was requested.
     let purpose = match next.value {
         None if first && adopted.is_some() => Purpose::Publish,
         None if purpose == Purpose::Rotate => return nothing_new(session, next).await,
         _ => purpose,
     };
 
+    // Values are sealed before the record that holds them is saved.
     let mut number = session.record().next_version();
     let adopted = match adopted {
         Some(value) => {
@@ -110,7 +112,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
     Ok(Started::Requested)
 }
 
-/// A rotation under this session's lease and spec that changes nothing yet.
+/// Returns a rotation under this session's lease and spec that changes nothing yet.
 pub(crate) fn slot(session: &Session<'_>, id: RotationId, purpose: Purpose) -> Begin {
     let compare_within = session.spec().looked_at_every();
     let begin = Begin::new(id, purpose, session.spec().id.clone(), session.new_lease());
@@ -127,14 +129,14 @@ pub(crate) async fn take_slot(session: &mut Session<'_>, begin: Begin) -> Result
     session.save().await
 }
 
-/// Whether a value that somebody else wrote becomes the next version.
+/// True if a value that another writer put there becomes the next version.
 fn adopts(session: &Session<'_>) -> bool {
     session.spec().on_drift == OnDrift::Adopt
         || session.asking().ask == Ask::Publish { adopt: true }
 }
 
-/// The value that somebody else wrote, sealed as the next version: as it is found now, else as it
-/// was kept before it was published over.
+/// Seals the value that another writer put there as the next version: the value that is found now, or else
+/// the one that was kept before it was published over.
 async fn edited_value(
     session: &mut Session<'_>,
     found: Option<Secret>,
@@ -150,8 +152,8 @@ async fn edited_value(
     Ok(Some(session.seal(session.record().next_version(), value, held_at).await?))
 }
 
-/// Makes a value that presenters may have already the next version. Where a rotation is asked for,
-/// that is saved to follow.
+/// Makes a value that presenters may have already the next version. If a rotation is requested, it is saved
+/// to follow.
 async fn take_over(session: &mut Session<'_>, edited: Minted) -> Result<Started, Stop> {
     // `publish` with `adopt` is planned before it is known that it mints.
     let unanswered = session.record().unanswered_until().filter(|until| *until > session.now());
@@ -171,11 +173,11 @@ async fn take_over(session: &mut Session<'_>, edited: Minted) -> Result<Started,
     Ok(Started::Prerequisite)
 }
 
-/// The value that the next version is to have. `current` is the digest of the one before.
+/// Returns the value that the next version is to have. `current` is the digest of the one before.
 async fn next_value(session: &mut Session<'_>, current: Option<Digest>) -> Result<Candidate, Stop> {
     let inbox = match &session.spec().source {
         Source::Inbox { parameter, .. } => parameter,
-        // Whoever only looks asks for no new value.
+        // A resume mints nothing.
         Source::Generated
             if session.asking().ask == Ask::Resume && session.record().queued().is_none() =>
         {
@@ -215,7 +217,7 @@ async fn next_value(session: &mut Session<'_>, current: Option<Digest>) -> Resul
     }
 }
 
-/// Notes what was looked at, and that nothing is to follow.
+/// Saves what was examined, and that nothing is to follow.
 async fn nothing_new(session: &mut Session<'_>, next: Candidate) -> Result<Started, Stop> {
     if let Some(imported) = next.imported {
         session.apply(Change::Imported(imported))?;
@@ -229,8 +231,8 @@ async fn nothing_new(session: &mut Session<'_>, next: Candidate) -> Result<Start
     Ok(Started::NoOp(Box::new(session.report(Outcome::Unchanged))))
 }
 
-/// An accepted document that no parameter takes would be found out after the mint, when it can
-/// only be dropped again.
+/// Refuses an accepted document that no parameter can hold. It would otherwise be found after the mint,
+/// when the version can only be dropped again.
 async fn refuse_what_does_not_fit(session: &mut Session<'_>) -> Result<(), Error> {
     // The current version gets an end once presenters have left it.
     let ends_at = Some(session.now() + session.spec().overlap);
@@ -256,24 +258,24 @@ async fn refuse_what_does_not_fit(session: &mut Session<'_>) -> Result<(), Error
     Ok(())
 }
 
-/// Where the next version's value comes from.
+/// Candidate for the next version's value.
 #[derive(Default)]
 struct Candidate {
-    /// `None` where there is no reason for a next version.
+    /// `None` if there is no reason for a next version.
     value: Option<Secret>,
-    /// What was taken from the inbox.
+    /// The value that was taken from the inbox, by its id.
     imported: Option<Imported>,
-    /// Why there is no value.
+    /// The reason that there is no value, or a weakness of the value.
     warning: Option<String>,
 }
 
-/// The bits of a value that has fewer than those that changeover makes.
+/// Returns the bits of a value that has fewer than the values that changeover mints.
 fn weak(value: &Secret) -> Option<u16> {
     let bits = value.bits();
     (bits < u16::from(*Generation::BYTES.start()) * 8).then_some(bits)
 }
 
-/// Which version of which parameter holds this value.
+/// Returns the version of each parameter that holds this value.
 fn held_at(found: &BTreeMap<Place, Holding>, value: &Secret) -> BTreeMap<String, u64> {
     let digest = value.digest();
     let holds = |place: &Place, holding: &Holding| {

@@ -1,4 +1,4 @@
-//! How tokens stand, from their specs, records and audits. Asking changes nothing.
+//! The state of tokens, from their specs, records and audits. Reading it changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,10 +20,10 @@ use crate::{
     spec::{Side, Spec},
 };
 
-/// Tells how one token stands, or all of those after another, as many as one answer holds.
+/// Returns the state of one token, or of all tokens after another, as many as one answer holds.
 ///
 /// # Errors
-/// Where the one that is named cannot be read, or specs cannot be listed.
+/// If the token that is named cannot be read, or the specs cannot be listed.
 pub(crate) async fn run(
     world: &World,
     settings: &Settings,
@@ -41,7 +41,7 @@ pub(crate) async fn run(
             };
             let newest = match &loaded.record {
                 Some(record) => newest(world, record).await.unwrap_or_else(|error| {
-                    // How the token stands matters more than how that came.
+                    // The state of the token matters more than the history of its version.
                     warn!(%token, %error, "not told how the newest version came");
                     None
                 }),
@@ -74,7 +74,7 @@ pub(crate) async fn run(
     Ok(Results { outcome: Outcome::Reported, results, next })
 }
 
-/// Every token that has a spec, with its text, or a record.
+/// Returns every token that has a spec, with its text, or a record.
 async fn all(world: &World) -> Result<BTreeMap<TokenName, Option<Result<SpecText, Error>>>, Error> {
     let any_time = world.clock.now() + LONGEST_WAIT;
     let (specs, due, failing) = tokio::join!(
@@ -88,7 +88,8 @@ async fn all(world: &World) -> Result<BTreeMap<TokenName, Option<Result<SpecText
     Ok(all)
 }
 
-/// How one of all tokens stands; `None` if it has neither a spec nor a record, as the index is late.
+/// Returns the state of one of all tokens; `None` if it has neither a spec nor a record, because the index
+/// is late.
 async fn stands(
     world: &World,
     token: TokenName,
@@ -107,7 +108,7 @@ async fn stands(
     Some(Each::of(token, standing))
 }
 
-/// How the newest version came to everybody: by the rotation in progress, else as the audit has it.
+/// Returns the history of the newest version: from the rotation in progress, or else from the audit.
 async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error> {
     let coming = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
     let newest = match coming {
@@ -128,7 +129,7 @@ async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error>
         (Some(live), _) => {
             Some(Replaced { version: live.version, not_after: live.not_after, ended_at: None })
         }
-        // A number that was dropped was never anybody's: nothing is known of what was replaced then.
+        // A number that was dropped was never presented: it is not known what was replaced then.
         (None, Some(number)) => {
             let audit = world.records.audit(record.token(), number).await?;
             audit.filter(|audit| audit.rotated_at.is_some()).map(|audit| Replaced {
@@ -159,7 +160,7 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
             publications.map(move |publication| (side, publication.place.to_string()))
         })
     });
-    // Without a spec, every place that was written and may still be read.
+    // Without a spec: every place that was written and may still be read.
     let written = record.into_iter().filter(|_| spec.is_none()).flat_map(Record::published);
     let written = written.map(|(place, seen)| match seen.held_at.is_empty() {
         true => (Side::Verifiers, place.to_owned()),
@@ -204,10 +205,11 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
     }
 }
 
-/// The most bytes of standings in one answer: Lambda returns no more than 6 MB
-/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>), and some clients escape them.
+/// The most bytes of entries in one answer: Lambda returns no more than 6 MB
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>), and some clients escape
+/// them.
 const LARGEST_PAGE: usize = 2_000_000;
-/// How many tokens are looked at at once.
+/// Tokens that are read at the same time.
 const AT_ONCE: usize = 8;
 /// As many records as there may be specs.
 const MOST_RECORDS: usize = 10_000;

@@ -1,9 +1,10 @@
-//! What is owed, carried out step by step until it is done, under way, held, overtaken or out of time.
+//! The steps that are owed, carried out one by one until all are done, or one is under way, held, overtaken
+//! or out of time.
 //!
-//! Publish, sync, roll out: written once, used by every leg. Each step may run again after a crash
-//! anywhere, in whole or in part, and leads to the same end: a publish writes bytes that the saved
-//! record decides, a sync asks for one refresh more, a stamp that stands is left as it is. A step that
-//! has nothing to do passes without a call.
+//! Publish, sync and roll out are written once, and used by every leg. Each step may run again after a
+//! crash anywhere, in whole or in part, and leads to the same end: a publish writes bytes that the saved
+//! record decides, a sync forces one more refresh, and a stamp that is set is not changed. A step that has
+//! nothing to do passes without a call.
 
 pub(crate) mod ahead;
 mod publish;
@@ -53,9 +54,8 @@ pub(crate) async fn resume(session: &mut Session<'_>) -> Result<Report, Stop> {
             Err(Stop::Failed(error)) => return Err(save_failure(session, owed, error).await),
             Err(Stop::Overtaken) => return Err(Stop::Overtaken),
         }
-        // Whoever asked for a rotation is answered when presenters are proved to be on it and
-        // verifiers were told when the old one ends. Restarting verifiers for that is left to
-        // the sweep.
+        // A request for a rotation is answered when presenters are proved to be on it and the end of the
+        // old version is published to verifiers. Restarting verifiers for that end is left to the sweep.
         let answered = (owed.leg, owed.step) == (Leg::Overlap, Step::Publish)
             && session.asking().ask.is_rotate();
         if answered && !session.spec().verifiers.workloads.is_empty() {
@@ -63,13 +63,13 @@ pub(crate) async fn resume(session: &mut Session<'_>) -> Result<Report, Stop> {
             return Ok(session.report(Outcome::Rotated));
         }
     }
-    // At rest: nothing but the daily comparison is due.
+    // At rest: only the daily drift detection is due.
     session.release(session.record().compare_at()).await?;
     Ok(session.report(outcome_at_rest(session)))
 }
 
-/// Notes that a publish which another invocation left unfinished may still have a write in flight. Before
-/// anything else: who gives way, or follows a new spec, lets the lease go.
+/// Notes that a publish which another invocation left unfinished may still have a write in flight. It must
+/// come before anything else, because an invocation that yields, or follows a new spec, releases the lease.
 pub(crate) fn note_unfinished_publish(session: &mut Session<'_>) -> Result<(), Stop> {
     match (session.record().owed(), session.record().lease()) {
         (Some(owed), Some(lease))
@@ -81,7 +81,7 @@ pub(crate) fn note_unfinished_publish(session: &mut Session<'_>) -> Result<(), S
     }
 }
 
-/// Has the record work from the spec of this session, which was admitted.
+/// Makes the record work from the spec of this session, which was admitted.
 pub(crate) fn follow_spec(session: &mut Session<'_>) -> Result<(), Stop> {
     match session.record().works_from(&session.spec().id) {
         true => Ok(()),
@@ -89,7 +89,7 @@ pub(crate) fn follow_spec(session: &mut Session<'_>) -> Result<(), Stop> {
     }
 }
 
-/// Carries on what comes before what is asked; once that is complete, plans what is asked.
+/// Resumes what comes before the request. Plans the request once that is complete.
 pub(crate) async fn resume_prerequisite(session: &mut Session<'_>) -> Result<Next, Stop> {
     let report = resume(session).await?;
     if report.is_through() { Ok(Next::PlanAgain) } else { Ok(Next::answer(report)) }
@@ -106,7 +106,7 @@ fn outcome_at_rest(session: &Session<'_>) -> Outcome {
     }
 }
 
-/// Ends what is past its end, or waits for the next end without a lease.
+/// Ends the versions that are past their end, or waits for the next end without a lease.
 async fn retire(session: &mut Session<'_>) -> Result<Option<Report>, Stop> {
     let now = session.now();
     let end = session.record().next_end().unwrap_or(now);
@@ -127,7 +127,8 @@ async fn retire(session: &mut Session<'_>) -> Result<Option<Report>, Stop> {
 
 async fn checkpoint(session: &mut Session<'_>) -> Result<Report, Stop> {
     if let Some(held) = session.record().held() {
-        // It was held before, and this invocation had too little time to see more: no further attempt.
+        // It was held before, and this invocation had too little time to see more: that is not another
+        // attempt.
         let tried = session.now() + back_off(held.attempts.saturating_sub(1));
         let due_at =
             session.record().due_at().filter(|due_at| *due_at > session.now()).unwrap_or(tried);
@@ -145,7 +146,7 @@ async fn save_hold(session: &mut Session<'_>, owed: Owed, held: Held) -> Result<
     Ok(session.report(Outcome::Held))
 }
 
-/// Saves what failed, so that the sweep comes back to it with a back-off, and hands the error on.
+/// Saves a failure, so that the sweep retries the step after a back-off, and returns the error.
 async fn save_failure(session: &mut Session<'_>, owed: Owed, error: Error) -> Stop {
     session.log(owed, "failed", &error.to_string());
     let object = error.on.clone().unwrap_or_else(|| session.record().token().to_string());
@@ -157,7 +158,7 @@ async fn save_failure(session: &mut Session<'_>, owed: Owed, error: Error) -> St
     match saved {
         Ok(()) => {}
         Err(Stop::Overtaken) => return Stop::Overtaken,
-        // The lease runs out by itself then, and the sweep carries on from there.
+        // The lease then expires by itself, and the sweep resumes from there.
         Err(Stop::Failed(second)) => warn!(error = %second, "failure not saved"),
     }
     Stop::Failed(error)

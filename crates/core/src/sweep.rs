@@ -1,18 +1,18 @@
-//! The sweep: whatever owes a step, whoever left it there, is carried on.
+//! The sweep: resumes every token that owes a step, whichever invocation left it there.
 //!
-//! A few due tokens it carries on itself. Of more than a few those that have been due for longest are
-//! its own, and each further one gets an invocation of its own, so that a thousand do not wait in line:
+//! A few due tokens it resumes itself. If there are more, it resumes those that have been due for longest,
+//! and starts an invocation for each further one, so that a thousand do not wait in line:
 //!
 //! ```text
-//! {"action": "sweep"} ─► what is due? ─┬─► the first 8 ─► carried on
+//! {"action": "sweep"} ─► what is due? ─┬─► the first 8 ─► resumed
 //!                                      └─► each further one ─► {"action": "sweep", "token": "<name>"}
 //! ```
 //!
-//! Whatever becomes of such an invocation, and however many of them there are, nothing is lost or
-//! done twice: a token is due until a save says otherwise, and who comes second finds that save.
+//! Whatever happens to such an invocation, and however many of them there are, nothing is lost or done
+//! twice: a token is due until a save says otherwise, and the invocation that comes second finds that save.
 //!
-//! A token whose run fails, whatever it fails of, is due again after a back-off of a minute at first and an hour
-//! at most. The index keeps such tokens apart, and a sweep takes them on after all others: a thousand
+//! A token whose run fails, for whatever reason, is due again after a back-off of a minute at first and an
+//! hour at most. The index keeps such tokens apart, and a sweep takes them on after all others: a thousand
 //! that fail delay none that does not.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -32,30 +32,30 @@ use crate::{
     rotate::{self, Asking, Settings},
 };
 
-/// How many tokens a sweep carries on itself, all of them at once: a small installation is spared the
-/// calls to Lambda.
+/// Tokens that a sweep resumes itself, all at the same time: a small installation is spared the calls to
+/// Lambda.
 const BY_ITSELF: usize = 8;
-/// How many tokens a sweep takes on at most; the next one, a minute later, goes on. As many invocations
-/// may run at once in an account of which nobody asked for more
+/// Tokens that a sweep takes on, at most; the next one, a minute later, continues. As many invocations may
+/// run at the same time in an account with the default quota
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
 const MOST: usize = 1000;
-/// How many tokens that fail a sweep counts at most.
+/// Failing tokens that a sweep counts, at most.
 const MOST_FAILING: usize = 10_000;
-/// How many tokens are being handed on at once.
+/// Tokens that are handed on at the same time.
 const HANDED_ON_AT_ONCE: usize = 8;
-/// How long each of those is kept back at most. Some thirty invocations begin in a second, for each
-/// begins by reading its spec, and Parameter Store answers forty such reads in a second
+/// The longest pause before each of those is started. Some thirty invocations begin in a second, because
+/// each begins with a read of its spec, and Parameter Store answers forty such reads in a second
 /// (<https://docs.aws.amazon.com/general/latest/gr/ssm.html>).
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// For how long a sweep hands on: the next one finds what is left.
+/// Time for which a sweep hands on. The next one finds the rest.
 const HANDS_ON_FOR: Duration = Duration::from_secs(60);
 
-/// Carries on everything that owed a step when it looked, tokens whose last run failed after the others. One
-/// that fails does not stop the others: it is reported in the answer, and due again after its back-off.
-/// One that cannot be handed on is reported too, and stays due.
+/// Resumes everything that owed a step when the sweep read the index, tokens whose last run failed after
+/// the others. One that fails does not stop the others: it is reported in the answer, and due again after
+/// its back-off. One that cannot be handed on is reported too, and stays due.
 ///
 /// # Errors
-/// Where it cannot find out what is due.
+/// If the due tokens cannot be listed.
 pub(crate) async fn all(
     world: &World,
     settings: &Settings,
@@ -91,7 +91,7 @@ pub(crate) async fn all(
     Ok(answer(results))
 }
 
-/// Carries on one token, if it owes anything: never lists any, and starts no further invocation.
+/// Resumes one token, if it owes anything. Never lists any, and starts no further invocation.
 pub(crate) async fn one(
     world: &World,
     settings: &Settings,
@@ -102,7 +102,7 @@ pub(crate) async fn one(
     answer(vec![carry_on(world, settings, token.clone(), invocation, stop_at).await])
 }
 
-/// A token, and what became of it.
+/// A token and its result.
 type Swept = (TokenName, Each<Report>);
 
 fn answer(mut results: Vec<Swept>) -> Answer {
@@ -129,12 +129,12 @@ async fn carry_on(
     (token.clone(), Each::of(token, report))
 }
 
-/// Has a token whose run failed come back after its back-off, whatever the run failed of, and measures how it
-/// stands. If that fails too, the token stays due.
+/// Makes a token whose run failed due again after its back-off, for whatever reason it failed, and measures
+/// its state. If that fails too, the token stays due.
 async fn back_off(world: &World, token: &TokenName, error: &Error) {
     let record = world.records.load(token, None).await.map(|loaded| loaded.record);
     let now = world.clock.now();
-    // The end of a version needs less than what failed.
+    // The end of a version needs less than what failed, so the back-off must not delay it.
     let next_end = match &record {
         Ok(Some(record)) => record.ends().filter(|end| *end > now).min(),
         _ => None,
@@ -153,7 +153,7 @@ async fn back_off(world: &World, token: &TokenName, error: &Error) {
     }
 }
 
-/// Starts an invocation that carries on this token, after a pause.
+/// Starts an invocation that resumes this token, after a pause.
 async fn hand_on(world: &World, token: TokenName, function: &str, until: Timestamp) -> Swept {
     let started = async {
         tokio::time::sleep(world.random_pause(LONGEST_PAUSE)?).await;

@@ -1,25 +1,25 @@
-//! What a job of a pipeline is told.
+//! The verdict that is sent to a job of a pipeline.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What is answered to a job.
+/// The answer to a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The action succeeded. Its output variables: names of what was done, never a token.
+    /// The action succeeded. Its output variables are names of what was done, never a token.
     Succeeded(BTreeMap<&'static str, String>),
-    /// It goes on: a later job brings this token, and with it the key of the first.
+    /// The action continues: a later job brings this continuation, and with it the key of the first.
     GoesOn {
         /// The idempotency key of the first job.
         continuation: String,
     },
     /// The action failed, and with it the stage.
     Failed {
-        /// Whose failure it is, in CodePipeline's words.
+        /// The kind of failure, in CodePipeline's words.
         failure: Failure,
-        /// What failed, why, and what to do. Safe to show.
+        /// The failure, its reason and the fix. Safe to display.
         message: String,
     },
 }
@@ -27,18 +27,18 @@ pub enum Verdict {
 /// CodePipeline's kinds of failure that apply (API reference, `FailureDetails`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Failure {
-    /// What was asked for cannot be done as it was asked for.
+    /// The request cannot be carried out as it was made.
     ConfigurationError,
     /// It was tried, and did not work.
     JobFailed,
     /// A right is missing.
     PermissionError,
-    /// Something did not answer.
+    /// A dependency did not answer.
     SystemUnavailable,
 }
 
 impl Verdict {
-    /// Its name in logs.
+    /// Returns its name in logs.
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Succeeded(_) => "succeeded",

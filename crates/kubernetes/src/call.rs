@@ -1,4 +1,4 @@
-//! One call of a Kubernetes API server: its time-out, its retries, and what its failure means.
+//! One call of a Kubernetes API server: its time-out, its retries, and the meaning of its failure.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -11,32 +11,32 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Access, Connection};
 
-/// How long the API server may take to answer one attempt.
+/// The time in which the API server must answer one attempt.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// No attempt begins later than this after the first.
 const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
 
-/// How often a call is attempted.
+/// The number of attempts of a call.
 const ATTEMPTS: u32 = 4;
 
-/// What a call is made on, in the terms of a Role: a verb, a resource, a namespace.
+/// The target of a call, in the terms of a Role: a verb, a resource, a namespace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
     /// The cluster, by the name that specs give it.
     pub(super) cluster: &'a str,
-    /// The namespace; empty where the object is in none.
+    /// The namespace. It is empty if the object is in none.
     pub(super) namespace: &'a str,
-    /// What a Role lists under `verbs`.
+    /// The entry of a Role's `verbs`.
     pub(super) verb: &'a str,
-    /// What a Role lists under `resources`, with its API group: `deployments.apps`.
+    /// The entry of a Role's `resources`, with its API group: `deployments.apps`.
     pub(super) resource: &'a str,
-    /// The object's name; empty where the call is about all of them.
+    /// The object's name. It is empty if the call is about all of them.
     pub(super) name: &'a str,
 }
 
 impl<'a> Target<'a> {
-    /// A call on an object beside this workload.
+    /// A call on an object in the namespace of this workload.
     pub(super) fn beside(
         workload: &'a Workload,
         verb: &'a str,
@@ -58,22 +58,22 @@ impl fmt::Display for Target<'_> {
     }
 }
 
-/// Whether a change is persisted, or a dry run: one that all of admission judges, and that changes nothing
+/// The mode of a change: persisted, or a dry run, which all of admission judges and which changes nothing
 /// (Kubernetes documentation, "API concepts", "Dry-run").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// It is persisted.
+    /// The change is persisted.
     Persist,
-    /// It is judged.
+    /// The change is judged only.
     DryRun,
 }
 
-/// A call that failed for good: what to report, and the server's answer where there was one.
+/// A call that failed for good: the error to report, and the server's answer if there was one.
 #[derive(Debug)]
 pub(super) struct Failed {
-    /// What to report.
+    /// The error to report.
     pub(super) error: Error,
-    /// The HTTP status of the answer; 0 where there was none.
+    /// The HTTP status of the answer; 0 if there was none.
     pub(super) code: u16,
 }
 
@@ -83,16 +83,16 @@ impl From<Failed> for Error {
     }
 }
 
-/// Of what a call needs, and could not be had: no server answered.
+/// The failure of a call that lacked a prerequisite: no server answered.
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Self { error, code: 0 }
     }
 }
 
-/// Makes a call on a connection to its cluster. An attempt that was not answered, or refused for the
-/// server's own reasons, is made again after a pause; one whose identity was not taken, once more
-/// with a new one.
+/// Makes a call on a connection to its cluster. An attempt that was not answered, or that was refused for
+/// the server's own reasons, is made again after a pause. One whose identity was not accepted is made once
+/// more, with a new identity.
 pub(super) async fn call<T, F>(
     access: &dyn Access,
     target: Target<'_>,
@@ -127,34 +127,34 @@ where
     unreachable!("the last attempt returns")
 }
 
-/// What became of an attempt.
+/// The failure of an attempt.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server does not know who we are.
+    /// The server does not know our identity.
     Unauthorized,
-    /// The server did not answer in time. It may work in a moment.
+    /// The server did not answer in time. A later attempt may succeed.
     Silence,
-    /// It may work in a moment.
+    /// A later attempt may succeed.
     Passing {
-        /// What the server said; `None` where it said nothing.
+        /// The HTTP status of the answer; `None` if there was no answer.
         code: Option<u16>,
-        /// In words.
+        /// The reason in words.
         because: String,
-        /// How long the server asks us to wait.
+        /// The pause that the server asks for.
         retry_after: Duration,
     },
-    /// It will not work by being asked again.
+    /// Another attempt will not succeed.
     Final {
-        /// What the server said; `None` where its answer was not understood.
+        /// The HTTP status of the answer; `None` if the answer was not understood.
         code: Option<u16>,
-        /// In words.
+        /// The reason in words.
         because: String,
     },
 }
 
 impl Failure {
-    /// Reads an error. Its words are the server's message, or those of its chain of causes: never
-    /// its `Debug` form, which may hold an object.
+    /// Reads an error. The reason is the server's message, or the messages of the chain of causes. It is
+    /// never the `Debug` form, which may hold an object.
     pub(super) fn of(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::answered(&status),
@@ -174,7 +174,7 @@ impl Failure {
         }
     }
 
-    /// Reads what the server answered.
+    /// Reads an answer of the server.
     pub(super) fn answered(status: &Status) -> Self {
         let because = match status.message.trim() {
             "" => format!("it answered {}", status.code),
@@ -191,8 +191,9 @@ impl Failure {
         }
     }
 
-    /// The same, after so many failures in a row. An API server that has just started knows nobody's
-    /// rights yet: what it forbids after it was away, it may grant in a moment.
+    /// Returns this failure as it counts after `failures` others in a row. An API server that has just
+    /// started does not know any caller's rights yet: a call that it forbids after it was away may be
+    /// granted in a moment.
     pub(super) fn after(self, failures: u32) -> Self {
         match self {
             Self::Final { code: code @ Some(403), because } if failures > 0 => {
@@ -206,9 +207,9 @@ impl Failure {
         Self::Passing { code: None, because, retry_after: Duration::ZERO }
     }
 
-    /// Whether to learn anew where the cluster is and who we are to it, when this is the failure of
-    /// so many in a row. The first broken connection tells nothing of the cluster, and the second is
-    /// enough.
+    /// True if the cluster's address and our identity must be discovered anew, given that this is failure
+    /// number `in_a_row` in a row. The first broken connection proves nothing about the cluster, and the
+    /// second is enough.
     pub(super) fn spoils_the_connection(&self, in_a_row: u32) -> bool {
         match self {
             Self::Unauthorized => true,
@@ -217,9 +218,9 @@ impl Failure {
         }
     }
 
-    /// How long to wait before attempt `number + 1`: a tenth of a second, four times as long each
-    /// time, and a part of that again that differs from object to object, so that many workloads
-    /// that fail together do not come back together.
+    /// The pause before attempt `number + 1`: a tenth of a second, four times as long each time, and a part
+    /// of that again. The part differs from object to object, so that many workloads that fail together do
+    /// not return together.
     pub(super) fn pause(&self, target: Target<'_>, number: u32) -> Duration {
         let retry_after = match self {
             Self::Unauthorized => return Duration::ZERO,
@@ -230,7 +231,7 @@ impl Failure {
         retry_after.max(spread(pause.min(LONGEST_PAUSE), &format!("{target}{number}")))
     }
 
-    /// The words of the failure, for a wait that goes on in spite of it.
+    /// The reason for the failure in words, for a wait that continues in spite of it.
     pub(super) fn because(&self) -> &str {
         match self {
             Self::Unauthorized => "it did not take our identity",
@@ -239,14 +240,15 @@ impl Failure {
         }
     }
 
-    /// What to report.
+    /// Returns the error to report.
     pub(super) fn into_failed(self, target: Target<'_>, connection: &Connection) -> Failed {
         let Target { cluster, namespace, verb, resource, .. } = target;
         let server = "the API server refused";
         let within = ANSWER_WITHIN.as_secs();
         let (kind, code, because, fix) = match self {
-            // The object was read a moment ago: what is not answered is the change. A webhook may take three
-            // times as long as we wait (Kubernetes documentation, "Dynamic Admission Control", "Timeouts").
+            // The object was read a moment ago, so only the change remains without an answer. A webhook may
+            // take three times as long as we wait (Kubernetes documentation, "Dynamic Admission Control",
+            // "Timeouts").
             Self::Silence if matches!(verb, "patch" | "create") => (
                 Kind::PreflightFailed,
                 0,
@@ -265,7 +267,8 @@ impl Failure {
                 if admission(&because).is_some() =>
             {
                 let (refuses, fix) = match admission(&because) {
-                    // Ours lets pass all that we change, so another process changes the object with us.
+                    // Our own policy allows every change that we make, so another process adds a change to
+                    // ours.
                     Some(Admission::Denied) if because.contains(OWN_POLICY) => (
                         "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml \
                          refuses",
@@ -340,19 +343,19 @@ impl Failure {
     }
 }
 
-/// What admission does with a change that the function has the right to make.
+/// The reaction of admission to a change that the function has the right to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
     /// A policy, a webhook or a quota refuses it.
     Denied,
-    /// A webhook that has to be asked does not answer.
+    /// A webhook that must be asked does not answer.
     Unanswered,
 }
 
-/// What a failure tells of admission: by its words, since its code is that of a missing right (403), of a bad
-/// request (400, 422) or of a broken server (500). They are the API server's own: `ToStatusErr` in
-/// apiserver's `pkg/admission/plugin/webhook/errors/statuserror.go`, `NewForbidden` of its validating policies
-/// and of its quota, `ErrCallingWebhook` in `pkg/util/webhook/error.go`.
+/// Recognises a failure of admission by its words, since its code is that of a missing right (403), of a
+/// bad request (400, 422) or of a broken server (500). The words are the API server's own: `ToStatusErr` in
+/// apiserver's `pkg/admission/plugin/webhook/errors/statuserror.go`, `NewForbidden` of its validating
+/// policies and of its quota, `ErrCallingWebhook` in `pkg/util/webhook/error.go`.
 fn admission(because: &str) -> Option<Admission> {
     let says = |words: &[&str]| words.iter().any(|words| because.contains(words));
     match () {
@@ -366,7 +369,7 @@ fn admission(because: &str) -> Option<Admission> {
     }
 }
 
-/// `pause`, and up to half of it again, chosen by `name`.
+/// Returns `pause`, and up to half of it again, chosen by `name`.
 pub(super) fn spread(pause: Duration, name: &str) -> Duration {
     use sha2::Digest as _;
     let chosen = sha2::Sha256::digest(name.as_bytes())[0];
@@ -380,12 +383,12 @@ const MEND_WEBHOOK: &str = "mend that webhook: its Service, endpoints, port and 
 const CHECK_CLUSTER: &str = "check the cluster's endpoint, the function's route to it, and the health of its API \
                              server; nothing is lost, the next run carries on";
 
-/// What the names of the policies in infra/eks-policy.yaml begin with, as the API server quotes them.
+/// The prefix of the names of the policies in infra/eks-policy.yaml, as the API server quotes them.
 const OWN_POLICY: &str = "ValidatingAdmissionPolicy 'changeover-";
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest pause that a server asks for and gets: what priority and fairness asks for at most
+/// The longest pause that a server can ask for and get: the most that priority and fairness asks for
 /// (apiserver `pkg/util/flowcontrol/dropped_requests_tracker.go`, `maxRetryAfter`).
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(32);
 

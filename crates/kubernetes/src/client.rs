@@ -1,4 +1,4 @@
-//! A client of one API server, made from where it is and who we are to it.
+//! A client of one API server, made from its endpoint and our identity.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,43 +20,44 @@ use kube::{
 use tower::{BoxError, util::MapResultLayer};
 use zeroize::Zeroizing;
 
-/// Where an API server is.
+/// The endpoint of an API server.
 #[derive(Clone)]
 pub struct Endpoint {
     /// Its URL.
     pub url: String,
-    /// Who signs its certificate: PEM in base64.
+    /// The authority that signs its certificate: PEM in base64.
     pub authority: String,
-    /// What to do if it does not know who we are.
+    /// The fix to report if it does not know our identity.
     pub introduce: Arc<str>,
 }
 
-/// Who we are to it.
+/// The identity that we present to it.
 #[derive(Clone)]
 pub struct Identity {
     /// The bearer token.
     pub token: Zeroizing<String>,
-    /// When another one is made.
+    /// The time at which another token is made.
     pub used_until: Timestamp,
 }
 
-/// A client that trusts the cluster's own certificate authority and nothing else, and goes through no
-/// proxy that the environment names.
+/// Makes a client that trusts the cluster's own certificate authority and nothing else, and that uses no
+/// proxy named by the environment.
 ///
 /// # Errors
-/// What is wrong with the endpoint, in words.
+/// The fault of the endpoint, in words.
 pub async fn client(endpoint: &Endpoint, identity: &Identity) -> Result<Client, String> {
     let mut configuration =
         configuration(endpoint, identity).await.map_err(|error| causes(&error))?;
     configuration.proxy_url = None;
     configuration.connect_timeout = Some(CONNECT_WITHIN);
-    // Calls are made again by `call` and `watch`, which know how long they have.
+    // `call` and `watch` retry, since they know how much time they have.
     configuration.default_retry = false;
     let builder = ClientBuilder::try_from(configuration).map_err(|error| causes(&error))?;
     Ok(builder.with_layer(&MapResultLayer::new(keep_retry_after)).build())
 }
 
-/// What `aws eks update-kubeconfig` writes into a file, with the token in place of a command.
+/// The configuration that `aws eks update-kubeconfig` writes into a file, with the token in place of a
+/// command.
 async fn configuration(
     endpoint: &Endpoint,
     identity: &Identity,
@@ -91,8 +92,8 @@ async fn configuration(
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
 }
 
-/// Keeps the header `Retry-After` of a refusal that has no `Status`, which is all that kube hands on
-/// of one. Priority and fairness refuses so, in plain text (apiserver
+/// Keeps the header `Retry-After` of a refusal that has no `Status`. Kube returns nothing of a refusal but
+/// its `Status`. Priority and fairness refuses so, in plain text (apiserver
 /// `pkg/server/filters/priority-and-fairness.go`, `tooManyRequests`), and so do proxies.
 fn keep_retry_after<B>(answer: Result<Response<B>, BoxError>) -> Result<Response<B>, BoxError> {
     let response = answer?;
@@ -101,7 +102,7 @@ fn keep_retry_after<B>(answer: Result<Response<B>, BoxError>) -> Result<Response
     let is_later =
         matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let is_a_status = header(CONTENT_TYPE).is_some_and(|it| it.starts_with("application/json"));
-    // A date is a form that nobody uses here.
+    // The header may be a date, a form that no API server or proxy uses here.
     match header(RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok()) {
         Some(retry_after_seconds) if is_later && !is_a_status => {
             let words = status.canonical_reason().unwrap_or_default();
@@ -120,7 +121,7 @@ fn keep_retry_after<B>(answer: Result<Response<B>, BoxError>) -> Result<Response
     }
 }
 
-/// How long a connection to an API server may take to be made.
+/// The time in which a connection to an API server must be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
-//! What a ClusterExternalSecret says: which ExternalSecret it keeps in a namespace. Pure.
+//! A ClusterExternalSecret, and the ExternalSecret that it keeps in a namespace. Pure.
 //!
-//! Fields as in external-secrets `apis/externalsecrets/v1/clusterexternalsecret_types.go`; those named
-//! here are the same in `v1beta1`.
+//! Fields as in external-secrets `apis/externalsecrets/v1/clusterexternalsecret_types.go`. Those named here
+//! are the same in `v1beta1`.
 
 use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
 use crate::external_secret::GROUP;
 
-/// A ClusterExternalSecret, as far as it matters.
+/// A ClusterExternalSecret, reduced to the fields that matter here.
 pub(super) type ClusterExternalSecret = Object<Spec, Status>;
 
-/// What a ClusterRole lists under `resources`.
+/// The entry of a ClusterRole's `resources`.
 pub(super) const RESOURCE: &str = "clusterexternalsecrets.external-secrets.io";
 
 /// The resource in this version of the API.
@@ -28,7 +28,7 @@ pub(super) fn child(keeper: &ClusterExternalSecret) -> &str {
     }
 }
 
-/// Why there is no ExternalSecret of it in this namespace, and what to do.
+/// The reason that it has no ExternalSecret in this namespace, and the fix.
 pub(super) fn why_absent(keeper: &ClusterExternalSecret, namespace: &str) -> (String, String) {
     let status = keeper.status.as_ref();
     let failed = status.and_then(|it| it.failed_namespaces.as_ref()).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Events: what controllers say nowhere else.
+//! Events: the reasons that controllers report nowhere else.
 
 use changeover_core::spec::Workload;
 use jiff::Timestamp;
@@ -10,8 +10,8 @@ use crate::{
     call::{Target, call},
 };
 
-/// The newest event beside a workload that these fields select; `None` where there is none, or events
-/// cannot be read: what they explain is told without them too.
+/// Returns the newest event in the namespace of a workload that these fields select. `None` if there is
+/// none, or if events cannot be read: the problem that they explain is reported without them too.
 pub(super) async fn newest(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -26,7 +26,7 @@ pub(super) async fn newest(
     listed.await.ok()?.items.into_iter().max_by_key(happened)
 }
 
-/// When it happened last.
+/// The time at which it happened last.
 pub(super) fn happened(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
     let last = event.last_timestamp.as_ref().map(|time| time.0);

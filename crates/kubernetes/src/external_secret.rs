@@ -1,7 +1,7 @@
-//! What an ExternalSecret says, and whether it can ever do what a rotation needs of it. Pure.
+//! An ExternalSecret, and the obstacles in it that would defeat a rotation for ever. Pure.
 //!
-//! Fields as in external-secrets `apis/externalsecrets/v1/externalsecret_types.go`; those named here
-//! are the same in `v1beta1`. Rules as in `pkg/controllers/externalsecret`.
+//! Fields as in external-secrets `apis/externalsecrets/v1/externalsecret_types.go`. Those named here are
+//! the same in `v1beta1`. Rules as in `pkg/controllers/externalsecret`.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Prefixes;
 
-/// An ExternalSecret, as far as it matters.
+/// An ExternalSecret, reduced to the fields that matter here.
 pub(super) type ExternalSecret = Object<Spec, Status>;
 
 /// The API group of External Secrets.
 pub(super) const GROUP: &str = "external-secrets.io";
 
-/// What a Role lists under `resources`.
+/// The entry of a Role's `resources`.
 pub(super) const RESOURCE: &str = "externalsecrets.external-secrets.io";
 
 /// The resource in this version of the API.
@@ -42,14 +42,14 @@ pub(super) fn secret_name(external_secret: &ExternalSecret) -> &str {
 pub(super) struct Copy<'a> {
     /// The key of the Secret.
     pub(super) secret_key: &'a str,
-    /// One of these.
+    /// The value is a copy of one of these.
     pub(super) parameters: Vec<&'a ParameterName>,
 }
 
-/// Which keys of the Secret hold copies of these parameters.
+/// Finds the keys of the Secret that hold copies of these parameters.
 ///
-/// They are found from `data[].remoteRef.key`, the name of a parameter or its ARN. A key that the
-/// spec names need not be found: it may hold any of them.
+/// They are found from `data[].remoteRef.key`, the name of a parameter or its ARN. A key that the spec
+/// names need not be found: it may hold any of them.
 pub(super) fn copies<'a>(
     spec: &'a Spec,
     secret_key: Option<&'a str>,
@@ -68,8 +68,8 @@ pub(super) fn copies<'a>(
     }
 }
 
-/// Everything in an ExternalSecret that would keep it from ever copying these parameters as they
-/// are, each with its fix. `keeper` is the ClusterExternalSecret that is to keep it.
+/// Finds everything in an ExternalSecret that would keep it from ever copying these parameters as they are,
+/// each with its fix. `keeper` is the ClusterExternalSecret that must keep it.
 pub(super) fn obstacles(
     object: &str,
     external_secret: &ExternalSecret,
@@ -89,6 +89,8 @@ pub(super) fn obstacles(
         });
     };
 
+    // The annotation of a child is overwritten by its ClusterExternalSecret, so the spec must name the
+    // object that keeps it.
     let mut owners = external_secret.metadata.owner_references.iter().flatten();
     let owner = owners.find(|owner| owner.kind == "ClusterExternalSecret");
     match (keeper, owner.map(|owner| owner.name.as_str())) {
@@ -106,6 +108,7 @@ pub(super) fn obstacles(
         ),
         (None, None) => {}
     }
+    // These policies never read the value again, or ignore a forced refresh.
     match spec.refresh_policy.as_str() {
         "CreatedOnce" => refuse(
             "its refreshPolicy CreatedOnce never reads a value again".to_owned(),
@@ -120,6 +123,7 @@ pub(super) fn obstacles(
         ),
         _ => {}
     }
+    // These settings keep the Secret from being written.
     if target.immutable {
         refuse(
             "its Secret is immutable".to_owned(),
@@ -133,6 +137,7 @@ pub(super) fn obstacles(
         );
     }
 
+    // A copy is confirmed by digest, so it must be the whole latest value under a key of its own.
     let copies = copies(spec, secret_key, parameters.iter());
     if copies.is_empty() {
         let names: Vec<_> = parameters.iter().map(ParameterName::as_str).collect();
@@ -175,7 +180,7 @@ pub(super) fn obstacles(
     obstacles
 }
 
-/// Whether a Go duration is zero or less.
+/// True if a Go duration is zero or less.
 fn is_zero(duration: &str) -> bool {
     duration.starts_with('-') || !duration.contains(|c: char| matches!(c, '1'..='9'))
 }
@@ -189,13 +194,13 @@ pub(super) struct Spec {
     pub(super) secret_store_ref: StoreReference,
     target: Target,
     data: Vec<Entry>,
-    /// Whether a store's prefix was put before any key.
+    /// True if the prefix of a store was put before any key.
     #[serde(skip)]
     is_prefixed: bool,
 }
 
 impl Spec {
-    /// Whether any entry reads this parameter.
+    /// True if any entry reads this parameter.
     pub(super) fn reads(&self, parameter: &ParameterName) -> bool {
         self.data.iter().any(|entry| entry.reads(parameter))
     }
@@ -206,7 +211,8 @@ impl Spec {
         of_entries.chain([&self.secret_store_ref]).filter(|store| !store.name.is_empty())
     }
 
-    /// Puts before each entry's key what its store puts there: the key is then the name of what is read.
+    /// Puts the prefix of its store before the key of each entry. The key is then the name of the parameter
+    /// that is read.
     pub(super) fn put_before(&mut self, prefixes: &Prefixes) {
         for entry in &mut self.data {
             let named = &entry.source_ref.store_ref;
@@ -218,7 +224,7 @@ impl Spec {
         }
     }
 
-    /// What its entries read with the prefix of their store, in words.
+    /// The names that its entries read with the prefix of their store, in words.
     fn reads_instead(&self) -> String {
         if !self.is_prefixed {
             return String::new();
@@ -227,13 +233,13 @@ impl Spec {
         format!("; with the prefix of its store it reads {}", keys.join(", "))
     }
 
-    /// Whether keys of the Secret are made out of others.
+    /// True if keys of the Secret are made out of others.
     pub(super) fn is_templated(&self) -> bool {
         self.target.template.is_some()
     }
 }
 
-/// Where an ExternalSecret reads.
+/// The store that an ExternalSecret reads from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoreReference {
@@ -259,7 +265,7 @@ struct Template {
 }
 
 impl Template {
-    /// Whether what the store answered for this key is kept out of the Secret, or may be
+    /// True if the store's answer for this key is kept out of the Secret, or may be
     /// (`externalsecret_controller_template.go`, `ApplyTemplate`).
     fn changes(&self, key: &str) -> bool {
         let has_template = !self.data.is_empty() || !self.template_from.is_empty();
@@ -278,7 +284,7 @@ struct Entry {
     source_ref: SourceReference,
 }
 
-/// The store of one entry, where it is not that of all.
+/// The store of one entry, if it is not the store of all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct SourceReference {
@@ -296,14 +302,14 @@ struct RemoteReference {
 }
 
 impl Entry {
-    /// Whether this entry reads the parameter: by its name, or by its ARN.
+    /// True if this entry reads the parameter, by its name or by its ARN.
     fn reads(&self, parameter: &ParameterName) -> bool {
         let key = self.remote_ref.key.as_str();
         let of_arn = key.strip_prefix("arn:").and_then(|arn| arn.split_once(":parameter"));
         of_arn.map_or(key, |(_, name)| name) == parameter.as_str()
     }
 
-    /// Why the Secret would not hold the whole latest value as it is.
+    /// The reason that the Secret would not hold the whole latest value as it is.
     fn change(&self) -> Option<String> {
         let RemoteReference { property, version, decoding_strategy, metadata_policy, .. } =
             &self.remote_ref;
@@ -367,7 +373,7 @@ mod tests {
         .unwrap()
     }
 
-    /// What would keep an ExternalSecret that copies `/backend/token` into `token` from doing so.
+    /// The obstacles in an ExternalSecret that copies `/backend/token` into `token`, with these changes.
     fn found(changes: Value, secret_key: Option<&str>) -> Vec<String> {
         let mut spec = json!({
             "refreshInterval": "1h0m0s",

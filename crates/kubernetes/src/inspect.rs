@@ -1,14 +1,15 @@
-//! What would keep a workload from ever taking a view up, found before anything is minted.
+//! Preflight of the workloads: finds what would keep a workload from ever taking up a view, before anything
+//! is minted.
 //!
 //! ```text
-//! replacing    whether a workload can replace its pods    (pure)
-//! chain        whether its containers see the Secret      (pure)
-//! neighbours   who else acts on it                        (pure)
-//! admission    what policies and webhooks say to our changes
-//! copy         what stands behind an ExternalSecret, and what else it copies
-//! rights       what the function may do
-//! discovery    who else uses the Secret
-//! serving      who serves in place of a workload without replicas
+//! replacing    its ability to replace its pods            (pure)
+//! chain        the path from the Secret to its containers (pure)
+//! neighbours   the other actors that act on it            (pure)
+//! admission    the verdict of policies and webhooks on our changes
+//! copy         the stores behind an ExternalSecret, and the other views that it copies
+//! rights       the function's rights
+//! discovery    the other users of the Secret
+//! serving      the pods that serve beside a workload, or in place of one without replicas
 //! ```
 
 mod admission;
@@ -60,6 +61,7 @@ pub(super) async fn examine(
 ) -> Examination {
     let mut examination = Examination::default();
     let mut reached = BTreeSet::new();
+    // Clusters first: nothing can be asked about a workload whose API server does not answer.
     let clusters: BTreeSet<_> = subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
     let reaches = clusters.iter().map(|cluster| reach(kubernetes, cluster)).collect();
     for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
@@ -73,6 +75,8 @@ pub(super) async fn examine(
         }
     }
 
+    // Then the workloads of the clusters that answered. Each also adds to the rights and the Secrets that
+    // are asked about below, once for all workloads.
     let mut reachable = subjects.to_vec();
     reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
     let looks = reachable.iter().map(|it| look(kubernetes, it)).collect();
@@ -93,6 +97,8 @@ pub(super) async fn examine(
         let neighbourhood = neighbourhoods.entry(place).or_default();
         neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
         neighbourhood.secrets.extend(looked.secret.clone());
+        // A right on one object by its name is enough only if no other workload beside it needs the same
+        // watch.
         let beside = reachable.iter().map(|it| it.workload).filter(|other| {
             (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
         });
@@ -109,6 +115,7 @@ pub(super) async fn examine(
         looked.came_to.findings.extend(looked.unread);
         examination.add(looked.came_to);
     }
+    // Without a Secret there are no users to look for.
     neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
 
     let (rights, neighbours) = tokio::join!(
@@ -121,7 +128,8 @@ pub(super) async fn examine(
     examination
 }
 
-/// Whether the API server answers and takes our identity; what it says does not matter.
+/// Checks that the API server answers and accepts our identity. The content of its answer does not matter:
+/// a 403 passes, too.
 async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Error> {
     let resource = "its version";
     let target = Target { cluster, namespace: "", verb: "get", resource, name: "" };
@@ -135,17 +143,17 @@ async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Err
     }
 }
 
-/// What the two reads of a workload and of what is copied for it show.
+/// The results of the two reads: of a workload, and of what is copied for it.
 #[derive(Default)]
 struct Looked {
     came_to: Examination,
-    /// Rights that are missing, as a change showed that was tried. Preflight asks about each right instead.
+    /// Missing rights, as the dry run of a change showed them. Preflight asks about each right instead.
     forbidden: Vec<Finding>,
-    /// Stores that may not be read, which stops no rotation.
+    /// Stores that may not be read. That stops no rotation.
     unread: Vec<Finding>,
     /// The ExternalSecret, with its name.
     external_secret: Option<(String, ExternalSecret)>,
-    /// The Secret that holds the copy.
+    /// The name of the Secret that holds the copy.
     secret: Option<String>,
 }
 
@@ -173,7 +181,7 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
 }
 
 impl Looked {
-    /// Whether the workload can be rolled out, and whether that proves anything.
+    /// Checks that the workload can be rolled out, and that its rollout proves something.
     async fn rolls(
         &mut self,
         kubernetes: &KubernetesClusters,
@@ -195,7 +203,7 @@ impl Looked {
         self.note(&object, "admission lets it be stamped", judged)
     }
 
-    /// Whether the view can come into the workload's Secret.
+    /// Checks that the view can get into the workload's Secret.
     async fn copies(
         &mut self,
         kubernetes: &KubernetesClusters,
@@ -208,6 +216,7 @@ impl Looked {
                 let copying = Copying { name, keeper: None, secret_key: secret_key.as_deref() };
                 let absent = || Finding::missing(sync::object(workload, name));
                 copying.look(kubernetes, subject, absent, self).await?;
+                // An ExternalSecret that could not be read is a finding already, and cannot be refreshed.
                 if self.external_secret.is_none() {
                     return Ok(());
                 }
@@ -215,6 +224,7 @@ impl Looked {
                 self.note(&sync::object(workload, name), REFRESHED, judged)
             }
             Some(SecretCopy::ClusterExternalSecret { name, secret_key }) => {
+                // The keeper is read first, since it gives its ExternalSecret the name.
                 let object = format!("{}/clusterexternalsecret/{name}", workload.cluster);
                 let keeper = sync::read_keeper(kubernetes, workload).await;
                 let keeper = match readable(&object, keeper)? {
@@ -231,10 +241,13 @@ impl Looked {
                     Finding { severity: Severity::Missing, object: object.clone(), reason, fix }
                 };
                 copying.look(kubernetes, subject, absent, self).await?;
+                // The refresh is forced on the keeper, which overwrites annotations of its
+                // ExternalSecret.
                 let judged = sync::dry_run_of_force(kubernetes, workload, child, Some(name)).await;
                 self.note(&object, REFRESHED, judged)
             }
             Some(SecretCopy::Secret { name, key }) => {
+                // A Secret that is not ours to write is never changed, so no write is tried.
                 self.secret = Some(name.clone());
                 let (object, stamp) = (sync::secret_object(workload, name), &stamp_of(subject));
                 let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
@@ -253,7 +266,8 @@ impl Looked {
         }
     }
 
-    /// Whether what is in the Secret reaches the workload's containers, and who else acts on it.
+    /// Checks that the content of the Secret reaches the workload's containers, and looks for other actors
+    /// that act on the workload.
     fn reaches(&mut self, subject: &Subject<'_>, live: &Live) {
         let workload = subject.workload;
         let object = workload.to_string();
@@ -275,8 +289,8 @@ impl Looked {
             }
             _ => (Vec::new(), false),
         };
-        // Which keys hold the view is not known where the ExternalSecret copies none of its parameters:
-        // that was refused above.
+        // If the ExternalSecret copies none of its parameters, the keys that hold the view are unknown.
+        // `copies` has refused that already.
         if let (Some(secret), Some(pod), false) = (&self.secret, &template.spec, keys.is_empty()) {
             let source = Source { secret, keys: &keys, is_templated };
             match chain::judge(&object, pod, source, workload.picks_up) {
@@ -287,12 +301,12 @@ impl Looked {
     }
 }
 
-/// The stamp, and the fence of a written Secret, that the subject's view has.
+/// The stamp of the subject's view, which also gives the fence of a written Secret.
 fn stamp_of(subject: &Subject<'_>) -> Stamp {
     Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view }
 }
 
-/// An ExternalSecret that is to copy a view.
+/// An ExternalSecret that must copy a view.
 struct Copying<'a> {
     name: &'a str,
     /// The ClusterExternalSecret that keeps it.
@@ -312,6 +326,7 @@ impl Copying<'_> {
         let Subject { workload, parameters, .. } = subject;
         let object = sync::object(workload, name);
         let came_to = &mut looked.came_to;
+        // The caller words an absence: it knows which actor creates the ExternalSecret.
         let mut external_secret = match sync::get(kubernetes, workload, name).await {
             Ok(None) => {
                 came_to.findings.push(absent());
@@ -325,6 +340,7 @@ impl Copying<'_> {
                 }
             },
         };
+        // Stores come before entries: a store may put a prefix before each key that an entry reads.
         let stores = copy::look(kubernetes, workload, &external_secret).await?;
         external_secret.spec.put_before(&stores.prefixes);
         came_to.add(stores.came_to);
@@ -334,6 +350,7 @@ impl Copying<'_> {
             came_to.right(&object, "it copies what is published as it is");
         }
         came_to.findings.extend(found);
+        // A failed sync is only a warning: a rotation forces another one, and waits for it.
         let status = external_secret.status.clone().unwrap_or_default();
         match status.ready().map(|ready| (ready.status.as_str(), &ready.message)) {
             Some(("False", message)) => {
@@ -356,7 +373,7 @@ impl Copying<'_> {
     }
 }
 
-/// The workload's object, of the kind that it says it is; `None` where there is none.
+/// The workload's object, of the kind that its spec gives. `None` if it does not exist.
 async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Option<Live>, Error> {
     Ok(match workload.kind {
         WorkloadKind::Deployment => {
@@ -371,8 +388,8 @@ async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Op
     })
 }
 
-/// What may not be read, or cannot be there, stops a rotation like any other finding; what could not
-/// be asked for is an error.
+/// Turns an object that does not exist, cannot exist or may not be read into a finding, which stops a
+/// rotation like any other finding. A read that could not be made is an error.
 fn readable<T>(
     object: &str,
     answer: Result<Option<T>, Error>,
@@ -389,13 +406,14 @@ fn readable<T>(
     }
 }
 
-/// The answers to these, in order; a few are asked for at once.
+/// Awaits these futures, up to `AT_ONCE` of them at a time. Returns their answers in order.
 async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
     stream::iter(asked).buffered(AT_ONCE).collect().await
 }
 
-/// A Secret that is not written yet. Pods that need it cannot start: those of verifiers do once expand has
-/// written it, and presenters' could keep that very leg from its end, if they verify too.
+/// The finding for a Secret of presenters that is not written yet. Pods that need it cannot start.
+/// Verifiers' pods can start once expand has written it. Presenters' pods could keep that same leg from
+/// completing, if they verify too.
 fn unwritten(subject: &Subject<'_>, object: &str, why: &str) -> Option<Finding> {
     (subject.side == Side::Presenters).then(|| {
         let reason = format!("{why}, and pods that need its Secret cannot start");
@@ -404,16 +422,16 @@ fn unwritten(subject: &Subject<'_>, object: &str, why: &str) -> Option<Finding> 
     })
 }
 
-/// What a record of this token left here that is newer than the one that looks. Of a token without a record
-/// that is no matter: it gets a later life.
+/// The finding for a fence that a newer record of this token left here, newer than the record of this
+/// session. It does not matter for a token without a record, which gets a later life.
 fn newer(subject: &Subject<'_>, object: &str, found: Fence) -> Option<Finding> {
     let Subject { token, side, view, .. } = *subject;
     let is_newer = view.life.is_some() && found.life > view.life;
     is_newer.then(|| Finding::of_another_record(token, side, object.to_owned(), found, view))
 }
 
-/// What passes if an ExternalSecret, or its keeper, can be made to refresh.
+/// The check that passes if an ExternalSecret, or its keeper, can be made to refresh.
 const REFRESHED: &str = "admission lets it be told to refresh";
 
-/// How many objects of one sort are looked at at once.
+/// The number of objects of one sort that are looked at concurrently.
 const AT_ONCE: usize = 8;

@@ -1,15 +1,15 @@
 //! The clusters of `changeover-core` over the Kubernetes API: External Secrets and workloads.
 //!
 //! ```text
-//! client            a client of one API server: where it is, and who we are to it
-//! call, watch       one call, one watch: time-outs, retries, and what a failure means
-//! events            what controllers say nowhere else
-//! external_secret   what an ExternalSecret says, judged            (pure)
-//! cluster_external_secret  which ExternalSecret is kept where    (pure)
-//! sync              a Secret written or told to refresh, and confirmed by digest
-//! workload          what a workload and its pods say, judged       (pure)
-//! rollout           stamped, and waited for
-//! inspect           what would stand in the way
+//! client            a client of one API server: its address, and our identity
+//! call, watch       one call, one watch: time-outs, retries, and the meaning of a failure
+//! events            the reasons that controllers report in events alone
+//! external_secret   an ExternalSecret, judged                     (pure)
+//! cluster_external_secret  the ExternalSecret that it keeps in each namespace  (pure)
+//! sync              a Secret that is written or forced to refresh, and confirmed by digest
+//! workload          a workload and its pods, judged               (pure)
+//! rollout           workloads, stamped and waited for
+//! inspect           the obstacles to a rotation
 //! ```
 
 mod call;
@@ -46,44 +46,45 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::warn;
 
-/// How a cluster is reached.
+/// The connections to clusters.
 #[async_trait]
 pub trait Access: Send + Sync {
-    /// A connection to this cluster on which the next calls are made. It is kept until it is too
+    /// Returns a connection to this cluster, on which the next calls are made. It is kept until it is too
     /// old, or was [discarded](Access::discard). Has no effect on the cluster.
     ///
     /// # Errors
-    /// What AWS answered, where the cluster cannot be found or its identity not be proved.
+    /// The answer of AWS, if the cluster cannot be found or its identity cannot be proved.
     async fn connect(&self, cluster: &str) -> Result<Connection, Error>;
 
-    /// The digest of the cluster's description as it is written now, or of nothing if it has none. If it is
-    /// another than the one that connections were made by, they are not used again.
+    /// The digest of the cluster's description as it is written now, or of nothing if it has none. If it
+    /// differs from the description that connections were made by, they are not used again.
     ///
     /// # Errors
     /// If it cannot be read.
     async fn describe(&self, cluster: &str) -> Result<Digest, Error>;
 
-    /// Says that the API server did not answer on this connection, or did not take its identity:
-    /// what is known of the cluster is learned anew by the next [`Access::connect`].
+    /// Reports that the API server did not answer on this connection, or did not accept its identity. The
+    /// next [`Access::connect`] discovers everything about the cluster anew.
     async fn discard(&self, cluster: &str, connection: &Connection);
 }
 
-/// Says what time it is.
+/// The clock: returns the current time.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A client of one cluster, made with one identity.
 #[derive(Clone)]
 pub struct Connection {
-    /// The client. Its identity ends within minutes: it is asked for anew for every call.
+    /// The client. Its identity ends within minutes, so a connection is requested anew for every call.
     pub client: kube::Client,
-    /// What to do if the API server does not know that identity: it depends on what the cluster is, and on how
-    /// it knows who calls.
+    /// The fix to report if the API server does not know that identity. It depends on the kind of cluster,
+    /// and on how the cluster identifies its callers.
     pub introduce: Arc<str>,
-    /// Tells connections to the same cluster apart.
+    /// Distinguishes connections to the same cluster.
     pub generation: u64,
 }
 
-/// Where tokens are published, as far as that is known: what copies them from elsewhere copies something else.
+/// The place in which tokens are published, as far as it is known. A store that copies from elsewhere
+/// copies other values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Home {
     /// The region.
@@ -100,26 +101,26 @@ pub fn account(key: &str) -> Option<String> {
 
 /// [`Clusters`] over the Kubernetes API.
 ///
-/// Every call has ten seconds to be answered, and is made again where that can help; a call that
-/// changes something changes nothing more when it is made again.
+/// Every call must be answered within ten seconds, and is made again if that can help. A call that changes
+/// something changes nothing more when it is made again.
 pub struct KubernetesClusters {
     access: Arc<dyn Access>,
-    /// Which version of External Secrets' API each cluster serves.
+    /// The version of External Secrets' API that each cluster serves.
     versions: Mutex<BTreeMap<String, &'static str>>,
-    /// Where tokens are published.
+    /// The place in which tokens are published.
     home: Home,
-    /// How many refreshes were forced.
+    /// The number of refreshes that were forced.
     refreshes: AtomicU64,
 }
 
 impl KubernetesClusters {
-    /// Clusters that are reached like this, of a function that publishes there.
+    /// Clusters that are reached through `access`, for a function that publishes in `home`.
     pub fn reached_by(access: Arc<dyn Access>, home: Home) -> Self {
         Self { access, versions: Mutex::default(), home, refreshes: AtomicU64::new(0) }
     }
 
-    /// A value for the annotation that no ExternalSecret had before: the caller's, numbered. An
-    /// annotation that stays what it was forces nothing.
+    /// Returns a value for the annotation that no ExternalSecret had before: the caller's, numbered. An
+    /// annotation whose value stays the same forces nothing.
     fn forcing(&self, force: &str) -> String {
         format!("{force}.{}", self.refreshes.fetch_add(1, Ordering::Relaxed))
     }
@@ -143,7 +144,7 @@ impl Clusters for KubernetesClusters {
         read.filter_map(|(cluster, read)| match read {
             Ok(digest) => Some((cluster.clone(), digest)),
             Err(error) => {
-                // It is reported, under the cluster's name, by what needs the cluster.
+                // The call that needs the cluster reports the error, under the cluster's name.
                 warn!(cluster, %error, "not described");
                 None
             }
@@ -223,5 +224,5 @@ impl Clusters for KubernetesClusters {
     }
 }
 
-/// What the names of our field managers begin with.
+/// The prefix of our field managers' names.
 const MANAGER: &str = "changeover";

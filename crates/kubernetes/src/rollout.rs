@@ -1,8 +1,8 @@
 //! Workloads: stamped, so that their pods are replaced, and waited for.
 //!
-//! A roll of a workload costs one GET, one PATCH, and its share of what is asked for all of its
-//! namespace: one LIST and WATCH of each kind that is waited for, one of pods, a list of ReplicaSets
-//! (their metadata alone), and a last LIST of pods.
+//! A roll of a workload costs one GET, one PATCH, and its share of the requests for all of its namespace:
+//! one LIST and WATCH of each kind that is waited for, one of pods, a list of ReplicaSets (their metadata
+//! alone), and a last LIST of pods.
 
 mod owners;
 mod pods;
@@ -34,11 +34,11 @@ use crate::{
     workload::Live,
 };
 
-/// What a Role lists under `resources`.
+/// The entry of a Role's `resources` for Deployments.
 pub(super) const DEPLOYMENTS: &str = "deployments.apps";
-/// The same of StatefulSets.
+/// The same for StatefulSets.
 pub(super) const STATEFUL_SETS: &str = "statefulsets.apps";
-/// The same of DaemonSets.
+/// The same for DaemonSets.
 pub(super) const DAEMON_SETS: &str = "daemonsets.apps";
 
 /// A kind of workload that is rolled by its pod template.
@@ -52,7 +52,7 @@ pub(super) trait Rolled:
     + Sync
     + 'static
 {
-    /// What a Role lists under `resources`.
+    /// The entry of a Role's `resources`.
     const RESOURCE: &'static str;
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn stamp(
     }
 }
 
-/// Has admission judge the stamp of a workload that was read, and changes nothing.
+/// Submits the stamp of a workload that was read as a dry run: admission judges it, and nothing changes.
 pub(super) async fn dry_run(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -101,7 +101,7 @@ pub(super) async fn dry_run(
     }
 }
 
-/// The workload's object, of the kind that it says it is; `None` where there is none.
+/// Reads the workload's object, of the kind that the spec names; `None` if there is none.
 pub(super) async fn read<K: Rolled>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -116,7 +116,7 @@ pub(super) async fn read<K: Rolled>(
 
 /// See [`changeover_core::ports::Clusters::rolled_out`].
 ///
-/// It answers as soon as one of them is stuck, with how far the others have come.
+/// It returns as soon as one of them is stuck, with the progress of the others.
 pub(super) async fn rolled_out(
     kubernetes: &KubernetesClusters,
     workloads: &[&Workload],
@@ -143,5 +143,5 @@ pub(super) async fn rolled_out(
     subjects.into_iter().map(|subject| subject.answer(error.as_ref())).collect()
 }
 
-/// Where a workload stands in what was asked, by its kind and name.
+/// The index of each workload in the request, by its kind and name.
 type ByName<'a> = BTreeMap<(WorkloadKind, &'a str), usize>;

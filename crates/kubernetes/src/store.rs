@@ -1,7 +1,7 @@
-//! The stores that ExternalSecrets read from: what they read, and what they put before each key.
+//! The stores that ExternalSecrets read from: their source, and the prefix that they put before each key.
 //!
 //! Fields as in external-secrets `apis/externalsecrets/v1/secretstore_types.go` and
-//! `secretstore_aws_types.go`; those named here are the same in `v1beta1`.
+//! `secretstore_aws_types.go`. Those named here are the same in `v1beta1`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +20,14 @@ use crate::{
     sync,
 };
 
-/// A SecretStore or a ClusterSecretStore, as far as it matters.
+/// A SecretStore or a ClusterSecretStore, reduced to the fields that matter here.
 pub(super) type Store = Object<StoreSpec, StoreStatus>;
 
-/// What stores put before each key that they are asked for; those that put nothing are not in it.
+/// The prefix that each store puts before the keys that are requested from it. Stores without a prefix are
+/// not in it.
 pub(super) type Prefixes = BTreeMap<StoreReference, String>;
 
-/// Reads a store of an ExternalSecret beside this workload.
+/// Reads a store of an ExternalSecret in the namespace of this workload.
 pub(super) async fn read(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -61,8 +62,8 @@ pub(super) fn object(workload: &Workload, reference: &StoreReference) -> String 
     }
 }
 
-/// What the stores of an ExternalSecret put before each key. Of one that is not there, or may not be read,
-/// nothing is known: preflight reports either.
+/// Reads the prefixes that the stores of an ExternalSecret put before each key. The prefix of a store that
+/// does not exist or may not be read is unknown: preflight reports either.
 pub(super) async fn prefixes(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -89,15 +90,15 @@ fn is_of_cluster(reference: &StoreReference) -> bool {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoreSpec {
-    /// The class of controller that looks at it; empty for each.
+    /// The class of the controller that handles it; empty for every class.
     pub(super) controller: String,
     /// One field, by the provider's name.
     provider: BTreeMap<String, Value>,
 }
 
 impl StoreSpec {
-    /// What it reads, if that is known not to be Parameter Store. What a plugin, a webhook or a fake reads,
-    /// is not known.
+    /// The source that it reads, if that is known not to be Parameter Store. The source of a plugin, a
+    /// webhook or a fake is not known.
     pub(super) fn reads_elsewhere(&self) -> Option<String> {
         let (provider, settings) = self.provider.first_key_value()?;
         match provider.as_str() {
@@ -121,7 +122,7 @@ impl StoreSpec {
         self.of_aws("role")
     }
 
-    /// What its provider puts before each name that it is asked for (External Secrets,
+    /// The prefix that its provider puts before each name that is requested (External Secrets,
     /// `providers/v1/aws/parameterstore/parameterstore.go`).
     pub(super) fn prefix(&self) -> Option<&str> {
         self.of_aws("prefix")

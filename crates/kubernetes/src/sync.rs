@@ -1,16 +1,16 @@
-//! How a view comes into a Secret, and the proof that it did.
+//! The delivery of a view into a Secret, and the proof that it arrived.
 //!
 //! ```text
-//! force    an ExternalSecret, or the ClusterExternalSecret that keeps it, is told to refresh
+//! force    an ExternalSecret, or the ClusterExternalSecret that keeps it, is forced to refresh
 //! wait     all of a namespace are waited for, by one watch
-//! write    a Secret that nobody else writes
-//! secret   what a Secret holds, as digests
+//! write    a Secret that has no other writer
+//! secret   the contents of a Secret, as digests
 //! api      the API of External Secrets
 //! ```
 //!
-//! `Ready=True` proves nothing: it also stands for the sync before. What proves a sync is that
-//! `status.syncedResourceVersion` moved after the annotation was set, and that the Secret's data has
-//! the digest of what was published (external-secrets `externalsecret_controller.go`, `markAsDone`).
+//! `Ready=True` proves nothing, since it may describe the sync before. Two facts together prove a sync:
+//! `status.syncedResourceVersion` moved after the annotation was set, and the Secret's data has the digest
+//! of the published value (external-secrets `externalsecret_controller.go`, `markAsDone`).
 
 pub(super) mod api;
 mod force;
@@ -95,8 +95,8 @@ pub(super) async fn editors(
         .collect())
 }
 
-/// Why an ExternalSecret fails: the condition's message is always the same, the event's tells.
-/// Without the right to read events, the condition's.
+/// The reason that an ExternalSecret fails, from its newest event, since the condition's message is always
+/// the same. Without the right to read events, it is the condition's message.
 pub(super) async fn failure(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -110,13 +110,13 @@ pub(super) async fn failure(
     text.as_deref().unwrap_or(message).chars().take(LONGEST_EVENT).collect()
 }
 
-/// An ExternalSecret beside a workload, as reports name it.
+/// An ExternalSecret in the namespace of a workload, as reports name it.
 pub(super) fn object(workload: &Workload, name: &str) -> String {
     format!("{}/{}/externalsecret/{name}", workload.cluster, workload.namespace)
 }
 
-/// The workload's ExternalSecret, its own or the one that a ClusterExternalSecret keeps for it; `None`
-/// where it names none or none is there.
+/// Reads the workload's ExternalSecret: its own, or the one that a ClusterExternalSecret keeps for it.
+/// `None` if it names none or if there is none.
 pub(super) async fn read(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -127,7 +127,7 @@ pub(super) async fn read(
     }
 }
 
-/// The workload's ClusterExternalSecret; `None` where it names none or none is there.
+/// Reads the workload's ClusterExternalSecret; `None` if it names none or if there is none.
 pub(super) async fn read_keeper(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -150,8 +150,8 @@ struct Source<'a> {
     keeper: Option<&'a str>,
 }
 
-/// Where a workload's Secret comes from; `None` where it names no ExternalSecret, or a
-/// ClusterExternalSecret that is not there.
+/// Finds the ExternalSecret that a workload's Secret comes from. `None` if the workload names no
+/// ExternalSecret, or a ClusterExternalSecret that does not exist.
 async fn source<'a>(
     kubernetes: &KubernetesClusters,
     workload: &'a Workload,
@@ -171,8 +171,8 @@ async fn source<'a>(
     })
 }
 
-/// Whether which keys hold copies depends on what stores put before the names that they are asked for. Few do,
-/// so stores are read only where nothing is found without.
+/// True if the keys that hold copies may depend on the prefixes that stores put before names. Few stores
+/// have a prefix, so stores are read only if nothing is found without it.
 fn needs_prefixes(
     spec: &external_secret::Spec,
     secret_key: Option<&str>,
@@ -190,7 +190,7 @@ pub(super) fn secret_key(workload: &Workload) -> Option<&str> {
     }
 }
 
-/// An ExternalSecret beside a workload; `None` where it does not exist.
+/// Reads an ExternalSecret in the namespace of a workload; `None` if it does not exist.
 pub(super) async fn get(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -203,8 +203,8 @@ pub(super) async fn get(
     .await
 }
 
-/// Reads an object of External Secrets by the version of its API that is remembered; if it is not there, by the
-/// one that is served now.
+/// Reads an object of External Secrets by the remembered version of its API. If the object does not exist
+/// there, reads it by the version that is served now.
 async fn by_served_version<T, F>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -243,7 +243,7 @@ async fn metadata(
     Ok(found(answer.await)?.map(|secret| secret.metadata))
 }
 
-/// What is not there is `None`.
+/// Converts the failure of a missing object to `None`.
 pub(super) fn found<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
     match answer {
         Ok(found) => Ok(Some(found)),

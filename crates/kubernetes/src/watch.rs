@@ -1,4 +1,4 @@
-//! Watching objects of one kind: list, watch, list again where the server lost our place.
+//! A watch of objects of one kind: list, watch, and list again if the server lost our place.
 
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use crate::{
     call::{ANSWER_WITHIN, Failure, Target},
 };
 
-/// What happens to the objects that `configuration` selects, for ever. After [`Event::Init`] all of
-/// them follow once more: also when the server forgot our place (410) or a new connection was made.
+/// Streams the events of the objects that `configuration` selects, without end. After [`Event::Init`] all
+/// of them follow once more. That is also so after the server lost our place (410) or a new connection was
+/// made.
 ///
-/// Failures that may pass are ridden out, at most five in a row; the stream ends with any other. An
+/// Failures that may pass are retried, at most five in a row. The stream ends with any other failure. An
 /// identity that is about to end is replaced in the middle of the wait.
 pub(super) fn watch<'a, K>(
     access: &'a dyn Access,
@@ -30,7 +31,7 @@ pub(super) fn watch<'a, K>(
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    // A connection that was dropped without a word is noticed after this time and a little more.
+    // A connection that was dropped silently is noticed after this time and a little more.
     let configuration = configuration.timeout(WATCH_SECONDS);
     let state = State {
         current: None,
@@ -67,8 +68,9 @@ where
                 };
                 if !state.listing && state.asked_at.elapsed() >= ASKED_AGAIN_AFTER {
                     state.asked_at = Instant::now();
-                    // The same connection, unless our identity is about to end. Where none can be
-                    // had now, the one at hand goes on until the server refuses it.
+                    // This returns the same connection, unless our identity is about to end. If no
+                    // connection can be made now, the watch keeps the present one until the server refuses
+                    // it.
                     if let Ok(renewed) = access.connect(target.cluster).await
                         && renewed.generation != connection.generation
                     {
@@ -76,7 +78,7 @@ where
                     }
                     continue;
                 }
-                // A list has to be answered soon; an event may take as long as it likes.
+                // A list must be answered soon. An event may take any time.
                 let until = match state.listing {
                     true => Instant::now() + ANSWER_WITHIN,
                     false => state.asked_at + ASKED_AGAIN_AFTER,
@@ -85,7 +87,7 @@ where
                     Err(_) if !state.listing => continue,
                     next => next,
                 };
-                // A list that was not answered is asked for anew, like one whose place is lost.
+                // A list that was not answered is requested anew, like one whose place is lost.
                 let mut is_lost = next.is_err();
                 let failure = match next {
                     Ok(Some(Ok(event))) => {
@@ -106,7 +108,7 @@ where
                     },
                     Ok(None) | Err(_) => Failure::Silence,
                 };
-                // kube's watcher would ask for the same lost place again.
+                // kube's watcher would request the same lost place again.
                 is_lost |= matches!(failure, Failure::Passing { code: Some(410), .. });
                 state.failures += 1;
                 let fatal = match failure {
@@ -132,7 +134,7 @@ where
     })
 }
 
-/// What an error of the watcher means; `None` where the watcher itself has already acted on it.
+/// Converts an error of the watcher; `None` if the watcher itself has already acted on it.
 fn failure(error: watcher::Error) -> Option<Failure> {
     match error {
         watcher::Error::WatchError(status) if status.code == 410 => None,
@@ -148,23 +150,24 @@ fn failure(error: watcher::Error) -> Option<Failure> {
 }
 
 struct State<K> {
-    /// The watch that goes on, and what it goes on on.
+    /// The connection, and the open watch on it.
     current: Option<(Connection, BoxStream<'static, watcher::Result<Event<K>>>)>,
     /// Failures since the last event.
     failures: u32,
-    /// Whether one of them was a refusal of our identity.
+    /// True if one of them was a refusal of our identity.
     refused: bool,
-    /// Whether the answer to a list is awaited.
+    /// True if the answer to a list is awaited.
     listing: bool,
-    /// When the connection was last asked for.
+    /// The time at which the connection was last requested.
     asked_at: Instant,
 }
 
-/// How often a watch asks for its connection again: more often than an idle one is given up.
+/// The interval at which a watch requests its connection again: shorter than the time after which an idle
+/// one is discarded.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(40);
 
-/// How long one watch lasts before the server ends it and it is resumed.
+/// The duration of one watch, after which the server ends it and it is resumed.
 const WATCH_SECONDS: u32 = 55;
 
-/// Failures in a row that are ridden out.
+/// The number of failures in a row that are retried.
 const FAILURES: u32 = 5;

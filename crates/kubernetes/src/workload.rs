@@ -1,4 +1,4 @@
-//! What a workload and its pods say about a rollout, whatever its kind. Pure.
+//! The state of a rollout, judged from a workload of any kind and its pods. Pure.
 
 mod daemon_set;
 pub(super) mod deployment;
@@ -19,10 +19,10 @@ use kube::{Resource, core::ObjectMeta};
 use self::pod::Weight;
 pub(super) use self::pod::{Pod, Replica};
 
-/// What the names of our annotations hold.
+/// The part that all names of our annotations contain.
 pub(super) const ANNOTATIONS: &str = "changeover.dev/";
 
-/// A workload as the API server has it.
+/// A workload, as the API server holds it.
 #[derive(Clone, Debug)]
 pub(super) enum Live {
     Deployment(Box<Deployment>),
@@ -57,7 +57,7 @@ impl Live {
         }
     }
 
-    /// What selects its pods, among others perhaps.
+    /// The selector of its pods. It may match other pods, too.
     pub(super) fn selector(&self) -> Option<&LabelSelector> {
         match self {
             Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.selector),
@@ -74,13 +74,13 @@ impl Live {
         }
     }
 
-    /// The stamp that its pod template carries; `None` where it has none that can be read.
+    /// The stamp that its pod template carries. `None` if it has none that can be parsed.
     pub(super) fn stamped(&self, annotation: &str) -> Option<Fence> {
         let template = self.template()?.metadata.as_ref()?;
         template.annotations.as_ref()?.get(annotation)?.parse().ok()
     }
 
-    /// What `kubectl rollout status` would say.
+    /// The answer that `kubectl rollout status` would give.
     pub(super) fn by_kubectl(&self) -> ByKubectl {
         match self {
             Live::Deployment(it) => deployment::by_kubectl(it),
@@ -89,7 +89,7 @@ impl Live {
         }
     }
 
-    /// What is left by its own numbers; `None` where they say that it is rolled out.
+    /// The work that is left by its own numbers. `None` if they say that it is rolled out.
     fn left(&self) -> Option<String> {
         match (self.by_kubectl(), self) {
             (ByKubectl::Unobserved, _) => Some(UNOBSERVED.to_owned()),
@@ -103,12 +103,12 @@ impl Live {
         }
     }
 
-    /// Whether by its own numbers nothing is left but pods that end.
+    /// True if by its own numbers nothing is left but pods that end.
     pub(super) fn is_complete(&self) -> bool {
         self.left().is_none()
     }
 
-    /// In words, where nothing is known of its pods yet.
+    /// The work that is left, in words, while nothing is known of its pods yet.
     pub(super) fn awaited(&self) -> String {
         self.left().unwrap_or_else(|| "its pods were not looked at yet".to_owned())
     }
@@ -121,8 +121,8 @@ impl Live {
         }
     }
 
-    /// Which template its pods are to be made from, of those that pods name: see
-    /// [`Replica`]. `replica_set` is the current one, where there are any.
+    /// The template that its pods must be made from, in the form in which pods name it: see [`Replica`].
+    /// `replica_set` is the uid of the current ReplicaSet, if there is one.
     fn current<'a>(&'a self, replica_set: Option<&'a str>) -> Option<&'a str> {
         match self {
             Live::Deployment(_) => replica_set,
@@ -131,13 +131,14 @@ impl Live {
         }
     }
 
-    /// How many pods its controller should have made by now, which says nowhere but in an event that
-    /// it may not; `None` where it waits for those that there are, or says why not.
+    /// The number of pods that its controller should have made by now. If the controller may not make them,
+    /// only an event says so. `None` if the controller waits for the pods that exist, or says itself why
+    /// pods are missing.
     fn wanted(&self, replicas: &[&Replica]) -> Option<usize> {
         let wanted = match self {
             Live::Deployment(_) => return None,
             Live::StatefulSet(it) => {
-                // One after the other, unless they are managed in parallel.
+                // It makes one pod after the other, unless its pods are managed in parallel.
                 if !replicas.iter().all(|it| it.is_ready && !it.is_terminating) {
                     return None;
                 }
@@ -149,7 +150,7 @@ impl Live {
     }
 }
 
-/// What `kubectl rollout status` would say.
+/// The answers of `kubectl rollout status`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ByKubectl {
     /// "successfully rolled out".
@@ -164,7 +165,7 @@ pub(super) enum ByKubectl {
     NotRolling,
 }
 
-/// What keeps a workload from replacing its pods.
+/// A setting that keeps a workload from replacing its pods.
 struct Obstacle {
     what: String,
     fix: &'static str,
@@ -180,30 +181,30 @@ fn on_delete() -> Obstacle {
 
 const UNOBSERVED: &str = "the new pod template was not observed yet";
 
-/// What a look at a workload and its pods shows.
+/// The state of a rollout, as one observation of a workload and its pods shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is rolled out, and no older pod is left.
     Done,
-    /// Not yet, in words.
+    /// It is not rolled out yet. Holds what is left, in words.
     UnderWay(String),
-    /// Not yet, in words, and pods are missing that its controller should have made: why not is told
-    /// only in events.
+    /// It is not rolled out yet, and pods are missing that its controller should have made. Holds what is
+    /// left, in words. The reason is found only in events.
     Missing(String),
-    /// It seldom goes on from here: stuck, if it stays so for a while.
+    /// A state that seldom recovers. It counts as stuck if it lasts for a while.
     Suspect {
-        /// What it is about: the same as long as it is the same trouble.
+        /// The cause of the trouble. It stays the same as long as the trouble does.
         culprit: String,
-        /// What to report.
+        /// The hold to report.
         held: Held,
     },
-    /// It does not go on from here.
+    /// The rollout does not continue by itself.
     Stuck(Held),
     /// Its pod template carries this later stamp.
     Ahead(Fence),
 }
 
-/// One rollout: of what, to which stamp.
+/// One rollout: a workload, and the stamp that it is rolled out to.
 pub(super) struct Rollout<'a> {
     /// The workload, as reports name it.
     pub(super) object: &'a str,
@@ -214,8 +215,8 @@ pub(super) struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
-    /// Judges a workload together with its pods, as they were seen. `replica_set` is the uid of the
-    /// Deployment's current one.
+    /// Judges a workload together with its pods, as they were observed. `replica_set` is the uid of the
+    /// current ReplicaSet of a Deployment.
     pub(super) fn judge(
         &self,
         live: &Live,
@@ -226,6 +227,7 @@ impl Rollout<'_> {
         if let Some(later) = stamped.filter(|stamp| *stamp > self.fence) {
             return Verdict::Ahead(later);
         }
+        // Without the stamp on the template, no pod can prove that it runs on the view.
         if stamped != Some(self.fence) {
             let held = self.held(
                 format!("the pod template has lost its stamp {}: {}", self.annotation, self.fence),
@@ -237,7 +239,7 @@ impl Rollout<'_> {
         }
         let by_kubectl = live.by_kubectl();
         let trouble = match by_kubectl {
-            // What is known of its pods' templates is of the template before.
+            // What is known of its pods' templates still belongs to the previous template.
             ByKubectl::Unobserved => None,
             _ => self.trouble(live, replica_set, replicas),
         };
@@ -250,12 +252,14 @@ impl Rollout<'_> {
                  both tokens stay valid, and the next run carries on",
             ));
         }
+        // Complete numbers alone are no proof: a pod of an older view may still run.
         let older = replicas.iter().find(|replica| replica.is_of_another_view(self.fence));
         let left = match (live.left(), older) {
             (None, None) => return Verdict::Done,
             (Some(left), _) => left,
             (None, Some(_)) => "all pods are replaced".to_owned(),
         };
+        // Judged after completion: an obstacle does not matter once every pod is replaced.
         if let Some(Obstacle { what, fix }) = live.obstacle() {
             return Verdict::Stuck(self.held(what, fix));
         }
@@ -268,6 +272,7 @@ impl Rollout<'_> {
             }
             _ => {}
         }
+        // A quota or a webhook may let the pods pass later, so this is stuck only if it lasts.
         if let Live::Deployment(deployment) = live
             && let Some(refused) = deployment::refused(deployment)
         {
@@ -276,6 +281,7 @@ impl Rollout<'_> {
                 held: self.not_created(&refused),
             };
         }
+        // Nothing holds the rollout: describe what it waits for.
         let older = older.map(|replica| match replica.is_terminating {
             true => format!("{} is Terminating", replica.told()),
             false => format!("{} runs on an older view", replica.told()),
@@ -293,7 +299,7 @@ impl Rollout<'_> {
         }
     }
 
-    /// What to report where the API server does not let its controller make pods.
+    /// The hold to report if the API server does not let its controller create pods.
     pub(super) fn not_created(&self, why: &str) -> Held {
         self.held(
             why.to_owned(),
@@ -308,9 +314,9 @@ impl Rollout<'_> {
 
     /// The worst trouble of a pod that can show that the rollout is stuck.
     ///
-    /// Pods of the current template alone can: those of one that was repaired since have the same
-    /// stamp, and are ended whether they are ready or not. A StatefulSet ends none before all that
-    /// there are are ready (kubernetes issue 67250): there every pod can.
+    /// Only pods of the current template can. Pods of a template that was repaired since have the same
+    /// stamp, and are ended whether they are ready or not. A StatefulSet ends no pod before all existing
+    /// pods are ready (kubernetes issue 67250), so every pod of a StatefulSet can.
     fn trouble(
         &self,
         live: &Live,
@@ -322,7 +328,8 @@ impl Rollout<'_> {
         let troubles = replicas.iter().filter(|it| !it.is_terminating).filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
             let is_current = current.is_some() && current == replica.template.as_deref();
-            // What only is told may be of a template that was repaired since.
+            // Informational trouble counts for every pod of the current stamp. It holds no rollout,
+            // although its template may have been repaired since.
             let is_told = trouble.weight == Weight::Told && !replica.is_of_another_view(self.fence);
             if !is_current && !waits_for_all && !is_told {
                 return None;
@@ -355,7 +362,7 @@ impl Rollout<'_> {
     }
 }
 
-/// What may keep a rollout from its end.
+/// A problem that may keep a rollout from completing.
 struct Trouble {
     told: String,
     culprit: String,

@@ -1,5 +1,5 @@
-//! A service under the SDK's own seam: real serialisers, parsers, retries and error mapping, over a function from a request to an
-//! answer.
+//! A service behind the SDK's own HTTP client interface: real serialisers, parsers, retries and error
+//! mapping, over a function from a request to an answer.
 
 use std::{
     fmt,
@@ -25,25 +25,26 @@ use aws_smithy_types::body::SdkBody;
 use changeover_aws::Aws;
 use serde_json::{Value, json};
 
-/// One request, as it went over the wire.
+/// One request, as it was sent over the wire.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// `PutParameter`; of a service without such names the request's path.
+    /// The name of the operation, such as `PutParameter`, or the path of a request to a service without
+    /// such names.
     pub operation: String,
-    /// Of an invocation of a function: whether it is waited for.
+    /// The type of an invocation of a function, which decides if the caller waits for it.
     pub invocation_type: Option<String>,
     /// The body.
     pub body: Value,
 }
 
-/// What the service does with a request.
+/// The reaction of the service to a request.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Answers it.
+    /// Answers with this status and body.
     With(u16, Value),
-    /// Answers that the function failed, and with what.
+    /// Answers that the function failed, with this body.
     FunctionError(Value),
-    /// Answers what is no JSON.
+    /// Answers with a text that is not JSON.
     Garbled(String),
     /// Breaks the connection.
     Lost,
@@ -51,7 +52,7 @@ pub enum Answer {
     Silence,
 }
 
-/// An answer of 200.
+/// An answer with status 200.
 pub fn ok(body: Value) -> Answer {
     Answer::With(200, body)
 }
@@ -66,7 +67,7 @@ pub fn error_body(code: &str, message: &str) -> Value {
     json!({"__type": format!("com.amazonaws#{code}"), "message": message, "Message": message})
 }
 
-/// A service, and what it was asked.
+/// A service, and the requests that it received.
 #[derive(Clone)]
 pub struct Wire {
     answer: Arc<Mutex<Answering>>,
@@ -76,12 +77,12 @@ pub struct Wire {
 type Answering = dyn FnMut(&Call) -> Answer + Send;
 
 impl Wire {
-    /// A service that answers so.
+    /// A service that answers with this function.
     pub fn new(answer: impl FnMut(&Call) -> Answer + Send + 'static) -> Self {
         Self { answer: Arc::new(Mutex::new(answer)), calls: Arc::default() }
     }
 
-    /// A service that gives these answers, one after another, and the last one for ever.
+    /// A service that gives these answers one after another, and then the last one for ever.
     pub fn script(answers: impl IntoIterator<Item = Answer>) -> Self {
         let mut answers: Vec<_> = answers.into_iter().collect();
         answers.reverse();
@@ -91,27 +92,27 @@ impl Wire {
         })
     }
 
-    /// AWS as this service.
+    /// AWS, with this service behind it.
     pub fn aws(&self) -> Arc<Aws> {
         Arc::new(Aws::new(self.config()))
     }
 
-    /// A configuration whose client is this service.
+    /// A configuration whose HTTP client is this service.
     pub fn config(&self) -> SdkConfig {
         sdk_config().into_builder().http_client(self.clone()).build()
     }
 
-    /// What it was asked, in order.
+    /// The requests that it received, in order.
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The names of the operations that it was asked for, in order.
+    /// The names of the requested operations, in order.
     pub fn operations(&self) -> Vec<String> {
         self.calls().into_iter().map(|call| call.operation).collect()
     }
 
-    /// The body of the one request that it was sent.
+    /// The only request that it received. Fails the test if there is none or more than one.
     pub fn only_call(&self) -> Call {
         let calls = self.calls();
         assert_eq!(calls.len(), 1, "{calls:?}");
@@ -119,7 +120,7 @@ impl Wire {
     }
 }
 
-/// A configuration without a client.
+/// A configuration without an HTTP client.
 pub fn sdk_config() -> SdkConfig {
     let credentials = Credentials::new("AKIDEXAMPLE", "wJalrXUtnFEMI", None, None, "test");
     SdkConfig::builder()

@@ -1,8 +1,8 @@
-//! How much is tried and on which testbed: what the environment of these tests decides.
+//! The number of cases that these tests try, and the testbed that they use. The environment decides both.
 //!
-//! `CHANGEOVER_SAMPLE` is the text that a sample is drawn by, the commit's hash in `make test`. `all`
-//! tries everything, as `make verify` does; a text that begins with `few` tries little, as `make check`
-//! does. tests/testbed/testbed/sample.py reads it too.
+//! `CHANGEOVER_SAMPLE` is the text from which a sample is drawn. In `make test`, it is the hash of the
+//! commit. `all` tries everything, as `make verify` does. A text that begins with `few` tries little, as
+//! `make check` does. tests/testbed/testbed/sample.py reads the variable too.
 #![expect(
     clippy::disallowed_methods,
     reason = "the edge of these tests: their amount and their testbed come from who runs them"
@@ -13,39 +13,39 @@ use std::{env, fs, ops::Range};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// Samples of seeds are drawn below this; `make verify` looks beyond it.
+/// Samples of seeds are drawn below this bound. `make verify` also runs seeds beyond it.
 const DRAWN_BELOW: u64 = 2_000;
 
-/// Whether everything is tried, whatever time it takes.
+/// True if everything is tried, however long it takes.
 pub fn is_everything() -> bool {
     drawn_by() == "all"
 }
 
-/// Whether so little is tried that it can be after every edit.
+/// True if so little is tried that the tests can run after every edit.
 pub fn is_little() -> bool {
     drawn_by().starts_with("few")
 }
 
-/// The calls at which something is tried: all of them, or one in ten, beginning with one that the text
-/// draws.
+/// The calls at which a test tries something: all of them, or one in ten from a first call that the sample
+/// text determines.
 pub fn calls<Call>(calls: impl Iterator<Item = Call>) -> impl Iterator<Item = Call> {
     let (first, every) = if is_little() { (usize::from(drawn()[4] % 10), 10) } else { (0, 1) };
     calls.skip(first).step_by(every)
 }
 
-/// How many random cases are tried: so many, or a quarter of them.
+/// The number of random cases to try: `all`, or a quarter of it if little is tried.
 pub fn cases(all: u32) -> u32 {
     if is_little() { all.div_ceil(4) } else { all }
 }
 
-/// Seeds below this, or below a quarter of it.
+/// Seeds below `all`, or below a quarter of it if little is tried.
 pub fn few_seeds(all: u64) -> Range<u64> {
     0..if is_little() { all.div_ceil(4) } else { all }
 }
 
-/// The seeds to run: as many as `sample` says in a row, from one that the text draws, a quarter of them
-/// if little is tried, and all below `everything` if everything is. `CHANGEOVER_SEEDS`, a number or a
-/// range, overrides all of that.
+/// The seeds to run, as a range. A sample has `sample` seeds in a row, or a quarter of them if little is
+/// tried, and the sample text determines the first one. If everything is tried, the range is all seeds
+/// below `everything`. `CHANGEOVER_SEEDS`, a number or a range, overrides all of that.
 pub fn seeds(sample: u64, everything: u64) -> Range<u64> {
     if let Ok(asked) = env::var("CHANGEOVER_SEEDS") {
         let number = |text: &str| text.parse().expect("CHANGEOVER_SEEDS: a number, or two as 3..7");

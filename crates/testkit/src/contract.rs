@@ -1,5 +1,5 @@
-//! What the ports promise, held against the world in memory, and by `make test` against the emulator
-//! of AWS: that is what makes the world in memory trustworthy.
+//! Guarantees of the ports. They are checked against the world in memory, and by `make test` against the
+//! emulator of AWS, which is what makes the world in memory trustworthy.
 
 pub mod publications;
 pub mod records;
@@ -23,7 +23,7 @@ pub struct Stores {
     pub clock: Clock,
     /// A table of items whose key is the text `id`.
     pub items: String,
-    /// Nobody else's names end so.
+    /// The end of all names of this test run, and of no other names.
     pub suffix: String,
 }
 
@@ -63,7 +63,8 @@ impl Stores {
     }
 }
 
-/// Hands the names of all promises to a macro, which makes a test of each: `records: name, ...; publications: name, ...;`.
+/// Passes the names of all guarantees to a macro, which makes a test of each: `records: name, ...;
+/// publications: name, ...;`.
 #[macro_export]
 macro_rules! promises_of_stores {
     ($tests:ident) => {

@@ -1,4 +1,4 @@
-//! JSON that something befell on its way, and what is expected of whoever reads it.
+//! JSON that was damaged on its way, and the errors that its readers must return.
 
 use changeover_core::error::Error;
 
@@ -10,7 +10,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-/// What befalls some places of a JSON document.
+/// Damage to some places of a JSON document.
 #[derive(Clone, Debug)]
 pub struct Damages(Vec<(Index, Damage)>);
 
@@ -26,20 +26,21 @@ pub fn damages() -> impl Strategy<Value = Damages> {
     vec((any::<Index>(), damage()), 1..4).prop_map(Damages)
 }
 
-/// One sentence that says what was tried and what to do, however long what it is about may be.
+/// Asserts that an error says what was tried and what to do, and that it is short however long its subject
+/// may be.
 pub fn assert_clear(error: &Error) {
     let message = error.to_string();
     assert!(message.len() < 2_000, "{} bytes: {}", message.len(), &message[..200]);
     assert!(message.contains(": "), "{message}");
 }
 
-/// A runtime whose time passes only while everybody waits.
+/// A runtime whose time passes only while every task waits.
 pub fn paused() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time().start_paused(true).build().expect("a runtime")
 }
 
-/// What befalls one place of it.
+/// Damage to one place of a document.
 #[derive(Clone, Debug)]
 enum Damage {
     IsNow(Value),

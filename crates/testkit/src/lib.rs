@@ -1,4 +1,4 @@
-//! What the tests of several crates share. No SDK is named here, so the core's tests build none.
+//! Test support that several crates share. No SDK is named here, so the core's tests build none.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 pub mod amount;

@@ -1,4 +1,4 @@
-//! What is measured in worlds in which everything happened that is measured.
+//! Measurements of worlds in which everything that is measured happened.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use crate::{
     world::{Bus, MemoryWorld, token},
 };
 
-/// What CloudWatch makes of the lines: each namespace, name and set of dimensions is a metric of its own.
+/// The metrics that CloudWatch makes of the lines: each namespace, name and set of dimensions is a separate
+/// metric.
 pub fn metrics_in(lines: &[String]) -> BTreeSet<(String, String, BTreeMap<String, String>)> {
     let mut metrics = BTreeSet::new();
     for line in parsed(lines) {
@@ -33,7 +34,7 @@ pub fn metrics_in(lines: &[String]) -> BTreeSet<(String, String, BTreeMap<String
     metrics
 }
 
-/// Worlds in which everything happened that is measured.
+/// Worlds in which everything that is measured happened.
 pub async fn worlds() -> Vec<MemoryWorld> {
     let mut worlds = Vec::new();
     for (kind, spec) in kinds() {

@@ -1,4 +1,4 @@
-//! Records, views and names to test with.
+//! Records, views and names for tests.
 
 use std::collections::BTreeMap;
 
@@ -25,17 +25,17 @@ pub fn named(name: &str) -> TokenName {
     TokenName::parse(name).expect("a name")
 }
 
-/// 2026-11-01T00:00:00Z and so many seconds.
+/// The time 2026-11-01T00:00:00Z plus this many seconds.
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::constant(1_793_491_200, 0) + SignedDuration::from_secs(seconds)
 }
 
-/// A record of revision 1 that knows nothing and owes nothing.
+/// A record of revision 1 that has no version and owes nothing.
 pub fn bare_record(token: &TokenName) -> Record {
     Record::new(token.clone(), life(0), at(0)).to_save()
 }
 
-/// A record in the middle of a rotation, with as much in it as a record can hold at its begin.
+/// A record in the middle of a rotation, with as much in it as a record can hold at the start of one.
 pub fn begun_record(token: &TokenName) -> Record {
     let value = |value: &str| Minted {
         sha256: Secret::verbatim(value.to_owned()).digest(),
@@ -65,7 +65,7 @@ pub fn begun_record(token: &TokenName) -> Record {
     begun.after(edited, at(0)).expect("somebody edits").to_save()
 }
 
-/// The entry of a key that expires then.
+/// The entry of a key that expires at this time.
 pub fn key_entry(expires_at: Timestamp) -> KeyEntry {
     KeyEntry { rotation: RotationId("3f0c".to_owned()), version: VersionNumber::new(2), expires_at }
 }
@@ -93,7 +93,7 @@ pub fn audit(token: &TokenName, version: u64) -> Audit {
     }
 }
 
-/// The life of a record that was created so many seconds after 2026-11-01T00:00:00Z.
+/// The life of a record that was created this many seconds after 2026-11-01T00:00:00Z.
 pub fn life(seconds: i64) -> Life {
     Life::new(at(seconds), 0xabcd)
 }
@@ -123,7 +123,7 @@ pub fn presented(token: &TokenName, revision: u64, value: &str) -> Content {
     }
 }
 
-/// The accepted view of a new version and the one before, which ends.
+/// The accepted view of a new version and of the one before, which has an end.
 pub fn accepted(token: &TokenName, revision: u64) -> Content {
     let entry = |version: u64, stage, value: &str, not_after| {
         let value = Secret::verbatim(value.to_owned());
@@ -145,7 +145,7 @@ pub fn accepted(token: &TokenName, revision: u64) -> Content {
     }
 }
 
-/// Where everything in this JSON is, itself included, as JSON pointers.
+/// The JSON pointers to every value in this JSON, itself included.
 pub fn pointers(json: &Value) -> Vec<String> {
     let mut pointers = Vec::new();
     let mut rest = vec![(String::new(), json)];

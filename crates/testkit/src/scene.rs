@@ -1,4 +1,4 @@
-//! What the tests of the loop begin from: specs of each kind, requests, and a token in service.
+//! Starting points of the tests of the loop: specs of each kind, requests, and a token in service.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ pub fn mounted_secrets() -> Value {
     })
 }
 
-/// Secrets that nobody else writes, one of them for two workloads and one for both sides.
+/// Secrets that only changeover writes. One is for two workloads, and one is for both sides.
 pub fn written_secrets() -> Value {
     let written = |name: &str, secret: &str, key: &str| {
         let secret = json!({"name": secret, "key": key});
@@ -137,7 +137,7 @@ pub fn no_verifiers() -> Value {
     })
 }
 
-/// Verifiers that are given the tokens themselves.
+/// Verifiers that receive the tokens themselves.
 pub fn plain_form() -> Value {
     json!({
         "token": {"bytes": 48},
@@ -189,7 +189,7 @@ pub fn workload(name: &str, external_secret: &str) -> Value {
 /// The cluster of these specs.
 pub const CLUSTER: &str = "prod";
 
-/// The name under which the world knows a workload of these specs.
+/// The name of a workload of these specs in the world.
 pub fn deployed(name: &str) -> String {
     format!("{CLUSTER}/backend/deployment/{name}")
 }
@@ -199,23 +199,23 @@ pub fn subject() -> TokenName {
     token("datastore-token")
 }
 
-/// Asks for a new version.
+/// Requests a new version.
 pub fn rotate(key: &str) -> Request {
     rotate_for(None, key, [])
 }
 
-/// Asks for a version that begins after this.
+/// Requests a version that begins after this request.
 pub fn rotate_fresh(key: &str) -> Request {
     let (wait, without) = (None, [].into());
     Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without, fresh: true }
 }
 
-/// Asks for a new version, and begins no step.
+/// Requests a new version, and begins no step.
 pub fn rotate_without_waiting(key: &str) -> Request {
     rotate_for(Some(Duration::ZERO), key, [])
 }
 
-/// Asks for a new version, waits for so long, and leaves these clusters out.
+/// Requests a new version, waits for this long, and leaves these clusters out.
 pub fn rotate_for<const N: usize>(
     wait: Option<Duration>,
     key: &str,
@@ -225,17 +225,17 @@ pub fn rotate_for<const N: usize>(
     Request::Rotate { token: subject(), key: Some(key.to_owned()), wait, without, fresh: false }
 }
 
-/// Asks for the current views to be written.
+/// Requests that the current views be written.
 pub fn publish() -> Request {
     Request::Publish { token: subject(), adopt: false }
 }
 
-/// Asks for what somebody wrote to a publication to become the next version.
+/// Requests that a value that was written to a publication by hand become the next version.
 pub fn adopt() -> Request {
     Request::Publish { token: subject(), adopt: true }
 }
 
-/// Tells that something arrived in the inbox.
+/// Reports that a value arrived in the inbox.
 pub fn import() -> Request {
     Request::Import { parameter: ParameterName::parse(INBOX).expect("a name") }
 }
@@ -243,12 +243,12 @@ pub fn import() -> Request {
 /// The inbox of these specs.
 pub const INBOX: &str = "/inbox/datastore-token";
 
-/// Asks for the pending version to be given up.
+/// Requests that the pending version be dropped.
 pub fn drop_pending() -> Request {
     Request::Drop { token: subject() }
 }
 
-/// A value that somebody else issues: strong, and another one for each number.
+/// A value of another issuer: strong, and different for each number.
 pub fn issued(number: u8) -> String {
     Digest::of([number]).to_string()
 }
@@ -262,14 +262,14 @@ pub async fn in_service(seed: u64, spec: &Value) -> MemoryWorld {
         world.fail(&format!("the first publication ended so: {ending:?}"));
     }
     world.sweep_until_rest(&subject()).await;
-    // Pods start in their own time.
+    // Pods start at times of their own.
     world.pass(Duration::from_secs(60)).await;
     world.assert_settled_on(1);
     world
 }
 
 impl MemoryWorld {
-    /// Everybody is on the current version, and no other is left anywhere.
+    /// Asserts that all readers are on the current version and that no other version is left anywhere.
     pub fn assert_settled(&self) {
         let current = self.record(&subject()).and_then(|it| Some(it.presented()?.version.get()));
         match current {
@@ -278,7 +278,7 @@ impl MemoryWorld {
         }
     }
 
-    /// Everybody is on this version, and no other is left anywhere.
+    /// Asserts that all readers are on this version and that no other version is left anywhere.
     pub fn assert_settled_on(&self, version: u64) {
         let Rest { versions, places, labels, pods } = self.rest(&subject());
         let expected = |view: &str| match view.starts_with("verifiers") {
@@ -302,7 +302,7 @@ impl MemoryWorld {
         }
     }
 
-    /// The ending was this outcome.
+    /// Asserts that the invocation ended with this outcome.
     #[track_caller]
     pub fn assert_outcome(&self, ending: &Ending, outcome: &str) {
         if ending.outcome() != outcome {

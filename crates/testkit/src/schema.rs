@@ -1,4 +1,4 @@
-//! JSON schemas, and what is held to them.
+//! JSON schemas, and checks of values against them.
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
@@ -10,7 +10,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Compiles a schema. Formats are rules, not remarks.
+    /// Compiles a schema. Formats are enforced, not only annotated.
     pub fn of(schema: &Value) -> Self {
         let mut schemas = Schemas::new();
         let mut compiler = Compiler::new();
@@ -20,7 +20,7 @@ impl Schema {
         Self { schemas, index }
     }
 
-    /// Fails the test where a value does not keep to it, and says how.
+    /// Fails the test with the reason if a value is not valid.
     #[track_caller]
     pub fn assert_valid(&self, value: &Value) {
         if let Err(error) = self.schemas.validate(value, self.index) {
@@ -28,7 +28,7 @@ impl Schema {
         }
     }
 
-    /// Whether a value keeps to it.
+    /// True if a value is valid.
     pub fn takes(&self, value: &Value) -> bool {
         self.schemas.validate(value, self.index).is_ok()
     }

@@ -1,12 +1,14 @@
 //! The world in memory: all ports over one state, under the runtime's paused clock.
 //!
-//! It keeps the promises that the real parts keep, and no others. Conditional saves really fail.
-//! Pods are replaced one at a time and only as time passes; External Secrets sync when they like;
-//! readers hold old copies as long as they may. An invocation can be cut at any call, a reply can be
-//! lost and the call land later, and somebody else can step in between any two calls. After every
-//! call that it carries out, and after everything that happens by itself, it checks that every
-//! token that anybody presents is accepted by every verifier, and that what is saved and published
-//! follows from what was saved before.
+//! It keeps the guarantees that the real services give, and no others. A conditional save really fails if
+//! its condition does not hold. Pods are replaced one at a time, and only as time passes. External Secrets
+//! sync at times of their own. Readers hold old copies for as long as they are allowed to. An invocation
+//! can be cut at any call. A reply can be lost, and its call can land later. Another invocation can run
+//! between any two calls.
+//!
+//! After every call that may change something, and after every event that happens by itself, the world
+//! checks two invariants. Every verifier accepts every token that any presenter presents. Everything that
+//! is saved and published follows from what was saved before.
 
 mod cluster;
 mod faults;
@@ -53,23 +55,23 @@ use ports::Ports;
 pub use state::Bus;
 use state::{Job, State};
 
-/// A world of its own.
+/// One world in memory, with its own state.
 #[derive(Clone)]
 pub struct MemoryWorld(Arc<Mutex<State>>);
 
-/// How an invocation ended.
+/// The end of an invocation.
 #[derive(Debug)]
 pub enum Ending {
-    /// It answered.
+    /// It returned an answer.
     Answered(Value),
-    /// It failed.
+    /// It returned an error.
     Failed(Error),
     /// It was cut, or killed at its deadline.
     Cut,
 }
 
 impl Ending {
-    /// The `outcome` that it answered.
+    /// The `outcome` of its answer, the kind of its error, or `cut`.
     pub fn outcome(&self) -> &str {
         match self {
             Ending::Answered(answer) => answer["outcome"].as_str().unwrap_or("none"),
@@ -78,7 +80,7 @@ impl Ending {
         }
     }
 
-    /// The whole answer; null where there is none.
+    /// The whole answer, or null if there is none.
     pub fn answer(&self) -> &Value {
         match self {
             Ending::Answered(answer) => answer,
@@ -87,7 +89,7 @@ impl Ending {
     }
 }
 
-/// An ending, and after how many calls.
+/// An ending, and the number of calls that the invocation made.
 #[derive(Debug)]
 pub struct Run {
     pub ending: Ending,
@@ -95,27 +97,27 @@ pub struct Run {
 }
 
 impl MemoryWorld {
-    /// An empty world in which all chance comes from the seed.
+    /// An empty world in which the seed determines everything random.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State::new(seed))))
     }
 
-    /// The world as an invocation has it that nothing befalls.
+    /// The ports as an invocation without faults has them.
     pub fn world(&self) -> World {
         let (actor, _) = Actor::new("somebody", Faults::none());
         self.world_of(Arc::new(actor))
     }
 
-    /// Says what replays this world, for the message when a promise is broken.
+    /// Sets the command that replays this world. The message of a violated invariant shows it.
     pub fn replayed_by(&self, replay: impl Into<String>) {
         self.state().replay = replay.into();
     }
 
-    /// Writes the spec of a token, as a new version of its parameter, and creates what it names in
-    /// clusters.
+    /// Writes the spec of a token as a new version of its parameter, and creates the objects in clusters
+    /// that it names.
     pub fn specify(&self, token: &TokenName, json: &Value) {
         let mut state = self.state();
-        // A parameter that was deleted counts from 1 again.
+        // The versions of a parameter that was deleted start at 1 again.
         let before = state.specs.get(token).filter(|_| !state.unspecified.contains(token));
         let version = before.map_or(1, |(text, _)| text.version + 1);
         let json = json.to_string();
@@ -135,22 +137,22 @@ impl MemoryWorld {
         state.unspecified.insert(token.clone());
     }
 
-    /// What bears this name cannot be read, from now on: an inbox, a place, or the record of a token.
+    /// Makes the object with this name unreadable from now on: an inbox, a place, or the record of a token.
     pub fn make_unreadable(&self, name: impl ToString) {
         self.state().unreadable.insert(name.to_string());
     }
 
-    /// What bears this name can be read again.
+    /// Makes the object with this name readable again.
     pub fn make_readable(&self, name: impl ToString) {
         self.state().unreadable.remove(&name.to_string());
     }
 
-    /// The failed runs that are kept beside a record.
+    /// The failed runs that are stored beside a record.
     pub fn failing(&self, token: &TokenName) -> Option<Failing> {
         self.state().records.failing.get(token).cloned()
     }
 
-    /// Writes what is no spec where a token's spec belongs.
+    /// Writes a text that is not a valid spec as the spec of a token.
     pub fn specify_badly(&self, token: &TokenName, json: &str) {
         let mut state = self.state();
         let modified_at = Some(state.now);
@@ -158,27 +160,27 @@ impl MemoryWorld {
         state.bad_specs.insert(token.clone(), text);
     }
 
-    /// The text of a token's spec, as it was written last.
+    /// The text of a token's spec as it was last written.
     pub fn spec_text(&self, token: &TokenName) -> SpecText {
         self.state().specs[token].0.clone()
     }
 
-    /// The next so many reads of a token's spec return this earlier text.
+    /// Makes the next `reads` reads of a token's spec return this earlier text.
     pub fn serve_stale(&self, token: &TokenName, text: SpecText, reads: usize) {
         self.state().stale_specs.insert(token.clone(), (text, reads));
     }
 
-    /// An operator writes another description of a cluster.
+    /// Replaces the description of a cluster, as an operator does.
     pub fn describe(&self, cluster: &str, description: &str) {
         self.state().descriptions.insert(cluster.to_owned(), description.to_owned());
     }
 
-    /// A pipeline waits for an answer to this job.
+    /// Starts a pipeline job that waits for an answer.
     pub fn start_job(&self, id: &str) {
         self.state().jobs.insert(id.to_owned(), Job::Waiting);
     }
 
-    /// What this job was told; `None` while it waits.
+    /// The verdict that this job received, or `None` while it waits.
     pub fn told(&self, job: &str) -> Option<Verdict> {
         match self.state().jobs.get(job) {
             Some(Job::Answered(verdict)) => Some(verdict.clone()),
@@ -191,34 +193,34 @@ impl MemoryWorld {
         self.state().specs[token].1.clone()
     }
 
-    /// Verifiers that read this place come into service with their first view, not before.
+    /// Makes the verifiers that read this place come into service with their first view, and not before.
     pub fn joins_with_its_first_view(&self, place: &Place) {
         self.state().joining.insert(place.clone());
     }
 
-    /// An operator deletes a parameter.
+    /// Deletes a parameter, as an operator does.
     pub fn delete_parameter(&self, place: &Place) {
         self.state().delete_parameter(place);
     }
 
-    /// Somebody puts a label on another version of a parameter.
+    /// Puts a label on another version of a parameter by hand.
     pub fn move_label(&self, place: &Place, label: &'static str, version: u64) {
         assert!(self.state().put_label(place, label, version).is_ok(), "there is such a version");
     }
 
-    /// Somebody writes a value by hand.
+    /// Writes a value by hand.
     pub fn edit(&self, place: &Place, side: Side, value: &str) {
         self.state().edit(place, side, value);
     }
 
-    /// Somebody writes a new token to where presenters read it, before any verifier knows it.
+    /// Writes a new token by hand to a place that presenters read, before any verifier accepts it.
     pub fn edit_presented(&self, place: &Place, value: &str) {
         let mut state = self.state();
         state.by_hand.insert(place::digest_of(value));
         state.edit(place, Side::Presenters, value);
     }
 
-    /// An issuer puts a value into an inbox, as a SecureString or in plain.
+    /// Puts a value into an inbox, as an issuer does: as a SecureString or in plain text.
     pub fn arrive(&self, inbox: &str, value: &str, is_secure: bool) {
         let mut state = self.state();
         let inbox = ParameterName::parse(inbox).expect("a name");
@@ -228,35 +230,35 @@ impl MemoryWorld {
         state.happened(&format!("a value arrives in {inbox}"));
     }
 
-    /// Somebody deletes an inbox: what arrives next is version 1 again.
+    /// Deletes an inbox. The next value that arrives in it has version 1 again.
     pub fn delete_inbox(&self, inbox: &str) {
         self.state().inboxes.remove(&ParameterName::parse(inbox).expect("a name"));
     }
 
-    /// What a Secret holds.
+    /// The value that a Secret holds.
     pub fn secret(&self, name: &str) -> String {
         self.state().secret(name)
     }
 
-    /// Somebody writes a value into a Secret by hand.
+    /// Writes a value into a Secret by hand.
     pub fn edit_secret(&self, name: &str, value: &str) {
         self.state().edit_secret(name, value);
     }
 
-    /// Somebody copies what a side reads at one place to another.
+    /// Copies the view of one side by hand from one place to another.
     pub fn copy_view(&self, from: &Place, to: &Place, side: Side) {
         let value = self.value(from, side);
         self.edit(to, side, &value);
     }
 
-    /// What a side reads at a place.
+    /// The value that a side reads at a place.
     pub fn value(&self, place: &Place, side: Side) -> String {
         let state = self.state();
         let value = state.places.get(place).and_then(|it| it.value(side));
         value.expect("a value").to_owned()
     }
 
-    /// A token that was in use before changeover came: all verifiers without a view accept it.
+    /// Writes a token that was in use before changeover was. All verifiers without a view accept it.
     pub fn in_use_before(&self, place: &Place, value: &str) {
         let mut state = self.state();
         state.legacy.insert(place::digest_of(value));
@@ -264,69 +266,69 @@ impl MemoryWorld {
         state.copied_before(place, value);
     }
 
-    /// A controller owns a workload, and puts back what others change of it; or it leaves stamps alone.
+    /// Makes the controller that owns a workload undo the changes of others, or leave stamps alone.
     pub fn put_back(&self, name: &str, is_put_back: bool) {
         self.state().deployment(name).is_put_back = is_put_back;
     }
 
-    /// New pods of a workload do not become ready, from now on.
+    /// Makes new pods of a workload fail to become ready from now on.
     pub fn break_workload(&self, name: &str, reason: &'static str) {
         self.state().deployment(name).broken = Some(reason);
     }
 
-    /// New pods of a workload become ready again.
+    /// Makes new pods of a workload become ready again.
     pub fn fix_workload(&self, name: &str) {
         self.state().deployment(name).broken = None;
     }
 
-    /// The API server of a cluster does not answer, from now on; its pods go on.
+    /// Makes the API server of a cluster stop answering from now on. The pods of the cluster keep running.
     pub fn lose_cluster(&self, name: &str) {
         self.state().cluster.lost.insert(name.to_owned());
     }
 
-    /// The API server of a cluster answers again.
+    /// Makes the API server of a cluster answer again.
     pub fn find_cluster(&self, name: &str) {
         self.state().cluster.lost.remove(name);
     }
 
-    /// Whether pods of a cluster fail is nobody's business any more.
+    /// Excludes the pods of a cluster from the checks from now on.
     pub fn give_up_cluster(&self, name: &str) {
         self.state().cluster.given_up.insert(name.to_owned());
     }
 
-    /// Nobody is told anything, from now on.
+    /// Replaces the behaviour of the bus of notices from now on.
     pub fn break_bus(&self, bus: Bus) {
         self.state().bus = bus;
     }
 
-    /// Nobody may start further invocations for these tokens, from now on.
+    /// Refuses to start further invocations for these tokens from now on.
     pub fn refuse_invocations_for(&self, tokens: impl IntoIterator<Item = TokenName>) {
         self.state().refused = tokens.into_iter().collect();
     }
 
-    /// For which token each further invocation was started, when.
+    /// The further invocations that were started, each with its time.
     pub fn started(&self) -> Vec<(Timestamp, Request)> {
         self.state().started.clone()
     }
 
-    /// Pauses a workload, so that a restart would never finish, or resumes it.
+    /// Pauses a workload, so that a restart of it never finishes, or resumes it.
     pub fn pause_workload(&self, name: &str, is_paused: bool) {
         let mut state = self.state();
         state.deployment(name).is_paused = is_paused;
         state.progress(&name.to_owned());
     }
 
-    /// A container of some pod starts anew by itself.
+    /// Restarts a container of a random pod.
     pub fn restart_some_pod(&self) {
         self.state().restart_some_pod();
     }
 
-    /// What time it is.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         self.state().now
     }
 
-    /// Lets time pass, and whatever happens in it.
+    /// Lets time pass, with every event that happens by itself meanwhile.
     pub async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
         drop(self.state());
@@ -338,8 +340,8 @@ impl MemoryWorld {
         self.state().records.record(token)
     }
 
-    /// Somebody replaces a record by hand. From then on the world breaks promises by itself, and holds
-    /// nobody to them.
+    /// Replaces a record by hand. From then on the world violates invariants by itself, so violations are
+    /// not noted any more.
     pub fn damage(&self, token: &TokenName, record: &Record) {
         let mut state = self.state();
         state.is_damaged = true;
@@ -354,12 +356,13 @@ impl MemoryWorld {
         self.state().records.audit.get(&item).cloned()
     }
 
-    /// How many versions were ever minted or adopted.
+    /// The number of versions that were ever minted or adopted.
     pub fn minted(&self, token: &TokenName) -> usize {
         self.state().records.minted(token)
     }
 
-    /// What must not be told: each value that presenters were given last, and each digest there was.
+    /// The values that no message may contain: each value that presenters read last, and every digest that
+    /// ever existed.
     pub fn secrets(&self, token: &TokenName) -> Vec<String> {
         let spec = self.spec(token);
         let places = spec.presenters.publications.iter().map(|publication| &publication.place);
@@ -368,7 +371,7 @@ impl MemoryWorld {
         secrets
     }
 
-    /// What subscribers were told, in order.
+    /// The notices that subscribers received, in order.
     pub fn told_of(&self, token: &TokenName) -> Vec<Notice> {
         let told = &self.state().told;
         told.iter().filter(|notice| notice.token == *token).cloned().collect()
@@ -379,12 +382,12 @@ impl MemoryWorld {
         self.state().records.saved(token)
     }
 
-    /// The lines that were written for whoever watches, in order.
+    /// The metric lines that were written for monitoring, in order.
     pub fn measured(&self) -> Vec<String> {
         self.measured_by(FUNCTION_NAME)
     }
 
-    /// The same, as the function of this name would have written them.
+    /// The same lines, as the function of this name would have written them.
     pub fn measured_by(&self, function_name: &str) -> Vec<String> {
         let (print, lines) = mpsc::channel();
         let print = Arc::new(move |line: &str| print.send(line.to_owned()).unwrap());
@@ -395,12 +398,12 @@ impl MemoryWorld {
         lines.try_iter().collect()
     }
 
-    /// What happened last.
+    /// The latest entries of the journal.
     pub fn journal(&self) -> String {
         self.state().journal()
     }
 
-    /// How often a port was called; all calls but those to clusters where it is `None`.
+    /// The number of calls of a port. `None` counts all calls except those to clusters.
     pub fn calls(&self, port: Option<&str>) -> usize {
         let of_clusters = [
             "inspect",
@@ -420,12 +423,12 @@ impl MemoryWorld {
         counted.map(|(_, count)| count).sum()
     }
 
-    /// What was broken first, if anything was.
+    /// The first violation of an invariant, if there was one.
     pub fn violation(&self) -> Option<String> {
         self.state().violation().map(str::to_owned)
     }
 
-    /// Fails the test if a promise was ever broken.
+    /// Fails the test if an invariant was ever violated.
     pub fn assert_sound(&self) {
         let state = self.state();
         if let Some(violation) = state.violation() {
@@ -435,7 +438,7 @@ impl MemoryWorld {
         }
     }
 
-    /// Fails the test, saying what replays it.
+    /// Fails the test, and shows the command that replays it.
     pub fn fail(&self, why: &str) -> ! {
         let state = self.state();
         let (replay, journal) = (state.replay.clone(), state.journal());
@@ -443,18 +446,18 @@ impl MemoryWorld {
         panic!("{why}\n  {journal}\nreplay with: {replay}");
     }
 
-    /// How the last invocation of this id ended.
+    /// The outcome of the last invocation with this id.
     pub fn ending_of(&self, id: &str) -> Option<String> {
         self.state().endings.get(id).cloned()
     }
 
-    /// One invocation that nothing befalls, with a quarter of an hour.
+    /// Runs one invocation without faults, with a quarter of an hour of time.
     pub async fn invoke(&self, id: &str, event: impl Into<Event>) -> Ending {
         self.run(id, event, LONG, Faults::none()).await.ending
     }
 
-    /// One invocation, and what befalls it. It is killed at its deadline. Those that it starts run
-    /// beside it, and have ended too when this returns.
+    /// Runs one invocation with its faults. It is killed at its deadline. The invocations that it starts
+    /// run beside it, and have ended too when this returns.
     pub async fn run(
         &self,
         id: &str,
@@ -466,7 +469,7 @@ impl MemoryWorld {
             .await
     }
 
-    /// The same, where its clock and the deadline that it is told are off by so much.
+    /// Does the same, with a clock and a reported deadline that are off by this much.
     pub async fn run_as(
         &self,
         id: &str,
@@ -502,7 +505,7 @@ impl MemoryWorld {
                             if let (Some(spec), Some(token)) = (spec, request.token()) {
                                 self.specify(token, &spec);
                             }
-                            // Whoever steps in is whole; whoever is interrupted stands still.
+                            // The intruder has no faults, and the interrupted invocation waits for it.
                             Box::pin(self.run(&id, request, LONG, Faults::none())).await;
                             let _ = through.send(());
                         }
@@ -521,14 +524,14 @@ impl MemoryWorld {
             }
         };
         self.state().ended(id, ending.outcome());
-        // They live on whatever becomes of who started them.
+        // Started invocations outlive the one that started them, whatever its ending was.
         others.extend(self.run_started());
         while others.next().await.is_some() {}
         self.assert_sound();
         Run { ending, calls: actor.calls() }
     }
 
-    /// The invocations that somebody started and nobody runs yet.
+    /// The invocations that were started and do not run yet.
     fn run_started(&self) -> Vec<LocalBoxFuture<'_, Ending>> {
         let mut state = self.state();
         let first = state.started.len() - state.to_run.len() + 1;
@@ -569,19 +572,19 @@ impl MemoryWorld {
     }
 }
 
-/// The function's name.
+/// The name of the function.
 const FUNCTION_NAME: &str = "changeover-rotator";
-/// What every invocation comes in on.
+/// The ARN by which every invocation is invoked.
 const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:changeover-rotator:sweep";
 /// The defaults of the contract.
 pub const LEASE: Duration = Duration::from_secs(30);
 pub const LATE_WRITE: Duration = Duration::from_secs(5 * 60);
-/// The time of an invocation that has plenty.
+/// The time limit of an invocation that has plenty of time.
 pub const LONG: Duration = Duration::from_secs(15 * 60);
 
-/// What an invocation is told by its environment.
+/// The settings that an invocation gets from its environment.
 pub fn settings() -> Settings {
-    // Real calls take seconds at most; numbers fit an emulator and the real thing alike.
+    // Real calls take seconds at most, so these numbers fit an emulator and AWS alike.
     let reserved = Reserved {
         table: "changeover".to_owned(),
         paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
@@ -600,13 +603,13 @@ pub fn place(text: &str) -> Place {
 }
 
 impl MemoryWorld {
-    /// One invocation on a computer whose clock is off by so many hours.
+    /// Runs one invocation on a computer whose clock is off by this many hours.
     pub async fn run_with_clock(&self, id: &str, request: Request, hours: i64) -> Run {
         let off = SignedDuration::from_hours(hours);
         self.run_as(id, request.into(), Duration::from_secs(900), Faults::none(), off, off).await
     }
 
-    /// One invocation whose deadline is said to be then.
+    /// Runs one invocation whose reported deadline is this time.
     pub async fn run_until(&self, id: &str, request: Request, deadline: Timestamp) -> Run {
         let time = Duration::from_secs(900);
         let off = deadline.duration_since(self.now() + time);

@@ -1,4 +1,4 @@
-//! What publications hold: the bytes of a side's view.
+//! The content of publications: the bytes of a side's view.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,35 +7,35 @@ use crate::{
     AcceptedForm, Digest, Fence, Life, Secret, Stage, TokenName, VersionNumber, time::milliseconds,
 };
 
-/// What is written to a place: one view, whole. Its bytes are a function of its fields alone.
+/// The content of one place: one whole view. Its bytes are a function of its fields alone.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// Which tokens are valid, until when.
+    /// The valid tokens, and the end of each.
     Accepted {
-        /// Whose.
+        /// The token.
         token: TokenName,
         /// The life and the revision of the record at which this view last changed.
         fence: Fence,
-        /// Newest first.
+        /// Valid versions, newest first.
         entries: Vec<Accepted>,
     },
     /// The token to send.
     Presented {
-        /// Whose.
+        /// The token.
         token: TokenName,
         /// The life and the revision of the record at which this view last changed.
         fence: Fence,
-        /// Which version it is.
+        /// The version to send.
         version: VersionNumber,
         /// The value.
         value: Secret,
     },
 }
 
-/// One valid version, as verifiers learn of it.
+/// One valid version, as verifiers see it.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// Which version.
+    /// The version.
     pub version: VersionNumber,
     /// Its stage.
     pub stage: Stage,
@@ -43,7 +43,7 @@ pub struct Accepted {
     pub sha256: Digest,
     /// Its value, opened only for publications in the plain form.
     pub value: Option<Secret>,
-    /// When it ends; `None` while it has no end.
+    /// Time at which it ends; `None` while it has no end.
     pub not_after: Option<Timestamp>,
 }
 
@@ -55,12 +55,13 @@ impl Content {
         }
     }
 
-    /// The value of an SSM parameter that publishes this view, byte for byte: the bare token, or
-    /// the accepted document in the given form, without white space, in the order of the contract.
+    /// The value of an SSM parameter that publishes this view, byte for byte: the bare token, or the
+    /// accepted document in the given form, without white space, in the order of the contract.
     ///
-    /// The document of a view without a life is that of earlier versions of changeover, without life and
-    /// revision: an upgrade changes no bytes before the view itself changes.
+    /// The document of a view without a life is the same as in earlier versions of changeover, without life
+    /// and revision. So an upgrade changes no bytes until the view itself changes.
     pub fn bytes(&self, form: AcceptedForm) -> Secret {
+        // The order of the fields is the order in the document, and absent fields are left out.
         #[derive(Serialize)]
         struct Document<'a> {
             accepted: Vec<Line<'a>>,
@@ -80,6 +81,7 @@ impl Content {
             #[serde(skip_serializing_if = "Option::is_none")]
             not_after: Option<String>,
         }
+        // The presented view is the bare token. The accepted view is the document.
         match self {
             Content::Presented { value, .. } => value.clone(),
             Content::Accepted { entries, fence, .. } => {
@@ -96,6 +98,7 @@ impl Content {
                         not_after: entry.not_after.map(milliseconds),
                     })
                     .collect();
+                // Without a life there is no revision either, as in earlier versions.
                 let Fence { life, revision } = *fence;
                 let revision = life.is_some().then_some(revision);
                 let document = serde_json::to_string(&Document { accepted, life, revision });

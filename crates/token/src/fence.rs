@@ -1,9 +1,9 @@
-//! Fences: which of two writes comes later, and which of two records.
+//! Fences: the order of two writes, and of two records.
 //!
-//! A record can be younger than what it finds: a stack was created again, the table was restored, a
-//! manifest was copied from another cluster. So a revision alone orders nothing. A fence is the pair of the
-//! record's life and of one of its revisions, and everything that a record writes carries one: items,
-//! accepted documents, stamps and Secrets. Fences have a total order, life first.
+//! A record can be younger than the publications that it finds: a stack was created again, the table was
+//! restored, or a manifest was copied from another cluster. So a revision alone orders nothing. A fence is
+//! the pair of the record's life and of one of its revisions, and everything that a record writes carries
+//! one: items, accepted documents, stamps and Secrets. Fences have a total order, life first.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::time::{EARLIEST, LATEST};
 
-/// The identity of a record: when it was created, in milliseconds, and a random number.
+/// The identity of a record: its time of creation, in milliseconds, and a random number.
 ///
 /// It is written as [`Life::WIDTH`] lower-case hexadecimal digits, 12 of the time and 8 of the number, so
 /// that texts compare as lives do: here, in a condition of DynamoDB, and in an annotation.
@@ -22,16 +22,17 @@ pub struct Life {
     random: u32,
 }
 
-/// A revision of a record, and the life that the record has.
+/// A revision of a record, and the life of the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence {
-    /// The record's life. `None` is below every life: versions of changeover without lives wrote it.
+    /// The record's life. `None` is below every life: it was written by a version of changeover without
+    /// lives.
     pub life: Option<Life>,
     /// The record's revision.
     pub revision: u64,
 }
 
-/// A text that is not a life, or not a fence.
+/// The error of a text that is not a life, or not a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotAFence(&'static str);
@@ -46,7 +47,7 @@ impl Life {
         Self { created_ms: created_at.as_millisecond().unsigned_abs(), random }
     }
 
-    /// When the record was created, by the clock that created it.
+    /// Time at which the record was created, by the clock that created it.
     pub fn created_at(self) -> Timestamp {
         i64::try_from(self.created_ms)
             .ok()
@@ -54,8 +55,8 @@ impl Life {
             .unwrap_or(EARLIEST)
     }
 
-    /// This life, or one just above what was found, if only clocks that disagree keep this one below it. A
-    /// life that was found further ahead than [`CLOCKS_DISAGREE`] stays above.
+    /// This life, or one just above `found`, if this one is below it only because clocks disagree. A life
+    /// that was found further ahead than [`CLOCKS_DISAGREE`] stays above this one.
     #[must_use]
     pub fn above(self, found: Option<Life>) -> Self {
         let farthest = self.created_at() + CLOCKS_DISAGREE;
@@ -67,11 +68,11 @@ impl Life {
         }
     }
 
-    /// The least revision that a view gets that changes now: the tenths of a second since the record was
-    /// created.
+    /// The least revision of a view that changes now: the tenths of a second since the record was created.
     ///
-    /// A record that was restored from a backup counts from where it was then. If it only counted, it would
-    /// give revisions a second time, to other views, and a stamp of the first would prove the second.
+    /// A record that was restored from a backup has the revision of the backup. If it only counted up from
+    /// there, it would give the same revisions to other views, and a stamp of the first view would prove
+    /// the second.
     pub fn least_revision(self, now: Timestamp) -> u64 {
         let age_ms = now.as_millisecond() - self.created_at().as_millisecond();
         u64::try_from(age_ms).unwrap_or(0) / 100
@@ -146,11 +147,11 @@ impl FromStr for Fence {
         };
         let revision = number.parse().map_err(|_| NotAFence("a revision is a whole number"))?;
         let fence = Self { life, revision };
-        // Equal fences have equal texts: neither a sign nor leading zeros are read.
+        // Equal fences must have equal texts, so neither a sign nor leading zeros are accepted.
         let is_read = revision <= Self::LARGEST_REVISION && fence.to_string() == text;
         is_read.then_some(fence).ok_or(NotAFence("a revision is a whole number below 2^52"))
     }
 }
 
-/// The longest time by which the clocks of two functions are believed to disagree.
+/// The longest time by which the clocks of two functions are assumed to disagree.
 const CLOCKS_DISAGREE: Duration = Duration::from_secs(3600);

@@ -1,5 +1,5 @@
-//! Tokens that services share: how they are named, numbered, minted, digested and never shown, and the documents in which
-//! verifiers read which of them are valid.
+//! Tokens that services share: their names, version numbers, values and digests, and the documents in which
+//! verifiers read which of them are valid. A value is minted here, and is never shown.
 //!
 //! Everything here is a value or a pure function: no I/O, no clock, no generator of its own.
 #![warn(missing_docs)]

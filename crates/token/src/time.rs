@@ -1,13 +1,14 @@
-//! How times are written, in records and in answers.
+//! The text form of times, in records and in answers.
 
 use jiff::Timestamp;
 
-/// RFC 3339 in UTC with milliseconds, as all times that leave changeover.
+/// RFC 3339 in UTC with milliseconds: the form of all times that changeover writes.
 pub fn milliseconds(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// The time that is written so, if changeover may have written it: one to which durations can be added.
+/// The time in a text of that form, if changeover may have written it: durations can be added to it without
+/// overflow.
 pub fn read(text: &str) -> Option<Timestamp> {
     text.parse().ok().filter(|time| (EARLIEST..LATEST).contains(time))
 }
@@ -17,7 +18,8 @@ pub const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 /// 3000-01-01T00:00:00Z.
 pub const LATEST: Timestamp = Timestamp::constant(32_503_680_000, 0);
 
-/// Times in the record are RFC 3339 with milliseconds: of one width, so that they sort as text.
+/// Serde form of times in the record: RFC 3339 with milliseconds. All have the same width, so that they
+/// sort as text.
 pub mod in_milliseconds {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
@@ -27,7 +29,7 @@ pub mod in_milliseconds {
         to.serialize_str(&super::milliseconds(*time))
     }
 
-    /// Reads what `serialize` wrote.
+    /// Reads a time that `serialize` wrote.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(from)?;
         super::read(&text).ok_or_else(|| D::Error::custom("no time, or one out of the question"))
@@ -47,7 +49,7 @@ pub mod optional_milliseconds {
         }
     }
 
-    /// Reads what `serialize` wrote.
+    /// Reads a time that `serialize` wrote.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
         #[derive(Deserialize)]
         struct Present(#[serde(with = "super::in_milliseconds")] Timestamp);

@@ -1,4 +1,4 @@
-//! Tokens: how they are named, minted, digested, and never shown.
+//! Tokens: their names, values, digests, and the generation of new values.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// The name of a token: `[a-z0-9-]{1,63}`. It names the token everywhere and says nothing of its value.
+/// The name of a token: `[a-z0-9-]{1,63}`. It identifies the token everywhere and reveals nothing of its
+/// value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TokenName(String);
@@ -64,19 +65,19 @@ impl From<TokenName> for String {
     }
 }
 
-/// Why a text is not the name of a token.
+/// The reason why a text is not the name of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAName {
     /// It is empty or too long.
     #[error("a token's name has 1 to 63 characters and this has {length}")]
     Length {
-        /// How many characters it has.
+        /// Number of its characters.
         length: usize,
     },
     /// It holds a character that names do not have.
     #[error("a token's name has only a-z, 0-9 and '-', and character {position} is none of these")]
     Character {
-        /// Which character it is, counted from 1.
+        /// Position of the character, counted from 1.
         position: usize,
     },
 }
@@ -84,8 +85,8 @@ pub enum NotAName {
 /// The largest number of a version: audit items are named by ten digits.
 const LARGEST_VERSION: u64 = 9_999_999_999;
 
-/// The number of a version of a token. Numbers grow by one and are never used again; the default, 0,
-/// comes before the first.
+/// The number of a version of a token. Numbers grow by one and are never used again. The default, 0, comes
+/// before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -131,8 +132,8 @@ impl fmt::Display for VersionNumber {
     }
 }
 
-/// The value of a token. It is wiped from memory when dropped, and neither `Debug` nor `Display`
-/// show it; [`Secret::expose`] is the only way to it.
+/// The value of a token. It is wiped from memory when dropped. Neither `Debug` nor `Display` show it:
+/// [`Secret::expose`] is the only access to it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -141,9 +142,9 @@ impl Secret {
     ///
     /// # Errors
     /// [`Unfit`], without the value, if it could not be presented, published or stored as it is: empty,
-    /// above 4,096 bytes (what a standard SSM parameter holds), with `{{`, which SSM refuses in a
-    /// parameter's value, or with anything but visible ASCII, `!` to `~`. A token has to fit a header, and
-    /// clients refuse to send others (RFC 9110, section 5.5).
+    /// above 4,096 bytes (the size of a standard SSM parameter), with `{{`, which SSM refuses in a
+    /// parameter's value, or with anything but visible ASCII, `!` to `~`. A token must fit a header, and
+    /// clients refuse to send other characters (RFC 9110, section 5.5).
     pub fn adopt(value: String) -> Result<Self, Unfit> {
         let value = Zeroizing::new(value);
         let stranger = value.chars().enumerate().find(|(_, c)| !c.is_ascii_graphic());
@@ -158,12 +159,12 @@ impl Secret {
         }
     }
 
-    /// Takes a text as it is stored, whatever it is: what a publication holds, or is to hold.
+    /// Takes a text without any check: the stored content of a publication, or the content to be stored.
     pub fn verbatim(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The value. Whoever calls this carries it to a store or a cipher, and nowhere else.
+    /// The value. Callers must pass it to a store or a cipher, and nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -173,13 +174,13 @@ impl Secret {
         Digest::of(self.expose())
     }
 
-    /// How many random bits it has at most, as its length and its alphabet tell.
+    /// Upper bound of its random bits, by its length and its alphabet.
     pub fn bits(&self) -> u16 {
         most_bits(self.expose())
     }
 
-    /// Why it has fewer than so many random bits: `None` if that cannot be told from its length and its
-    /// alphabet. What it was made of cannot be seen.
+    /// The reason why it has fewer than so many random bits; `None` if its length and its alphabet do not
+    /// show that. The source of its bits cannot be seen.
     pub fn weakness(&self, least_bits: u16) -> Option<String> {
         weakness(self.expose(), least_bits)
     }
@@ -199,7 +200,7 @@ impl fmt::Display for Secret {
 
 const REDACTED: &str = "[redacted]";
 
-/// Why a value cannot be a token. It does not repeat the value.
+/// The reason why a value cannot be a token. It does not repeat the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// It has no characters.
@@ -214,7 +215,7 @@ pub enum Unfit {
     /// It holds a character that is not visible ASCII.
     #[error("character {position} is U+{code:04X}, and a token is visible ASCII, from ! to ~")]
     Character {
-        /// Which character it is, counted from 1.
+        /// Position of the character, counted from 1.
         position: usize,
         /// Its code point.
         code: u32,
@@ -224,10 +225,10 @@ pub enum Unfit {
     Braces,
 }
 
-/// What a standard SSM parameter holds, in bytes (BOTO ssm 2014-11-06, `PutParameter`).
+/// Size of a standard SSM parameter, in bytes (BOTO ssm 2014-11-06, `PutParameter`).
 pub const LARGEST_VALUE: usize = 4096;
 
-/// Secrets Manager's names for what a version is.
+/// The stage of a version, by Secrets Manager's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -241,7 +242,7 @@ pub enum Stage {
     Retired,
 }
 
-/// How the accepted view names a token.
+/// The form in which the accepted view names a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AcceptedForm {
     /// By its SHA-256: `"as": "sha256"`.
@@ -254,7 +255,7 @@ pub enum AcceptedForm {
 /// Ciphertext of a value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed(
-    /// What KMS answered; base64 in the record.
+    /// The ciphertext that KMS returned; base64 in the record.
     #[serde(with = "base64_text")]
     pub Vec<u8>,
 );
@@ -265,7 +266,7 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// SHA-256 of a token's UTF-8 bytes: what verifiers may know. Compared in constant time.
+/// SHA-256 of a token's UTF-8 bytes: all that verifiers need to know. Compared in constant time.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; 32]);
 
@@ -323,12 +324,12 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A text that is not a SHA-256 digest.
+/// The error of a text that is not a SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a SHA-256 digest is 64 hexadecimal digits")]
 pub struct NotADigest;
 
-/// How the values of a token are made: the spec's `token`.
+/// The rule by which the values of a token are made: the spec's `token`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     bytes: u8,
@@ -336,10 +337,10 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// The fewest and the most bytes of randomness a token may have.
+    /// The fewest and the most bytes of randomness that a token may have.
     pub const BYTES: std::ops::RangeInclusive<u8> = 32..=64;
 
-    /// Tokens of so many bytes of randomness, `None` where [`Generation::BYTES`] does not hold them.
+    /// Tokens of so many bytes of randomness; `None` if [`Generation::BYTES`] does not contain that number.
     pub fn new(bytes: u8, prefix: Option<Prefix>) -> Option<Self> {
         Self::BYTES.contains(&bytes).then_some(Self { bytes, prefix })
     }
@@ -350,12 +351,12 @@ impl Generation {
     /// <prefix> <randomness, base64url without padding> <checksum, 6 characters>
     /// ```
     ///
-    /// The checksum is the base64url form of the first 4 bytes of the SHA-256 of everything before
-    /// it. It adds no entropy and takes none: it lets a secret scanner, or a reader of logs, tell a
-    /// token from a text that looks like one without asking anybody.
+    /// The checksum is the base64url form of the first 4 bytes of the SHA-256 of everything before it. It
+    /// neither adds nor removes entropy. With it a secret scanner, or a reader of logs, can distinguish a
+    /// token from a text that looks like one, without any request.
     ///
     /// # Errors
-    /// That of the source of randomness. Nothing was made then.
+    /// The error of the source of randomness. Nothing was made then.
     pub fn mint<R: TryCryptoRng + ?Sized>(&self, random: &mut R) -> Result<Secret, R::Error> {
         let mut entropy = Zeroizing::new([0_u8; *Self::BYTES.end() as usize]);
         let entropy = &mut entropy[..usize::from(self.bytes)];
@@ -369,8 +370,8 @@ impl Generation {
         Ok(Secret(value))
     }
 
-    /// Why a value that was issued elsewhere is not one of this token's, or is [weaker](Secret::weakness)
-    /// than so many bits.
+    /// The reason why a value that was issued elsewhere does not fit this token, or is
+    /// [weaker](Secret::weakness) than so many bits.
     pub fn weakness(&self, value: &Secret, least_bits: u16) -> Option<String> {
         let prefix = self.prefix.as_ref().map_or("", Prefix::as_str);
         match value.expose().strip_prefix(prefix) {
@@ -381,7 +382,7 @@ impl Generation {
         }
     }
 
-    /// How many bytes a minted value has.
+    /// Number of bytes of a minted value.
     pub fn length(&self) -> usize {
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
         let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
@@ -403,8 +404,8 @@ fn weakness(text: &str, least_bits: u16) -> Option<String> {
     })
 }
 
-/// How many random bits a text has at most, by its length and the smallest usual alphabet that has all of its
-/// characters.
+/// Upper bound of the random bits of a text, by its length and the smallest usual alphabet that has all of
+/// its characters.
 fn most_bits(text: &str) -> u16 {
     let all = |of: fn(&char) -> bool| text.chars().all(|c| of(&c));
     let has = |of: fn(&char) -> bool| text.chars().any(|c| of(&c));
@@ -418,20 +419,21 @@ fn most_bits(text: &str) -> u16 {
     };
     let length = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
     let bits = f64::from(length) * f64::from(alphabet).log2();
-    // Of 4,096 bytes there are less than 65,536 bits.
+    // 4,096 bytes have fewer than 65,536 bits, so the number fits.
     format!("{bits:.0}").parse().unwrap_or(u16::MAX)
 }
 
 const CHECKSUM_BYTES: usize = 4;
-/// So few different characters are no random value of 32 bytes, in any alphabet from ten digits on.
+/// A text with fewer different characters is no random value of 32 bytes, in any alphabet from ten digits
+/// on.
 const FEWEST_DISTINCT: usize = 8;
 
-/// What a token starts with, so that people and scanners know whose it is: `[a-z0-9]{1,16}_`.
+/// The prefix of a token, by which people and scanners recognize its owner: `[a-z0-9]{1,16}_`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// Reads a prefix, its underscore included; `None` where it is not one.
+    /// Reads a prefix, its underscore included; `None` if it is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let name = text.strip_suffix('_')?;
         let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

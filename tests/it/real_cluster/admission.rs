@@ -1,4 +1,5 @@
-//! What policies and webhooks make of a rotation's changes: found before it, in their own words.
+//! Effects of admission policies and webhooks on a rotation's changes. They are found before the rotation
+//! and quoted in their own words.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use super::*;
 const ADMISSION: &str = "admissionregistration.k8s.io/v1";
 
 impl Testbed {
-    /// Makes a policy that denies, in the namespace, what does not satisfy the expression.
+    /// Creates a policy that denies, in the namespace, every object that does not satisfy the expression.
     pub(super) fn create_policy(&self, rules: &Value, expression: &str, message: &str) {
         let spec = json!({
             "matchConstraints": {"resourceRules": rules},
@@ -26,7 +27,7 @@ impl Testbed {
         self.delete_admission(&["validatingadmissionpolicybinding", "validatingadmissionpolicy"]);
     }
 
-    /// Something of admission's that is named like the namespace.
+    /// Creates an object of the admission API, named like the namespace.
     fn create_admission(&self, kind: &str, spec: Value) {
         let metadata = json!({"name": self.namespace});
         let object =
@@ -45,7 +46,7 @@ impl Testbed {
         json!({"namespaceSelector": {"matchLabels": namespace}})
     }
 
-    /// A policy is not in force as soon as it is created: waits until it refuses this to kubectl.
+    /// Waits until admission refuses this call of kubectl: a new policy is not in force at once.
     pub(super) fn wait_until_refused(&self, arguments: &[&str], object: &Value) {
         let began = Instant::now();
         let arguments = [arguments, &["--dry-run=server"]].concat();
@@ -54,7 +55,7 @@ impl Testbed {
         }
     }
 
-    /// What is refused of a workload that a mint is preceded by.
+    /// Refusals for a workload by the inspection that precedes a mint.
     async fn refusals(&self, workload: &Workload) -> Vec<String> {
         let parameters = [self.parameter()];
         let found =
@@ -122,7 +123,7 @@ async fn addition_of_a_mutating_policy_to_our_change_is_found_before_a_rotation(
     let testbed = Testbed::with_namespace("mutates").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");
-    // As operators of agents do it: on each update, to the pod template.
+    // Injecting agents work like this: their operators change the pod template on each update.
     let added = "Object{spec: Object.spec{template: Object.spec.template{metadata: \
                  Object.spec.template.metadata{annotations: {'x.example.com/auto': 'true'}}}}}";
     testbed.create_admission("MutatingAdmissionPolicy", json!({
@@ -146,7 +147,7 @@ async fn addition_of_a_mutating_policy_to_our_change_is_found_before_a_rotation(
     let words = ["a mutating webhook or policy adds a change of its own", "as somebody else"];
     assert_one(&refused, &words);
 
-    // What the fix says, done.
+    // Follow the fix that the refusal names.
     testbed.in_namespace(&["annotate", "deployment", "backend", "note=1"]);
     assert_eq!(testbed.refusals(&workload).await, [""; 0]);
     testbed.delete_admission(&["mutatingadmissionpolicybinding", "mutatingadmissionpolicy"]);
@@ -178,7 +179,7 @@ async fn webhook_that_nobody_serves_is_found_before_a_rotation() {
             "sideEffects": "None",
             "failurePolicy": "Fail",
             "timeoutSeconds": 1,
-            // Nothing listens there.
+            // No process listens on this address.
             "clientConfig": {"url": "https://127.0.0.1:1/validate"},
             "namespaceSelector": testbed.matches()["namespaceSelector"],
             "rules": [{

@@ -1,4 +1,4 @@
-//! Every way into a Secret, and every state of it that External Secrets knows.
+//! Every way to fill a Secret, and every state that External Secrets reports for it.
 
 use changeover_token::Secret;
 
@@ -20,13 +20,14 @@ impl Testbed {
         written.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What a key of the Secret holds.
+    /// Value of a key of the Secret.
     fn held(&self, key: &str) -> String {
         let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
         self.in_namespace(&["get", "secret", "copy", "--output", &template])
     }
 
-    /// Lets the function's group do this in the namespace, or beyond it.
+    /// Grants the rule to the function's group: in the namespace for scope `Role`, in the whole cluster for
+    /// `ClusterRole`.
     fn grant(&self, scope: &str, rule: Value) {
         let name = format!("{}-{}", self.namespace, scope.to_lowercase());
         let api = "rbac.authorization.k8s.io";
@@ -80,7 +81,7 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
     assert!(error.fix.contains(fix), "{error}");
     testbed.grant("ClusterRole", rule);
 
-    // A namespace that is not selected.
+    // The ClusterExternalSecret does not select the namespace yet.
     let reason = stuck(testbed.synced(&workload, "one", LONG).await);
     assert!(reason.contains(&format!("does not select the namespace {name}")), "{reason}");
     testbed.kubectl(&["label", "namespace", &name, &format!("has-token={name}")], "");
@@ -136,7 +137,7 @@ async fn what_a_broken_store_says_is_told() {
     done(testbed.synced(&workload, "one", LONG).await);
     let nowhere = r#"{"spec": {"secretStoreRef": {"name": "nowhere"}}}"#;
     testbed.in_namespace(&["patch", "externalsecret", "token", "--type=merge", "--patch", nowhere]);
-    // Ready=True is that of the sync before, until it fails.
+    // Ready=True belongs to the previous sync until the next sync fails.
     testbed.under_way(&workload, "one", &["fails to sync", "\"nowhere\" not found"]).await;
     testbed.tidied();
 }
@@ -170,7 +171,7 @@ async fn ready_on_a_retained_secret_is_not_done() {
     let testbed = Testbed::with_namespace("retained").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     testbed.create_external_secret(&json!({}));
-    // One that has nothing to give, for a policy that keeps what there is.
+    // A store without matching values, and a deletion policy that retains the existing Secret.
     let nothing = json!({
         "refreshInterval": "1h",
         "secretStoreRef": {"kind": "SecretStore", "name": "empty"},
@@ -242,7 +243,7 @@ async fn neighbours_that_push_the_same_secret_are_not_touched() {
         testbed.put_parameter(&testbed.parameter(), value).await;
         done(testbed.synced(&workload, value, LONG).await);
     }
-    // Its status too: nothing was pushed since.
+    // The comparison includes the status: nothing was pushed in between.
     assert_eq!(testbed.object("pushsecret", "pushes"), before);
     testbed.tidied();
 }
@@ -251,7 +252,7 @@ async fn neighbours_that_push_the_same_secret_are_not_touched() {
 #[ignore = "needs a testbed: `make test`"]
 async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
     let testbed = Testbed::with_namespace("written").await;
-    // Limited to its name, the making of it included.
+    // The right is limited to the Secret's name, also for its creation.
     testbed.grant_secret();
     let first = done(testbed.write("a", "a", 3).await);
     assert_eq!(testbed.object("secret", "copy")["type"], "Opaque");
@@ -266,7 +267,7 @@ async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
         r#"{"stringData": {"x": "theirs"}}"#,
     ]);
 
-    // By hand: found, and taken back.
+    // An edit by hand is detected and reverted.
     let by_hand = r#"{"stringData": {"a": "by hand"}}"#;
     testbed.in_namespace(&[
         "patch",
@@ -287,13 +288,13 @@ async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
 
     let held = ["a", "b", "c", "d", "e", "x"].map(|key| testbed.held(key));
     assert_eq!(held, ["a 4", "b 7", "c 7", "d 7", "e 7", "theirs"]);
-    // A key of another name takes the place of the one before.
+    // A key of another name replaces the former key.
     done(testbed.write("a", "renamed", 5).await);
     let secret = testbed.object("secret", "copy");
     assert_eq!((testbed.held("renamed").as_str(), &secret["data"]["a"]), ("a 5", &Value::Null));
     assert!(stuck(testbed.write("f", "b", 1).await).contains("changeover-presenter-b"));
 
-    // It is gone, and comes back with what is written next.
+    // A deleted Secret is created again by the next write.
     testbed.in_namespace(&["delete", "secret", "copy"]);
     done(testbed.write("a", "renamed", 5).await);
     assert_eq!(testbed.held("renamed"), "a 5");

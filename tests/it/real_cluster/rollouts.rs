@@ -1,4 +1,4 @@
-//! Rollouts of every kind, and what befalls them.
+//! Rollouts of every kind, including changes and failures midway.
 
 use std::time::Instant;
 
@@ -30,8 +30,8 @@ impl Testbed {
         self.in_namespace(&["patch", kind, name, "--type=merge", "--patch", &patch]);
     }
 
-    /// What the function asked of the API server in this namespace so far, by verb and resource:
-    /// how many requests.
+    /// Numbers of requests that the function has sent to the API server in this namespace, by verb and
+    /// resource.
     fn asked(&self) -> BTreeMap<(String, String), usize> {
         let log = std::fs::read_to_string(text(&self.description["audit_log"])).expect("the log");
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -40,7 +40,7 @@ impl Testbed {
             user.starts_with("changeover:")
                 && entry["objectRef"]["namespace"] == json!(self.namespace)
         });
-        // A watch is told of when it begins and when it ends.
+        // The audit log has two entries for a watch: one when it begins and one when it ends.
         let requests: BTreeSet<(String, String, String)> = ours
             .map(|entry| {
                 let id = text(&entry["auditID"]).to_owned();
@@ -61,7 +61,7 @@ impl Testbed {
 async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_price_of_a_few_calls()
 {
     let testbed = Testbed::with_namespace("kinds").await;
-    // Two of a kind, so that what they share shows.
+    // Two workloads of each kind, so that the test shows which requests they share.
     let mut workloads = Vec::new();
     for (kind, object) in KINDS {
         for number in 1..=2 {
@@ -70,7 +70,7 @@ async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_pri
             workloads.push(testbed.workload_of(kind, &name));
         }
     }
-    // Nothing is evicted: a budget that allows no disruption is not asked.
+    // A rollout evicts nothing, so a budget that allows no disruption does not block it.
     testbed.create(json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -99,11 +99,11 @@ async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_pri
         assert_eq!(requests("patch", resource), 2, "{asked:?}");
         assert_eq!(requests("list", resource), 1, "{asked:?}");
         assert_eq!(requests("watch", resource), 1, "{asked:?}");
-        // One that changed between reading and writing is read again.
+        // A workload that changed between the read and the write is read again.
         assert!(requests("get", resource) >= 2, "{asked:?}");
     }
     assert_eq!(requests("watch", "pods"), 1, "{asked:?}");
-    // The first, and one a batch of those that are rolled out.
+    // One list at the start, and one for each batch of workloads that are rolled out.
     assert!((2..=1 + workloads.len()).contains(&requests("list", "pods")), "{asked:?}");
     testbed.tidied();
 }
@@ -195,7 +195,7 @@ async fn what_befalls_a_rollout_midway_is_told_with_its_reason() {
     let strategy = |strategy: Value| json!({"spec": {"updateStrategy": strategy}});
     let by_hand = strategy(json!({"type": "OnDelete", "rollingUpdate": null}));
     let partition = strategy(json!({"rollingUpdate": {"partition": 1}}));
-    // What is done to it before the stamp, what after it, and what is answered then.
+    // Name, kind, change before the stamp, change after the stamp, and the expected answer.
     type Case<'a> = (&'a str, WorkloadKind, &'a Value, &'a Value, &'a str);
     let nothing = json!({});
     let cases: Vec<Case<'_>> = vec![
@@ -209,11 +209,12 @@ async fn what_befalls_a_rollout_midway_is_told_with_its_reason() {
     for (name, kind, before, after, _) in &cases {
         testbed.deploy_as(&kind_of_object(*kind), name, DRAINS, json!({}));
         testbed.patch(&kind.to_string(), name, before);
-        // Midway in any case, for the stamp does nothing to a pod that drains for seconds.
+        // The rollout is midway in every case: the stamp does not end a pod that drains for seconds.
         testbed.stamp(&testbed.workload_of(*kind, name), &stamp_5).await;
         testbed.patch(&kind.to_string(), name, after);
     }
-    // Only the looks are at the same time: kubectl would stop the others' clocks, not their limits.
+    // Only the waits run concurrently. A blocking kubectl call would stop the other tasks but not their
+    // time limits.
     let looks = cases.iter().map(async |(name, kind, _, _, words)| {
         let workload = testbed.workload_of(*kind, name);
         let mut told = String::new();
@@ -290,10 +291,12 @@ async fn without_a_verb_on_a_kind_it_is_told_which() {
 }
 
 impl Testbed {
-    /// Takes a verb away from the function, and gives it every other that the manifest does.
+    /// Removes one verb from the function's rights, and grants every other one of the manifest.
     fn give_all_but(&self, verb: &str, resource: &str) {
         let manifest = include_str!("../../../infra/eks-rbac.yaml");
         let objects: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
+        // A rule grants its verbs on all of its resources, so each rule is split by resource before the
+        // verb is removed.
         for mut role in objects.into_iter().filter(|object| object["kind"] == "Role") {
             role["metadata"]["namespace"] = json!(self.namespace);
             let mut rules = Vec::new();
@@ -314,6 +317,7 @@ impl Testbed {
             role["rules"] = json!(rules);
             self.kubectl(&["apply", "--filename=-"], &role.to_string());
         }
+        // The API server applies RBAC with a delay: wait until it denies the verb.
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",

@@ -1,4 +1,4 @@
-//! What invokes the function by itself, the sweep and schedules, and what becomes of events that fail.
+//! Invokers of the function, which are the sweep and schedules, and the handling of failed events.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn an_event_that_fails_is_tried_again_and_then_kept_with_its_error() {
     let keeps = keeps.iter().find(|it| it["Sid"] == "KeepFailedEvents").unwrap();
     assert_eq!(keeps["Action"], "sqs:SendMessage");
     assert_eq!(keeps["Resource"], "FailedEvents.Arn");
-    // The sweep comes again by itself.
+    // A failed sweep is not kept: the next sweep replaces it.
     assert_eq!(resource("SweepInvocations")["Properties"]["DestinationConfig"], Value::Null);
 }
 

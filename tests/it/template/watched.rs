@@ -1,4 +1,4 @@
-//! Alarms and the dashboard, against the metrics that the function writes and the runbooks.
+//! Alarms and the dashboard, against the metrics that the function writes and against the runbooks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,11 +100,11 @@ fn the_dashboard_is_json_and_shows_every_alarm_that_is_always_there() {
     assert_eq!(shown, there);
 }
 
-/// A metric that somebody looks at.
+/// A metric that an alarm or a graph reads.
 #[derive(Debug)]
 struct Asked {
     metric: String,
-    /// Its dimensions, and what each has to be; none where any will do.
+    /// Its dimensions with their required values. `None` accepts any value.
     dimensions: BTreeMap<String, Option<String>>,
 }
 
@@ -122,7 +122,7 @@ fn asked_by_alarms(template: &str, namespace: &str) -> Vec<Asked> {
         .collect()
 }
 
-/// What the dashboard's graphs ask for in the function's namespace.
+/// Metrics of the dashboard's graphs in the function's namespace.
 fn asked_by_graphs() -> Vec<Asked> {
     let mut asked = Vec::new();
     for widget in dashboard()["widgets"].as_array().unwrap() {
@@ -157,7 +157,7 @@ fn asked_by_graphs() -> Vec<Asked> {
     asked
 }
 
-/// What `SEARCH('{namespace,dimension,…} MetricName="…" dimension="…"', …)` asks for.
+/// The metric of `SEARCH('{namespace,dimension,…} MetricName="…" dimension="…"', …)`.
 fn searched(expression: &str) -> Asked {
     let (schema, rest) = expression.strip_prefix("SEARCH('{").unwrap().split_once("} ").unwrap();
     let terms = rest.split('\'').next().unwrap().split(' ');

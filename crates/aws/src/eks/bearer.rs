@@ -1,5 +1,5 @@
-//! The bearer token of an EKS cluster: a call of STS, signed in advance, that the cluster makes to
-//! learn who we are.
+//! The bearer token of an EKS cluster: a presigned call of STS, which the cluster makes to authenticate the
+//! caller.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,22 +13,22 @@ use changeover_core::error::{Error, Kind};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-/// How long after it was signed a token is used. The API server takes it for 15 minutes after its
-/// date, and aws-iam-authenticator's client for 14 (`token.go`, `presignedURLExpiration`).
+/// Time for which a token is used after it was signed. The API server accepts it for 15 minutes after its
+/// date, and aws-iam-authenticator's client uses it for 14 (`token.go`, `presignedURLExpiration`).
 pub(super) const USED_FOR: Duration = Duration::from_secs(13 * 60);
 
-/// How long credentials may take to come. From the environment they come at once.
+/// Time limit for fetching credentials. From the environment they are available at once.
 pub(super) const CREDENTIALS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The token with which whoever holds `credentials` is known to a cluster, at `now`: a function of
-/// its arguments alone. It is good for 15 minutes, or until the credentials end.
+/// The token that authenticates the holder of `credentials` to a cluster, dated `now`. It is a function of
+/// its arguments alone. It is valid for 15 minutes, or until the credentials end.
 ///
-/// It is always signed for `sts.<region>.<suffix of the partition>`, because that is the only host
-/// that the cluster asks, whatever endpoint this process is told to use (aws-iam-authenticator
+/// It is always signed for `sts.<region>.<suffix of the partition>`, whatever endpoint this process is
+/// configured to use: that is the only host that the cluster calls (aws-iam-authenticator
 /// `pkg/token/token.go`, `GetWithSTS` and `Verify`).
 ///
 /// # Errors
-/// `Internal` where the name cannot stand in a header: EKS would not have taken it.
+/// `Internal` if the name is not a valid header value: EKS would have refused it.
 pub(super) fn token(
     credentials: &Credentials,
     region: &str,
@@ -47,7 +47,7 @@ pub(super) fn token(
     };
     let mut settings = SigningSettings::default();
     settings.signature_location = SignatureLocation::QueryParams;
-    // The server allows at most 900 here and decides by the date anyway; 60 is what everybody sends.
+    // The server allows at most 900 here and decides by the date anyway. All other clients send 60.
     settings.expires_in = Some(Duration::from_secs(60));
     let identity = credentials.clone().into();
     let parameters = v4::SigningParams::builder()
@@ -60,6 +60,7 @@ pub(super) fn token(
         .map_err(|error| unsigned(&error))?
         .into();
 
+    // The header is part of the signature, so the token is good for this cluster only.
     let url = format!(
         "https://sts.{region}.{}/?Action=GetCallerIdentity&Version=2011-06-15",
         partition_suffix(region)
@@ -75,6 +76,7 @@ pub(super) fn token(
         sign(signable, &parameters).map_err(|error| unsigned(&error))?.into_parts();
     instructions.apply_to_request_http1x(&mut request);
 
+    // The signed URL is the token. It authenticates its holder, so it is wiped from memory like a secret.
     let signed = Zeroizing::new(request.uri().to_string());
     let mut token = Zeroizing::new(String::from("k8s-aws-v1."));
     URL_SAFE_NO_PAD.encode_string(signed.as_bytes(), &mut token);
@@ -108,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    /// The vector of aws-iam-authenticator's `TestGetWithSTS`. The keys are spelled in base64
-    /// there too, so that no scanner takes them for somebody's.
+    /// The vector of aws-iam-authenticator's `TestGetWithSTS`. The keys are in base64 there too, so that no
+    /// scanner takes them for real ones.
     fn credentials(session: Option<&str>) -> Credentials {
         let spelled = |text: &str| String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
         Credentials::new(
@@ -146,9 +148,9 @@ mod tests {
         );
     }
 
-    /// What the server asks of a token before it asks STS, in its order (aws-iam-authenticator
-    /// `token.go`, `Verify`). Each of the 17 refusals of `TestVerifyTokenPreSTSValidations` is one
-    /// of these lines broken.
+    /// Makes the checks that the server makes before it calls STS, in its order (aws-iam-authenticator
+    /// `token.go`, `Verify`). Each of the 17 refusals of `TestVerifyTokenPreSTSValidations` violates one of
+    /// these checks.
     fn verify(token: &str, now: Timestamp) -> Result<(), String> {
         const ALLOWED: [&str; 9] = [
             "action",
@@ -162,6 +164,7 @@ mod tests {
             "x-amz-signedheaders",
         ];
         let refuse = |what: &str| Err(what.to_owned());
+        // The form of the token, then the URL in it.
         if token.len() > 4096 {
             return refuse("too large");
         }
@@ -182,6 +185,8 @@ mod tests {
         if url.path() != "/" {
             return refuse("path");
         }
+        // Names are compared without case. An unknown or repeated parameter could change the call that the
+        // server makes.
         let mut parameters = BTreeMap::new();
         for pair in url.query().unwrap_or_default().split('&') {
             let (name, value) = pair.split_once('=').ok_or("query")?;
@@ -200,6 +205,7 @@ mod tests {
                 return refuse("duplicate query parameter");
             }
         }
+        // The call itself: its action, the cluster's header in the signature, and the times.
         let parameter = |name: &str| parameters.get(name).map_or("", String::as_str);
         if parameter("action") != "GetCallerIdentity" {
             return refuse("action");

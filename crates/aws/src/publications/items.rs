@@ -1,7 +1,7 @@
-//! Views in DynamoDB: a few attributes of an item, the others left alone.
+//! Views in DynamoDB: a few attributes of an item. Its other attributes are never changed.
 //!
-//! These writes are fenced: each is conditional on the life and the revision that the item carries, so that a
-//! late one is refused, and one of an older record of the same token.
+//! These writes are fenced: each is conditional on the life and the revision that the item carries. A late
+//! write is refused, and so is a write of an older record of the same token.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -59,6 +59,8 @@ impl Items {
     ) -> Result<Written, WriteError> {
         let place = place_of(table, key);
         let written = attributes_to_write(form, view);
+        // One assignment per attribute of the view. The condition needs fixed placeholders for owner,
+        // revision and life.
         let side = side_of(view);
         let mut assignments = Vec::new();
         let mut update = self
@@ -71,7 +73,7 @@ impl Items {
             .expression_attribute_names("#revision", revision_name(side))
             .expression_attribute_names("#life", life_name(side));
         for (index, (name, value)) in written.into_iter().enumerate() {
-            // `token` is a reserved word of DynamoDB's expressions: every name is a placeholder.
+            // `token` is a reserved word of DynamoDB's expressions, so every name is a placeholder.
             let placeholder = match name {
                 OWNER => "token".to_owned(),
                 name if name == revision_name(side) => "revision".to_owned(),
@@ -83,6 +85,8 @@ impl Items {
                 .expression_attribute_names(format!("#{placeholder}"), name)
                 .expression_attribute_values(format!(":{placeholder}"), value);
         }
+        // The fence of the view decides the condition: a record without a life must not overwrite one with
+        // a life.
         let answer = update
             .update_expression(format!("SET {}", assignments.join(", ")))
             .condition_expression(match view.fence().life {
@@ -97,6 +101,8 @@ impl Items {
             )))
             .send()
             .await;
+        // The write is fenced, so no outcome counts as in doubt. A failed condition is explained by a
+        // second read.
         match answer {
             Ok(_) => {
                 let store_version = view.fence().revision;
@@ -116,8 +122,8 @@ impl Items {
         }
     }
 
-    /// An item's attributes as far as they are ours: the others are none of our business, and the
-    /// function's permissions may say so.
+    /// Reads only those attributes of an item that belong to changeover. The function's permissions may
+    /// allow no others.
     async fn item(
         &self,
         table: &str,
@@ -144,7 +150,7 @@ impl Items {
         Ok(answer.item)
     }
 
-    /// Why the condition of a write did not hold: one more read, on the way that is seldom gone.
+    /// Re-reads the item to explain a failed condition (cold path).
     async fn refusal(
         &self,
         table: &str,
@@ -181,7 +187,7 @@ impl Items {
     }
 }
 
-/// What an item holds for a side; `None` where the attribute of that side is absent.
+/// The view of a side that an item holds; `None` if the item has no attribute for that side.
 fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> {
     let value = match (side, item.get(view_name(side))) {
         (_, None) => return Ok(None),
@@ -200,7 +206,7 @@ fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> 
     }))
 }
 
-/// Whose item it says it is.
+/// The token that the item names as its owner.
 fn owner_in(item: &Attributes) -> Result<Option<TokenName>, String> {
     match item.get(OWNER) {
         None => Ok(None),
@@ -211,7 +217,7 @@ fn owner_in(item: &Attributes) -> Result<Option<TokenName>, String> {
     }
 }
 
-/// The fence of a side's view in an item; the lowest if it has none.
+/// The fence of a side's view in an item; the lowest fence if it has none.
 fn fence_in(item: &Attributes, side: Side) -> Result<Fence, String> {
     let name = revision_name(side);
     let revision = match item.get(name) {
@@ -246,7 +252,7 @@ fn attributes_to_write(form: AcceptedForm, view: &Content) -> Vec<(&'static str,
         (OWNER, AttributeValue::S(owner(view).to_string())),
         (revision_name(side_of(view)), number(view.fence().revision)),
     ];
-    // A view without a life is written only where there is none: there is nothing to remove.
+    // A view without a life is written only if the item has none, so there is nothing to remove.
     let life = view.fence().life;
     attributes.extend(life.map(|it| (life_name(side_of(view)), AttributeValue::S(it.to_string()))));
     match view {
@@ -264,8 +270,8 @@ fn attributes_to_write(form: AcceptedForm, view: &Content) -> Vec<(&'static str,
     attributes
 }
 
-/// The accepted document of which this attribute is the list, in the bytes of [`Content::bytes`].
-/// Whatever else somebody put there stays in it, so that it is seen to differ.
+/// The accepted document of which this attribute is the list, in the bytes of [`Content::bytes`]. Fields
+/// that someone else added are kept, so that the drift is visible.
 fn document(accepted: &AttributeValue, fence: Fence) -> String {
     let mut document = serde_json::json!({ACCEPTED: to_json(accepted)});
     if let Some(life) = fence.life {
@@ -275,7 +281,7 @@ fn document(accepted: &AttributeValue, fence: Fence) -> String {
     serde_json::to_string(&Ordered(document)).unwrap_or_default()
 }
 
-/// JSON whose fields come in the contract's order, and unknown ones after them by name.
+/// JSON with its fields in the contract's order, followed by unknown fields in the order of their names.
 struct Ordered(Value);
 
 impl Serialize for Ordered {
@@ -344,7 +350,7 @@ fn life_name(side: Side) -> &'static str {
     }
 }
 
-/// What to do about the refusals that are about the spec.
+/// Replaces the fix for those refusals that are caused by the spec.
 fn explained(code: Option<&str>, error: Error) -> Error {
     let fix = match code {
         Some("ResourceNotFoundException") => "create the table, or correct its name in the spec",
@@ -356,7 +362,7 @@ fn explained(code: Option<&str>, error: Error) -> Error {
     Error { kind: Kind::BadSpec, fix: fix.to_owned(), ..error }
 }
 
-/// The error without the values, should AWS have repeated one in a message.
+/// The error without the values, in case AWS has repeated one in a message.
 fn without(view: &Content, error: Error) -> Error {
     let values: Vec<&Secret> = match view {
         Content::Presented { value, .. } => vec![value],
@@ -370,7 +376,8 @@ fn without(view: &Content, error: Error) -> Error {
     Error { because, ..error }
 }
 
-/// Writes over an older record's view, whatever its revision, and over an earlier one of its own.
+/// Allows a write over the view of an older record, whatever its revision, and over an earlier view of the
+/// same record.
 const OF_A_LIFE: &str = "(attribute_not_exists(#life) OR #life < :life OR (#life = :life \
      AND (attribute_not_exists(#revision) OR #revision <= :revision))) \
      AND (attribute_not_exists(#token) OR #token = :token)";
@@ -378,7 +385,7 @@ const OF_A_LIFE: &str = "(attribute_not_exists(#life) OR #life < :life OR (#life
 const WITHOUT_A_LIFE: &str = "attribute_not_exists(#life) \
      AND (attribute_not_exists(#revision) OR #revision <= :revision) \
      AND (attribute_not_exists(#token) OR #token = :token)";
-/// A single write that met a transaction on the same item.
+/// Code of a single write that met a transaction on the same item.
 const CONFLICT: &[&str] = &["TransactionConflictException"];
 const OWNER: &str = "changeover_token";
 const ACCEPTED: &str = "accepted";

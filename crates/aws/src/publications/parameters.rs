@@ -1,7 +1,7 @@
 //! Views in Parameter Store: SecureStrings, and labels on their versions.
 //!
-//! Parameter Store has no conditional put: these writes are not fenced, so every one of them says
-//! whether an attempt of it may still be applied. Rules and error codes: BOTO ssm 2014-11-06.
+//! Parameter Store has no conditional put, so these writes are not fenced. Each of them reports whether an
+//! attempt is still in doubt. Rules and error codes: BOTO ssm 2014-11-06.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
 /// Parameters that hold views.
 pub(super) struct Parameters {
     aws: Arc<Aws>,
-    /// The KMS key of parameters that are new and whose publication names no key.
+    /// The KMS key of new parameters whose publication names no key.
     default_key: String,
 }
 
@@ -52,15 +52,15 @@ impl Parameters {
         }))
     }
 
-    /// The KMS key that a parameter is encrypted with, by the name that its last put gave, and whether a policy
-    /// deletes it.
+    /// The KMS key that a parameter is encrypted with, by the name that its last put gave, and the time at
+    /// which a policy deletes the parameter, if one does.
     pub(super) async fn described(&self, name: &ParameterName) -> Result<Option<Described>, Error> {
         let Some(found) = self.describe(name).await? else { return Ok(None) };
         let deleted_at = found.policies().iter().find_map(deleted_at);
         Ok(Some(Described { key: found.key_id, deleted_at }))
     }
 
-    /// The version that a label is on. Its value is not decrypted for that.
+    /// The version that has a label. Its value is not decrypted for that.
     pub(super) async fn labelled(
         &self,
         name: &ParameterName,
@@ -69,10 +69,15 @@ impl Parameters {
         parameter::version(&self.aws, READ, &format!("{name}:{label}")).await
     }
 
-    /// Puts a new version, encrypted with the key that the spec names; else with the one that the
-    /// last write used; else with the one that the parameter has; else with the configured one. A
-    /// put without a key would encrypt with the account's default, and cut off whoever can use the
-    /// former one only.
+    /// Puts a new version. It is encrypted with the first of these keys that is known:
+    ///
+    /// 1. the key that the spec names,
+    /// 2. the key that the last write used,
+    /// 3. the key that the parameter has,
+    /// 4. the configured key.
+    ///
+    /// A put without a key would encrypt with the account's default key, and cut off readers that may use
+    /// only the former key.
     pub(super) async fn write(
         &self,
         name: &ParameterName,
@@ -84,7 +89,7 @@ impl Parameters {
         if value.expose().len() > LARGEST_ADVANCED_VALUE {
             return Err(answered(too_large(name, value)));
         }
-        // A parameter that no write of ours was seen on may be of another type.
+        // If none of our writes to the parameter is known, it may be of another type.
         let existing = match known_key {
             Some(_) => None,
             None => tokio::time::timeout(LOOK_TIMEOUT, self.describe(name))
@@ -98,6 +103,8 @@ impl Parameters {
             .unwrap_or(&self.default_key)
             .to_owned();
 
+        // The look at the parameter has used part of the write's ten seconds. Only the rest is left for the
+        // put.
         let attempts = Unanswered::default();
         let answer = self
             .aws
@@ -118,6 +125,7 @@ impl Parameters {
             .send()
             .await;
         let unanswered = attempts.may_land();
+        // A version is the only proof of success. An answer without one leaves the put in doubt.
         match answer {
             Ok(answer) if answer.version() > 0 => Ok(Written {
                 store_version: answer.version().unsigned_abs(),
@@ -151,6 +159,7 @@ impl Parameters {
         label: &'static str,
         store_version: u64,
     ) -> Result<Written, WriteError> {
+        // Moving a label is not fenced either, so its attempts are recorded as those of a put are.
         let attempts = Unanswered::default();
         let answer = self
             .aws
@@ -168,6 +177,7 @@ impl Parameters {
             )))
             .send()
             .await;
+        // A version that is gone is reported apart from other failures: it is published again.
         let unanswered = attempts.may_land();
         let on = format!("{name}:{store_version}");
         let mut is_gone = false;
@@ -193,7 +203,7 @@ impl Parameters {
         Err(WriteError { error, unanswered, ahead: None, is_gone })
     }
 
-    /// What is known of an existing parameter without reading it.
+    /// The metadata of an existing parameter, read without its value.
     async fn describe(&self, name: &ParameterName) -> Result<Option<ParameterMetadata>, Error> {
         let filter = ParameterStringFilter::builder()
             .key("Name")
@@ -207,7 +217,7 @@ impl Parameters {
             })?;
         let mut pages =
             self.aws.ssm().describe_parameters().parameter_filters(filter).into_paginator().send();
-        // A page may be empty though a later one is not (API reference, `DescribeParameters`).
+        // A page may be empty although a later one is not (API reference, `DescribeParameters`).
         for _ in 0..MOST_PAGES {
             let Some(page) = pages.next().await else {
                 break;
@@ -236,7 +246,7 @@ fn check_type(
     }
 }
 
-/// What to do about the refusals that are about this parameter's own state.
+/// Replaces the fix for those refusals that are caused by this parameter's own state.
 fn explained(code: Option<&str>, error: Error) -> Error {
     let fix = match code {
         Some("HierarchyTypeMismatchException" | "UnsupportedParameterType") => OTHER_PARAMETER,
@@ -255,8 +265,9 @@ fn explained(code: Option<&str>, error: Error) -> Error {
     Error { kind: Kind::PreflightFailed, fix: fix.to_owned(), ..error }
 }
 
-/// When a parameter policy deletes its parameter: an advanced parameter may have one (Systems Manager User Guide,
-/// "Assigning parameter policies"). It fires whatever was written since.
+/// Time at which a parameter policy deletes its parameter. An advanced parameter may have such a policy
+/// (Systems Manager User Guide, "Assigning parameter policies"). It takes effect whatever was written
+/// since.
 fn deleted_at(policy: &ParameterInlinePolicy) -> Option<String> {
     if policy.policy_type() != Some("Expiration") {
         return None;
@@ -280,22 +291,22 @@ fn unanswered_look(name: &ParameterName) -> Error {
     Error::new(Kind::Unreachable, DESCRIBE, because, "run it again").on(name)
 }
 
-/// The error without the value, should AWS have repeated it in a message.
+/// The error without the value, in case AWS has repeated it in a message.
 fn without(value: &Secret, error: Error) -> Error {
     let because = error.because.replace(value.expose(), "[redacted]");
     Error { because, ..error }
 }
 
-/// What is left of the ten seconds that a write may take.
+/// The rest of the ten seconds that a write may take.
 fn remaining(began: Instant) -> Duration {
     OPERATION_TIMEOUT.saturating_sub(began.elapsed()).max(Duration::from_millis(100))
 }
 
-/// Somebody else is writing the same parameter.
+/// Another caller is writing the same parameter.
 const CONCURRENT: &[&str] = &["TooManyUpdates"];
 const LARGEST_ADVANCED_VALUE: usize = 8192;
 const MOST_PAGES: usize = 10;
-/// How long looking at a parameter may take of the ten seconds that a write has.
+/// Time limit for a look at a parameter, out of the ten seconds that a write has.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(4);
 const READ: &str = "read the parameter";
 const WRITE: &str = "write the parameter";

@@ -1,4 +1,4 @@
-//! Whether a call, or an attempt of it, may still be applied.
+//! Detection of calls, and attempts of them, that are in doubt: AWS may still apply them.
 
 use std::sync::{
     Arc,
@@ -21,13 +21,13 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 use crate::sdk::sources;
 
-/// Notes, attempt by attempt, whether a call was answered. Given to the SDK as an interceptor, since
-/// the SDK repeats a call by itself and reports its last attempt only.
+/// Records for each attempt of a call whether it was answered. It is an interceptor of the SDK, because the
+/// SDK repeats a call by itself and reports its last attempt only.
 ///
-/// An attempt counts as answered where AWS said that it was applied or refused. It counts as
-/// unanswered after a time-out, a connection that broke, an answer that could not be read, and an
-/// answer of 500 and above: AWS may have accepted it, and may apply it later. An attempt that was
-/// never sent, for want of credentials or of a connection, counts as answered.
+/// An attempt counts as answered if AWS said that it was applied or refused. It is in doubt after a
+/// time-out, a connection that broke, an answer that could not be read, or an answer of 500 and above: AWS
+/// may have accepted it, and may apply it later. An attempt that was never sent, because there were no
+/// credentials or no connection, counts as answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unanswered(Arc<Attempts>);
 
@@ -38,8 +38,8 @@ struct Attempts {
 }
 
 impl Unanswered {
-    /// Whether an attempt may still be applied. An attempt that the time-out of the whole call cut
-    /// off is never finished, and counts too.
+    /// True if an attempt is in doubt. An attempt that was cut off by the time-out of the whole call never
+    /// finishes, and counts too.
     pub(super) fn may_land(&self) -> bool {
         self.0.one_was_lost.load(Relaxed) || self.0.one_is_under_way.load(Relaxed)
     }
@@ -83,7 +83,7 @@ impl Intercept for Unanswered {
     }
 }
 
-/// Whether the attempt failed because no connection could be made, so that nothing was sent.
+/// True if the attempt failed because no connection could be made, so that nothing was sent.
 fn was_never_connected<E>(error: &OrchestratorError<E>) -> bool {
     let Some(error) = error.as_connector_error() else {
         return false;

@@ -1,4 +1,4 @@
-//! Which cancelled transactions are worth repeating.
+//! Classification of cancelled transactions: those that are worth repeating.
 
 use aws_sdk_dynamodb::{
     config::retry::{ClassifyRetry, RetryAction},
@@ -9,8 +9,8 @@ use aws_sdk_dynamodb::{
 };
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 
-/// Has the SDK repeat a transaction that was cancelled because another one was under way on the same
-/// items, or for its rate. The SDK itself takes every cancellation for final.
+/// Makes the SDK repeat a transaction that was cancelled because another one was under way on the same
+/// items, or because of its rate. The SDK itself takes every cancellation as final.
 #[derive(Debug)]
 pub(super) struct CancelledForNow;
 
@@ -40,7 +40,7 @@ impl ClassifyRetry for CancelledForNow {
     }
 }
 
-/// Whether a read in a transaction was cancelled for what passes.
+/// True if a read in a transaction was cancelled for a temporary reason.
 pub(super) fn was_cancelled_for_now(error: &TransactGetItemsError) -> bool {
     match error {
         TransactGetItemsError::TransactionCanceledException(cancelled) => {
@@ -50,7 +50,7 @@ pub(super) fn was_cancelled_for_now(error: &TransactGetItemsError) -> bool {
     }
 }
 
-/// Whether a cancelled transaction's item was not refused for good.
+/// True if this item of a cancelled transaction was not refused for good.
 pub(super) fn passes(reason: &CancellationReason) -> bool {
     // "None" is a literal string there (API reference, `CancellationReason`).
     let code = reason.code().unwrap_or("None");

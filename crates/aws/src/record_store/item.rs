@@ -1,4 +1,4 @@
-//! What the items of the table look like, and what they mean.
+//! The layout of the table's items, and how they are read.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ pub(super) fn record_item(record: &Record, write_id: &str) -> Result<Attributes,
     Ok(item)
 }
 
-/// What the item of a record holds, without a key; `BadRecord` where it is damaged, or another token's.
+/// The content of a record's item, without a key; `BadRecord` if it is damaged or belongs to another token.
 pub(super) fn loaded_in(item: Attributes, token: &TokenName) -> Result<Loaded, Error> {
     if item.contains_key(FORGOTTEN_AT) && !item.contains_key(RECORD) {
         let last_version = number_in(&item, LAST_VERSION).map(VersionNumber::new);
@@ -45,7 +45,8 @@ pub(super) fn loaded_in(item: Attributes, token: &TokenName) -> Result<Loaded, E
     Ok(Loaded { record: Some(record_in(item, token)?), failing, ..Loaded::default() })
 }
 
-/// The failed runs that an item counts. Damage there counts as none: it is only ever written anew.
+/// The failed runs that an item counts. A damaged count is read as none, because it is only ever
+/// overwritten.
 pub(super) fn failing_in(item: &Attributes) -> Option<Failing> {
     from_attributes(item.get(FAILING)?).ok()
 }
@@ -55,7 +56,7 @@ pub(super) fn failing_attribute(failing: &Failing) -> Result<AttributeValue, Err
     to_attributes(failing)
 }
 
-/// The record that an item holds; `BadRecord` where it is damaged, or another token's.
+/// The record that an item holds; `BadRecord` if it is damaged or belongs to another token.
 fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
     let bad = |because| bad_record(token, RECORD, because);
     let stored = item.get(RECORD).ok_or_else(|| bad("it has no attribute `record`".to_owned()))?;
@@ -73,7 +74,7 @@ fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
     let Some(due_at) = item.get(DUE_AT) else {
         return Ok(record);
     };
-    // The attribute may be later than what the record says: a watcher postpones it alone.
+    // The attribute may be later than the time in the record: a heartbeat changes the attribute alone.
     let due_at = due_at.as_s().ok().and_then(|text| time::read(text));
     match due_at {
         Some(due_at) if record.due_at() != Some(due_at) => Ok(record.postponed(due_at)),
@@ -97,7 +98,7 @@ pub(super) fn key_item(
     item
 }
 
-/// What a key's item says that it resolves to.
+/// The rotation and version that a key's item resolves to.
 pub(super) fn key_entry_in(item: &Attributes, token: &TokenName) -> Result<KeyEntry, Error> {
     let entry = || {
         Some(KeyEntry {
@@ -146,7 +147,7 @@ fn to_attributes(value: &impl Serialize) -> Result<AttributeValue, Error> {
     })
 }
 
-/// Why it does not read is told without the values in it.
+/// Reads a value from an attribute. The error names the field that cannot be read, and no value.
 fn from_attributes<T: DeserializeOwned>(attribute: &AttributeValue) -> Result<T, String> {
     serde_path_to_error::deserialize(to_json(attribute))
         .map_err(|error| format!("its field `{}` is missing or not as expected", error.path()))
@@ -174,12 +175,10 @@ pub(super) fn audit_sort(version: VersionNumber) -> String {
     format!("{AUDIT}{:010}", version.get())
 }
 
-/// A String.
 pub(super) fn text(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-/// A Number.
 pub(super) fn number(number: impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
@@ -194,33 +193,33 @@ pub(super) fn number_in<N: std::str::FromStr>(item: &Attributes, name: &str) -> 
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// What stands before a token's name in the partition key.
+/// The prefix of a token's name in the partition key.
 pub(super) const OWNER: &str = "token#";
 /// The partition key.
 pub(super) const PK: &str = "pk";
-/// What the sort key of an audit entry begins with.
+/// The prefix of an audit entry's sort key.
 pub(super) const AUDIT: &str = "rotation#";
 /// The index's hash key of records whose last run did not fail.
 pub(super) const OWED: &str = "1";
-/// The attribute that counts failed runs, and the index's hash key of records that have it: a sweep asks
-/// for the others first, however many fail.
+/// The attribute that counts failed runs, and the index's hash key of records that have it. A sweep queries
+/// the other records first, so that failing records never delay them.
 pub(super) const FAILING: &str = "failing";
-/// When a record was forgotten. Its item has this attribute instead of the record.
+/// Time at which a record was forgotten. The item has this attribute instead of the record.
 pub(super) const FORGOTTEN_AT: &str = "forgotten_at";
 /// The number of the last version of a record that was forgotten.
 pub(super) const LAST_VERSION: &str = "last_version";
-/// The sort key of a record, and the attribute that holds it whole. Around it stand the attributes
-/// that conditions, the index and the time to live need.
+/// The sort key of a record, and the attribute that holds all of it. The item's other attributes repeat the
+/// fields that conditions, the index and the time to live need.
 pub(super) const RECORD: &str = "record";
-/// Names the write that an item comes from.
+/// Identifies the write that an item comes from.
 pub(super) const WRITE_ID: &str = "write_id";
-/// When the record is due.
+/// Time at which the record is due.
 pub(super) const DUE_AT: &str = "due_at";
-/// What is attempted where a record is saved.
+/// The attempted action in errors of saving a record.
 pub(super) const SAVE_RECORD: &str = "save the record";
-/// What to do about a fault of our own.
+/// The fix for a fault of changeover itself.
 pub(super) const REPORT: &str = "report this as a fault of changeover";
-/// The fence.
+/// The revision of the record's fence.
 pub(super) const REVISION: &str = "revision";
 const SK: &str = "sk";
 const LIFE: &str = "life";

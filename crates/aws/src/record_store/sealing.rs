@@ -11,7 +11,7 @@ use crate::{
     sdk::{failed, incomplete},
 };
 
-/// Seals with one key, and opens what was sealed with any of ours.
+/// Seals with one key, and opens values that were sealed with any of ours.
 pub(super) struct Sealing {
     aws: Arc<Aws>,
     key: String,
@@ -59,8 +59,8 @@ impl Sealing {
     ) -> Result<Secret, Error> {
         const OPEN: &str = "open the value of";
         let on = format!("{token} {version}");
-        // The ciphertext names its key, so that what was sealed before the configured key was
-        // replaced still opens; the role's policy says which keys are ours.
+        // The ciphertext names its key, so values that were sealed before the configured key was replaced
+        // can still be opened. The role's policy says which keys are ours.
         let answer = self
             .aws
             .kms()

@@ -1,4 +1,4 @@
-//! Requests, counted where they leave: attempts that are repeated too.
+//! A count of HTTP requests, taken as they are sent: repeated attempts count too.
 
 use std::sync::{
     Arc,
@@ -19,12 +19,12 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::config_bag::ConfigBag;
 
-/// A client, or a connection of one, that counts what is sent by it.
+/// A client, or a connection of one, that counts the requests that it sends.
 #[derive(Clone, Debug)]
 pub(super) struct Counted<T> {
-    /// What it is sent by.
+    /// The client or connection that sends them.
     pub(super) by: T,
-    /// How many there were.
+    /// Number of requests so far.
     pub(super) requests: Arc<AtomicU64>,
 }
 

@@ -1,5 +1,5 @@
-//! The one HTTP client of AWS's SDKs: rustls on ring, by the proxies and certificates that the environment names, as
-//! the AWS CLI has it.
+//! The one HTTP client of AWS's SDKs: rustls on ring. It uses the proxies and certificates that the
+//! environment names, as the AWS CLI does.
 
 use std::{ffi::OsStr, fs, path::Path, time::Duration};
 
@@ -15,15 +15,16 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// How long an unused connection is kept. Shorter than AWS's own ends keep it, so that a request is
-/// seldom sent on a connection that is just being closed, and its reply thought lost.
+/// Time for which an unused connection is kept. It is shorter than on AWS's side, so that a request is
+/// seldom sent on a connection that is just being closed, which would leave it in doubt.
 const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A file of certificates to trust in place of the computer's (AWS SDKs and Tools Reference Guide, "AWS_CA_BUNDLE").
+/// Names a file of certificates to trust in place of the computer's (AWS SDKs and Tools Reference Guide,
+/// "AWS_CA_BUNDLE").
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
-/// The client. Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capital letters or
-/// small ones.
+/// The client. Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or
+/// lower case.
 ///
 /// # Errors
 /// `BadSpec` if `AWS_CA_BUNDLE` names no file of certificates.
@@ -53,7 +54,8 @@ pub fn client() -> Result<SharedHttpClient, Error> {
     }))
 }
 
-/// What a file of certificates in PEM trusts. The client itself would panic at one that is none.
+/// The trust store of a file of certificates in PEM. It is checked here, because the client itself would
+/// panic if the file is invalid.
 fn bundled(path: &OsStr) -> Result<TrustStore, Error> {
     let pem = fs::read(path).map_err(|error| unusable(path, causes(&error)))?;
     let mut roots = RootCertStore::empty();

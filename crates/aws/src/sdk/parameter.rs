@@ -1,4 +1,4 @@
-//! One parameter of Parameter Store, read: a secret as a SecureString, anything else in plain.
+//! Reads of one parameter of Parameter Store: a secret from a SecureString, anything else in plain.
 
 use aws_sdk_ssm::{
     error::ProvideErrorMetadata,
@@ -16,18 +16,18 @@ use crate::Aws;
 
 /// A secret as a parameter holds it.
 pub struct Stored {
-    /// Decrypted, as it was put there.
+    /// Decrypted, and otherwise unchanged.
     pub value: Secret,
-    /// Of the parameter.
+    /// Version of the parameter.
     pub version: u64,
-    /// When that version was written.
+    /// Time at which that version was written.
     pub written_at: Option<Timestamp>,
-    /// What kind of parameter it is. See [`in_plain`].
+    /// Type of the parameter. See [`in_plain`].
     pub kind: Option<ParameterType>,
 }
 
-/// Reads a secret; `None` where there is no such parameter. Whether it is kept as one is for the caller
-/// to judge, who knows what to do about it.
+/// Reads a secret; `None` if there is no such parameter. The type of the parameter is not checked here: the
+/// caller checks it, and knows the fix.
 pub async fn secret(
     aws: &Aws,
     attempted: &str,
@@ -44,18 +44,18 @@ pub async fn secret(
     }))
 }
 
-/// Why a parameter of this kind keeps no secret; `None` where it does.
+/// The reason why a parameter of this type keeps no secret; `None` if it does.
 pub fn in_plain(kind: Option<&ParameterType>) -> Option<&'static str> {
     match kind {
         None | Some(ParameterType::SecureString) => None,
         Some(ParameterType::String) => Some("it is a String, which is kept in plain"),
         Some(ParameterType::StringList) => Some("it is a StringList, which is kept in plain"),
-        // What is none of AWS's words could be anything, and is not repeated.
+        // A type that AWS does not define could be any text, and is not repeated.
         Some(_) => Some("it is no SecureString, and a secret may be kept in nothing else"),
     }
 }
 
-/// Reads what is no secret, and is to look like none; `None` where there is no such parameter.
+/// Reads a parameter that holds no secret and must be a String; `None` if there is no such parameter.
 pub async fn plain(
     aws: &Aws,
     attempted: &str,
@@ -66,13 +66,13 @@ pub async fn plain(
     parameter.map(|it| check_is_plain(attempted, name, what, &it).map(|()| it)).transpose()
 }
 
-/// The version that a selector names (`/name:label`); `None` where there is no such parameter or version.
+/// The version that a selector names (`/name:label`); `None` if there is no such parameter or version.
 pub async fn version(aws: &Aws, attempted: &str, selector: &str) -> Result<Option<u64>, Error> {
     let parameter = read(aws, attempted, selector, None).await?;
     Ok(parameter.and_then(|parameter| parameter.version().try_into().ok()))
 }
 
-/// Refuses a parameter that is not a String: what is read of it is no secret, and is to look like none.
+/// Refuses a parameter that is not a String: its value is no secret, and must not look like one.
 pub fn check_is_plain(
     attempted: &str,
     name: &str,

@@ -1,4 +1,4 @@
-//! What the ports promise, held against the emulator.
+//! The ports' contracts, verified against the emulator.
 
 use crate::emulator::Testbed;
 

@@ -1,5 +1,4 @@
-//! The emulator of AWS, which `CHANGEOVER_TESTBED` names by the description of its testbed; and what
-//! only it can show.
+//! The emulator of AWS and tests that need it. `CHANGEOVER_TESTBED` names the description of its testbed.
 
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ use serde_json::Value;
 
 const ITEMS: &str = "changeover-contract-items";
 
-/// A testbed that somebody started.
+/// A running testbed.
 pub(super) struct Testbed {
     description: Value,
     now: Timestamp,
@@ -38,7 +37,7 @@ pub(super) struct Testbed {
 }
 
 impl Testbed {
-    /// The one that the environment names.
+    /// Connects to the testbed that the environment names.
     #[expect(
         clippy::disallowed_methods,
         reason = "the edge of these tests: where their time comes from"
@@ -51,7 +50,7 @@ impl Testbed {
             aws: aws_at(&description, endpoint),
             description,
             now: Timestamp::from_millisecond(now.as_millisecond()).expect("a time"),
-            // Names of an earlier run are still there.
+            // A new suffix in each run: names of an earlier run still exist.
             suffix: format!("{:x}", now.as_nanosecond()),
         };
         testbed.create_items().await;
@@ -78,7 +77,7 @@ impl Testbed {
         AwsPublications::new(Arc::clone(aws), text(&self.description["publication_key"]).to_owned())
     }
 
-    /// The emulator that knows Parameter Store's limits.
+    /// The emulator that enforces Parameter Store's limits.
     fn with_limits(&self) -> Arc<Aws> {
         aws_at(&self.description, text(&self.description["moto"]))
     }
@@ -154,7 +153,7 @@ async fn other_attributes_of_an_item_are_left_alone() {
     let item = get.send().await.expect("an answer").item.expect("an item");
     assert_eq!(item.get("other"), Some(&other));
     assert_eq!(item.get("token"), Some(&AttributeValue::S("ds_s3cret".to_owned())));
-    // Of each view also its life and its revision, and whose item it is.
+    // Each view also has its life and its revision, and the item has a mark of its owner.
     assert_eq!(item.len(), 10);
 }
 

@@ -1,4 +1,4 @@
-//! Each adapter at the SDK's seam, and on the testbed's emulator.
+//! Tests of each adapter at the SDK's HTTP seam, and on the testbed's emulator.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod contract;

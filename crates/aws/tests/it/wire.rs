@@ -14,7 +14,7 @@ mod specs;
 
 use changeover_aws::Kept;
 
-/// Where records are kept.
+/// Configuration of the record store.
 pub(crate) fn kept() -> Kept {
     Kept {
         table: "changeover".to_owned(),
@@ -23,12 +23,12 @@ pub(crate) fn kept() -> Kept {
     }
 }
 
-/// The path of the specs.
+/// Path of the specs.
 pub(crate) fn specs() -> String {
     "/changeover/tokens".to_owned()
 }
 
-/// The key of publications that name none.
+/// Key of publications that name none.
 pub(crate) fn publication_key() -> String {
     "alias/publication".to_owned()
 }

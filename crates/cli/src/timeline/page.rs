@@ -1,4 +1,4 @@
-//! The page that a picture is drawn on: rows under each other, on a time axis.
+//! The page of a picture: rows below each other, on a time axis.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use super::{scale::Scale, svg::Element};
 use crate::render::duration;
 
-/// Where things are on the page, and how large they are.
+/// Positions and sizes on the page.
 pub(super) const WIDTH: f64 = 960.0;
 pub(super) const LEFT: f64 = 170.0;
 pub(super) const PLOT: f64 = WIDTH - LEFT - 30.0;
-/// Where the first row is.
+/// Position of the first row.
 const TOP: f64 = 74.0;
 const BAR: f64 = 12.0;
-/// A bar that is shorter cannot be seen.
+/// A shorter bar would not be visible.
 pub(super) const NARROWEST: f64 = 2.0;
-/// How wide a character of a label is at most.
+/// Largest width of a character in a label.
 const CHARACTER: f64 = 6.8;
 
-// Colours are written out twice: not everything that shows SVG knows variables.
+// Colours are written out twice, because some programs that show SVG do not support variables.
 const STYLE: &str = "
 svg { color-scheme: light dark; }
 text { font-family: system-ui, sans-serif; font-size: 12px; font-variant-numeric: tabular-nums; fill: #1d2433; }
@@ -47,7 +47,7 @@ rect.waits.other { stroke: #5a6478; }
 pub(super) struct Page {
     pub(super) scale: Scale,
     pub(super) elements: Vec<Element>,
-    /// Where the next row is.
+    /// Position of the next row.
     pub(super) y: f64,
 }
 
@@ -57,7 +57,7 @@ impl Page {
         Self { scale, elements: Vec::new(), y: TOP }
     }
 
-    /// Names what follows.
+    /// Names a group of rows.
     pub(super) fn group(&mut self, name: &str) {
         let y = self.y + BAR - 1.0;
         self.elements.push(label(20.0, y, &clipped(name, 10)).set("class", "group"));
@@ -70,14 +70,14 @@ impl Page {
         self.elements.push(label.set("class", "muted"));
     }
 
-    /// Something that took its time, in the present row; what it tells whoever points at it.
+    /// Draws a bar for a span of time in the present row. The last argument is its tooltip.
     pub(super) fn bar(&mut self, span: (Timestamp, Timestamp), class: &str, told: &str) {
         let (x, width) = self.place(span);
         let bar = rectangle(x, self.y, width, BAR).set("class", class).set("rx", "2");
         self.elements.push(bar.with(Element::new("title").text(told)));
     }
 
-    /// A word beside a bar, on the side that has room.
+    /// Writes a word beside a bar, on the side that has room.
     pub(super) fn beside(&mut self, span: (Timestamp, Timestamp), word: &str) {
         let (x, width) = self.place(span);
         let room = LEFT + PLOT - (x + width);
@@ -89,7 +89,7 @@ impl Page {
         self.elements.push(label.set("class", "muted"));
     }
 
-    /// A word in a bar, if it has room.
+    /// Writes a word in a bar, if it has room.
     pub(super) fn inside(&mut self, span: (Timestamp, Timestamp), word: &str, is_pale: bool) {
         let (x, width) = self.place(span);
         if width > 12.0 + word.chars().count() as f64 * CHARACTER {
@@ -98,14 +98,14 @@ impl Page {
         }
     }
 
-    /// Left edge and width, within the plot.
+    /// Left edge and width of a span, within the plot.
     fn place(&self, (from, to): (Timestamp, Timestamp)) -> (f64, f64) {
         let (from, to) = (self.scale.x(from), self.scale.x(to));
         let width = (to - from).max(NARROWEST);
         (from.min(LEFT + PLOT - width), width)
     }
 
-    /// The time axis from here up to the first row, behind what is drawn already.
+    /// Draws the time axis from here up to the first row, behind the elements that are drawn already.
     pub(super) fn axis(&mut self) {
         let top = TOP - 8.0;
         let mut axis = Vec::new();
@@ -126,7 +126,8 @@ impl Page {
         self.y += 22.0;
     }
 
-    /// The whole document, with what is told of it in a line and, to whoever cannot see it, in words.
+    /// The whole document: its title, its summary in one line, and its text for readers who cannot see the
+    /// picture.
     pub(super) fn document(self, title: &str, told: &str, description: &str) -> String {
         let height = self.y + 14.0;
         let mut picture = Element::new("svg")
@@ -164,7 +165,7 @@ fn short(since: Duration) -> String {
     duration(Duration::from_secs(since.as_secs())).replace(' ', "")
 }
 
-/// At most so many characters of it.
+/// At most so many characters of a text.
 fn clipped(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,4 +1,4 @@
-//! The picture of a story: which rows there are, and what is drawn in each of them.
+//! The picture of a story: its rows, and the content of each row.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use super::{
     story::{Is, Story, clock, time, took},
 };
 
-/// How high a row is, and the columns of requests.
+/// Height of a row, and of the columns of requests.
 const ROW: f64 = 22.0;
 const RATES: f64 = 110.0;
-/// The most columns that requests are counted in.
+/// Most columns that requests are counted in.
 const COLUMNS: f64 = 180.0;
-/// The most rows of steps, and of versions.
+/// Most rows of steps, and of versions.
 const MOST_ROWS: usize = 24;
 
 /// Draws a story, and the requests that were sent meanwhile.
 pub(super) fn draw(story: &Story<'_>, sent: &[Sent]) -> String {
-    // A wait draws nobody's eye: it may be the stretch that is drawn shorter than it is.
+    // Waits do not count as busy: the longest may be drawn shorter than it is.
     let busy = story.steps.iter().filter(|step| step.is != Is::Wait);
     let busy: Vec<_> = busy.map(|step| (step.from, step.to)).collect();
     let scale = Scale::new((story.begin, story.end), &busy, LEFT, PLOT);
@@ -37,7 +37,7 @@ pub(super) fn draw(story: &Story<'_>, sent: &[Sent]) -> String {
     page.document(&story.title(), &story.told(), &story.description())
 }
 
-/// A row for each step of each leg, in the order in which they first came.
+/// Draws a row for each step of each leg, in the order in which they first came.
 fn legs(story: &Story<'_>, page: &mut Page) {
     let mut rows: Vec<(&str, &str)> = Vec::new();
     for step in &story.steps {
@@ -46,7 +46,7 @@ fn legs(story: &Story<'_>, page: &mut Page) {
             rows.push(row);
         }
     }
-    // What belongs to one leg stands together, though a leg may be gone through twice.
+    // The rows of one leg stay together, although a leg may run twice.
     let mut legs: Vec<&str> = Vec::new();
     for (leg, _) in &rows {
         if !legs.contains(leg) {
@@ -76,7 +76,7 @@ fn legs(story: &Story<'_>, page: &mut Page) {
     }
 }
 
-/// A row for each version that verifiers accepted meanwhile, with its stages.
+/// Draws a row for each version that verifiers accepted meanwhile, with its stages.
 fn versions(story: &Story<'_>, page: &mut Page) {
     let (first, last) = page.scale.ends();
     page.group("versions");
@@ -103,7 +103,7 @@ fn versions(story: &Story<'_>, page: &mut Page) {
         let own: Vec<_> = stages.iter().filter(|(of, ..)| of == version).collect();
         for (number, (_, from, stage, class)) in own.iter().enumerate() {
             let to = own.get(number + 1).map_or(*end, |(_, next, ..)| *next);
-            // What begins or ends beyond the axis does so at a time that the picture does not know.
+            // If a stage begins or ends beyond the axis, its time is not in the picture.
             let since =
                 if *from > first { format!(" from {}", clock(*from)) } else { String::new() };
             let until = if to < last { format!(" until {}", clock(to)) } else { String::new() };
@@ -115,8 +115,9 @@ fn versions(story: &Story<'_>, page: &mut Page) {
     }
 }
 
-/// Requests a second, by the version of their token, and those that failed.
+/// Draws the requests per second, by the version of their token, and those that failed.
 fn rates(page: &mut Page, sent: &[Sent], newest: u64) {
+    // Count in columns of whole seconds, so that even a long picture has few of them.
     let (first, last) = page.scale.ends();
     let column = (page.scale.seconds_drawn() / COLUMNS).ceil().max(1.0);
     let mut columns: BTreeMap<i64, BTreeMap<Option<u64>, u64>> = BTreeMap::new();
@@ -141,6 +142,7 @@ fn rates(page: &mut Page, sent: &[Sent], newest: u64) {
         (edge(number), edge(number + 1))
     };
 
+    // The columns, one part for each version, with the newest version on top.
     page.group("requests");
     let per_second = format!("{:.0}/s", most as f64 / column);
     page.row(&per_second);
@@ -158,6 +160,7 @@ fn rates(page: &mut Page, sent: &[Sent], newest: u64) {
         }
     }
     page.elements.push(line(LEFT, bottom, LEFT + PLOT, bottom).set("class", "grid"));
+    // The legend, as far as it has room.
     let mut y = page.y + 30.0;
     for (version, count) in accepted.iter().rev().filter(|(_, count)| **count > 0) {
         let class = if *version == Some(newest) { "newer" } else { "older" };
@@ -169,6 +172,7 @@ fn rates(page: &mut Page, sent: &[Sent], newest: u64) {
             break;
         }
     }
+    // Failures have a row of their own: in the columns a few of them would not be visible.
     page.y = bottom + 8.0;
     page.row(&format!("{} failed", failed.values().sum::<u64>()));
     for (number, count) in &failed {

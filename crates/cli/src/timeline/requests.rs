@@ -1,34 +1,34 @@
-//! Requests that were sent meanwhile, as whoever sent them counted them.
+//! Requests that were sent meanwhile, as their sender counted them.
 
 use std::{fs::File, io::Read as _, path::Path};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// The largest file that is read: a day of a hundred versions' seconds would fit.
+/// Size of the largest file that is read. A day of a hundred versions, counted by the second, fits.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// Requests of one moment that bore one version of the token.
+/// Requests of one moment that carried one version of the token.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sent {
-    /// When they were sent; those of a second may be counted at its beginning.
+    /// Time at which they were sent. Those of one second may be counted at its beginning.
     pub(super) at: Timestamp,
-    /// The version of their token, where it is known.
+    /// The version of their token, if it is known.
     #[serde(default)]
     pub(super) version: Option<u64>,
-    /// How many were accepted.
+    /// Number of requests that were accepted.
     #[serde(default)]
     pub(super) accepted: u32,
-    /// How many were not: refused, or without an answer.
+    /// Number of requests that were refused or had no answer.
     #[serde(default)]
     pub(super) failed: u32,
 }
 
-/// Reads a file of them: a list of `{"at", "version", "accepted", "failed"}`.
+/// Reads a file of requests: a list of `{"at", "version", "accepted", "failed"}`.
 ///
 /// # Errors
-/// What to tell of a file that cannot be read.
+/// The message to show for a file that cannot be read.
 pub(super) fn read(path: &Path) -> Result<Vec<Sent>, String> {
     let told =
         |fault: String| format!("could not read the requests in {}: {fault}", path.display());

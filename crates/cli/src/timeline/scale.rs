@@ -1,25 +1,26 @@
-//! The time axis: which moment is where.
+//! The time axis: the position of each moment.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// How much of the axis the longest quiet stretch takes at most, before it is drawn shorter than it is.
+/// Largest share of the axis that the longest quiet stretch takes at its true length. A longer one is drawn
+/// shorter.
 const MOST_QUIET: f64 = 0.5;
-/// What it is drawn as then.
+/// Width of a quiet stretch that is drawn shorter.
 const QUIET_WIDTH: f64 = 90.0;
-/// How far apart marks are at least.
+/// Least distance between two marks.
 const MARKS_APART: f64 = 70.0;
 /// Seconds between two marks.
 const STEPS: [u32; 17] =
     [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400];
-/// The most marks there are, however long the axis is.
+/// Most marks, however long the axis is.
 const MOST_MARKS: usize = 40;
 
-/// Places moments between `left` and `left + width`, later ones never further left.
+/// Positions of moments between `left` and `left + width`. A later moment is never further left.
 pub(super) struct Scale {
     begin: Timestamp,
-    /// Where the axis begins and ends, in seconds after `begin`.
+    /// First and last moment of the axis, in seconds after `begin`.
     from: f64,
     to: f64,
     left: f64,
@@ -29,8 +30,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// An axis that shows `begin` to `end` and a little of what is around it. `busy` are the stretches in
-    /// which something happens.
+    /// An axis that shows `begin` to `end` and a little time around it. `busy` are the stretches in which
+    /// something happens.
     pub(super) fn new(
         (begin, end): (Timestamp, Timestamp),
         busy: &[(Timestamp, Timestamp)],
@@ -45,7 +46,7 @@ impl Scale {
         Self { begin, from: -around, to: total + around, left, width, quiet }
     }
 
-    /// Where a moment is. What lies outside is at the nearer end.
+    /// Position of a moment. A moment outside the axis is at the nearer end.
     pub(super) fn x(&self, at: Timestamp) -> f64 {
         self.place(seconds(self.begin, at))
     }
@@ -55,19 +56,19 @@ impl Scale {
         (self.moment(self.from), self.moment(self.to))
     }
 
-    /// How many seconds the axis shows, but for the stretch that is drawn shorter.
+    /// Number of seconds that the axis shows, without the stretch that is drawn shorter.
     pub(super) fn seconds_drawn(&self) -> f64 {
         self.to - self.from - self.quiet.map_or(0.0, |(from, to)| to - from)
     }
 
-    /// The marks of the axis: where they are, and seconds since the beginning.
+    /// The marks of the axis: their positions, and the time since the beginning.
     pub(super) fn marks(&self) -> Vec<(f64, Duration)> {
         let rate = self.rate();
         let step = STEPS.iter().copied().find(|step| f64::from(*step) * rate >= MARKS_APART);
         let step = step.unwrap_or(STEPS[STEPS.len() - 1]);
         let mut marks: Vec<(f64, Duration)> = Vec::new();
         for number in 0..MOST_MARKS as u32 {
-            // In the quiet stretch marks would lie upon each other: the next one comes after it.
+            // In the quiet stretch marks would overlap, so the next one comes after it.
             let mut at = f64::from(step) * f64::from(number);
             if let Some((from, to)) = self.quiet
                 && at > from
@@ -87,7 +88,7 @@ impl Scale {
         marks
     }
 
-    /// Where the stretch is that is drawn shorter, and how long it is.
+    /// Position and length of the stretch that is drawn shorter.
     pub(super) fn quiet(&self) -> Option<(f64, f64, Duration)> {
         let (from, to) = self.quiet?;
         Some((self.place(from), self.place(to), Duration::from_secs_f64(to - from)))
@@ -107,7 +108,7 @@ impl Scale {
         (self.left + drawn).clamp(self.left, self.left + self.width)
     }
 
-    /// How much of the picture a second takes.
+    /// Width of one second in the picture.
     fn rate(&self) -> f64 {
         let quiet = self.quiet.map_or(0.0, |_| QUIET_WIDTH);
         (self.width - quiet) / self.seconds_drawn()

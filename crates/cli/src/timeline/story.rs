@@ -1,4 +1,4 @@
-//! What happened: the steps of a rotation and the waits between them, out of how its token stands.
+//! The steps of a rotation and the waits between them, derived from the status of its token.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     render::{duration, words},
 };
 
-/// How a version came to everybody, and what came of it.
+/// The rotation that brought a version, and its result.
 pub(super) struct Story<'a> {
     pub(super) standing: &'a Answer,
     pub(super) newest: &'a Newest,
@@ -19,7 +19,7 @@ pub(super) struct Story<'a> {
     pub(super) rotated_at: Option<Timestamp>,
 }
 
-/// Something that took, or takes, its time.
+/// A span of time that a step or a wait took, or has taken so far.
 pub(super) struct Stretch {
     pub(super) leg: String,
     pub(super) what: String,
@@ -32,7 +32,7 @@ pub(super) struct Stretch {
 pub(super) enum Is {
     /// A step that was done.
     Done,
-    /// Nothing was to be done but to wait.
+    /// A wait without any step to do.
     Wait,
     /// The step that is owed now.
     UnderWay,
@@ -48,7 +48,7 @@ impl<'a> Story<'a> {
         steps.sort_by_key(|step| (step.from, step.to));
         let began_at = time(&newest.created_at);
         let begin = steps.iter().map(|step| step.from).chain(began_at).min()?;
-        // Of a version that nothing was done for yet there is its wait until now.
+        // If nothing was done for a version yet, the story is its wait until now.
         let end = steps.iter().map(|step| step.to).chain(rotated_at).max().unwrap_or(now);
         Some(Self { standing, newest, steps, begin, end: end.max(begin), rotated_at })
     }
@@ -57,7 +57,7 @@ impl<'a> Story<'a> {
         format!("{}: version {}", self.standing.token, self.newest.version)
     }
 
-    /// What came of it, in a line.
+    /// The result in one line.
     pub(super) fn told(&self) -> String {
         let began = format!("began {}", clock(self.begin));
         let became = match (self.rotated_at, &self.standing.held) {
@@ -75,7 +75,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// All of the picture in words, for whoever cannot see it.
+    /// The whole picture in words, for readers who cannot see it.
     pub(super) fn description(&self) -> String {
         let steps: Vec<_> = self.steps.iter().map(Stretch::told).collect();
         format!("{}. {}.", self.told(), steps.join("; "))
@@ -90,7 +90,7 @@ impl Stretch {
         Some(Self { leg: words(&done.leg), what: words(&done.step), from, to, is: Is::Done })
     }
 
-    /// In words. Of a moment that had no length nothing is told but that it was.
+    /// The stretch in words, without a duration if it had none.
     pub(super) fn told(&self) -> String {
         let Self { leg, what, from, to, .. } = self;
         match from < to {
@@ -100,7 +100,7 @@ impl Stretch {
     }
 }
 
-/// The step that is owed. Retiring is owed all through the overlap, which is drawn as such.
+/// The step that is owed. Retiring is owed during the whole overlap, which is drawn as a wait instead.
 fn under_way(standing: &Answer, newest: &Newest, now: Timestamp) -> Option<Stretch> {
     let from = time(&newest.owed_since)?;
     let (leg, step) = (standing.leg.as_ref()?, standing.step.as_ref()?);
@@ -111,8 +111,9 @@ fn under_way(standing: &Answer, newest: &Newest, now: Timestamp) -> Option<Stret
     Some(Stretch { leg: words(leg), what: words(step), from, to, is: Is::UnderWay })
 }
 
-/// What came after presenters were proved to be on it: the overlap, and that verifiers forgot the version
-/// before. No timeline is kept of it; the last write to the verifiers' publications is.
+/// The stretches after every presenter was proved to send the new version: the overlap, and the end of the
+/// version before. They have no timeline of their own. Their times are derived from the last write to the
+/// verifiers' publications.
 fn after(
     standing: &Answer,
     newest: &Newest,
@@ -137,7 +138,7 @@ fn after(
         told.filter(|told| *told > rotated_at && ended_at.is_none_or(|end| *told < end));
     if let Some(told) = of_overlap {
         stretches.push(step("overlap", "publish", rotated_at, told, Is::Done));
-        // Retiring is owed from when the verifiers' copies and pods were on it.
+        // Retiring is owed from the moment when the verifiers' copies and pods had the new view.
         let retires = standing.leg.as_deref() == Some("contract");
         let since = time(&newest.owed_since).filter(|since| retires && *since > told);
         stretches.extend(since.map(|since| step("overlap", "copies, pods", told, since, Is::Done)));
@@ -158,7 +159,7 @@ pub(super) fn time(text: &Option<String>) -> Option<Timestamp> {
     text.as_ref()?.parse().ok()
 }
 
-/// A moment as people read it.
+/// A moment in human-readable form.
 pub(super) fn clock(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

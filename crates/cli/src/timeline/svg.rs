@@ -1,8 +1,8 @@
-//! SVG elements as text: every attribute and every word is escaped here, and nowhere else.
+//! SVG elements as text: every attribute and every text is escaped here, and nowhere else.
 
 use std::fmt::{self, Write as _};
 
-/// An element with its attributes and what is in it.
+/// An element with its attributes and content.
 pub(super) struct Element {
     name: &'static str,
     attributes: String,
@@ -14,26 +14,26 @@ impl Element {
         Self { name, attributes: String::new(), content: String::new() }
     }
 
-    /// With an attribute. Numbers that are to be coordinates: see [`Self::at`].
+    /// Adds an attribute. For coordinates see [`Self::at`].
     pub(super) fn set(mut self, name: &'static str, value: &str) -> Self {
         // Writing to a String cannot fail.
         let _ = write!(self.attributes, " {name}=\"{}\"", escaped(value));
         self
     }
 
-    /// With a coordinate or a length, in tenths of the picture's unit.
+    /// Adds a coordinate or a length, in tenths of the picture's unit.
     pub(super) fn at(self, name: &'static str, value: f64) -> Self {
         let rounded = (value * 10.0).round() / 10.0;
         self.set(name, &rounded.to_string())
     }
 
-    /// With a text in it.
+    /// Adds a text.
     pub(super) fn text(mut self, text: &str) -> Self {
         self.content += &escaped(text);
         self
     }
 
-    /// With another element in it.
+    /// Adds another element.
     pub(super) fn with(mut self, child: Element) -> Self {
         let _ = write!(self.content, "\n{child}");
         self
@@ -50,8 +50,8 @@ impl fmt::Display for Element {
     }
 }
 
-/// As text and as the value of an attribute. What XML has no word for is shown as unknown (Extensible
-/// Markup Language 1.0, production 2).
+/// The text, escaped for content and for attribute values. A character that XML does not allow is shown as
+/// unknown (Extensible Markup Language 1.0, production 2).
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -61,7 +61,7 @@ fn texts<'a>(picture: &'a Document<'_>) -> Vec<&'a str> {
     picture.descendants().filter(|it| it.has_tag_name("text")).filter_map(|it| it.text()).collect()
 }
 
-/// What each bar tells, and where it begins and ends.
+/// The tooltip of each bar, and its left and right edges.
 fn bars<'a>(picture: &'a Document<'_>) -> Vec<(&'a str, f64, f64)> {
     let bars = picture.descendants().filter(|it| it.has_tag_name("rect"));
     let told = bars.filter_map(|bar| Some((bar, bar.first_element_child()?.text()?)));
@@ -69,7 +69,7 @@ fn bars<'a>(picture: &'a Document<'_>) -> Vec<(&'a str, f64, f64)> {
         .collect()
 }
 
-/// Everything lies within the picture, and what shows a time within the axis.
+/// Checks that everything lies within the picture, and everything that shows a time within the axis.
 fn check_bounds(text: &str) {
     let picture = Document::parse(text).expect("well-formed XML");
     let height: f64 = picture
@@ -260,7 +260,7 @@ fn a_token_that_was_never_published_has_no_picture() {
     assert!(told.contains("nothing is known of how datastore-token came"), "{told}");
 }
 
-/// Mostly moments of one afternoon, and now and then what is none.
+/// Mostly times of one afternoon, and sometimes a value that is no time.
 fn moment() -> impl Strategy<Value = Value> {
     prop_oneof![
         8 => (0u32..200_000).prop_map(|seconds| json!(at(f64::from(seconds) / 100.0))),

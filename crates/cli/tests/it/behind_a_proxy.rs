@@ -1,4 +1,4 @@
-//! The command where nothing but a proxy reaches AWS, and where that proxy signs with certificates of its own.
+//! The command behind a proxy that is the only way to AWS, and that signs with certificates of its own.
 
 use std::{
     io::{BufRead, BufReader, ErrorKind, Write},
@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The command, asking for a status in a region whose endpoint is out of reach here.
+/// The command, requesting a status in a region whose endpoint cannot be reached here.
 fn command(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_changeover"));
     command
@@ -20,7 +20,7 @@ fn command(variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// The first line that the command sends to the proxy; `None` if it ends without any.
+/// The first line that the command sends to the proxy, or `None` if it ends without sending any.
 fn first_line(proxy: &TcpListener, command: &mut Child) -> Option<String> {
     proxy.set_nonblocking(true).unwrap();
     loop {

@@ -1,4 +1,4 @@
-//! The command over Lambda's API: what it sends, how often, what it shows, and how it ends.
+//! The command over Lambda's API: its requests and retries, its output, and its exit codes.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,14 +25,14 @@ use changeover_token::{Stage, VersionNumber};
 use clap::Parser;
 use serde_json::{Value, json};
 
-/// What a command came to.
+/// Verdict and output of a command.
 struct Ran {
     verdict: Verdict,
     out: String,
     log: String,
 }
 
-/// Runs `changeover` with these arguments against the service. One with spaces in it is in quotes.
+/// Runs `changeover` with these arguments against the service. An argument with spaces is in quotes.
 async fn run(wire: &Wire, words: &str) -> Ran {
     let quoted = words.split('"').enumerate();
     let words = quoted.flat_map(|(number, part)| match number % 2 {
@@ -135,7 +135,7 @@ async fn each_file_of_events_is_the_command_that_the_readme_names() {
         let (file, rest) = row.strip_prefix("| `")?.split_once(".json` | `changeover ")?;
         Some((file, rest.split('`').next()?))
     });
-    // What services send is no command of anybody's.
+    // Events that services send have no command.
     let mut files = BTreeSet::from(["codepipeline", "import"].map(str::to_owned));
     for (file, words) in rows {
         let wire = Wire::script([answer("nothing_owed", json!({}))]);
@@ -274,7 +274,7 @@ async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
         answer("in_progress", json!({"timeline": first})),
         Answer::Lost,
         answer("in_progress", json!({"timeline": second})),
-        // Another invocation's turn begins its timeline anew.
+        // A session of another invocation starts a new timeline.
         answer("rotated", json!({"timeline": [done("overlap", "publish")]})),
     ]);
     let ran = run(&wire, "rotate datastore-token --follow --key k").await;
@@ -305,7 +305,7 @@ async fn following_rides_out_what_passes_by_itself() {
         Answer::With(503, changeover_testkit_aws::error_body("ServiceException", "Internal")),
         Answer::Lost,
     ] {
-        // Longer than the SDK's own retries of one call.
+        // More failures than the SDK retries within one call.
         let wire = Wire::script(
             std::iter::repeat_n(trouble.clone(), 20)
                 .chain([answer("rotated", json!({"timeline": [done("expand", "sync")]}))]),
@@ -330,7 +330,7 @@ async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit
         assert_eq!(ran.verdict, Verdict::Failed);
         assert!((9 * 60..10 * 60 + 5).contains(&seconds), "{seconds} s");
         assert!(ran.log.lines().last().is_some_and(|line| line.contains(told)), "{}", ran.log);
-        // The pauses grow: nobody is asked for ever at the same rate.
+        // The pauses grow, so that the function is not polled at a constant rate.
         let asked = ran.log.matches("; asking again").count();
         assert!((5..30).contains(&asked), "{asked} times");
     }
@@ -353,7 +353,7 @@ async fn session_that_ends_is_no_failure_of_the_rotation() {
     for told in ["the session of this shell has ended", &format!("--key {OWN_KEY} joins it")] {
         assert!(ran.log.contains(told), "{}", ran.log);
     }
-    // Before any reply nothing may have begun.
+    // Without any reply, it is not known that a rotation began.
     let wire = Wire::script([refused("ExpiredTokenException")]);
     assert_eq!(run(&wire, "rotate datastore-token --follow").await.verdict, Verdict::Failed);
 }
@@ -421,6 +421,7 @@ async fn json_is_the_answer_as_it_came_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_function_writes_is_what_is_shown() {
+    // The values are serialized by the function's own types, so that the command cannot drift from them.
     let reason = || Reason { object: "o".into(), reason: "it crashes".into(), fix: "f".into() };
     let version = LiveVersion {
         version: VersionNumber::new(7),
@@ -482,6 +483,7 @@ async fn what_the_function_writes_is_what_is_shown() {
         held: Some(reason()),
         ..Report::bare(Outcome::Held, &token())
     };
+    // One answer of each shape: a list of tokens, a list of inspections, and one report.
     let outcome = Outcome::Reported;
     let each = vec![Each::Done(Box::new(standing)), failed];
     let status = report::Answer::Status(Results { outcome, results: each, next: None });
@@ -491,6 +493,7 @@ async fn what_the_function_writes_is_what_is_shown() {
     let looked = vec![Inspection { token: token(), findings: vec![finding], checked }];
     let preflight = report::Answer::Preflight(Results { outcome, results: looked, next: None });
     let rotate = report::Answer::One(Box::new(report));
+    // Each list names every value that the output must contain.
     for (answer, words, code, shown) in [
         (
             status,
@@ -569,7 +572,7 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
     assert!(ran.out.starts_with("<svg ") && ran.out.ends_with("</svg>\n"), "{}", ran.out);
     assert_eq!(wire.only_call().body, json!({"action": "status", "token": "datastore-token"}));
 
-    // What others wrote stays text.
+    // Text of others is escaped and never becomes markup.
     let hostile = "\"/><script>alert(1)</script>&\u{1b}";
     let held = json!({"object": hostile, "reason": hostile, "fix": hostile});
     let mut others = newest;

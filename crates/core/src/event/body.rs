@@ -1,4 +1,4 @@
-//! The fields of a request's body, each read and refused for itself.
+//! The fields of a request's body. Each is read, and refused, by itself.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -66,7 +66,7 @@ impl Body<'_> {
         Err(bad_event(format!("`key` {because}"), fix))
     }
 
-    /// The inbox that an import is about. Its name is shown: it comes from AWS, and is no secret.
+    /// The inbox of an import. Its name is shown in messages: it comes from AWS, and is no secret.
     pub(super) fn parameter(&self) -> Result<ParameterName, Error> {
         let name = self.0.get("parameter").unwrap_or(&Value::Null);
         let parsed = match name.as_str() {

@@ -5,15 +5,15 @@ use serde_json::Value;
 use super::{body::bad_event, request::Request};
 use crate::error::Error;
 
-/// A job of a CodePipeline action, as far as it matters. The rest, artifacts and the credentials for
-/// them, is not read: it need not be there (AWS CodePipeline user guide, "JSON event example").
+/// The parts of a CodePipeline job that matter. The rest, artifacts and the credentials for them, is not
+/// read: it may be absent (AWS CodePipeline user guide, "JSON event example").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// What the answer to it names.
+    /// The id that the answer to the job names.
     pub id: String,
     /// `UserParameters` of the action: a request's body as text.
     parameters: Option<String>,
-    /// What an earlier job of the same action was answered to go on with.
+    /// The continuation token with which an earlier job of the same action was answered.
     continuation: Option<String>,
 }
 
@@ -33,10 +33,10 @@ impl Job {
         })
     }
 
-    /// The request that it carries.
+    /// Reads the request that the job carries.
     ///
     /// # Errors
-    /// `BadEvent` that names the field. It repeats nothing of what it could not read.
+    /// `BadEvent` that names the field. It repeats nothing of a text that it could not read.
     pub fn request(&self) -> Result<Request, Error> {
         let because = match self.parameters.as_deref().map(serde_json::from_str) {
             Some(Ok(body)) => return Request::parse(&body),
@@ -51,8 +51,8 @@ impl Job {
         Err(bad_event(because, fix))
     }
 
-    /// The idempotency key of everything that the action does: the first job's id, which later ones
-    /// bring as what they continue.
+    /// The idempotency key of everything that the action does: the id of its first job. Later jobs carry
+    /// that id as their continuation token.
     pub fn key(&self) -> &str {
         self.continuation.as_deref().unwrap_or(&self.id)
     }

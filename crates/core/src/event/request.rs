@@ -1,4 +1,4 @@
-//! What is asked for, read from the body of an invocation.
+//! Requests, as read from the body of an invocation.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,58 +11,59 @@ use crate::{
     spec::ParameterName,
 };
 
-/// What an invocation asks for.
+/// The request of an invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Bring a new version of the token to everybody, or join the rotation in progress.
+    /// Bring a new version of the token to all verifiers and presenters, or join the rotation in progress.
     Rotate {
         /// The token.
         token: TokenName,
         /// The caller's idempotency key. See [`Request::key_or`].
         key: Option<String>,
-        /// After how long no further step begins. Absent: as long as the invocation has time.
+        /// Time after which no further step begins. If absent, it is as long as the invocation has time.
         wait: Option<Duration>,
-        /// Clusters to leave out, knowingly.
+        /// Clusters to leave out on request.
         without: BTreeSet<String>,
-        /// Whether it has to be a version that begins after this request: a rotation in progress is
-        /// not joined, but followed.
+        /// True if the version must begin after this request: a rotation in progress is not joined, but
+        /// followed.
         fresh: bool,
     },
-    /// Bring the value that arrived in an inbox to everybody, as a rotation of the token whose spec
-    /// names the inbox.
+    /// Bring the value that arrived in an inbox to all verifiers and presenters, as a rotation of the
+    /// token whose spec names the inbox.
     Import {
         /// The inbox.
         parameter: ParameterName,
     },
-    /// Adopt or create the token where it has no version, and write the current views.
+    /// Adopt or create the token if it has no version, and write the current views.
     Publish {
         /// The token.
         token: TokenName,
-        /// Whether a value that somebody else wrote to a presented publication becomes the next version.
+        /// True if a value that was written by someone else to a presented publication becomes the next
+        /// version.
         adopt: bool,
     },
-    /// Give up a pending version that nobody can present yet.
+    /// Drop a pending version that no presenter can present yet.
     Drop {
         /// The token.
         token: TokenName,
     },
-    /// End the record of a token whose spec is gone.
+    /// Forget the record of a token whose spec is gone.
     Forget {
         /// The token.
         token: TokenName,
     },
-    /// Carry on everything that owes a step, end what is due, reconcile.
+    /// Resume everything that owes a step, end what is due, and reconcile.
     Sweep,
-    /// The same for one token alone, if it owes anything: what a sweep hands on.
+    /// Sweep one token alone, if it owes anything. A sweep hands tokens on with this request.
     SweepOne {
         /// The token.
         token: TokenName,
     },
-    /// Tell how tokens stand.
+    /// Report the state of tokens.
     Status {
-        /// Only this token; all of them if absent.
+        /// Only this token; all tokens if absent.
         token: Option<TokenName>,
-        /// Of all of them, those after this one in order of name: the next page.
+        /// In a list of all tokens, only those after this one in the order of names: the next page.
         after: Option<TokenName>,
     },
     /// Find everything that would stop a rotation, without rotating.
@@ -76,8 +77,8 @@ impl Request {
     /// Reads the body of an invocation.
     ///
     /// # Errors
-    /// `BadEvent` that names the field. It repeats neither a token's name nor a key that it refuses:
-    /// a token itself may have been passed by mistake.
+    /// `BadEvent` that names the field. It repeats neither a token's name nor a key that it refuses,
+    /// because a token itself may have been passed by mistake.
     pub fn parse(event: &Value) -> Result<Self, Error> {
         let Value::Object(body) = event else {
             return Err(bad_event(
@@ -85,6 +86,7 @@ impl Request {
                 "send an object such as {\"action\": \"sweep\"}",
             ));
         };
+        // An untransformed event of a rule is a common mistake, so its error names the fix.
         if body.contains_key("detail-type") {
             return Err(bad_event(
                 "it is the event of an EventBridge rule, and not a request made from it",
@@ -92,9 +94,12 @@ impl Request {
                  {\"action\", \"token\", \"key\"}, with the key made of the rule's ARN and $.time",
             ));
         }
+        // The action decides which fields may be present.
         let Some(action) = body.get("action") else {
             return Err(bad_event("`action` is missing", ACTIONS));
         };
+        // An unknown field is refused: it may be a misspelt one, and the request would mean something
+        // else.
         let body = Body(body);
         match action.as_str() {
             Some("rotate") => {
@@ -154,14 +159,14 @@ impl Request {
         }
     }
 
-    /// The body that asks for one token's sweep: what [`Request::parse`] reads as
+    /// The body that requests the sweep of one token. [`Request::parse`] reads it as
     /// [`Request::SweepOne`].
     pub fn sweep_of(token: &TokenName) -> Value {
         json!({"action": "sweep", "token": token})
     }
 
-    /// The idempotency key of a rotation: the caller's, else the Lambda request id, which Lambda's own
-    /// retries of an asynchronous invocation keep. The same key never mints twice.
+    /// The idempotency key of a rotation: the caller's, or else the Lambda request id. Lambda keeps that
+    /// id in its own retries of an asynchronous invocation. The same key never mints twice.
     pub fn key_or<'a>(&'a self, request_id: &'a str) -> &'a str {
         match self {
             Request::Rotate { key: Some(key), .. } => key,
@@ -183,7 +188,7 @@ impl Request {
         }
     }
 
-    /// The request's action, as its body names it.
+    /// The name of the request's action in its body.
     pub fn action(&self) -> &'static str {
         match self {
             Request::Rotate { .. } => "rotate",
@@ -227,6 +232,7 @@ mod tests {
     #[test]
     fn every_action_is_read() {
         let token = token();
+        // Each action, with and without most of its optional fields.
         for (event, request) in [
             (json!({"action": "rotate", "token": "datastore-token"}), rotate(None)),
             (
@@ -285,6 +291,7 @@ mod tests {
             event[field] = value;
             event
         };
+        // Each faulty event is paired with a text that its error must contain.
         for (event, named) in [
             (json!(null), "null"),
             (json!("rotate"), "an object"),

@@ -1,4 +1,4 @@
-//! What remains of a version when its record has forgotten it.
+//! The audit item of a version, which outlives the version in the record.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Record, RotationId, Version};
 
-/// What remains of a version for ever: item `rotation#<version>`.
+/// The permanent audit item of a version: item `rotation#<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// The token.
@@ -21,23 +21,23 @@ pub struct Audit {
     pub rotation: RotationId,
     /// SHA-256 of the value.
     pub sha256: Digest,
-    /// When it was minted.
+    /// Time at which the version was minted.
     #[serde(with = "changeover_token::time::in_milliseconds")]
     pub created_at: Timestamp,
-    /// When presenters were proved to be on it.
+    /// Time at which presenters were proved to be on the version.
     #[serde(with = "changeover_token::time::optional_milliseconds", default)]
     pub rotated_at: Option<Timestamp>,
-    /// When verifiers stop accepting it.
+    /// Time from which verifiers no longer accept the version.
     #[serde(with = "changeover_token::time::optional_milliseconds", default)]
     pub not_after: Option<Timestamp>,
-    /// When its value was deleted from the record.
+    /// Time at which the value was deleted from the record.
     #[serde(with = "changeover_token::time::optional_milliseconds", default)]
     pub ended_at: Option<Timestamp>,
-    /// Where presenters find it, as they were when it was rotated.
+    /// The places from which presenters read the version, as they were when it was rotated.
     pub selectors: Vec<String>,
-    /// What was done when.
+    /// The completed steps, with their times.
     pub timeline: Vec<Entry>,
-    /// Clusters that its rotation went without, knowingly.
+    /// Clusters that its rotation left out on request.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
 }

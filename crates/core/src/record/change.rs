@@ -1,4 +1,4 @@
-//! The moves that a record may make: one `match` owns them all.
+//! The transitions of a record. One `match` holds them all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,103 +15,105 @@ use super::{
 };
 use crate::spec::{COMPARE_EVERY, Side, SpecId};
 
-/// A change to ask of a record.
+/// A requested transition of a record.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Take the slot: for a rotation with a minted version, or for one that only writes.
+    /// Take the slot, for a rotation with a minted version, or for one that only writes.
     Begin(Box<Begin>),
-    /// Take the lease, or take it over from one who let it run out, or renew one's own.
+    /// Take a free lease, take over an expired one, or renew one's own.
     Lease {
         /// The new lease.
         lease: Lease,
-        /// How long an unanswered write may still land, where the step owed writes to a store that
-        /// cannot fence; `None` where it does not.
+        /// The time for which a write in doubt may still land, if the owed step writes to a store that
+        /// cannot fence; `None` if it does not.
         late_write: Option<Duration>,
     },
-    /// The spec is another: expand runs again, in full, for the same version.
+    /// The spec has changed: expand runs again, in full, for the same version.
     Respecify(SpecId),
-    /// Every publication of the leg was written and answered.
+    /// Every publication of the leg was written and acknowledged.
     Published(BTreeMap<String, Seen>),
-    /// A write's reply was lost; it may land until then.
+    /// A write's reply was lost. The write may land until this time.
     Unanswered(Timestamp),
     /// Every copy equals what was published.
     Synced(BTreeMap<String, Wait>),
-    /// Nothing of the leg's side runs on an older view.
+    /// Nothing on the leg's side runs on an older view.
     RolledOut {
-        /// How long the version before stays valid from now on.
+        /// Time for which the version before stays valid from now on.
         overlap: Duration,
     },
-    /// These clusters are left out too, knowingly: nothing waits for their workloads any more.
+    /// Leave these clusters out too, on request: their workloads are no longer waited for.
     LeaveOut(BTreeSet<String>),
-    /// What was published does not stand: publish again, as a new revision of the view.
+    /// The published view was changed meanwhile: publish it again, as a new revision of the view.
     Repeat,
-    /// A place carries a later fence than the view, of no newer record: this one was restored from a backup, or
-    /// got its life since the view changed. Continue above that fence, and publish again the view of the leg
-    /// that is owed.
+    /// A place carries a later fence than the view, and no newer record wrote it. Either this record was
+    /// restored from a backup, or it got its life since the view changed. Continue above that fence, and
+    /// publish the view of the owed leg again.
     Surpass(Fence),
-    /// Versions past their end leave the set.
+    /// Remove versions past their end from the set.
     Retire,
-    /// Give up the pending version.
+    /// Drop the pending version.
     Drop,
-    /// Let the lease go; carry on at `due_at`. With a watcher, somebody is at it until then.
+    /// Release the lease, and resume at `due_at`. If there is a watcher, that invocation works on the
+    /// token until then.
     Await {
-        /// When somebody has to look again.
+        /// Time at which an invocation must process the record again.
         due_at: Timestamp,
-        /// Who watches meanwhile.
+        /// The invocation that watches until then, if any.
         watcher: Option<String>,
     },
-    /// Let the lease go, and wait for help.
+    /// Release the lease, and hold the token until an operator applies the fix.
     Hold(Held),
-    /// All publications were compared with the record: these hold somebody else's value.
+    /// Drift detection compared all publications with the record, and found `drift`.
     Compared {
-        /// Their places.
+        /// The places that hold a value of another writer.
         drift: Vec<String>,
-        /// The places of the spec: what is known of any other is forgotten.
+        /// The places of the spec. The record forgets every other place.
         places: BTreeSet<String>,
-        /// How long until they are compared again, where nothing is unanswered.
+        /// Time until the next drift detection, if no write is in doubt.
         again_after: Duration,
     },
-    /// This rotation begins by itself as soon as it can; `None`: none does any more.
+    /// Queue this rotation: it begins as soon as it can, without another request. `None` clears the queue.
     Queue(Option<Queued>),
-    /// Somebody else wrote this value, which is about to be published over: the next version is it.
+    /// Keep this value as the next version: it was written by someone else, and is about to be published
+    /// over.
     Edited(Minted),
-    /// This was taken from the inbox, and is no new version.
+    /// Note an arrival that was taken from the inbox and is no new version.
     Imported(Imported),
 }
 
-/// What takes the slot.
+/// The rotation that takes the slot, and its terms.
 #[derive(Clone, Debug)]
 pub struct Begin {
-    /// The rotation.
+    /// The id of the rotation.
     pub id: RotationId,
-    /// What it is for.
+    /// The purpose of the rotation.
     pub purpose: Purpose,
     /// The value that presenters already have, of a token without a current version.
     pub adopted: Option<Minted>,
     /// The new value. Without a current or adopted version it becomes current at once.
     pub minted: Option<Minted>,
-    /// The sides whose view differs from what was published, where that is a reason to begin.
+    /// The sides whose view differs from what was published, if that is a reason to begin.
     pub repaired: Vec<Side>,
-    /// A side that a repair does not write, because a stranger's value stands at one of its places.
+    /// A side that a repair does not write, because one of its places holds a value of another writer.
     pub leaves_alone: Option<Side>,
-    /// Whether presenters may have the new value already: somebody else published it.
+    /// True if presenters may have the new value already, because someone else published it.
     pub is_presented: bool,
-    /// Where the new value arrived, if it is issued elsewhere.
+    /// The arrival of the new value, if it is issued elsewhere.
     pub imported: Option<Imported>,
-    /// The rotation that was asked for, where this one has to come first.
+    /// The rotation that was requested, if this one must come first.
     pub queued: Option<Queued>,
-    /// The spec that it works from.
+    /// The spec that the rotation works from.
     pub spec: SpecId,
     /// The life of a record that has none yet.
     pub life: Option<Life>,
-    /// How long until the publications are compared, at most.
+    /// The longest time until the next drift detection.
     pub compare_within: Duration,
-    /// The lease, taken by the same write.
+    /// The lease, which the same write takes.
     pub lease: Lease,
 }
 
 impl Begin {
-    /// One that changes nothing yet but the spec and the lease.
+    /// A rotation that changes nothing yet except the spec and the lease.
     pub fn new(id: RotationId, purpose: Purpose, spec: SpecId, lease: Lease) -> Self {
         Self {
             id,
@@ -131,15 +133,15 @@ impl Begin {
     }
 }
 
-/// A value that was decided.
+/// A new value that was decided: minted, adopted, imported or edited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Minted {
-    /// Its digest.
+    /// The digest of the value.
     pub sha256: Digest,
-    /// Itself.
+    /// The value, sealed.
     pub sealed: Sealed,
-    /// Where it was found: which version of which publication holds it.
+    /// The publications that hold it, each with the version of the publication.
     pub held_at: BTreeMap<String, u64>,
 }
 
@@ -153,8 +155,8 @@ pub struct Illegal {
 }
 
 impl Record {
-    /// The record after a change. Total: what is not a legal move is [`Illegal`], and the record
-    /// is as it was.
+    /// Returns the record after a change. It is total: an illegal transition returns [`Illegal`], and this
+    /// record is unchanged.
     ///
     /// [`Record::to_save`] raises the revision. A view that changes gets the revision that the next save
     /// will have, which is at least [`Life::least_revision`].
@@ -164,6 +166,8 @@ impl Record {
         let illegal = |because| Illegal { owed: self.owed_in_words(), change: name, because };
         let step = self.owed.map(|owed| (owed.leg, owed.step));
         match (step, change) {
+            // A rotation begins alone: with no other rotation or lease holder, and no earlier write that
+            // could still overwrite a new version.
             (_, Change::Begin(begin)) => {
                 if self.rotation.is_some() {
                     return Err(illegal("a rotation is in progress"));
@@ -186,7 +190,7 @@ impl Record {
                     Some(_) if self.is_leased(now) => {
                         return Err(illegal("somebody else holds the lease"));
                     }
-                    // Whoever held it never said how its last write ended: it may still land.
+                    // The previous holder did not save the outcome of its last write: it may still land.
                     Some(held) if matches!(step, Some((_, Step::Publish))) => {
                         if let Some(late_write) = late_write {
                             next.unanswered_until =
@@ -200,8 +204,8 @@ impl Record {
             }
 
             (Some((leg, _)), Change::Respecify(spec)) if self.rotation.is_some() => {
-                // A verifier that was added meanwhile must learn of the pending version before
-                // any presenter that was added meanwhile presents it.
+                // A verifier that was added meanwhile must receive the pending version before any
+                // presenter that was added meanwhile presents it.
                 next.work_from(spec);
                 if leg <= Leg::Migrate {
                     next.owe(self.first_leg(), Step::Publish, now);
@@ -209,10 +213,12 @@ impl Record {
             }
             (_, Change::Respecify(spec)) => {
                 next.work_from(spec);
-                // A place that the spec did not have before is written by the comparison.
+                // Drift detection writes a place that the spec did not have before, so it is due now.
                 next.compare_at = self.compare_at.min(now);
             }
 
+            // Completion of an owed step moves to the next step of its leg, and from there to the next
+            // leg.
             (Some((leg, Step::Publish)), Change::Published(seen)) => {
                 next.done(now);
                 next.publications.extend(seen);
@@ -269,18 +275,21 @@ impl Record {
                 if found.revision > Fence::LARGEST_REVISION {
                     return Err(illegal("what was found is no revision"));
                 }
-                // An older record is ahead of a view that changed before this one had its life.
+                // A fence of an older life is ahead only of a view that changed before this record had its
+                // life. The next fence has that life, and is above it at any revision.
                 if found.life == self.life {
                     next.revision = self.revision.max(found.revision);
                 }
                 if let Some((leg, Step::Publish | Step::Sync | Step::RollOut)) = step {
-                    // Two copies of one record surpass each other without end: repeats are bounded.
+                    // Two copies of one record surpass each other without end, so repeats are bounded.
                     next.repeats = self.repeats.saturating_add(1);
                     next.renew(leg.side(), now);
                     next.owe(leg, Step::Publish, now);
                 }
             }
 
+            // Versions leave the set only under the lease, with no write in doubt that could bring them
+            // back.
             (Some((Leg::Contract, Step::Retire)), Change::Retire) => {
                 if !self.is_held_by_lease(now) {
                     return Err(illegal("the lease is not held"));
@@ -315,6 +324,8 @@ impl Record {
                 next.owe(Leg::Overlap, Step::Publish, now);
             }
 
+            // An invocation that waits or stops releases the lease, so that another one can resume at
+            // `due_at`.
             (Some(_), Change::Await { due_at, watcher }) => {
                 next.lease = None;
                 next.due_at = Some(due_at);
@@ -335,6 +346,7 @@ impl Record {
                 next.repeats = 0;
             }
 
+            // With nothing owed, no step needs the lease any more, so it is released too.
             (None, Change::Compared { drift, places, again_after }) => {
                 next.compared(drift, &places, again_after, now);
                 next.lease = None;
@@ -349,6 +361,7 @@ impl Record {
             (_, Change::Edited(value)) => next.edited = Some(value),
             (_, Change::Imported(imported)) => next.imported = Some(imported),
 
+            // Every other change does not match what is owed, and is illegal.
             (_, Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. }) => {
                 return Err(illegal("that step is not owed"));
             }
@@ -360,7 +373,8 @@ impl Record {
         Ok(next)
     }
 
-    /// Until the next comparison: a time, or until a write whose reply was lost may have landed.
+    /// Notes the result of drift detection and sets the time of the next one: after `again_after`, or as
+    /// soon as a write whose reply was lost may have landed.
     fn compared(
         &mut self,
         drift: Vec<String>,
@@ -387,9 +401,10 @@ impl Record {
         self.life = self.life.or(begin.life);
         let before = self.versions.len();
         if begin.minted.is_some() {
-            // A newer rotation's expand does an older one's contract on its way.
+            // The expand leg of a newer rotation also does the contract leg of an older one.
             self.versions.retain(|version| !version.has_ended(now));
         }
+        // The new values become versions. The first value of a token is current at once.
         let mut changed = self.versions.len() != before;
         let values = begin.adopted.into_iter().map(|adopted| (adopted, Stage::Current));
         let minted = begin.minted.map(|minted| (minted, Stage::Pending));
@@ -421,6 +436,8 @@ impl Record {
             self.last_version = number;
             changed = true;
         }
+        // A view that differs from the published one gets the fence of the next save, so that no stamp of
+        // the earlier view proves it.
         if changed || begin.repaired.contains(&Side::Verifiers) {
             self.renew(Side::Verifiers, now);
         }
@@ -430,6 +447,7 @@ impl Record {
         {
             self.renew(Side::Presenters, now);
         }
+        // This rotation is no longer queued, and an edit that is now a version is used up.
         self.queued.take_if(|queued| queued.rotation == begin.id);
         if begin.is_presented {
             self.edited = None;
@@ -437,6 +455,7 @@ impl Record {
         self.queued = begin.queued.or(self.queued.take());
         self.imported = begin.imported.or(self.imported.take());
         self.compare_at = self.compare_at.min(now + begin.compare_within);
+        // The slot is taken, the first leg is owed, and the same save takes the lease.
         self.rotation = Some(Rotation {
             id: begin.id,
             purpose: begin.purpose,
@@ -460,7 +479,7 @@ impl Record {
         self.rotation.as_ref().and_then(|rotation| rotation.leaves_alone)
     }
 
-    /// The leg that a rotation begins with: verifiers come first, if they are not left alone.
+    /// The leg that a rotation begins with: verifiers come first, unless they are left alone.
     fn first_leg(&self) -> Leg {
         match self.leaves_alone() {
             Some(Side::Verifiers) => Leg::Migrate,
@@ -489,7 +508,7 @@ impl Record {
             self.renew(Side::Verifiers, now);
         }
         if purpose == Some(Purpose::Rotate) || self.next_end().is_some() {
-            // Where a rotation was not what ended, an overlap may have been owed before it.
+            // An overlap may have been owed before a publish or a repair began, so it is owed again.
             self.owe(Leg::Overlap, Step::Publish, now);
         } else {
             self.rest();
@@ -505,7 +524,7 @@ impl Record {
         self.renew(Side::Verifiers, now);
     }
 
-    /// After a leg of the overlap: the next end is awaited, or nothing is.
+    /// After a leg of the overlap: contract is due at the next end of a version, or nothing is owed.
     fn contract_or_rest(&mut self, now: Timestamp) {
         match self.next_end() {
             Some(end) => {
@@ -535,7 +554,7 @@ impl Record {
         self.watcher = None;
     }
 
-    /// Writes the step that was owed into the timeline, and forgets what held it.
+    /// Writes the step that was owed into the timeline, and clears the hold.
     fn done(&mut self, now: Timestamp) {
         self.held = None;
         let Some(owed) = self.owed else { return };

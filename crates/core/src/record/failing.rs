@@ -11,23 +11,23 @@ use crate::error::Error;
 /// The longest message that is kept, in characters.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// The runs of a token that failed since its record was last saved. It is kept beside the record, so that
-/// it can be kept of a record that cannot be read. The next save clears it.
+/// The runs of a token that failed since its record was last saved. They are kept beside the record, so
+/// that they can be kept even if the record cannot be read. The next save clears them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failing {
-    /// How many runs failed in a row.
+    /// Number of runs that failed in a row.
     pub tries: u32,
-    /// When the first of them failed.
+    /// Time at which the first of them failed.
     #[serde(with = "in_milliseconds")]
     pub since: Timestamp,
-    /// The contract's `errorType` of the last one.
+    /// The contract's `errorType` of the last failed run.
     pub error: String,
-    /// The contract's `errorMessage` of the last one.
+    /// The contract's `errorMessage` of the last failed run.
     pub message: String,
 }
 
 impl Failing {
-    /// The same with one more failed run.
+    /// The failures before, with one more failed run.
     pub fn after(before: Option<Self>, error: &Error, now: Timestamp) -> Self {
         let (tries, since) = before.map_or((0, now), |before| (before.tries, before.since));
         Self {
@@ -38,15 +38,15 @@ impl Failing {
         }
     }
 
-    /// When the token is tried again: after the back-off, and no later than `latest`.
+    /// Time of the next attempt: after the back-off, and no later than `latest`.
     pub fn due_at(&self, now: Timestamp, latest: Option<Timestamp>) -> Timestamp {
         let due_at = now + back_off(self.tries.saturating_sub(1));
         latest.map_or(due_at, |latest| due_at.min(latest))
     }
 }
 
-/// The pause before the next attempt after this many earlier ones: one minute, doubled each time, an hour
-/// at most.
+/// The pause before the next attempt, after this number of earlier attempts: one minute, doubled each
+/// time, at most one hour.
 pub fn back_off(attempts: u32) -> Duration {
     Duration::from_secs((60 << attempts.min(6)).min(3600))
 }

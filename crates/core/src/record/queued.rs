@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 
 use super::RotationId;
 
-/// A rotation that was asked for and begins by itself, on the terms of its request.
+/// A rotation that was requested earlier. It begins without another request, on the terms of the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub struct Queued {
-    /// Its id, which the keys of its triggers resolve to.
+    /// Its id, to which the keys of its triggers resolve.
     pub rotation: RotationId,
-    /// When it was asked for first; `None` if an earlier version of changeover saved it.
+    /// Time of its first request; `None` if an earlier version of changeover saved it.
     #[serde(
         with = "changeover_token::time::optional_milliseconds",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<Timestamp>,
-    /// Clusters that it leaves out, as was asked.
+    /// Clusters that it leaves out, as requested.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub without: BTreeSet<String>,
 }
 
 impl Queued {
-    /// One that is asked for now.
+    /// A rotation that is requested at `since`.
     pub fn new(rotation: RotationId, since: Timestamp) -> Self {
         Self { rotation, since: Some(since), without: BTreeSet::new() }
     }
 }
 
-/// How it is written: earlier versions of changeover wrote the id alone.
+/// The stored form. Earlier versions of changeover stored the id alone.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {

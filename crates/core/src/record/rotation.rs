@@ -1,4 +1,4 @@
-//! A rotation: what it is for, and the steps of its legs.
+//! A rotation: its purpose, and the steps of its legs.
 
 use std::fmt;
 
@@ -8,30 +8,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::Side;
 
-/// What is in progress until presenters are on the version that it is about. It takes the token's
-/// one slot.
+/// The work in progress until presenters are on its version. It takes the token's one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotation {
-    /// Its name.
+    /// The id of the rotation.
     pub id: RotationId,
-    /// What it is for.
+    /// The purpose of the rotation.
     pub purpose: Purpose,
     /// The version that presenters present at its end.
     pub version: VersionNumber,
-    /// When it began.
+    /// Time at which it began.
     #[serde(with = "in_milliseconds")]
     pub began_at: Timestamp,
-    /// Whether its version may have been presented: from then on it cannot be dropped.
+    /// True once its version may have been presented. From then on it cannot be dropped.
     pub presented: bool,
-    /// The side that a repair leaves alone, because a stranger's value stands at one of its places.
+    /// The side that a repair leaves alone, because one of its places holds a value of another writer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaves_alone: Option<Side>,
-    /// What was done when.
+    /// The completed steps, with their times.
     pub timeline: Vec<Entry>,
 }
 
-/// Names one rotation. Random.
+/// The id of one rotation. It is random.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RotationId(pub String);
 
@@ -41,17 +40,17 @@ impl fmt::Display for RotationId {
     }
 }
 
-/// Why both sides are gone through.
+/// The reason to publish to both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
     /// A pending version becomes current.
     Rotate,
-    /// The current version is written to every publication; rolls are passed over, since pods
-    /// cannot start before what they read exists.
+    /// The current version is written to every publication. Rollouts are skipped, because pods cannot
+    /// start before what they read exists.
     Publish,
-    /// A publication was found to differ: both sides are published, synced and rolled again, but for one where
-    /// a stranger's value stands.
+    /// A publication was found to differ. Both sides are published, synced and rolled out again, except a
+    /// side on which a place holds a value of another writer.
     Repair,
 }
 
@@ -59,26 +58,26 @@ pub enum Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Leg of the step.
+    /// The leg of the step.
     pub leg: Leg,
     /// The step.
     pub step: Step,
-    /// When it was done.
+    /// Time at which it was done.
     #[serde(with = "in_milliseconds")]
     pub at: Timestamp,
-    /// How long it took since it was owed.
+    /// Time in milliseconds from when it was owed until it was done.
     pub took_ms: u64,
 }
 
-/// The next thing to do.
+/// The next step to carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Owed {
-    /// On which leg.
+    /// The leg of the step.
     pub leg: Leg,
-    /// Which step of it.
+    /// The step of that leg.
     pub step: Step,
-    /// Since when.
+    /// Time since which it is owed.
     #[serde(with = "in_milliseconds")]
     pub since: Timestamp,
 }
@@ -91,14 +90,14 @@ pub enum Leg {
     Expand,
     /// Presenters present the new version.
     Migrate,
-    /// Verifiers learn when the old version ends.
+    /// Verifiers receive the end of the old version.
     Overlap,
-    /// Verifiers forget versions that have ended.
+    /// Verifiers stop accepting versions that have ended.
     Contract,
 }
 
 impl Leg {
-    /// As the contract writes it.
+    /// The leg in the contract's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Leg::Expand => "expand",
@@ -108,7 +107,7 @@ impl Leg {
         }
     }
 
-    /// Whose view it carries.
+    /// The side whose view the leg publishes.
     pub fn side(self) -> Side {
         match self {
             Leg::Expand | Leg::Overlap | Leg::Contract => Side::Verifiers,
@@ -117,22 +116,23 @@ impl Leg {
     }
 }
 
-/// The steps of a leg, in order. Each may run again after a crash anywhere, with the same effect.
+/// The steps of a leg, in order. A step may run again after a crash at any point, with the same effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Contract only: wait for the end of a version, and delete it from the record.
     Retire,
-    /// Write this side's view to each of its publications.
+    /// Write the side's view to each of its publications.
     Publish,
     /// Wait until each copy equals what was published.
     Sync,
-    /// Replace what picks up by restart, and wait until nothing runs on an older view.
+    /// Restart the workloads that pick up a new view by restart, and wait until nothing runs on an older
+    /// view.
     RollOut,
 }
 
 impl Step {
-    /// As the contract writes it.
+    /// The step in the contract's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Step::Retire => "retire",

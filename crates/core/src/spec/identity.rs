@@ -1,5 +1,6 @@
-//! Which spec it is. The version number of a parameter does not say it: a parameter that is deleted and
-//! created again counts from 1, and what a spec means depends on the descriptions of its clusters too.
+//! The identity of a spec. The version number of its parameter is not enough: a parameter that is deleted
+//! and created again counts from 1, and the meaning of a spec depends on the descriptions of its clusters
+//! too.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +8,13 @@ use changeover_token::Digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What a record pins of the spec that it works from.
+/// The identity of the spec that a record works from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecId {
-    /// The version of the parameter, valid for one life of it.
+    /// The version of the parameter. It is unique until the parameter is deleted.
     pub version: i64,
-    /// When the parameter was written last.
+    /// Time at which the parameter was last written.
     #[serde(
         with = "changeover_token::time::optional_milliseconds",
         default,
@@ -22,18 +23,19 @@ pub struct SpecId {
     pub modified_at: Option<Timestamp>,
     /// Digest of the text.
     pub sha256: Digest,
-    /// Digest of the description of each cluster that it names, as far as that could be read.
+    /// Digest of the description of each cluster that the spec names, for those that could be read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clusters: BTreeMap<String, Digest>,
 }
 
 impl SpecId {
-    /// That of this text. When it was written, and what its clusters are, is not known yet.
+    /// The identity of this text. Its time of writing and its clusters are not known yet.
     pub fn of(version: i64, json: &str) -> Self {
         Self { version, modified_at: None, sha256: Digest::of(json), clusters: BTreeMap::new() }
     }
 
-    /// Whether both mean the same: the same text, and no cluster that is known to be another.
+    /// True if both mean the same: the same text, and no cluster that both know with different
+    /// descriptions.
     pub fn means(&self, other: &Self) -> bool {
         let is_same = |(name, digest): (&String, &Digest)| {
             other.clusters.get(name).is_none_or(|other| other == digest)
@@ -41,8 +43,8 @@ impl SpecId {
         self.sha256 == other.sha256 && self.clusters.iter().all(is_same)
     }
 
-    /// Whether another text was written before this one. Parameter Store does not promise that a read
-    /// returns what was written last.
+    /// True if this is a different text that was written before `newer`. Parameter Store does not promise
+    /// that a read returns what was written last.
     pub fn is_stale_beside(&self, newer: &Self) -> bool {
         self.sha256 != newer.sha256
             && match (self.modified_at, newer.modified_at) {

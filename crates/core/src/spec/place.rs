@@ -1,4 +1,4 @@
-//! Places: where a view of a token is published, and how a place is written as text.
+//! Places: the parameters and items to which a view of a token is published, and their text form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::{TABLE_RULE, is_name_character, is_table};
 
-/// Where a view is published. Two places are equal if and only if they are the same parameter or the
-/// same item.
+/// The place to which a view is published. Two places are equal if and only if they are the same parameter
+/// or the same item.
 ///
-/// As text, `ssm:/a/b` or `dynamodb:table/id=service_token`. The text reads back as the same place,
-/// so that it can stand for it as the key of a map.
+/// The text form is `ssm:/a/b` or `dynamodb:table/id=service_token`. The text reads back as the same
+/// place, so that it can be the key of a map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Place {
-    /// A parameter of Parameter Store: its value.
+    /// The value of a parameter of Parameter Store.
     Parameter(ParameterName),
-    /// An item of a DynamoDB table: some of its attributes.
+    /// Some attributes of an item of a DynamoDB table.
     Item {
         /// The table's name.
         table: String,
@@ -27,8 +27,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether its store refuses a write that comes late: DynamoDB's conditional writes do, and
-    /// Parameter Store has none.
+    /// True if its store refuses a late write. DynamoDB does so by conditional writes. Parameter Store has
+    /// none.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Place::Item { .. })
     }
@@ -95,7 +95,7 @@ impl From<Place> for String {
     }
 }
 
-/// Why a text is not a place.
+/// The reason why a text is not a place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a place: {0}")]
 pub struct NotAPlace(String);
@@ -105,12 +105,12 @@ pub struct NotAPlace(String);
 pub struct ParameterName(String);
 
 impl ParameterName {
-    /// Reads a name by Parameter Store's rules (BOTO ssm 2014-11-06, `PutParameter`): begins with
-    /// `/`, at most 15 levels of `[A-Za-z0-9_.-]+`, at most 1,011 characters, and not in the name
-    /// spaces of `aws` and `ssm`.
+    /// Reads a name by Parameter Store's rules (BOTO ssm 2014-11-06, `PutParameter`). The name begins with
+    /// `/`. It has at most 15 levels of `[A-Za-z0-9_.-]+` and at most 1,011 characters. It is not in the
+    /// name spaces of `aws` and `ssm`.
     ///
     /// # Errors
-    /// The rule that it breaks, as a clause about "it".
+    /// The rule that the name breaks, as a clause about "it".
     pub fn parse(name: &str) -> Result<Self, String> {
         let Some(path) = name.strip_prefix('/') else {
             return Err("it does not begin with '/'".into());
@@ -146,7 +146,7 @@ impl ParameterName {
         &self.0
     }
 
-    /// Whether this parameter lies anywhere below `path`, or is it.
+    /// True if this parameter is `path`, or is anywhere below it.
     pub fn is_within(&self, path: &str) -> bool {
         self.0.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
@@ -166,11 +166,11 @@ const MOST_LEVELS: usize = 15;
 pub struct ItemKey(Vec<(String, KeyValue)>);
 
 impl ItemKey {
-    /// A key of these attributes, by DynamoDB's rules (BOTO dynamodb 2012-08-10): names of 1 to 255
+    /// Makes a key of these attributes, by DynamoDB's rules (BOTO dynamodb 2012-08-10): names of 1 to 255
     /// bytes, texts of 1 to 2,048 bytes. Attributes that publications write cannot be part of it.
     ///
     /// # Errors
-    /// The rule that it breaks, as a clause about "it".
+    /// The rule that the key breaks, as a clause about "it".
     pub fn new(mut attributes: Vec<(String, KeyValue)>) -> Result<Self, String> {
         attributes.sort();
         if !(1..=2).contains(&attributes.len()) {
@@ -227,7 +227,7 @@ impl fmt::Display for ItemKey {
 pub enum KeyValue {
     /// A DynamoDB string (S).
     Text(String),
-    /// A DynamoDB number (N). Whole numbers only: each then has one spelling.
+    /// A DynamoDB number (N). Only whole numbers are allowed, so that each has one spelling.
     Number(i64),
 }
 
@@ -246,10 +246,10 @@ pub const WRITTEN_ATTRIBUTES: [&str; 8] = [
 const LONGEST_KEY_NAME: usize = 255;
 const LONGEST_KEY_TEXT: usize = 2048;
 
-/// Follows the name of an attribute that is a number: `7` and `"7"` are different items.
+/// The suffix to the name of an attribute that is a number: `7` and `"7"` are different items.
 const NUMBER_MARK: &str = ":n";
 
-/// Percent-encodes what separates the parts of a place, and what would not print.
+/// Percent-encodes the separators of a place's parts, and characters that would not print.
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
@@ -265,7 +265,7 @@ fn encode(text: &str) -> String {
     encoded
 }
 
-/// The reverse of [`encode`]; `None` for what it never writes.
+/// The reverse of [`encode`]; `None` for text that `encode` never writes.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,8 +1,8 @@
-//! What a spec's JSON says: raw shapes, read field by field.
+//! The raw shapes of a spec's JSON, read field by field.
 //!
-//! Objects and lists are serde's to read: an unknown field, one that stands twice, or an object where
-//! a list belongs ends the reading with the path of the field. Everything else is kept as the JSON
-//! value it is, for [`super::resolve`] to judge, so that many faults can be told at once.
+//! Objects and lists are read by serde. An unknown field, a repeated field, or an object in the place of a
+//! list ends the read with the path of the field. Everything else is kept as its JSON value, for
+//! [`super::resolve`] to check, so that many faults can be reported at once.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,8 +15,8 @@ use serde_json::Value;
 /// Reads JSON into a raw shape.
 ///
 /// # Errors
-/// What is wrong, beginning with the path of the field. It shows no value of `token`: somebody may
-/// have put the token itself there.
+/// The fault, beginning with the path of the field. It shows no value of `token`, because the token itself
+/// may have been put there by mistake.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String> {
     // Nothing larger fits in a parameter, not even one of the advanced tier.
     if json.len() > LARGEST_PARAMETER {
@@ -30,7 +30,7 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let message = error.inner().to_string();
             let message: String = message.chars().take(LONGEST_MESSAGE).collect();
-            // What is not JSON is told by line and column, and what is not a spec by field too.
+            // A syntax error has a line and a column. An error in a field has the field's path too.
             let has_path = error.inner().is_data() && error.path().iter().next().is_some();
             if has_path { format!("`{}`: {message}", error.path()) } else { message }
         })?;
@@ -142,8 +142,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
-/// An object, and nothing else: serde's derived shapes take lists too, and its messages show what
-/// they found instead.
+/// An object, and nothing else. Shapes that serde derives accept lists too, and their messages show the
+/// value that they found instead.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -170,7 +170,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// The attributes of a key as they stand, the same name twice included.
+/// The attributes of a key as they are written, including the same name twice.
 pub(super) struct Attributes(pub(super) Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Attributes {

@@ -1,4 +1,5 @@
-//! What a spec means: raw shapes, judged field by field, into types that cannot hold nonsense.
+//! Resolution of a spec: raw shapes are checked field by field, and become types that cannot hold invalid
+//! values.
 
 mod cluster;
 mod publication;
@@ -27,6 +28,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
     let raw: raw::Spec = raw::read(json).map_err(|fault| bad_spec(name, version, &fault))?;
     let mut faults = Faults::default();
 
+    // Each field is checked even after a fault, so that all faults are reported at once.
     let generation = faults.generation(raw.token);
     let source = faults.source(raw.source);
     let overlap = match raw.overlap.0 {
@@ -40,6 +42,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         None => Some(DEFAULT_ROLLOUT_TIMEOUT),
     };
     let on_drift = faults.on_drift(raw.on_drift);
+    // Rules across fields are checked on the fields that are valid by themselves.
     if let Some(timeout) = rollout_timeout {
         for audience in [&verifiers, &presenters].into_iter().flatten() {
             faults.time_outs(audience, timeout);
@@ -55,6 +58,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         }
     }
 
+    // A fault across fields leaves every field present, so the list of faults must be empty too.
     let spec = (|| {
         Some(Spec {
             token: name.clone(),
@@ -80,19 +84,20 @@ pub(super) fn bad_spec(name: &TokenName, version: i64, because: &str) -> Error {
         .on(format!("\"{name}\" (version {version} of its parameter)"))
 }
 
-/// What `source.least_bits` may be.
+/// The allowed values of `source.least_bits`.
 const LEAST_BITS: RangeInclusive<u16> = 64..=512;
 const SECOND: Duration = Duration::from_secs(1);
 const SHORTEST_OVERLAP: Duration = Duration::from_secs(5);
 const DEFAULT_ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const DEFAULT_BYTES: u8 = 32;
 
-/// What is wrong with a spec, in the order in which it was found.
+/// The faults of a spec, in the order in which they were found.
 #[derive(Default)]
 struct Faults(Vec<String>);
 
 impl Faults {
-    /// Notes a fault: a field, and the rest of the sentence. Answers `None`, for the value it leaves out.
+    /// Notes a fault: a field, and the rest of the sentence. Returns `None` in place of the value of the
+    /// field.
     fn add<T>(&mut self, path: impl Display, fault: impl Display) -> Option<T> {
         self.0.push(format!("`{path}` {fault}"));
         None
@@ -132,7 +137,7 @@ impl Faults {
         let prefix = match token.prefix.0 {
             None => Some(None),
             Some(value) => match value.as_str().and_then(Prefix::parse) {
-                // It is not shown: somebody may have written a whole token.
+                // The value is not shown: a whole token may have been written there by mistake.
                 None => self.add(
                     "token.prefix",
                     "is not a prefix; write 1 to 16 of a-z and 0-9, and then '_'",
@@ -180,7 +185,7 @@ impl Faults {
         }
     }
 
-    /// A digest of a short value can be reversed by trying all values.
+    /// Refuses digests of short values: a digest of a short value can be reversed by trying all values.
     fn digests(&mut self, source: &Source, verifiers: &Audience) {
         let Source::Inbox { least_bits, .. } = source else { return };
         let forms = verifiers.publications.iter().map(|publication| publication.form);
@@ -196,7 +201,8 @@ impl Faults {
         }
     }
 
-    /// A workload that is as slow as its spec says would be held, though nothing is wrong.
+    /// Refuses a `rollout_timeout` that is not longer than a workload's own `picks_up` and `settle`.
+    /// Otherwise the workload would be held though nothing is wrong.
     fn time_outs(&mut self, audience: &Audience, timeout: Duration) {
         for workload in &audience.workloads {
             let within = match workload.picks_up {
@@ -216,7 +222,8 @@ impl Faults {
         }
     }
 
-    /// What arrives would be taken for what was published, and the other way round.
+    /// Refuses an inbox that the spec publishes to. Otherwise an arrival would be taken for a publication,
+    /// and a publication for an arrival.
     fn inbox(&mut self, inbox: &ParameterName, sides: [&Audience; 2]) {
         let mut published = sides.into_iter().flat_map(|side| &side.publications);
         if published.any(|it| matches!(&it.place, Place::Parameter(name) if name == inbox)) {
@@ -241,6 +248,7 @@ impl Faults {
         let Some(Object(raw)) = raw.0 else {
             return Some(Audience::default());
         };
+        // Each entry is checked by itself first, with its index in the path of its faults.
         let publish = raw.publish.0.unwrap_or_default();
         if publish.is_empty() {
             self.add::<()>(
@@ -275,6 +283,7 @@ impl Faults {
             within: within?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
         };
+        // Without a restart, only `within` bounds the time for which a reader may use an old copy.
         let restarts = |workload: &Workload| workload.picks_up == PicksUp::Restart;
         if audience.within.is_none() && !audience.workloads.iter().any(restarts) {
             self.add::<()>(
@@ -283,6 +292,7 @@ impl Faults {
                  its copy",
             );
         }
+        // Duplicates would be written twice, or stamped twice, in one step.
         let mut places = BTreeSet::new();
         for (index, publication) in audience.publications.iter().enumerate() {
             if !places.insert(&publication.place) {
@@ -301,6 +311,7 @@ impl Faults {
                     format!("names {workload} a second time; remove one"),
                 );
             }
+            // An ExternalSecret reads from Parameter Store, so its side must publish to a parameter.
             let copier = match &workload.copy {
                 Some(SecretCopy::ExternalSecret { .. }) => Some("external_secret"),
                 Some(SecretCopy::ClusterExternalSecret { .. }) => Some("cluster_external_secret"),
@@ -315,8 +326,8 @@ impl Faults {
                     ),
                 );
             }
-            // What one field manager applies is all that it owns: a second key would take the first
-            // one away.
+            // A field manager owns only what it applies. Applying a second key of the Secret would
+            // therefore remove the first one.
             let others = audience.workloads[..index].iter().filter_map(Workload::written_key);
             let is_torn = |written: &WrittenKey<'_>| {
                 others.clone().any(|it| it.secret() == written.secret() && it.key != written.key)
@@ -334,6 +345,7 @@ impl Faults {
     }
 
     fn both_sides(&mut self, name: &TokenName, verifiers: &Audience, presenters: &Audience) {
+        // A token that is published to no side has no reader.
         if verifiers.is_empty() && presenters.is_empty() {
             self.add::<()>(
                 "verifiers",
@@ -344,6 +356,7 @@ impl Faults {
             let Place::Parameter(parameter) = &publication.place else {
                 continue;
             };
+            // An item holds each view in attributes of its own. A parameter has one value only.
             let is_same = |other: &Publication| other.place == publication.place;
             if verifiers.publications.iter().any(is_same) {
                 self.add::<()>(
@@ -355,6 +368,7 @@ impl Faults {
                 );
             }
         }
+        // A key of a Secret has one value too, so the two sides cannot share it.
         let accepted: Vec<_> =
             verifiers.workloads.iter().filter_map(Workload::written_key).collect();
         for (index, workload) in presenters.workloads.iter().enumerate() {
@@ -368,6 +382,7 @@ impl Faults {
                 );
             }
         }
+        // The stamp of a workload is an annotation that is named after the token.
         let has_workloads = !verifiers.workloads.is_empty() || !presenters.workloads.is_empty();
         let name = name.as_str();
         if has_workloads && (name.starts_with('-') || name.ends_with('-')) {
@@ -379,7 +394,7 @@ impl Faults {
         }
     }
 
-    /// A required text that keeps a rule of AWS or Kubernetes.
+    /// Reads a required text that keeps a rule of AWS or Kubernetes.
     fn name(
         &mut self,
         path: impl Display,

@@ -3,10 +3,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A length of time in humantime's words, such as `"90s"` or `"1h 30m"`, within these bounds.
+/// Reads a duration in humantime's format, such as `"90s"` or `"1h 30m"`, within these bounds.
 ///
 /// # Errors
-/// Why it is none, and what to write, as the rest of a sentence.
+/// The fault, and what to write instead, as the rest of a sentence.
 pub fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let (least, most) = bounds.into_inner();
     match humantime::parse_duration(text) {
@@ -21,30 +21,30 @@ pub fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration
     }
 }
 
-/// The longest time that a spec or a request can name: a year of humantime's, and far from where adding
-/// it to a time overflows.
+/// The longest time that a spec or a request can name: one year of humantime's. It is far from the point
+/// at which adding it to a time overflows.
 pub const LONGEST_DURATION: Duration = Duration::from_secs(31_557_600);
 
-/// The name of a table (BOTO dynamodb 2012-08-10, `TableName`).
+/// True for the name of a table (BOTO dynamodb 2012-08-10, `TableName`).
 pub fn is_table(name: &str) -> bool {
     (3..=255).contains(&name.len()) && name.chars().all(is_name_character)
 }
 
 pub const TABLE_RULE: &str = "the name of a table: 3 to 255 of a-z, A-Z, 0-9, '_', '.' and '-'";
 
-/// The characters of a parameter's level, and of a table's name.
+/// True for the characters of a parameter's level, and of a table's name.
 pub fn is_name_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }
 
-/// A KMS key as `PutParameter` takes it (BOTO ssm 2014-11-06, `ParameterKeyId`).
+/// True for a KMS key in the form that `PutParameter` accepts (BOTO ssm 2014-11-06, `ParameterKeyId`).
 pub fn is_kms_key(key: &str) -> bool {
     (1..=256).contains(&key.len())
         && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '_' | '-'))
 }
 
-/// The name of an EKS cluster (BOTO eks 2017-11-01, `ClusterName`), also used for the last level of a
-/// cluster's parameter.
+/// True for the name of an EKS cluster (BOTO eks 2017-11-01, `ClusterName`), also used for the last level
+/// of a cluster's parameter.
 pub fn is_cluster(name: &str) -> bool {
     (1..=100).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -54,14 +54,14 @@ pub fn is_cluster(name: &str) -> bool {
 pub(super) const CLUSTER_RULE: &str =
     "the name of a cluster: 1 to 100 of a-z, A-Z, 0-9, '_' and '-'";
 
-/// The name of an AWS region, as it becomes a part of a host's name.
+/// True for the name of an AWS region, as it becomes a part of a host's name.
 pub(super) fn is_region(name: &str) -> bool {
     is_label(name)
 }
 
 pub(super) const REGION_RULE: &str = "the name of a region, such as \"eu-west-1\"";
 
-/// The ARN of an IAM role (BOTO sts 2011-06-15, `arnType`; its resource begins with `role/`).
+/// True for the ARN of an IAM role (BOTO sts 2011-06-15, `arnType`; its resource begins with `role/`).
 pub(super) fn is_role(arn: &str) -> bool {
     let mut parts = arn.splitn(6, ':');
     let mut next = || parts.next().unwrap_or_default();
@@ -81,7 +81,7 @@ pub(super) fn is_role(arn: &str) -> bool {
 pub(super) const ROLE_RULE: &str =
     "the ARN of a role, such as \"arn:aws:iam::123456789012:role/changeover\"";
 
-/// A label of RFC 1123, as Kubernetes names namespaces (apimachinery `IsDNS1123Label`).
+/// True for a label of RFC 1123, the form of a Kubernetes namespace (apimachinery `IsDNS1123Label`).
 pub(super) fn is_label(name: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     (1..=63).contains(&name.len())
@@ -92,7 +92,8 @@ pub(super) fn is_label(name: &str) -> bool {
 
 pub(super) const LABEL_RULE: &str = "the name of a namespace: 1 to 63 of a-z, 0-9 and '-'";
 
-/// A subdomain of RFC 1123, as Kubernetes names most objects (apimachinery `IsDNS1123Subdomain`).
+/// True for a subdomain of RFC 1123, the form of most Kubernetes names (apimachinery
+/// `IsDNS1123Subdomain`).
 pub(super) fn is_subdomain(name: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_part = |part: &str| {
@@ -105,7 +106,7 @@ pub(super) fn is_subdomain(name: &str) -> bool {
 
 pub(super) const SUBDOMAIN_RULE: &str = "the object's name: 1 to 253 of a-z, 0-9, '-' and '.'";
 
-/// A key of a Secret (apimachinery `IsConfigMapKey`).
+/// True for a key of a Secret (apimachinery `IsConfigMapKey`).
 pub(super) fn is_secret_key(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && !matches!(name, "." | "..")

@@ -1,6 +1,6 @@
-//! What becomes of a leg that finds a later fence than its own.
+//! The reaction of a leg that finds a later fence than its own.
 //!
-//! A later fence proves nothing about what is owed here. The record is read again. If it moved, another
+//! A later fence proves nothing about what is owed here. The record is read again. If it changed, another
 //! invocation was first. If it did not, either the record was restored from a backup and continues above
 //! what was found, or a newer record of this token writes there and the leg is held.
 
@@ -13,8 +13,8 @@ use crate::{
     spec::Side,
 };
 
-/// Continues above the later fences that these objects carry, or holds the leg. What is written next is
-/// written by a record that was saved above them.
+/// Continues above the later fences that these objects carry, or holds the leg. The next write is made by a
+/// record that was saved above them.
 pub(crate) async fn continue_above(
     session: &mut Session<'_>,
     side: Side,
@@ -46,7 +46,7 @@ pub(crate) async fn continue_above(
     ))))
 }
 
-/// A newer record of this token wrote to the object.
+/// Hold for an object that a newer record of this token wrote to.
 pub(crate) fn held_by_newer_record(
     session: &Session<'_>,
     side: Side,

@@ -1,4 +1,4 @@
-//! Publish: a side's view is written to each of its publications.
+//! Publish: writes a side's view to each of its publications.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +27,8 @@ pub(super) async fn publish(session: &mut Session<'_>, leg: Leg) -> Result<Optio
     if side == Side::Presenters && session.spec().on_drift == OnDrift::Adopt {
         keep_edited(session).await?;
     }
-    // Before the lease is taken: values are opened one by one, and a write to a store that cannot
-    // fence begins only while enough of the lease is left.
+    // The view is built before the lease is taken: opening values takes time, and a write to a store that
+    // cannot fence begins only while enough of the lease is left.
     let content = view_of(session, side).await?;
     session.save_with_lease(leg).await?;
     let writes = publications.iter().map(|publication| write(session, publication, &content));
@@ -59,15 +59,15 @@ pub(super) async fn publish(session: &mut Session<'_>, leg: Leg) -> Result<Optio
         seen.values_mut().for_each(|it| it.answered_at = answered_at);
     }
     session.apply(Change::Published(seen))?;
-    // It was what the look found: if this leg is published again, that is written again.
+    // What was observed is gone now: if this leg is published again, the view is written again.
     if side == Side::Presenters {
         session.forget_found();
     }
     Ok(None)
 }
 
-/// Keeps what somebody wrote by hand since a rotation began, before it is published over: it is the
-/// next version, once this one is through.
+/// Keeps a value that was written by hand since a rotation began, before it is published over. It is the
+/// next version, once this rotation is complete.
 async fn keep_edited(session: &mut Session<'_>) -> Result<(), Stop> {
     for (publication, holding) in session.holdings(Side::Presenters).await {
         let Some(Holding { value, .. }) = holding? else { continue };
@@ -107,7 +107,7 @@ async fn write(
     content: &Content,
 ) -> Result<Written, WriteError> {
     let place = publication.place.to_string();
-    // A value that was found in place, and is to stay, needs no version of its parameter more.
+    // A value that was found in place, and is to stay, needs no further version of its parameter.
     if let (Place::Parameter(_), Some(found)) =
         (&publication.place, session.found().get(&publication.place))
         && matches!(content, Content::Presented { value, .. }
@@ -131,7 +131,7 @@ fn last_write(
     let mut held_at = before.map(|seen| seen.held_at.clone()).unwrap_or_default();
     if let Content::Presented { version, .. } = content {
         let found_there = held_at.get(version) == Some(&written.store_version);
-        // Numbers are those of one parameter: one that was deleted and created again counts from 1.
+        // Versions are numbered per parameter: one that was deleted and created again counts from 1.
         if before.is_some_and(|seen| written.store_version <= seen.store_version) && !found_there {
             held_at.clear();
         }
@@ -152,7 +152,7 @@ fn last_write(
     }
 }
 
-/// Moves the label `previous` first: a crash between the two leaves both readable.
+/// Moves the label `previous` first: after a crash between the two, both are readable.
 async fn move_labels(
     session: &mut Session<'_>,
     leg: Leg,
@@ -189,7 +189,8 @@ async fn move_labels(
         for ((place, version), result) in moves.iter().zip(results) {
             match result {
                 Ok(_) => {}
-                // Readers by this label keep what they have: the version is deleted, and no other holds it.
+                // Readers by this label keep what they have: the version is deleted, and no other version
+                // holds the value.
                 Err(failed) if failed.is_gone && label == "previous" => {
                     session.warn(format!(
                         "{place}: version {version} of the parameter, which held token version {},                              does not exist any more: the label `previous` is not moved",

@@ -1,4 +1,4 @@
-//! Roll out: nobody is left who holds an older view, and what was published still stands.
+//! Roll out: no reader is left that holds an older view, and what was published is unchanged.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::{
     spec::{PicksUp, Side, Workload},
 };
 
-/// Replaces what picks up by restart, sits out what picks up within a time, and then makes sure
-/// that what was published still stands.
+/// Replaces workloads that pick up by restart, waits for those that pick up within a time, and then
+/// verifies that what was published is unchanged.
 pub(super) async fn roll_out(
     session: &mut Session<'_>,
     owed: Owed,
@@ -38,8 +38,8 @@ pub(super) async fn roll_out(
     }
     let give_up_at = deadline_of(session, owed);
 
-    // Readers' own caches. At overlap nothing waits for them: each ends the old token by the
-    // clock, from whichever copy it has.
+    // Readers' own caches. At overlap nothing waits for them: each reader ends the old token by the clock,
+    // from whichever copy it has.
     let cached_until = audience
         .within
         .filter(|_| owed.leg != Leg::Overlap)
@@ -47,8 +47,8 @@ pub(super) async fn roll_out(
     let workloads = if rolls { session.workloads(side) } else { Vec::new() };
     let cached_for =
         cached_until.map_or(Duration::ZERO, |until| session.world().clock.until(until));
-    // A short wait for readers' own caches is sat out holding the lease, which saves a save; the
-    // publish that follows renews it.
+    // During a short wait for readers' own caches the lease is kept, which avoids a save. The publish that
+    // follows renews it.
     if !workloads.is_empty() || cached_for > session.settings().lease / 3 {
         session.save_as_watcher().await?;
     }
@@ -74,6 +74,7 @@ pub(super) async fn roll_out(
     let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
     let (cached, rolled, mounted) = session.with_heartbeat(waits).await?;
 
+    // A later fence comes first, because nothing else that was seen counts below it. Blockers come next.
     let mut under_way = Vec::new();
     let mut stuck = Vec::new();
     let mut ahead = Vec::new();
@@ -98,8 +99,8 @@ pub(super) async fn roll_out(
         return Ok(Some(UnderWay::Waiting(awaited)));
     }
 
-    // What migrate ends with gives the old version its end: looked at for every reader, not only
-    // for those that were restarted.
+    // The end of migrate gives the old version its end, so what every reader reads is verified, not only
+    // what restarted workloads read.
     let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
     if ends || !workloads.is_empty() {
         match verify_still_published(session, side).await? {
@@ -175,7 +176,7 @@ async fn wait_for_mounted<'a>(
     (workload, Ok(progress))
 }
 
-/// Since when what this workload reads is this side's view.
+/// The time since which this workload reads this side's view.
 fn synced_at(session: &Session<'_>, workload: &Workload, side: Side) -> Timestamp {
     let synced_at = session.record().wait(&workload.to_string()).map(|wait| wait.synced_at);
     synced_at.or_else(|| answered_at(session, side)).unwrap_or_else(|| session.now())

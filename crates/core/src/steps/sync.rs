@@ -1,4 +1,4 @@
-//! Sync: every copy of what was published is made to follow, and waited for.
+//! Sync: refreshes every copy of what was published, and waits for it.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +27,7 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
     if !copied.is_empty() {
         let give_up_at = deadline_of(session, owed);
         let view = copied_view(session, owed.leg.side()).await?;
+        // A wait needs no lease. The record names this session as the watcher instead.
         session.save_as_watcher().await?;
         let syncs = by_namespace(copied)
             .into_iter()
@@ -65,7 +66,7 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
         if let Some(held) = first_blocker(session, stuck, &under_way) {
             return Ok(Some(UnderWay::Held(held)));
         }
-        // A copy never comes to hold what its parameter no longer holds.
+        // A copy can never sync what its parameter no longer holds.
         if !under_way.is_empty()
             && let Some(changed) = changed_publication(session, owed.leg.side()).await?
         {
@@ -79,8 +80,8 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
     Ok(None)
 }
 
-/// Writes the Secrets of these workloads, or tells their copies to refresh, all at once, and waits
-/// for them together. `None` is what does not exist.
+/// Writes the Secrets of these workloads, or forces their copies to refresh, all at once, and waits for
+/// them together. `None` marks an object that does not exist.
 async fn sync_in_namespace<'a>(
     session: &Session<'_>,
     workloads: Vec<&'a Workload>,
@@ -96,7 +97,7 @@ async fn sync_in_namespace<'a>(
         (workload, written.map(Some))
     });
     let syncs = async {
-        // One that several workloads read is told once.
+        // A copy that several workloads read is refreshed once.
         let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for workload in copied {
             let copy = workload.copy.as_ref().map(ToString::to_string);
@@ -128,7 +129,8 @@ async fn sync_in_namespace<'a>(
     ended
 }
 
-/// The first publication comes before the objects that copy it may exist.
+/// True if absent copies are passed over: the first publication comes before the objects that copy it may
+/// exist.
 fn passes_over_absent(session: &Session<'_>, owed: Owed) -> bool {
     owed.leg <= Leg::Migrate
         && session.record().rotation().is_some_and(|it| it.purpose == Purpose::Publish)

@@ -1,4 +1,4 @@
-//! Whether what was published and synced still stands, and what becomes of a leg where it does not.
+//! Verification that what was published and synced is unchanged, and the reaction of a leg if it is not.
 
 use changeover_token::Fence;
 use futures::future::join_all;
@@ -12,23 +12,23 @@ use crate::{
     spec::Side,
 };
 
-/// Whether what was published and synced is still so.
+/// State of what was published and synced.
 pub(super) enum Standing {
     Stands,
-    /// What is not.
+    /// This has changed.
     Changed(Changed),
-    /// Somebody cannot be asked.
+    /// A cluster cannot be read.
     Unknown(Held),
 }
 
-/// What no longer holds what was published.
+/// Object that no longer holds what was published.
 pub(super) struct Changed {
     object: String,
     /// The later fence that it carries now, if it does.
     ahead: Option<Fence>,
 }
 
-/// What changed under a leg since it was published and synced: a pod may have started on it.
+/// Detects changes under a leg since its view was published and synced: a pod may have started on one.
 pub(super) async fn verify_still_published(
     session: &Session<'_>,
     side: Side,
@@ -58,7 +58,7 @@ pub(super) async fn verify_still_published(
     Ok(standing)
 }
 
-/// A place of this side that no longer holds what was written to it.
+/// Returns a place of this side that no longer holds what was written to it.
 pub(super) async fn changed_publication(
     session: &Session<'_>,
     side: Side,
@@ -78,7 +78,7 @@ pub(super) async fn changed_publication(
         if !stands {
             let found = holding.and_then(|holding| holding.fence_of(side));
             let ahead = found.filter(|found| *found > session.record().view(side));
-            // What is ahead comes first: only a record writes a later fence.
+            // A later fence comes first: only a record writes one.
             changed = match (changed, ahead) {
                 (Some(first), None) => Some(first),
                 _ => Some(Changed { object, ahead }),

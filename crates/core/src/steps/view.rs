@@ -1,4 +1,4 @@
-//! The view of a side: what its readers are to get, from the record alone.
+//! The view of a side: the content for its readers, from the record alone.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
     spec::{ParameterName, Place, Side},
 };
 
-/// The view of a side, from the record alone.
+/// Returns the view of a side, from the record alone.
 pub(crate) async fn view_of(session: &mut Session<'_>, side: Side) -> Result<Content, Error> {
     let plain = side == Side::Verifiers
         && session.spec().verifiers.publications.iter().any(|it| it.form == AcceptedForm::Plain);
@@ -31,7 +31,7 @@ pub(crate) async fn view_of(session: &mut Session<'_>, side: Side) -> Result<Con
             version: presented.version,
             value: session.value(presented.version).cloned().expect("it was opened above"),
         },
-        // An accepted document is nothing that a presenter could send.
+        // An accepted document is not something that a presenter could send.
         (Side::Presenters, None) => {
             return Err(Error::new(
                 Kind::BadRecord,
@@ -61,12 +61,12 @@ pub(crate) async fn view_of(session: &mut Session<'_>, side: Side) -> Result<Con
     })
 }
 
-/// The fence of a side's view, as workloads and Secrets carry it.
+/// Returns the fence of a side's view, as workloads and Secrets carry it.
 pub(crate) fn stamp_of(session: &Session<'_>, side: Side) -> Stamp {
     Stamp { side, token: session.record().token().clone(), fence: session.record().view(side) }
 }
 
-/// What copies of a side's view are to hold.
+/// Returns what copies of a side's view must hold.
 pub(super) async fn copied_view(
     session: &mut Session<'_>,
     side: Side,
@@ -102,7 +102,7 @@ pub(super) fn intended_digests(
         .collect()
 }
 
-/// When the last write of this side's view was answered.
+/// The time at which the last write of this side's view was answered.
 pub(super) fn answered_at(session: &Session<'_>, side: Side) -> Option<Timestamp> {
     let publications = &session.spec().side(side).publications;
     publications
@@ -111,11 +111,11 @@ pub(super) fn answered_at(session: &Session<'_>, side: Side) -> Option<Timestamp
         .max()
 }
 
-/// What copies of a view are to hold.
+/// Content that copies of a view must hold.
 pub(super) struct CopiedView {
     pub(super) stamp: Stamp,
-    /// Those of parameters: the digest of the bytes that each parameter was given.
+    /// For copies of parameters: the digest of the bytes that each parameter was given.
     pub(super) intended: BTreeMap<ParameterName, Digest>,
-    /// Those that are written: these bytes. `None` where there is none of them.
+    /// For Secrets that are written: these bytes. `None` if there are no such Secrets.
     pub(super) value: Option<Secret>,
 }

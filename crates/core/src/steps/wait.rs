@@ -1,4 +1,4 @@
-//! Waiting for workloads, and what a wait that is not over comes to.
+//! Waiting for workloads, and the result of a wait that is not over.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     spec::Workload,
 };
 
-/// What a wait for a workload came to.
+/// Result of a wait for a workload.
 pub(super) type Waited<'a, T> = (&'a Workload, Result<T, Error>);
 
-/// Workloads that one watch can see together.
+/// Groups the workloads that one watch can see together.
 pub(super) fn by_namespace<'a>(
     workloads: impl IntoIterator<Item = &'a Workload>,
 ) -> Vec<Vec<&'a Workload>> {
@@ -25,7 +25,7 @@ pub(super) fn by_namespace<'a>(
     namespaces.into_values().collect()
 }
 
-/// Until when a wait of this step is believed to end well. What was held gets a new chance on
+/// Time until which a wait of this step may still end well. A step that was held gets a new time-out on
 /// every invocation.
 pub(super) fn deadline_of(session: &Session<'_>, owed: Owed) -> Timestamp {
     let since = if session.record().held().is_some() { session.now() } else { owed.since };
@@ -54,7 +54,7 @@ pub(super) fn still_waiting(
     )))
 }
 
-/// The first of what is in the way; what else is, or is not done, is told beside it.
+/// Returns the first blocker. Other blockers, and what is not done, are reported beside it.
 pub(super) fn first_blocker(
     session: &mut Session<'_>,
     stuck: Vec<Held>,

@@ -1,5 +1,5 @@
-//! A rotation that is asked for once, by a sender that does not ask again, brings a version or is an error,
-//! whatever is in progress. What is owed meanwhile is not put off by it.
+//! Rotations requested once, by a sender that does not repeat the request. Each yields a version or an
+//! error, whatever is in progress. Owed steps are not delayed by it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use changeover_testkit::{
 
 use serde_json::json;
 
-/// What is in progress when a rotation is asked for, beside the name for it.
+/// The work in progress when a rotation is requested. The request for this work has a key of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occupant {
     Rotation,
@@ -28,20 +28,20 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ACCEPTED: &str = "ssm:/backend/token/accepted";
 
 impl Occupant {
-    /// A world in which the next request begins it, or carries it on.
+    /// A world in which the next request begins this work, or resumes it.
     async fn about_to_begin(self) -> MemoryWorld {
         let world = in_service(100, &workloads()).await;
         match self {
             Rotation | Publication => {}
             Repair => {
-                // The same document in other bytes: a write of an earlier version, say.
+                // The same document in other bytes, as after a write of an earlier version.
                 let document = world.value(&place(ACCEPTED), Side::Verifiers);
                 world.edit(&place(ACCEPTED), Side::Verifiers, &format!("{document} "));
                 world.pass(DAY).await;
             }
             Overlap => {
                 world.assert_outcome(&world.invoke("old", rotate("old")).await, "rotated");
-                // The index is late.
+                // The index lags behind the table.
                 world.pass(Duration::from_secs(1)).await;
             }
         }
@@ -56,14 +56,14 @@ impl Occupant {
         }
     }
 
-    /// How many calls it makes if nothing happens to it.
+    /// Number of calls of the undisturbed work.
     async fn calls(self) -> usize {
         let world = self.about_to_begin().await;
         world.run("occupant", self.request(), LONG, Faults::none()).await.calls
     }
 }
 
-/// The current version.
+/// Number of the current version.
 fn current(world: &MemoryWorld) -> u64 {
     let record = world.record(&subject()).expect("a record");
     record.in_stage(changeover_token::Stage::Current).expect("a current one").version.get()
@@ -73,15 +73,15 @@ fn waits() -> [Option<Duration>; 2] {
     [Some(Duration::ZERO), None]
 }
 
-/// One of them for each call, in turn; both if everything is tried.
+/// One of the waits for each call, alternating, or both if everything is tried.
 fn waits_at(call: usize) -> impl Iterator<Item = Option<Duration>> {
     let chosen =
         move |(number, wait)| (amount::is_everything() || number == (call / 2) % 2).then_some(wait);
     waits().into_iter().enumerate().filter_map(chosen)
 }
 
-/// That what was asked for under this key, when `before` was current, was not forgotten. `outcome` is how
-/// the invocation ended that asked for it.
+/// Asserts that the rotation requested under this key was not forgotten. `before` is the version that was
+/// current at the request, and `outcome` is the outcome of the requesting invocation.
 async fn assert_kept(world: &MemoryWorld, key: &str, before: u64, outcome: &str) {
     if outcome == "Throttled" {
         return;
@@ -115,7 +115,7 @@ async fn rotation_asked_for_between_any_two_calls_is_not_forgotten() {
             }
         }
         let kept: usize = ended.iter().filter(|(it, _)| *it != "Throttled").map(|(_, n)| n).sum();
-        // A few calls may happen to be those at which it is refused.
+        // A rotation is refused at a few calls. If only a few calls are tried, they may be just those.
         let are_most = kept * 2 > ended.values().sum() || amount::is_little();
         assert!(are_most, "{occupant:?}: most are kept: {ended:?}");
     }
@@ -149,7 +149,7 @@ async fn rotation_asked_for_after_a_cut_at_any_call_is_not_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn rotation_asked_for_while_another_thing_is_held_follows_it() {
-    // A publication passes rollouts over.
+    // A publication skips rollouts, so it is not held by one.
     for occupant in [Rotation, Repair, Overlap] {
         for wait in waits() {
             let world = occupant.about_to_begin().await;
@@ -227,7 +227,7 @@ async fn rotation_asked_for_while_a_write_may_land_is_not_forgotten() {
     assert!(deferred > 0 || amount::is_little(), "no reply was lost");
 }
 
-/// Asks for a version of its own behind what is in progress, and goes.
+/// Requests a fresh version, to follow the work in progress, without waiting for it.
 async fn queue(world: &MemoryWorld, key: &str, without: &[&str]) -> Ending {
     let asked = Request::Rotate {
         token: subject(),
@@ -245,7 +245,8 @@ fn is_queued(world: &MemoryWorld) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn drop_takes_back_a_rotation_that_waits() {
-    // Behind a pending version, which is dropped with it; and behind one that presenters may have.
+    // One rotation waits behind a pending version, which is dropped with it. The other waits behind a
+    // version that presenters may have.
     for is_presented in [false, true] {
         let world = in_service(102, &workloads()).await;
         if is_presented {
@@ -300,7 +301,8 @@ async fn waiting_rotation_keeps_its_terms() {
     away["cluster"] = json!("homelab");
     spec["presenters"]["workloads"].as_array_mut().unwrap().push(away);
     let world = in_service(104, &spec).await;
-    // What is in progress is carried on first, and goes without it too: it is not waited for twice.
+    // The work in progress is resumed first, also without the cluster, so that the cluster is not waited
+    // for twice.
     world.assert_outcome(&world.invoke("publish", publish()).await, "published");
     world.break_workload(&deployed("datastore"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");

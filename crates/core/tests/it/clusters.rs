@@ -1,5 +1,5 @@
-//! Several clusters, one of which is away: it holds what waits for it, under its own name, and is left
-//! out only where somebody says so.
+//! Several clusters, one of which is unreachable. It holds the rotations that wait for it, and is named in
+//! their report. It is left out only if a request says so.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn one_that_goes_away_holds_the_rotation_and_the_same_version_goes_on_when
             assert!(fix.contains(r#""without": ["homelab"]"#), "{fix}");
             assert_eq!(stages(&world), ["2 Pending", "1 Current"], "nothing is withdrawn");
 
-            // The sweep comes back to it, and it stays held.
+            // The sweep tries the rotation again, and it stays held.
             world.pass(Duration::from_secs(90)).await;
             world.invoke("sweep", Request::Sweep).await;
             assert_eq!(stages(&world), ["2 Pending", "1 Current"]);
@@ -91,7 +91,7 @@ async fn the_other_clusters_go_on_while_one_is_away() {
     world.lose_cluster(HOMELAB);
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
     let pods = world.rest(&subject()).pods;
-    // Migrate is held at its sync: the verifiers, all in the other cluster, are through expand.
+    // Migrate is held at its sync: the verifiers, all in the other cluster, have completed expand.
     let verifiers = pods.iter().find(|(name, _)| name.contains("datastore")).expect("pods").1;
     assert!(verifiers.iter().all(|it| it.contains("2 pending")), "{pods:?}");
 }
@@ -103,7 +103,7 @@ async fn what_else_is_in_the_way_is_told_beside_the_cluster_that_is_away() {
     let world = in_service(4, &spec).await;
     world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
     world.break_workload(&deployed("datastore"), "CrashLoopBackOff");
-    // Away as soon as it is synced: expand is held at its roll.
+    // The cluster is lost as soon as its workload is synced, so expand is held at its rollout.
     let watching = async {
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -142,14 +142,14 @@ async fn a_rotation_that_is_told_to_goes_on_without_a_cluster_and_says_so() {
         let audit = world.audit(&subject(), 2).expect("an audit entry");
         assert_eq!(audit.without, [HOMELAB.to_owned()].into());
 
-        // What is owed after it goes without it too.
+        // The steps owed after the rotation leave out the cluster too.
         let status =
             world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
         assert_eq!(status.answer()["results"][0]["without"], json!([HOMELAB]));
         world.sweep_until_rest(&subject()).await;
         assert_eq!(stages(&world), ["2 Current"]);
 
-        // The next one does not, unless it is told again.
+        // The next rotation includes the cluster, unless its request leaves it out again.
         let ending = world.invoke("c", rotate("c")).await;
         world.assert_outcome(&ending, "PreflightFailed");
         world.find_cluster(HOMELAB);
@@ -180,7 +180,7 @@ async fn a_repair_goes_without_what_the_rotation_before_it_went_without() {
 #[tokio::test(start_paused = true)]
 async fn who_leaves_a_cluster_out_takes_over_from_who_waits_for_it() {
     let world = in_service(7, &in_two_clusters("presenters")).await;
-    // Pods of it never become ready: whoever does not leave it out waits for them.
+    // Pods in the cluster never become ready: an invocation that does not leave it out waits for them.
     world.break_workload("homelab/backend/deployment/away", "");
     let waiting = world.invoke("a", rotate("a"));
     let impatient = async {
@@ -210,7 +210,7 @@ async fn a_cluster_that_the_spec_does_not_name_cannot_be_left_out() {
     let told = format!("{ending:?}");
     assert!(told.contains("homelap") && told.contains("homelab, prod"), "{told}");
     assert_eq!(world.minted(&subject()), 1);
-    // A try of a rotation that is done is told so, whatever the spec has become.
+    // A retry of a completed rotation returns its result, even if the spec no longer names the cluster.
     world.assert_outcome(&world.invoke("b", rotate_for(None, "b", [HOMELAB])).await, "rotated");
     world.specify(&subject(), &workloads());
     world.assert_outcome(&world.invoke("b", rotate_for(None, "b", [HOMELAB])).await, "unchanged");

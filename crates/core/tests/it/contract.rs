@@ -1,5 +1,5 @@
-//! What the ports promise, held against the world in memory. The adapters are held to the same on the testbed: that is what
-//! makes the world in memory trustworthy.
+//! The ports' contracts, verified against the world in memory. The testbed verifies them against the
+//! adapters, which is why results from the world in memory can be trusted.
 
 use changeover_core::spec::{PicksUp, SecretCopy, Workload, WorkloadKind};
 use changeover_testkit::{

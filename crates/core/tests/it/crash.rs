@@ -1,4 +1,4 @@
-//! Every rotation, cut or disturbed at every call: whoever carries on comes to the same end.
+//! Every rotation, cut or disturbed at every call: the invocation that resumes it reaches the same end.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_rotation_whose_calls_are_all_slow_comes_to_the_same_end() {
             let world = in_service(1, &spec).await;
             world.replayed_by(format!("kind {kind}, all calls slow, carried on {is_carried_on}"));
             if is_carried_on {
-                // Whoever carries on has to open the values that another one minted.
+                // The resuming invocation must open the values that another one minted.
                 let ending = world.invoke("a", rotate_without_waiting("a")).await;
                 world.assert_outcome(&ending, "in_progress");
             }
@@ -94,7 +94,8 @@ async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
                     respecified["overlap"] = json!("6s");
                     world.specify(&subject(), &respecified);
                 }
-                // Somebody without time for a step, then others who would change the set.
+                // First an invocation that has no time for a step, and then others that would change the
+                // set.
                 world.invoke("b", rotate_without_waiting("b")).await;
                 world.invoke("drop", drop_pending()).await;
                 for key in ["c", "d", "e"] {
@@ -173,12 +174,12 @@ async fn the_end_of_an_overlap_cut_at_any_call_is_carried_on_to_the_same_end() {
     }
 }
 
-/// A rotation whose overlap is over, and the sweep that ends it.
+/// Runs a rotation until its overlap is over, and then the sweep that ends it.
 async fn overlap_ended(kind: &str, spec: &Value, faults: Faults) -> (Rest, usize) {
     let world = in_service(2, spec).await;
     world.replayed_by(format!("kind {kind}, {faults:?} in the sweep after the overlap"));
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    // The verifiers' roll of the overlap comes first, where there is one.
+    // The overlap begins with a rollout of verifiers, if there are any.
     world.pass(Duration::from_secs(1)).await;
     world.invoke("roll", Request::Sweep).await;
     world.pass(Duration::from_secs(5 * 60)).await;
@@ -189,7 +190,7 @@ async fn overlap_ended(kind: &str, spec: &Value, faults: Faults) -> (Rest, usize
     (world.rest(&subject()), calls)
 }
 
-/// Rotates once undisturbed; then again and again, with each fault at each call.
+/// Runs one undisturbed rotation, and then one for each fault at each call.
 async fn every_call(kind: &str, spec: &Value, faults: &[Fault]) {
     let seed = 1;
     let (undisturbed, calls) = rotated(seed, spec, Faults::none(), kind).await;
@@ -204,7 +205,8 @@ async fn every_call(kind: &str, spec: &Value, faults: &[Fault]) {
     }
 }
 
-/// One rotation that something befalls; then its trigger again, as Lambda does, and the sweep.
+/// Runs one rotation under these faults. Its trigger is then retried, as by Lambda, and the sweep runs
+/// until rest.
 async fn rotated(seed: u64, spec: &Value, faults: Faults, replay: &str) -> (Rest, usize) {
     let world = in_service(seed, spec).await;
     world.replayed_by(replay);
@@ -226,7 +228,7 @@ async fn rotated(seed: u64, spec: &Value, faults: Faults, replay: &str) -> (Rest
     (world.rest(&subject()), run.calls)
 }
 
-/// When a call whose reply was lost is applied: soon, and almost as late as may be.
+/// Delays until a call whose reply was lost is applied: a short one, and nearly the longest possible.
 fn late() -> [Duration; 2] {
     [Duration::from_secs(7), Duration::from_secs(4 * 60 + 40)]
 }

@@ -1,4 +1,4 @@
-//! Somebody else writes to a publication: at rest, and in the middle of a rotation.
+//! Writes of others to a publication, at rest and in the middle of a rotation.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
     for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
         let mut spec = everything();
-        // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+        // A person who edits the token by hand also updates the verifiers by hand, so the spec has none.
         spec["verifiers"] = Value::Null;
         spec.as_object_mut().expect("an object").remove("verifiers");
         let world = in_service(20, &spec).await;
         world.edit(&place(at), Side::Presenters, "by-hand");
         let ending = world.invoke("a", rotate("a")).await;
         world.assert_outcome(&ending, "PreflightFailed");
-        // The daily comparison reports it, and leaves it alone.
+        // The daily drift detection reports the value and leaves it unchanged.
         for _ in 0..26 {
             world.pass(Duration::from_secs(60 * 60)).await;
             world.invoke("sweep", Request::Sweep).await;
@@ -40,7 +40,7 @@ async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
     world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
-    // Version 2 has its end, and is still accepted: somebody brings it back.
+    // Version 2 has its end and is still accepted when a person restores it.
     world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
     world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, &old);
     let current = world.value(&place("ssm:/backend/token"), Side::Presenters);
@@ -75,7 +75,7 @@ async fn verifiers_are_repaired_beside_a_stranger() {
     world.sweep_until_rest(&subject()).await;
     let view = world.value(&accepted, Side::Verifiers);
     world.edit_presented(&presented, &issued(9));
-    // Verifiers are given version 1 back, beside the one that is presented.
+    // The edit makes verifiers accept version 1 again, beside the presented version.
     let mut stale: Value = serde_json::from_str(&begun).expect("a document");
     let now: Value = serde_json::from_str(&view).expect("a document");
     stale["accepted"].as_array_mut().expect("entries").insert(0, now["accepted"][0].clone());
@@ -96,12 +96,12 @@ async fn verifiers_are_repaired_beside_a_stranger() {
 async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
     let world = in_service(24, &parameters()).await;
     let presented = place("ssm:/backend/token");
-    // The version before is still accepted.
+    // The previous version is still accepted.
     let mut spec = parameters();
     spec["overlap"] = json!("3d");
     world.specify(&subject(), &spec);
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    // It waits for the end of version 1 from here on.
+    // From here on the rotation waits for the end of version 1.
     world.invoke("sweep", Request::Sweep).await;
     let labels = || world.rest(&subject()).labels;
     let before = labels();
@@ -119,7 +119,8 @@ async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
 
 #[tokio::test(start_paused = true)]
 async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
-    // Verifiers go back to the old view while their pods are replaced, or presenters do.
+    // The accepted view is reverted while verifiers' pods are replaced, or the presented view while
+    // presenters' are.
     let legs = [
         ("datastore", "ssm:/backend/token/accepted", Side::Verifiers),
         ("backend", "ssm:/backend/token", Side::Presenters),
@@ -132,7 +133,8 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
             world.break_workload(&deployed(broken), "CrashLoopBackOff");
             world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
             world.edit(&place(reverted), side, &old);
-            // External Secrets follow by themselves; pods that start then start on the old view.
+            // External Secrets sync the reverted view on their own. Pods that start then start on the old
+            // view.
             world.pass(Duration::from_secs(2 * 60 * 60)).await;
             world.fix_workload(&deployed(broken));
             world.restart_some_pod();
@@ -175,7 +177,7 @@ async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() 
         world.edit_secret(&secret, "somebody's own");
         world.pass(Duration::from_secs(24 * 60 * 60)).await;
         world.sweep_until_rest(&subject()).await;
-        // A repair is a later view, and says so.
+        // A repair publishes a later view, with a later fence.
         let view = |document: &str| document.split(r#","life""#).next().map(str::to_owned);
         assert_eq!(view(&world.secret(&secret)), view(&written));
         world.assert_settled_on(2);
@@ -192,7 +194,7 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
             let world = in_service(seed, &spec).await;
             world.replayed_by(format!("{reverted} is reverted, seed {seed}"));
             let old = world.value(&place(reverted), Side::Presenters);
-            // Readers that nobody restarts may hold their copy longer than this turn lasts.
+            // Readers that are not restarted may hold their copy for longer than this session lasts.
             let wait = Some(Duration::from_secs(30));
             let rotate = rotate_for(wait, "a", []);
             world.assert_outcome(&world.invoke("a", rotate).await, "in_progress");
@@ -211,7 +213,7 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
     let world = in_service(22, &spec).await;
     let reverted = place("ssm:/backend/token");
     let old = world.value(&reverted, Side::Presenters);
-    // Each turn is shorter than readers may hold their copy, so that the next one finds the old view.
+    // Each session is shorter than readers may hold their copy, so that the next one finds the old view.
     let wait = Some(Duration::from_secs(30));
     let rotate = || rotate_for(wait, "a", []);
     for _ in 0..4 {
@@ -224,7 +226,7 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
     let held = &ending.answer()["held"];
     assert_eq!(held["object"], "ssm:/backend/token");
     assert!(held["reason"].as_str().is_some_and(|it| it.contains("keeps changing")), "{held}");
-    // Once it is left alone, the same version goes on.
+    // Once the view is left alone, the same version is resumed.
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);
 }
@@ -238,7 +240,8 @@ async fn each_edit_of_a_team_that_edits_by_hand_gets_its_overlap() {
         let presented = world.spec(&subject()).presenters.publications[0].place.clone();
         for version in 2..4 {
             world.edit_presented(&presented, &issued(version));
-            // Nobody tells of it: verifiers know of it within two minutes, and the old one lives on.
+            // No event announces the edit. Verifiers know the value within two minutes, and the old version
+            // gets its overlap.
             for _ in 0..2 {
                 world.pass(Duration::from_secs(60)).await;
                 world.invoke("sweep", Request::Sweep).await;
@@ -312,7 +315,7 @@ async fn an_edit_is_adopted_once_when_that_is_asked_for() {
 async fn edits_that_disagree_and_values_that_have_ended_are_not_adopted() {
     let mut spec = everything();
     spec["on_drift"] = json!("adopt");
-    // Whoever brings an old token back tells the verifiers by hand: they are not ours here.
+    // A person who restores an old token also updates the verifiers by hand, so the spec has none.
     spec.as_object_mut().expect("an object").remove("verifiers");
     let world = in_service(34, &spec).await;
     let [parameter, item] =

@@ -1,4 +1,4 @@
-//! The example events are read as what their names say.
+//! Parsing of the example events, each as the request that its name says.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use changeover_core::{
 };
 use serde_json::json;
 
-/// Reads the example of this name.
+/// Parses the example of this name.
 macro_rules! example {
     ($name:literal) => {{
         let event = include_str!(concat!("../../../../events/", $name, ".json"));

@@ -1,4 +1,4 @@
-//! Fences: the order of lives and revisions, and how they are written.
+//! Fences: the order of lives and revisions, and their text form.
 
 use changeover_testkit::sample::at;
 use changeover_token::{Fence, Life};
@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::{option, prelude::*};
 
 fn any_life() -> impl Strategy<Value = Life> {
-    // From 2000 to 3000, and often the same moment.
+    // Times from 2000 to 3000, and often the same moment.
     let created_ms = prop_oneof![946_684_800_000..32_503_680_000_000_i64, Just(1_793_491_200_000)];
     (created_ms, prop_oneof![any::<u32>(), 0..3_u32]).prop_map(|(created_ms, random)| {
         Life::new(Timestamp::from_millisecond(created_ms).expect("a time"), random)
@@ -66,7 +66,7 @@ fn new_life_is_above_a_clock_that_is_ahead() {
     assert!(ours.above(Some(minute_ahead)) > minute_ahead);
     assert_eq!(ours.above(Some(Life::new(at(-60), 9))), ours);
     assert_eq!(ours.above(None), ours);
-    // A life of next year is no clock that is ahead, and is left to people.
+    // A life of next year is no clock that is ahead. It is left for a person to resolve.
     let year_ahead = Life::new(at(365 * 24 * 3600), 0);
     assert_eq!(ours.above(Some(year_ahead)), ours);
 }

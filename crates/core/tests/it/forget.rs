@@ -23,7 +23,7 @@ async fn forgotten_token_keeps_its_audit_and_publications() {
         assert!(world.record(&subject()).is_none());
         assert_eq!(world.rest(&subject()).places, places, "{kind}");
         assert!(audit.is_some() && world.audit(&subject(), 2) == audit, "{kind}");
-        // Nothing is due any more, and no list has it.
+        // No step is due any more, and no list contains the token.
         world.pass(Duration::from_secs(25 * 60 * 60)).await;
         for request in [Request::Sweep, Request::Status { token: None, after: None }] {
             let ending = world.invoke("all", request).await;
@@ -49,14 +49,14 @@ async fn token_with_a_spec_is_not_forgotten() {
     world.specify_badly(&subject(), "{}");
     refused(&world).await;
     world.assert_settled_on(1);
-    // What the fix says.
+    // Follow the fix: delete the parameter of the spec.
     world.unspecify(&subject());
     world.assert_outcome(&world.invoke("forget", forget()).await, "forgotten");
 }
 
 #[tokio::test(start_paused = true)]
 async fn rotation_is_not_forgotten_until_its_fix_is_followed() {
-    // One that cannot be presented yet is given up; another one comes to its end.
+    // A version that cannot be presented yet is dropped. One that is presented completes its rotation.
     for is_presented in [false, true] {
         let world = in_service(73, &workloads()).await;
         if is_presented {
@@ -158,7 +158,7 @@ async fn name_that_is_used_again_uses_no_number_twice() {
     world.assert_outcome(&ending, "rotated");
     assert_eq!(ending.answer()["version"], 4);
     assert_eq!([1, 2].map(|version| world.audit(&subject(), version)), audits);
-    // Nor does a key bring another version.
+    // A key of the former record does not rotate again.
     let ending = world.invoke("a again", rotate("a")).await;
     world.assert_outcome(&ending, "unchanged");
     assert_eq!(ending.answer()["version"], 2);
@@ -174,12 +174,12 @@ async fn key_outlives_the_record_that_it_began() {
     assert!(world.record(&subject()).is_none());
 }
 
-/// Asks for the token to be forgotten.
+/// A request to forget the token.
 fn forget() -> Request {
     Request::Forget { token: subject() }
 }
 
-/// That it is refused, and what to do instead.
+/// Asserts that the request is refused, and returns the fix.
 async fn refused(world: &MemoryWorld) -> String {
     match world.invoke("forget", forget()).await {
         Ending::Failed(error) if error.kind.as_str() == "PreflightFailed" => error.fix,
@@ -187,7 +187,7 @@ async fn refused(world: &MemoryWorld) -> String {
     }
 }
 
-/// Version 2 is in service, and version 1 has ended.
+/// A world in which version 2 is in service and version 1 has ended.
 async fn rotated_once(spec: &serde_json::Value) -> MemoryWorld {
     let world = in_service(70, spec).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
@@ -195,7 +195,7 @@ async fn rotated_once(spec: &serde_json::Value) -> MemoryWorld {
     world
 }
 
-/// A rotation whose overlap is over.
+/// A world in which the overlap of a rotation is over.
 async fn overlap_over(spec: &serde_json::Value) -> MemoryWorld {
     let world = in_service(75, spec).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");

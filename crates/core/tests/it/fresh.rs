@@ -1,4 +1,4 @@
-//! Rotations that have to begin after they were asked for.
+//! Rotations that must begin after their request.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ async fn a_fresh_version_follows_one_that_somebody_watches() {
         world.replayed_by(format!("seed {seed}"));
         let first = world.invoke("a", rotate("a"));
         let fresh = async {
-            // In the middle of the first one, wherever that is.
+            // The request arrives in the middle of the first rotation, at any point of it.
             tokio::time::sleep(Duration::from_millis(300 + 900 * seed)).await;
             world.invoke("b", rotate_fresh("b")).await
         };
@@ -117,7 +117,7 @@ async fn a_fresh_version_is_asked_for_once_wherever_whoever_asks_is_cut() {
             world.invoke("a", rotate_without_waiting("a")).await;
             let run = world.run("b", rotate_fresh("b"), LONG, Faults::at(call, fault)).await;
             world.sweep_until_rest(&subject()).await;
-            // Whoever was cut is tried again.
+            // The invocation that was cut is retried.
             world.pass(Duration::from_secs(10 * 60)).await;
             let again = world.invoke("b", rotate_fresh("b")).await;
             assert!(matches!(again.outcome(), "rotated" | "unchanged"), "{again:?}");

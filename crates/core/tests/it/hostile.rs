@@ -1,5 +1,5 @@
-//! What nobody means well: damaged records, endless events, clocks that jump, deadlines that have passed.
-//! It ends in an answer or in one clear error; nothing panics, and nothing goes on for ever.
+//! Hostile input: damaged records, endless events, clocks that jump, deadlines that have passed. Each ends
+//! in an answer or in one clear error. Nothing panics or loops for ever.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,7 +27,7 @@ use proptest::{
 };
 use serde_json::json;
 
-/// More calls than any invocation makes that is not caught in a loop.
+/// More calls than any invocation makes, unless it is caught in a loop.
 const MANY_CALLS: usize = 2_000;
 
 proptest! {
@@ -46,7 +46,7 @@ proptest! {
             let record = world.record(&subject()).expect("a record");
             let mut json = serde_json::to_value(&record).expect("JSON");
             damages.befall(&mut json);
-            // What does not read is `BadRecord`: the wire's tests hold that.
+            // A record that cannot be parsed is `BadRecord`, which the tests of the wire cover.
             let Ok(damaged) = serde_json::from_value::<Record>(json) else { return };
             if damaged.token() != &subject() {
                 return;
@@ -80,7 +80,7 @@ proptest! {
 }
 
 proptest! {
-    // Days pass in each, a sweep a minute.
+    // Each case runs a sweep a minute for several days.
     #![proptest_config(Config { cases: amount::cases(12), failure_persistence: None, ..Config::default() })]
 
     #[test]
@@ -98,7 +98,7 @@ proptest! {
                     assert_clear(&error);
                 }
             }
-            // Leases, ends and due times that were written a day ahead pass too.
+            // Leases, ends and due times that were written a day ahead expire too.
             world.pass(Duration::from_secs(3 * 24 * 60 * 60)).await;
             world.sweep_until_rest(&subject()).await;
             let rotated = world.invoke("afterwards", rotate("afterwards")).await;
@@ -155,7 +155,7 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// The pure core is total: it answers, whatever it is given.
+/// Checks that the pure core is total: it answers for every record.
 fn pure_functions_take(record: &Record, now: Timestamp) {
     let loaded = Loaded { record: Some(record.clone()), ..Loaded::default() };
     let asks = [

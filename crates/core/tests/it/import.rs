@@ -55,7 +55,7 @@ async fn an_arrival_that_nobody_tells_of_is_found_by_the_sweep() {
     assert_eq!(world.minted(&subject()), 2);
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);
-    // An inbox that was deleted and made anew counts its versions from one.
+    // An inbox that was deleted and created again counts its versions from one.
     for version in 3..5 {
         world.delete_inbox(INBOX);
         sweeps(&world, 2).await;
@@ -114,7 +114,7 @@ async fn what_cannot_be_a_version_is_refused_once_and_told_to_whoever_asks() {
         refused(&world, because, &value).await;
     }
     world.sweep_until_rest(&subject()).await;
-    // The first version's end has passed.
+    // The end of the first version has passed.
     world.arrive(INBOX, &issued(1), true);
     refused(&world, "has ended", &issued(1)).await;
     assert_eq!(world.minted(&subject()), 2);
@@ -127,7 +127,7 @@ async fn what_cannot_be_a_version_is_refused_once_and_told_to_whoever_asks() {
     world.assert_settled_on(3);
 }
 
-/// What issuers make: of Keycloak, UUIDs, keys of 128 bits, a classic forge's, and of openssl.
+/// Typical values of issuers: Keycloak, UUIDs, keys of 128 bits, a classic forge token, and openssl.
 const ISSUED: [&str; 5] = [
     "ZmJq3xVwR8sYtN2kLhPd6uCgA9eTbXfQ",
     "3f2b8c1e-9a74-4d0e-b6f5-1c2d3e4a5b69",
@@ -201,7 +201,7 @@ async fn a_token_begins_with_what_presenters_have_and_then_with_what_arrived() {
     world.specify(&subject(), &from_inbox(&items()));
     let refused = world.invoke("nothing", publish()).await;
     world.assert_outcome(&refused, "PreflightFailed");
-    // In use before changeover came, and issued once more meanwhile.
+    // The value was in use before changeover, and was issued once more since.
     world.in_use_before(&place("dynamodb:configuration/id=presented"), &issued(1));
     world.arrive(INBOX, &issued(1), true);
     world.assert_outcome(&world.invoke("same", rotate("same")).await, "published");
@@ -224,7 +224,7 @@ async fn an_import_cut_at_any_call_is_carried_on_to_the_same_end() {
                 let run = world.run("a", import(), LONG, Faults::at(call, fault)).await;
                 sweeps(&world, 2).await;
                 world.sweep_until_rest(&subject()).await;
-                // A write that may still land defers what arrived.
+                // A write in doubt defers the arrival.
                 sweeps(&world, 8).await;
                 world.sweep_until_rest(&subject()).await;
                 assert_eq!(world.minted(&subject()), 2, "{kind} {fault:?} at {call}");
@@ -245,7 +245,8 @@ async fn an_inbox_that_no_spec_names_is_told() {
     world.assert_outcome(&ending, "UnknownToken");
 }
 
-/// The world has refused what arrived, says why, keeps what it had, and is quiet about it afterwards.
+/// Asserts that the arrival is refused with this reason, that no version is minted, and that later sweeps
+/// do not report it again.
 async fn refused(world: &MemoryWorld, because: &str, value: &str) {
     let minted = world.minted(&subject());
     sweeps(world, 2).await;

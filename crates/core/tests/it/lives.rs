@@ -1,5 +1,5 @@
-//! Records that are older or younger than what they find: nothing that another record wrote proves anything,
-//! and nothing of a newer record is overwritten.
+//! Records that are older or newer than the stamps that they find. A stamp of another record proves
+//! nothing, and nothing of a newer record is overwritten.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use changeover_testkit::{
 use changeover_token::{Fence, Life};
 use serde_json::Value;
 
-/// A record that was created a year before every other one here, and has counted further.
+/// Fence of a record that was created a year before every other one here, and has a higher revision.
 fn older() -> Fence {
     Fence { life: Some(life(-365 * 24 * 3600)), revision: 4_000_000_000 }
 }
 
-/// A record that is created a year after every other one here.
+/// Fence of a record that is created a year after every other one here.
 fn newer() -> Fence {
     Fence { life: Some(life(365 * 24 * 3600)), revision: 1 }
 }
 
-/// A day of rotations, and then the daily comparison.
+/// A world after a day of rotations and the daily drift detection.
 async fn used_for_a_day(seed: u64, spec: &Value) -> MemoryWorld {
     let world = in_service(seed, spec).await;
     for key in ["first", "second"] {
@@ -36,7 +36,7 @@ async fn used_for_a_day(seed: u64, spec: &Value) -> MemoryWorld {
     world
 }
 
-/// Rotates, with everything that the documents ask of an operator, until presenters have a new version.
+/// Rotates until presenters have a new version, with every step that the documents ask of an operator.
 async fn rotated_at_last(world: &MemoryWorld) {
     let before = world.record(&subject()).and_then(|it| Some(it.presented()?.sha256));
     for attempt in 0..6 {
@@ -48,7 +48,7 @@ async fn rotated_at_last(world: &MemoryWorld) {
                     break;
                 }
             }
-            // Presenters hold a version that this record never heard of.
+            // Presenters hold a version that this record does not know.
             "PreflightFailed" => drop(world.invoke("adopt", adopt()).await),
             _ => {}
         }
@@ -91,7 +91,7 @@ async fn deleted_record_begins_above_what_it_left() {
         world.replayed_by(format!("kind {kind}"));
         let before = life_of(&world);
         world.delete_record(&subject());
-        // The first rotation adopts what presenters have, and mints.
+        // The first rotation adopts the presented value, and mints.
         world.assert_outcome(&world.invoke("new", rotate("new")).await, "rotated");
         world.sweep_until_rest(&subject()).await;
         world.pass(Duration::from_secs(5 * 60)).await;
@@ -125,14 +125,15 @@ async fn restored_table_completes_from_every_save() {
 
 #[tokio::test(start_paused = true)]
 async fn restored_table_never_gives_a_revision_twice() {
-    // The same saves, in the same order, of other values: revisions that are counted alone coincide.
+    // The lost and the new sessions make the same saves in the same order, with other values. Revisions
+    // alone would coincide.
     for (kind, spec) in few_kinds() {
         let world = used_for_a_day(73, &spec).await;
         world.replayed_by(format!("kind {kind}"));
         let backup = world.back_up();
         let lost = world.invoke("lost", rotate_without_waiting("lost")).await;
         world.assert_outcome(&lost, "in_progress");
-        // Its pending version reaches verifiers only.
+        // The pending version reaches verifiers only.
         let expanded =
             world.invoke("expands", rotate_for(Some(Duration::from_secs(1)), "lost", []));
         world.assert_outcome(&expanded.await, "in_progress");
@@ -170,7 +171,7 @@ async fn copied_manifest_of_a_newer_record_holds_the_leg() {
     let fix = ending.answer()["held"]["fix"].to_string();
     assert!(fix.contains("presenter.changeover.dev/datastore-token"), "{fix}");
     assert_stays_held(&world).await;
-    // The fix: the annotation is taken away.
+    // Follow the fix: remove the annotation.
     world.apply_stamp(&workload, &subject(), Side::Presenters, Fence::default());
     world.sweep_until_rest(&subject()).await;
     world.pass(Duration::from_secs(5 * 60)).await;
@@ -200,7 +201,7 @@ async fn item_of_a_newer_record_holds_the_leg() {
         let item = place(&format!("dynamodb:configuration/id={item}"));
         let mark = |fence| world.mark_item(&item, side, fence);
         let ending = match side {
-            // What a look before a mint reads is what presenters have.
+            // The inspection before a mint reads only the presenters' publications.
             Side::Presenters => refused_before_the_mint_and_held_after(&world, mark).await,
             Side::Verifiers => {
                 mark(newer());
@@ -211,7 +212,7 @@ async fn item_of_a_newer_record_holds_the_leg() {
         let fix = ending.answer()["held"]["fix"].to_string();
         assert!(fix.contains(&format!("`{attribute}_life`")), "{fix}");
         assert_stays_held(&world).await;
-        // The fix: the attributes are removed.
+        // Follow the fix: remove the attributes.
         world.mark_item(&item, side, Fence::default());
         world.sweep_until_rest(&subject()).await;
         world.pass(Duration::from_secs(5 * 60)).await;
@@ -272,7 +273,7 @@ async fn document_of_an_older_record_is_repaired() {
     let accepted = place("ssm:/backend/token/accepted");
     let document = world.value(&accepted, Side::Verifiers);
     let ours = life_of(&world).expect("a life").to_string();
-    // It names a version that this record never had.
+    // The document names a version that this record never had.
     let theirs = document
         .replace(&ours, &older().life.expect("a life").to_string())
         .replace(r#""version":3"#, r#""version":300"#);
@@ -332,7 +333,7 @@ async fn dropped_rotation_after_an_upgrade_restarts_no_presenter() {
     world.assert_outcome(&world.invoke("drop", drop_pending()).await, "dropped");
     world.sweep_until_rest(&subject()).await;
     assert!(life_of(&world).is_some());
-    // Nothing of theirs changed: their view keeps the fence under which it was stamped.
+    // The presenters' view did not change, so it keeps the fence of its stamp.
     let record = world.record(&subject()).expect("a record");
     assert_eq!((stamp(), Some(record.view(Side::Presenters))), (before, before));
 }
@@ -341,13 +342,13 @@ async fn dropped_rotation_after_an_upgrade_restarts_no_presenter() {
 async fn older_stamp_is_replaced_under_a_view_without_a_life() {
     let world = used_for_a_day(87, &workloads()).await;
     world.downgrade(&subject());
-    // The record gets its life; the view of presenters keeps its fence.
+    // The record gets its life, but the presenters' view keeps its fence.
     world.invoke("dropped", rotate_without_waiting("dropped")).await;
     world.assert_outcome(&world.invoke("drop", drop_pending()).await, "dropped");
     world.sweep_until_rest(&subject()).await;
     world.apply_stamp(&deployed("backend"), &subject(), Side::Presenters, older());
     world.pass(Duration::from_secs(5 * 60)).await;
-    // A repair of the other side goes through both legs.
+    // A repair of the other side runs both legs.
     let accepted = place("ssm:/backend/token/accepted");
     world.edit(&accepted, Side::Verifiers, r#"{"accepted":[]}"#);
     world.pass(Duration::from_secs(25 * 3600)).await;
@@ -362,7 +363,7 @@ async fn older_stamp_is_replaced_under_a_view_without_a_life() {
 #[tokio::test(start_paused = true)]
 async fn clock_that_is_behind_creates_a_newer_record() {
     let world = used_for_a_day(86, &items()).await;
-    // The function that used the record before had a clock that was half an hour ahead.
+    // The former record was created by a function whose clock was half an hour ahead.
     let ahead = world.now().duration_since(at(0)).as_secs() + 1_800;
     let ahead = Fence { life: Some(life(ahead)), revision: 7 };
     for (side, item) in [(Side::Verifiers, "accepted"), (Side::Presenters, "presented")] {
@@ -392,8 +393,8 @@ async fn second_copy_of_a_record_holds_the_leg() {
     world.assert_settled_on(4);
 }
 
-/// Marks something as a newer record's: a rotation is refused before anything is minted. One that had begun when it was
-/// marked is held.
+/// Marks an object as written by a newer record. A rotation is refused before anything is minted. A
+/// rotation that began before the mark is held, and its ending is returned.
 async fn refused_before_the_mint_and_held_after(
     world: &MemoryWorld,
     mark: impl Fn(Fence),
@@ -414,7 +415,7 @@ async fn refused_before_the_mint_and_held_after(
     world.invoke("held", rotate("held")).await
 }
 
-/// The object, and both records by their lives.
+/// Asserts that the report names the object and the lives of both records.
 #[track_caller]
 fn assert_held_by_both(world: &MemoryWorld, held: &Value, object: &str) {
     assert!(held["object"].as_str().is_some_and(|it| it.contains(object)), "{held:#}");
@@ -425,7 +426,7 @@ fn assert_held_by_both(world: &MemoryWorld, held: &Value, object: &str) {
     assert!(reason.contains(&ours) && reason.contains(&theirs), "{held:#}");
 }
 
-/// An hour of sweeps saves a few times, by the back-off, and changes nothing.
+/// Asserts that an hour of sweeps saves a few times, by the back-off, and that the rotation stays held.
 async fn assert_stays_held(world: &MemoryWorld) {
     let before = world.saved(&subject()).len();
     for _ in 0..60 {

@@ -1,4 +1,4 @@
-//! The core in a world in memory: no SDK is built for these tests.
+//! Tests of the core in a world in memory. No SDK is built for them.
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod asked;

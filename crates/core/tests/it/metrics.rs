@@ -1,4 +1,4 @@
-//! What is measured, as CloudWatch is given it.
+//! Metrics in the format that CloudWatch receives.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -35,7 +35,7 @@ async fn every_line_is_in_the_embedded_metric_format_and_tells_no_value() {
                 let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name).unwrap();
                 assert_eq!(directive["Namespace"], "changeover");
                 assert_eq!(directive["Metrics"], json!([{"Name": name, "Unit": metric.unit()}]));
-                // What the directive refers to stands in the line, as what it has to be.
+                // Every member that the directive names is on the line, with the required type.
                 assert!(line[name].is_u64(), "{name} is no number: {line}");
                 for dimension in directive["Dimensions"].as_array().unwrap() {
                     for key in dimension.as_array().unwrap() {
@@ -100,7 +100,7 @@ fn embedded_metric_format() -> Value {
                 }},
             },
         }},
-        // What else stands on a line can be searched for; a nested member could not be.
+        // Further members can be searched for, which is impossible for nested ones.
         "additionalProperties": {"type": ["string", "integer"]},
     })
 }
@@ -142,7 +142,7 @@ async fn a_failure_is_counted_by_its_error_type_and_without() {
         (&json!(1), &json!("PreflightFailed"))
     );
 
-    // What is no request at all is an error as well.
+    // An unreadable request is an error as well.
     let payload = json!({"action": "revolve", "token": "datastore-token"});
     let invocation = Invocation {
         id: "b".to_owned(),
@@ -184,7 +184,7 @@ async fn steps_legs_and_rotation_take_what_the_timeline_says() {
             assert_eq!(line["StepDuration"], entry["took_ms"], "{kind}");
             leg_took += entry["took_ms"].as_u64().unwrap();
             if let Some(took) = line["LegDuration"].as_u64() {
-                // Nothing lies between the steps of a leg.
+                // No time passes between the steps of a leg.
                 assert_eq!(took, leg_took, "{kind}: {line}");
                 legs += 1;
                 leg_took = 0;
@@ -224,7 +224,7 @@ async fn waiting_for_the_end_of_a_version_is_not_overdue() {
     spec["overlap"] = json!("36h");
     let world = in_service(37, &spec).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    // The daily comparison sees to it, in the middle of the wait.
+    // The daily drift detection measures in the middle of the wait.
     world.pass(Duration::from_secs(25 * 60 * 60)).await;
     let measured = world.measured().len();
     world.invoke("sweep", Request::Sweep).await;
@@ -249,7 +249,7 @@ fn overdue(world: &MemoryWorld) -> u64 {
     last(world, "Overdue")
 }
 
-/// What a metric was last told as.
+/// Last written value of a metric.
 fn last(world: &MemoryWorld, metric: &str) -> u64 {
     let lines = parsed(&world.measured());
     lines.iter().rev().find_map(|line| line[metric].as_u64()).expect("it was measured")

@@ -1,12 +1,12 @@
-//! Every execution of a small world, by the real transition function and the real planner: whatever
-//! is cut, lost, late, twice or slow, in any order.
+//! Every execution of a small world, by the real transition function and the real planner: anything can be
+//! cut, lost, late, duplicated or slow, in any order.
 //!
-//! The world has a verifier and a presenter that are restarted and one of each that are not, the
-//! publications and Secrets that they read, and turns that do between two saves what the shell does.
-//! Two rotations overlap. `make verify` looks at more at once, `make check` at less.
+//! The world has a verifier and a presenter that are restarted, one of each that are not, the publications
+//! and Secrets that they read, and sessions that do between two saves what the shell does. Two rotations
+//! overlap. `make verify` explores more sessions at once, and `make check` fewer.
 //!
-//! Then each wait and each order that the design calls necessary is left out, and the shortest
-//! execution that breaks a promise is found. `--show-output` shows the table of them.
+//! Then each wait and each order that the design requires is left out, and the shortest execution that
+//! breaks a promise is found. `--show-output` shows the table of them.
 
 mod checker;
 mod facts;
@@ -30,19 +30,19 @@ use promises::{ANSWERS, AUTHENTICATES, COMPLETES, ENDS, IS_LEGAL, MOVES, ONE_PEN
 use records::{Edit, Id, Records};
 use state::{Copy, Readers, State, View};
 
-/// What is checked.
+/// The protocol that is checked.
 struct Protocol {
     records: Records,
-    /// Whether the accepted and the presented view are on a store that fences.
+    /// True for the accepted and for the presented view if it is on a store that fences.
     fenced: [bool; 2],
     omits: Option<Omission>,
     /// The highest version that is minted.
     versions: u8,
-    /// How many turns and late writes there are at once.
+    /// The number of sessions and late writes that exist at once, at most.
     at_once: usize,
-    /// How often somebody puts back what was presented before.
+    /// The number of times that an operator puts back what was presented before.
     reverts: u8,
-    /// The promises that are looked at.
+    /// The promises that are checked.
     judges: &'static [&'static str],
 }
 
@@ -73,7 +73,7 @@ impl Protocol {
         }
     }
 
-    /// Looks at every execution: how many states there are, and the first that breaks a promise.
+    /// Explores every execution. Returns the number of states, and the first broken promise.
     fn check(&self) -> (usize, Option<Broken>) {
         let explored = Explored::of(self);
         let never = |promise, states: &dyn Fn() -> Vec<usize>| {
@@ -98,7 +98,7 @@ impl Protocol {
     }
 
     /// # Panics
-    /// Where the shell asks for a change that is not legal.
+    /// If the shell asks for a change that is not legal.
     fn edit(&self, id: Id, edit: Edit) -> Id {
         match self.records.edit(id, edit) {
             Some(id) => id,
@@ -184,7 +184,7 @@ fn whatever_is_left_out_breaks_a_promise() {
 #[expect(clippy::print_stdout, reason = "how much was looked at is part of the result")]
 fn holds(fenced: [bool; 2]) {
     let at_once = match () {
-        // On parameters three at once were never tried, for the memory that the states would need.
+        // On parameters, three at once were never tried, because of the memory that the states would need.
         () if amount::is_everything() && fenced == FENCED => 3,
         () if amount::is_little() => 1,
         () => 2,

@@ -1,4 +1,4 @@
-//! The record's transition function: whatever is asked of it, in whatever order, these hold.
+//! Properties of the record's transition function that hold for every sequence of changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,13 +50,14 @@ proptest! {
     }
 }
 
-/// What a change may not do to a record.
+/// Checks the promises that no change may break.
 fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> {
     let numbers: Vec<_> = after.versions().iter().map(|it| it.version).collect();
     let unless = |holds: bool, promise: &str| match holds {
         true => Ok(()),
         false => Err(format!("{promise} ({numbers:?})")),
     };
+    // At most one version is pending, one is current, and numbers only grow.
     let pending = |record: &Record| {
         let versions = record.versions().iter();
         versions.filter(|it| it.stage == Stage::Pending).map(|it| it.version).collect::<Vec<_>>()
@@ -72,6 +73,7 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
     )?;
     unless(numbers.windows(2).all(|pair| pair[0] > pair[1]), "numbers do not grow")?;
     unless(after.next_version() >= before.next_version(), "a number may be used again")?;
+    // A version keeps its number, its value and its end.
     for version in after.versions() {
         let old = before.versions().iter().find(|it| it.version == version.version);
         match old {
@@ -95,6 +97,7 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
             "exactly previous versions have an end",
         )?;
     }
+    // Only a dropped or an ended version leaves the set, under the lease and without a write in doubt.
     let is_held = after.lease().is_some_and(|lease| lease.until > now);
     let was_presented = before.rotation().is_some_and(|rotation| rotation.presented);
     for gone in before.versions().iter().filter(|it| !numbers.contains(&it.version)) {
@@ -104,9 +107,11 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
         unless(!before.is_unanswered(now), "the set changed while a write may still land")?;
         unless(is_held, "a version left the set without the lease")?;
     }
+    // The same conditions hold for a mint.
     let is_new = numbers.iter().any(|it| *it >= before.next_version());
     unless(!is_new || !before.is_unanswered(now), "minted while a write may still land")?;
     unless(!is_new || is_held, "minted without the lease")?;
+    // A view's fence never falls, and each change of a view has a revision of its own.
     for side in Side::BOTH {
         unless(after.view(side) >= before.view(side), "the fence of a view fell")?;
         unless(after.view(side) <= after.to_save().fence(), "a view is ahead of its record")?;
@@ -126,6 +131,7 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
             || after.view(Side::Presenters) == after.to_save().fence(),
         "the presented view changed without a revision of its own",
     )?;
+    // A write in doubt is compared after it may have landed, and an owed step has a due time.
     unless(after.unanswered_until() >= before.unanswered_until(), "a lost reply was forgotten")?;
     unless(
         !after.is_unanswered(now) || after.compare_at() <= after.unanswered_until().unwrap(),
@@ -135,6 +141,7 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
         after.owed().is_none() || after.due_at().is_some(),
         "a step is owed, and nobody ever comes",
     )?;
+    // Only an expired lease passes to another holder.
     if let (Some(held), Some(holds)) = (before.lease(), after.lease()) {
         unless(
             held.holder == holds.holder || held.until + LEASE_GRACE <= now,
@@ -144,7 +151,7 @@ fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> 
     Ok(())
 }
 
-/// A change to ask for, as far as chance decides it.
+/// The random part of a change.
 #[derive(Clone, Debug)]
 struct Ask {
     after: u64,
@@ -155,7 +162,7 @@ struct Ask {
 
 fn ask() -> impl Strategy<Value = Ask> {
     let after = prop_oneof![4 => 1..2_000_u64, 1 => 30_000..60_000_u64, 1 => 200_000..400_000_u64];
-    // What is owed is asked for most of the time; else nothing would ever end.
+    // Owed steps are the most frequent choice, because otherwise no rotation would end.
     (after, 0..25_u8, 0..3_u8, any::<bool>()).prop_map(|(after, what, holder, flag)| Ask {
         after,
         what,
@@ -190,7 +197,7 @@ impl Ask {
                 places: BTreeSet::new(),
                 again_after: OVERLAP,
             },
-            // Even a step that is not owed is claimed to be done, now and then.
+            // A step that is not owed is sometimes reported as done.
             13 => Change::RolledOut { overlap: OVERLAP },
             14 => Change::Published(BTreeMap::new()),
             24 => {
@@ -219,7 +226,7 @@ impl Ask {
             (false, 1) => Purpose::Repair,
             _ => Purpose::Rotate,
         };
-        // A rotation of a token without a current version adopts what there is, or creates it.
+        // A rotation of a token without a current version adopts the existing value, or creates one.
         let adopts = is_first && self.flag;
         let purpose = if is_first && !adopts { Purpose::Publish } else { purpose };
         let mints = purpose == Purpose::Rotate || (is_first && !adopts);
@@ -233,7 +240,7 @@ impl Ask {
                 .filter(|side| {
                     purpose == Purpose::Repair && (*side != Side::Verifiers || !self.flag)
                 }),
-            // Somebody wrote it to a publication before.
+            // The value was already written to a publication.
             is_presented: mints && !is_first && self.flag,
             ..Begin::new(id, purpose, SpecId::of(1, "{}"), lease)
         }))
@@ -272,7 +279,7 @@ fn restored_record_is_raised_above_what_it_found() {
     assert_eq!(raised.view(Side::Verifiers), raised.to_save().fence(), "and saved before");
     assert_eq!(raised.owed().map(|owed| owed.step), Some(Step::Publish));
 
-    // An older record is below it, whatever its numbers, and a newer one is for people to decide.
+    // An older record is below this one, whatever its revision. A newer one is left for a person to decide.
     for older in [None, Some(life(-60))] {
         let above = begun.after(Change::Surpass(Fence { life: older, ..found }), now).unwrap();
         assert_eq!(above.revision(), begun.revision());
@@ -300,6 +307,6 @@ fn a_lease_that_ran_out_is_taken_over_only_after_its_grace() {
     assert!(take(until).is_err());
     assert!(take(until + LEASE_GRACE - Duration::from_millis(1)).is_err());
     let taken = take(until + LEASE_GRACE).unwrap();
-    // Its last write was never answered, and may still land.
+    // The last write of the former holder was never answered, and may still land.
     assert_eq!(taken.unanswered_until(), Some(until + late_write));
 }

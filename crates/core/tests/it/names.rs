@@ -1,5 +1,5 @@
-//! What a name means is pinned: parameters, specs and clusters that are deleted, created again or described
-//! anew under the same name, and places that two specs claim.
+//! Identity behind a name: parameters, specs and clusters that are deleted, created again or described anew
+//! under the same name, and places that two specs claim.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const PRESENTED: &str = "ssm:/backend/token";
 const ACCEPTED: &str = "ssm:/backend/token/accepted";
 
-/// Versions 2 and 3 came and went, so that the parameters are at higher numbers.
+/// A world in which versions 2 and 3 were in service, so that the parameters have higher version numbers.
 async fn rotated_twice(spec: &Value) -> MemoryWorld {
     let world = in_service(110, spec).await;
     for key in ["first", "second"] {
@@ -43,13 +43,14 @@ async fn labels_of_a_parameter_that_was_created_again() {
         world.run("a", rotate("a"), LONG, Faults::at(call, Fault::CutAfter)).await;
         world.delete_parameter(&place(PRESENTED));
         world.sweep_until_rest(&subject()).await;
-        // If the rotation was through before, the daily comparison finds it missing.
+        // If the rotation was complete before the deletion, the daily drift detection finds the parameter
+        // missing.
         world.pass(DAY).await;
         world.sweep_until_rest(&subject()).await;
         world.assert_settled();
         let before = world.record(&subject()).and_then(|it| Some(it.presented()?.version.get()));
         let before = before.expect("a current version");
-        // The number of the version before is that of the deleted parameter, or of this one.
+        // The recorded number of the previous version belongs to the deleted parameter, or to the new one.
         let ending = world.invoke("b", rotate("b")).await;
         world.assert_outcome(&ending, "rotated");
         let labels = world.rest(&subject()).labels;
@@ -67,7 +68,7 @@ async fn label_previous_is_never_on_the_current_token() {
     let world = rotated_twice(&spec).await;
     world.delete_parameter(&place(PRESENTED));
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    // The numbers of the new parameter pass those of the one before.
+    // The version numbers of the new parameter pass those of the deleted one.
     for _ in 0..4 {
         let value = world.value(&place(PRESENTED), Side::Presenters);
         world.edit(&place(PRESENTED), Side::Presenters, &value);
@@ -81,7 +82,8 @@ async fn label_previous_is_never_on_the_current_token() {
 #[tokio::test(start_paused = true)]
 async fn label_of_a_version_that_was_pushed_out_holds_nothing() {
     let world = rotated_twice(&parameters()).await;
-    // Values of others push the version out that holds the current token, and the last is put back.
+    // Writes of others push out the version that holds the current token. The last write holds its value
+    // again.
     let value = world.value(&place(PRESENTED), Side::Presenters);
     world.delete_parameter(&place(PRESENTED));
     for _ in 0..110 {
@@ -93,7 +95,7 @@ async fn label_of_a_version_that_was_pushed_out_holds_nothing() {
     world.assert_settled_on(4);
 }
 
-/// Whether the rotation to version 2 went back to the begin of expand after it had been at migrate.
+/// True if the rotation to version 2 returned to the start of expand after it had reached migrate.
 fn went_back(world: &MemoryWorld) -> bool {
     let saved = world.saved(&subject()).into_iter();
     let saved = saved.filter(|record| record.rotation().is_some_and(|it| it.version.get() == 2));
@@ -165,7 +167,7 @@ fn other() -> TokenName {
     token("other-token")
 }
 
-/// Another token in service, which publishes to these places alone.
+/// Puts another token into service, which publishes to these places only.
 async fn with_another_token(world: &MemoryWorld) -> Value {
     let spec = json!({
         "token": {"bytes": 32},
@@ -180,13 +182,13 @@ async fn with_another_token(world: &MemoryWorld) -> Value {
     spec
 }
 
-/// What the other token's verifiers read.
+/// Accepted view of the other token's verifiers.
 fn of_the_other(world: &MemoryWorld) -> String {
     world.value(&place("ssm:/other/accepted"), Side::Verifiers)
 }
 
-/// Verifiers that read this place. Presenters are told the token elsewhere, so that none is refused by what
-/// verifiers of another token read.
+/// A spec with verifiers that read this place. Presenters get the token elsewhere, so that none is refused
+/// when verifiers read another token's view.
 fn verifiers_at(place: &str) -> Value {
     let mut spec = parameters();
     spec.as_object_mut().unwrap().remove("presenters");
@@ -196,7 +198,7 @@ fn verifiers_at(place: &str) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn place_of_another_token_cannot_be_claimed_by_an_edit() {
-    // In an overlap, at rest, and in the middle of a rotation.
+    // The edit is made in an overlap, at rest, and in the middle of a rotation.
     for when in ["overlap", "rest", "pending"] {
         let spec = verifiers_at("/backend/token/accepted");
         let world = in_service(114, &spec).await;
@@ -225,7 +227,7 @@ async fn place_of_another_token_cannot_be_claimed_by_an_edit() {
         let told = format!("{ending:?}");
         assert!(told.contains("/other/accepted") && told.contains("other-token"), "{told}");
         assert_eq!(of_the_other(&world), before, "{when}");
-        // What does not need the spec goes on: a version that was to end has ended.
+        // Work that does not need the spec continues: the version whose overlap is over has ended.
         let versions = world.rest(&subject()).versions;
         match when {
             "overlap" => assert_eq!(versions, ["2 Current"]),
@@ -304,7 +306,7 @@ async fn cluster_that_is_described_anew_runs_expand_again() {
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);
     assert!(went_back(&world), "expand is run again, in full");
-    // The same description is no change.
+    // An unchanged description is no change.
     let saved = world.saved(&subject()).len();
     world.assert_outcome(&world.invoke("b", rotate("b")).await, "rotated");
     world.sweep_until_rest(&subject()).await;

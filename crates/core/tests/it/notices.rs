@@ -1,4 +1,4 @@
-//! What subscribers are told of a token, against what was saved, and against `events/schema`.
+//! Events for subscribers, compared with the saved records and with `events/schema`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,7 +74,7 @@ async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
         world.assert_outcome(&ending, "rotated");
         world.sweep_until_rest(&subject()).await;
         let mut told = world.told_of(&subject()).split_off(before);
-        // An operator that overslept holds it for a while.
+        // A slow operator holds the rotation for a while.
         told.retain(|notice| {
             !matches!(notice.what, What::RotationHeld { .. } | What::RotationResumed { .. })
         });
@@ -126,7 +126,8 @@ async fn whatever_becomes_of_the_bus_the_rotation_is_the_same_and_hardly_later()
             let began = world.now();
             world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
             let took = world.now().duration_since(began);
-            // Two seconds as it begins, and two as presenters are on it; the rest is the readers' own.
+            // The bus delays the rotation by two seconds at its start and two when presenters have the
+            // version. The rest is the readers' waiting time.
             assert!(kind != "items" || took.as_secs() < 12, "a rotation of {took:#}");
             let lines = world.measured();
             let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -175,7 +176,7 @@ fn the_readmes_event_keeps_to_its_schema_and_every_detail_type_is_told_of() {
     schemas[example["detail-type"].as_str().unwrap()].assert_valid(&example);
 }
 
-/// Worlds in which everything is told that may be told.
+/// Worlds that publish every kind of event.
 async fn worlds() -> Vec<MemoryWorld> {
     let mut worlds = Vec::new();
     for (kind, spec) in kinds() {
@@ -195,7 +196,7 @@ async fn worlds() -> Vec<MemoryWorld> {
     world.invoke("drop", drop_pending()).await;
     worlds.push(world);
 
-    // Whoever edits the token by hand tells the verifiers by hand: they are not ours here.
+    // A person who edits the token by hand also updates the verifiers by hand, so the spec has none.
     let world = in_service(46, &no_verifiers()).await;
     world.edit(&place("dynamodb:configuration/id=presented"), Side::Presenters, "by hand");
     world.pass(Duration::from_secs(24 * 60 * 60)).await;
@@ -204,12 +205,12 @@ async fn worlds() -> Vec<MemoryWorld> {
     worlds
 }
 
-/// An event as a rule's target receives it, but for what EventBridge adds.
+/// An event as the target of a rule receives it, without the fields that EventBridge adds.
 fn event(notice: &Notice) -> Value {
     json!({"source": SOURCE, "detail-type": notice.detail_type(), "detail": notice})
 }
 
-/// The schemas that are shipped, by detail-type; each file is named after its own.
+/// The shipped schemas, by detail-type. Each file is named after its detail-type.
 fn schemas() -> BTreeMap<String, Schema> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events/schema");
     let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());

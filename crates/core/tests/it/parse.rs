@@ -1,4 +1,5 @@
-//! What people write becomes something that can be carried out, or a message that says what to change.
+//! Input that people write becomes something that can be carried out, or a message that says what to
+//! change.
 
 mod clusters;
 mod properties;
@@ -48,7 +49,7 @@ fn example() -> Value {
     })
 }
 
-/// The smallest spec there is.
+/// The smallest valid spec.
 fn smallest(place: &str) -> Value {
     json!({"overlap": "5s", "presenters": {"publish": [{"ssm": place}], "within": "0s"}})
 }
@@ -61,7 +62,7 @@ fn parse(json: &Value) -> Result<Spec, changeover_core::error::Error> {
     Spec::parse(&name("datastore-token"), 3, &json.to_string())
 }
 
-/// The message of the fault that `value` is at `pointer` of the example; `null` removes the field.
+/// The message of the fault when `value` is at `pointer` of the example. `null` removes the field.
 fn fault_of(pointer: &str, value: Value) -> String {
     let mut spec = example();
     let (parent, field) = pointer.rsplit_once('/').expect("a pointer has a slash");
@@ -129,6 +130,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
     let verifier = "/verifiers/workloads/0";
     let at = |field: &str| format!("{verifier}/{field}");
     for (pointer, value, told) in [
+        // The token itself.
         ("/token/bytes", json!(31), "`token.bytes` is 31; write a whole number from 32 to 64"),
         ("/token/bytes", json!(65), "`token.bytes` is 65;"),
         ("/token/bytes", json!(32.5), "`token.bytes` is 32.5;"),
@@ -137,6 +139,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         ("/token/prefix", json!("DS_"), "`token.prefix` is not a prefix; write"),
         ("/token/size", json!(32), "`token.size`: unknown field `size`"),
         ("/token", json!([32]), "`token`: invalid type: sequence, expected an object"),
+        // Its source.
         (
             "/source",
             json!("minted"),
@@ -166,6 +169,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
             "`source.least_bits` is 127, and a reader of a digest",
         ),
         ("/source", json!({"least_bits": 128}), "`source` is an object; write"),
+        // Times, and the limits that depend on each other.
         ("/overlap", json!(null), "`overlap` is missing;"),
         ("/overlap", json!("4s"), "`overlap` is \"4s\", which is too short; write \"5s\""),
         ("/overlap", json!("-5s"), "`overlap` is \"-5s\", which is not a duration;"),
@@ -180,8 +184,10 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         ("/rollout_timeout", json!("0s"), "`rollout_timeout` is \"0s\", which is too short;"),
         (&at("picks_up"), json!({"within": "10m"}), "`rollout_timeout` is 10m, and prod/backend/"),
         (&at("settle"), json!("10m"), "alone takes 10m by its `picks_up` and `settle`; write more"),
+        // Drift, and names of fields.
         ("/on_drift", json!("ignore"), "`on_drift` is \"ignore\"; write \"refuse\" or"),
         ("/verifers", json!({}), "`verifers`: unknown field `verifers`, expected one of"),
+        // Publications: one place each, and a place that its readers can use.
         ("/verifiers", json!({}), "`verifiers.publish` names no place; name one, or leave"),
         ("/verifiers/publish", json!([]), "`verifiers.publish` names no place;"),
         ("/verifiers/publish/0", json!({}), "`verifiers.publish[0]` names no place; write"),
@@ -219,6 +225,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
         ("/verifiers/publish/1/dynamodb/key", json!({"id": ""}), "1 to 2048 bytes"),
         ("/verifiers/within", json!("5"), "`verifiers.within` is \"5\", which is not a duration"),
         ("/presenters/publish/0/as", json!("plain"), "leave it out"),
+        // Workloads: one object each, and one way into its Secret.
         (&at("cluster"), json!("a/b"), "`verifiers.workloads[0].cluster` is \"a/b\"; write"),
         (&at("cluster"), json!(null), "`verifiers.workloads[0].cluster` is missing; write"),
         (&at("namespace"), json!("Backend"), "`verifiers.workloads[0].namespace` is \"Backend\";"),
@@ -274,7 +281,7 @@ fn a_workload_is_exactly_one_object_of_one_of_three_kinds() {
     workload.retain(|field, _| !["deployment", "daemon_set"].contains(&field.as_str()));
     let message = parse(&spec).expect_err("no object").to_string();
     assert!(message.contains("`verifiers.workloads[0]` names no object; write one"), "{message}");
-    // `null` is a value: it names an object, and badly.
+    // `null` is a value: it names an object, and an invalid one.
     let mut spec = example();
     spec["verifiers"]["workloads"][0]["stateful_set"] = json!(null);
     let message = parse(&spec).expect_err("two objects").to_string();
@@ -349,7 +356,7 @@ fn a_workload_may_stand_on_both_sides_and_once_on_each() {
     assert!(error.because.contains("prod/backend/deployment/datastore a second time"), "{error}");
 }
 
-/// The example, its presenters' workload with these fields instead of `external_secret`.
+/// The example, with these fields instead of `external_secret` in its presenters' workload.
 fn copied_by(fields: &Value) -> Value {
     let mut spec = example();
     let workload = spec["presenters"]["workloads"][0].as_object_mut().expect("it is an object");

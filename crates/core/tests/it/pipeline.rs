@@ -1,4 +1,4 @@
-//! Jobs of CodePipeline: what they carry, what they are told, and that one action mints once.
+//! Jobs of CodePipeline: their input, their results, and one mint per action.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const ROTATE: &str = r#"{"action": "rotate", "token": "datastore-token"}"#;
 
-/// A job as CodePipeline sends it, reduced to what it always has.
+/// A job as CodePipeline sends it, reduced to the fields that it always has.
 fn job(id: &str, parameters: Option<&str>, continuation: Option<&str>) -> Job {
     let mut job = json!({
         "id": id,
@@ -33,7 +33,7 @@ fn job(id: &str, parameters: Option<&str>, continuation: Option<&str>) -> Job {
     }
 }
 
-/// What a job is told.
+/// Runs a job and returns its verdict.
 async fn told(world: &MemoryWorld, job: Job) -> Verdict {
     let id = job.id.clone();
     world.start_job(&id);
@@ -91,7 +91,7 @@ async fn a_job_that_is_delivered_twice_or_dies_anywhere_mints_once_and_is_answer
             world.replayed_by(format!("{fault:?} at call {call}"));
             world.start_job("1");
             world.run("a", event(), LONG, Faults::at(call, fault)).await;
-            // Lambda tries an invocation again that died or failed.
+            // Lambda retries an invocation that died or failed.
             world.pass(Duration::from_secs(60)).await;
             let ending = world.run("a", event(), LONG, Faults::none()).await.ending;
             if world.told("1").is_none() {

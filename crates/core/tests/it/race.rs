@@ -33,7 +33,7 @@ async fn another_trigger_between_any_two_calls_joins_or_follows() {
 #[tokio::test(start_paused = true)]
 async fn a_drop_between_any_two_calls_drops_or_is_refused() {
     for (kind, spec) in few_kinds() {
-        // A version that was dropped is followed by that of the trigger's retry, or by none.
+        // A dropped version is followed by that of the trigger's retry, or by none.
         before_every_call(kind, &spec, drop_pending, &[1, 2, 3]).await;
     }
 }
@@ -103,7 +103,8 @@ async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_j
                 world.fail(&format!("they ended so: {outcomes:?}"));
             }
             let rotated = outcomes.iter().filter(|outcome| *outcome == "rotated").count();
-            // Version 1 was there. Whoever carried on what another began was answered `rotated` too.
+            // Version 1 existed before. An invocation that resumed another one's rotation returned
+            // `rotated` too.
             if world.minted(&subject()) > 1 + rotated
                 || (keys == 1 && world.minted(&subject()) != 2)
             {
@@ -126,7 +127,7 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
         let world = in_service(1, &everything()).await;
         world.replayed_by(format!("the spec changes just before call {call}"));
         world.joins_with_its_first_view(&place(added));
-        // The added verifiers come into service before the new version is presented to anybody.
+        // The added verifiers come into service before the new version is presented.
         let mut intruder = Intruder::new("intruder", rotate_without_waiting("b"));
         intruder.spec = Some(changed.clone());
         let published = Intruder::new("publisher", publish());
@@ -142,8 +143,8 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
 #[tokio::test(start_paused = true)]
 async fn nobody_goes_back_to_a_spec_older_than_the_records() {
     let (added, changed) = with_a_verifier_added();
-    // Somebody publishes to the added verifier around the calls that read record and spec: from then
-    // on it is in service, and has to learn of the next version too.
+    // Another invocation publishes to the added verifier around the calls that read record and spec. From
+    // then on the verifier is in service, and must receive the next version too.
     for call in 1..=4 {
         let world = in_service(1, &everything()).await;
         world.replayed_by(format!("the spec changes, and is published, just before call {call}"));
@@ -157,7 +158,7 @@ async fn nobody_goes_back_to_a_spec_older_than_the_records() {
     }
 }
 
-/// A place, and a spec that is published to there too.
+/// A place, and a spec that also publishes to it.
 fn with_a_verifier_added() -> (&'static str, Value) {
     let mut changed = everything();
     changed["verifiers"]["publish"] =
@@ -165,7 +166,7 @@ fn with_a_verifier_added() -> (&'static str, Value) {
     ("dynamodb:configuration/id=added", changed)
 }
 
-/// Rotates with somebody else just before each call; everybody ends on one of these versions.
+/// Rotates with another invocation just before each call. All end on one of these versions.
 async fn before_every_call(
     kind: &str,
     spec: &Value,

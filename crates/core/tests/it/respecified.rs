@@ -28,7 +28,8 @@ async fn a_publication_added_later_is_written_without_a_new_version() {
 #[tokio::test(start_paused = true)]
 async fn a_verifier_added_in_the_middle_learns_of_the_version_before_it_is_presented() {
     let added = "dynamodb:configuration/id=added";
-    // It is in service already, on what is accepted now; and once it waits for its first view.
+    // In one case the added verifier is in service already, on the current accepted view. In the other it
+    // waits for its first view.
     for is_in_service in [true, false] {
         for (kind, stops) in [("at the mint", None), ("at the verifiers", Some("datastore"))] {
             let world = in_service(18, &everything()).await;
@@ -66,7 +67,8 @@ async fn a_verifier_added_while_readers_are_waited_for_learns_of_the_version_fir
     let time = Duration::from_secs(40);
     let run = world.run("a", rotate("a"), time, Faults::none()).await;
     world.assert_outcome(&run.ending, "in_progress");
-    // It is in service on what is accepted elsewhere since before the rotation.
+    // The added verifier has been in service since before the rotation, on the view that is published
+    // elsewhere.
     let added = place("dynamodb:configuration/id=added");
     let accepted = json!({"accepted": [entry_of_the_current(&world)]});
     world.edit(&added, Side::Verifiers, &accepted.to_string());
@@ -91,7 +93,7 @@ async fn a_verifier_added_while_presenters_move_learns_of_the_version_too() {
     world.assert_settled_on(2);
 }
 
-/// The line of the accepted view that is about the current version.
+/// The entry of the accepted view for the current version.
 fn entry_of_the_current(world: &MemoryWorld) -> Value {
     let document = world.value(&place("dynamodb:configuration/id=accepted"), Side::Verifiers);
     let document: Value = serde_json::from_str(&document).unwrap();

@@ -1,9 +1,9 @@
-//! The whole function in seeded worlds: any spec, any requests, anything that may befall them, some of it
-//! at once, under a paused clock.
+//! The whole function in seeded worlds: any spec, any requests and any faults, some of them at once, under
+//! a paused clock.
 //!
-//! A world that breaks a promise is shrunk to the least schedule that still breaks one, and the failure
-//! names the seed: `CHANGEOVER_SEEDS=17..18` runs that world, `CHANGEOVER_SEEDS=5000` so many. Without
-//! it the commit draws a few hundred, and `make verify` runs 20,000.
+//! A world that breaks a promise is shrunk to the smallest schedule that still breaks one. The failure
+//! names the seed: `CHANGEOVER_SEEDS=17..18` runs that world, and `CHANGEOVER_SEEDS=5000` runs that many.
+//! Without it the commit draws a few hundred, and `make verify` runs 20,000.
 
 mod schedule;
 
@@ -30,14 +30,14 @@ use serde_json::Value;
 
 use schedule::{Happening, Planned, Schedule, schedules};
 
-/// How many worlds the commit draws.
+/// The number of worlds that the commit draws.
 const SAMPLE: u64 = 400;
-/// How many `make verify` runs.
+/// The number of worlds that `make verify` runs.
 const EVERYTHING: u64 = 20_000;
-/// How many schedules are tried while one that fails is made smaller.
+/// The number of schedules that are tried while a failing one is made smaller.
 const SHRINKS: u32 = 400;
 
-// Two, so that they run beside each other.
+// Two tests, so that they run in parallel.
 #[test]
 fn no_request_fails_in_any_world_of_an_even_seed() {
     play_all(seeds(SAMPLE, EVERYTHING).filter(|seed| seed % 2 == 0));
@@ -50,7 +50,7 @@ fn no_request_fails_in_any_world_of_an_odd_seed() {
 
 #[test]
 fn a_broken_promise_is_shrunk_to_what_breaks_it() {
-    // Stands for a defect: whatever happens after somebody restarts a pod is broken.
+    // A stand-in for a defect: every schedule fails in which a pod is restarted.
     let play = |schedule: &Schedule| {
         let broken = schedule.turns.iter().any(|turn| matches!(turn, Happening::PodRestarts));
         if broken { Err("a pod restarted".to_owned()) } else { Ok(()) }
@@ -81,8 +81,8 @@ fn tell(line: &str) {
     println!("{line}");
 }
 
-/// Draws the schedule of a seed and plays it. Where that fails: the least schedule that fails too, and
-/// how.
+/// Draws the schedule of a seed and plays it. If that fails, returns the smallest schedule that fails too,
+/// and its failure.
 fn simulate(
     seed: u64,
     play: impl Fn(&Schedule) -> Result<(), String>,
@@ -104,7 +104,7 @@ fn simulate(
     })
 }
 
-/// Plays a schedule from the first publication to rest; says which promise was broken.
+/// Plays a schedule from the first publication to rest. Fails with the promise that was broken.
 fn play(schedule: &Schedule) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -123,15 +123,16 @@ async fn live(schedule: &Schedule) {
     let world = MemoryWorld::new(schedule.chance);
     world.specify(&subject(), spec);
     let is_imported = spec["source"].is_object();
-    // Where it is not adopted, nothing rotates any more until somebody takes it back.
+    // If edits are not adopted, nothing rotates any more until an operator undoes an edit.
     let adopts = spec["on_drift"] == "adopt";
     let publications = spec["presenters"]["publish"].as_array().expect("publications");
     let places: Vec<_> = publications.iter().map(place_of).collect();
     if schedule.is_in_use {
         places.iter().for_each(|place| world.in_use_before(place, "issued-by-hand"));
     }
-    // A year older, and it has counted further.
+    // An older fence, by a year, with a higher revision.
     let older = Fence { life: Some(life(-365 * 24 * 3600)), revision: 4_000_000_000 };
+    // Objects of another record are there before this one is created.
     let workloads: Vec<_> = Side::BOTH
         .into_iter()
         .flat_map(|side| workloads_of(spec, side).into_iter().map(move |name| (side, name)))
@@ -154,6 +155,7 @@ async fn live(schedule: &Schedule) {
     let mut edits = 100;
     let mut is_deleted = false;
     let mut broken = None;
+    // An event that does not fit the spec or the state does nothing, so that any schedule can be played.
     for turn in &schedule.turns {
         match turn {
             Happening::TimePasses(time) => world.pass(*time).await,
@@ -173,7 +175,7 @@ async fn live(schedule: &Schedule) {
             }
             Happening::ParameterIsDeleted(which) => {
                 let parameters: Vec<_> = places.iter().filter(|it| !it.is_fenced()).collect();
-                // Its value is in the record.
+                // The record keeps its value.
                 if !parameters.is_empty() && world.record(&subject()).is_some() {
                     world.delete_parameter(parameters[which.index(parameters.len())]);
                 }
@@ -225,6 +227,7 @@ async fn live(schedule: &Schedule) {
             }
         }
     }
+    // Everything that would keep the token from rest is repaired.
     world.find_cluster(CLUSTER);
     if is_deleted {
         world.specify(&subject(), spec);
@@ -232,21 +235,21 @@ async fn live(schedule: &Schedule) {
     if let Some(name) = broken {
         world.fix_workload(&name);
     }
-    // What was refused is put right.
+    // A valid value replaces one that was refused.
     if is_imported {
         world.arrive(INBOX, &issued(200), true);
     }
     if adopts && world.record(&subject()).is_some() {
         places.iter().for_each(|place| world.edit_presented(place, &issued(201)));
     }
-    // Whatever befell it: from here on nothing does, and a sweep a minute is enough.
+    // Whatever happened before, there are no faults from here on, and one sweep a minute is enough.
     world.sweep_until_rest(&subject()).await;
     let mut rotated = world.invoke("last", rotate("last")).await;
     for _ in 0..3 {
         if matches!(rotated.outcome(), "rotated" | "unchanged") {
             break;
         }
-        // A first publication comes before a rotation; a write in the air defers one.
+        // A first publication comes before a rotation, and a write in flight defers one.
         world.pass(LATE_WRITE).await;
         world.sweep_until_rest(&subject()).await;
         if rotated.outcome() == "PreflightFailed" {
@@ -267,13 +270,13 @@ async fn disturbed(world: &MemoryWorld, planned: &Planned) {
     tokio::time::sleep(planned.begins_after).await;
     let Planned { id, request, time, faults, .. } = planned;
     let run = world.run(id, request.clone(), *time, faults.clone()).await;
-    // A refusal is an answer; a promise of one's own that was broken never is.
+    // A refusal is a valid answer. A broken promise of the function itself is never one.
     let fails_well = |error: &Error| {
         let kind = error.kind.as_str();
         matches!(kind, "PreflightFailed" | "BadToken")
             // Its spec is deleted, or names no inbox.
             || kind == "UnknownToken"
-            // Nothing of it was saved: its sender asks again.
+            // Nothing of it was saved, so its sender asks again.
             || (kind == "Throttled" && matches!(request, Request::Rotate { .. }))
             || (!faults.is_none() && kind == "Unreachable")
     };

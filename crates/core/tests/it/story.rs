@@ -29,7 +29,7 @@ async fn a_rotation_brings_everybody_to_the_new_version_and_then_ends_the_old_on
             if spec["verifiers"].is_null() {
                 assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(1), "{answer}");
             } else {
-                // Every verifier was told when the old version ends.
+                // Every verifier received the end of the old version.
                 assert_eq!(legs(answer)[6], LEGS[6], "{kind}: {answer:#}");
                 assert!(answer["previous_valid_until"].is_string(), "{kind}: {answer:#}");
                 for (view, held) in world.rest(&subject()).places {
@@ -233,7 +233,7 @@ async fn a_rotation_waits_while_the_accepted_set_is_full_and_begins_by_itself() 
     let depth = world.minted(&subject());
     assert!(depth > 20, "the set took only {depth}");
     assert!(deferred.answer()["not_before"].is_string(), "{deferred:?}");
-    // Whoever asks again, and whoever asks too, waits for the same version.
+    // Repeated requests and other requests wait for the same version.
     world.assert_outcome(&world.invoke("again", next(&world)).await, "deferred");
     world.assert_outcome(&world.invoke("other", rotate("other")).await, "deferred");
     let asked = [next(&world), rotate("other")];
@@ -263,7 +263,7 @@ async fn what_is_held_keeps_both_versions_and_resumes_the_same_one_after_the_fix
         assert!(held["object"].as_str().is_some_and(|it| it.contains(broken)), "{held}");
         assert_eq!(held["reason"], "CrashLoopBackOff");
 
-        // Nothing is withdrawn, for as long as it takes, and nobody gets a third value.
+        // Both versions stay for as long as the hold lasts, and no third value is minted.
         for _ in 0..90 {
             world.pass(Duration::from_secs(60)).await;
             world.invoke("sweep", Request::Sweep).await;
@@ -296,7 +296,7 @@ async fn what_can_never_finish_is_refused_before_a_mint() {
 async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
     let mut own = items();
     own["presenters"]["publish"] = json!([{"ssm": "/changeover/tokens/another"}]);
-    // The item of the token in service.
+    // The item belongs to the token in service.
     let taken = items();
     for (spec, told) in [(own, "ssm:/changeover/tokens/another"), (taken, "datastore-token")] {
         let world = in_service(18, &items()).await;
@@ -330,7 +330,7 @@ async fn a_rotation_makes_few_calls() {
     for (row, mut spec) in [("DynamoDB", items()), ("SSM", parameters())] {
         let said = MEASUREMENTS.split(&format!("\n| {row}, ")).nth(1).unwrap();
         let said: usize = said.split(" | ").nth(1).unwrap().parse().unwrap();
-        // Nothing to wait for.
+        // There is nothing to wait for.
         spec["verifiers"]["within"] = json!("0s");
         spec["presenters"]["within"] = json!("0s");
         let world = in_service(22, &spec).await;
@@ -339,7 +339,7 @@ async fn a_rotation_makes_few_calls() {
         let before = world.calls(None);
         world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
         let calls = world.calls(None) - before;
-        // And two that tell subscribers.
+        // Two more calls publish the events.
         assert_eq!(calls, said + 2, "{row}\n{}", world.journal());
     }
 }
@@ -354,7 +354,7 @@ async fn an_unknown_token_is_told_so() {
     }
 }
 
-/// The steps that an answer names, in order, each leg's repetitions left out.
+/// Steps that an answer names, in order, without the repetitions of a leg.
 fn legs(answer: &Value) -> Vec<(&str, &str)> {
     let timeline = answer["timeline"].as_array().expect("a timeline");
     let text = |entry: &'_ Value, name: &str| entry[name].as_str().map(str::to_owned);
@@ -432,7 +432,7 @@ async fn a_status_of_one_token_tells_how_its_newest_version_came() {
         let first = status(&world).await["newest"].clone();
         assert_eq!((&first["version"], &first["replaced"]), (&json!(1), &json!(null)), "{kind}");
 
-        // While it comes: by the rotation, with the step that is owed.
+        // During the rotation, the status comes from the record, with the owed step.
         world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
         let coming = status(&world).await["newest"].clone();
         assert_eq!(
@@ -443,7 +443,7 @@ async fn a_status_of_one_token_tells_how_its_newest_version_came() {
         assert!(coming["owed_since"].is_string(), "{kind}: {coming}");
         assert_eq!(coming["replaced"]["version"], 1, "{kind}: {coming}");
 
-        // When it came: by the audit, also when nothing is owed any more.
+        // After the rotation, the status comes from the audit, even if nothing is owed any more.
         world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
         let came = status(&world).await["newest"].clone();
         assert_eq!(legs(&came)[..6], LEGS[..6], "{kind}: {came:#}");

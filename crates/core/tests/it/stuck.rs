@@ -1,4 +1,4 @@
-//! Tokens that cannot be carried on: they back off, are measured, and delay nothing else.
+//! Tokens that cannot be resumed: they back off, are measured, and delay nothing else.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(25 * 60 * 60);
-/// Where [`items`] has its views.
+/// Places of the views of [`items`].
 const ACCEPTED: &str = "dynamodb:configuration/id=accepted";
 const PRESENTED: &str = "dynamodb:configuration/id=presented";
 
-/// What keeps a token from being carried on, how it begins and how it is mended.
+/// A cause that keeps a token from being resumed, with its start and its repair.
 struct Trouble {
     error: &'static str,
     begin: fn(&MemoryWorld),
@@ -67,7 +67,7 @@ async fn failing_token_is_tried_once_an_hour_at_last() {
             }
         }
         let pauses: Vec<_> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        // A sweep that comes a moment before the time passes it over.
+        // A sweep that runs just before the due time leaves the token to the next one.
         let expected = [1, 2, 4, 8, 16, 32, 60, 60, 60];
         for (pause, expected) in pauses.iter().zip(expected) {
             assert!((expected..=expected + 1).contains(pause), "{}: {pauses:?}", trouble.error);
@@ -87,7 +87,7 @@ async fn failing_token_is_tried_once_an_hour_at_last() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_rotation_backs_off() {
-    // Whatever arrives is refused before it is minted.
+    // Every arrival is refused before it is minted.
     let mut spec = workloads();
     spec["source"] = json!({"parameter": INBOX});
     let world = imported(&spec).await;
@@ -119,7 +119,7 @@ async fn thousand_failing_tokens_delay_no_other() {
         let swept = world.invoke("sweep", Request::Sweep).await;
         assert_eq!(swept.answer()["results"].as_array().unwrap().len(), count);
     }
-    // All of them are due again when another one becomes due, and for longer.
+    // All of them are due again before another token becomes due.
     world.pass(5 * MINUTE).await;
     let healthy = token("healthy");
     mint(&world, &healthy).await;
@@ -143,7 +143,7 @@ async fn version_ends_although_the_spec_is_gone() {
             let world = in_service(82, &spec).await;
             world.replayed_by(kind);
             world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-            // The verifiers' roll of the overlap.
+            // Let the sweep run the overlap's rollout of verifiers.
             world.pass(Duration::from_secs(1)).await;
             world.invoke("roll", Request::Sweep).await;
             begin(&world);
@@ -168,7 +168,7 @@ async fn place_that_holds_no_own_document_is_left_alone() {
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     world.unspecify(&subject());
     let accepted = place("ssm:/backend/accepted");
-    // The token that uses this place now has other versions, of other values.
+    // Another token uses this place now. It has other versions, of other values.
     let theirs = world.value(&accepted, Side::Verifiers);
     let theirs = theirs.replace("\"not_after\"", "\"of another\": 1, \"not_after\"");
     world.edit(&accepted, Side::Verifiers, &theirs);
@@ -261,7 +261,7 @@ async fn version_ends_while_a_waiting_rotation_is_refused() {
 async fn version_leaves_all_places_or_none_without_a_spec() {
     let world = in_service(95, &everything()).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
-    // The verifiers' roll of the overlap.
+    // Let the sweep run the overlap's rollout of verifiers.
     world.pass(Duration::from_secs(1)).await;
     world.invoke("roll", Request::Sweep).await;
     let unreadable = place("ssm:/backend/token/accepted");
@@ -314,12 +314,12 @@ async fn stuck_tokens_are_counted_by_each_sweep() {
 
 #[tokio::test(start_paused = true)]
 async fn token_that_fails_before_its_turn_is_overdue() {
-    // A rotation whose spec is broken in the middle of it.
+    // The spec becomes invalid in the middle of a rotation.
     let world = in_service(87, &items()).await;
     world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
     world.specify_badly(&subject(), "{}");
     assert!(overdue_after_hours(&world).await > 3 * 60 * 60);
-    // A record that cannot be read.
+    // The record cannot be read.
     let world = in_service(88, &items()).await;
     world.pass(DAY).await;
     world.make_unreadable(subject());
@@ -396,7 +396,7 @@ async fn status_shows_what_fails_and_what_has_no_spec() {
     world.assert_outcome(&world.invoke("status", unknown).await, "UnknownToken");
 }
 
-/// A value from an inbox, from items; looked at each minute.
+/// A spec with a value from an inbox and views in items. A sweep reads the inbox each minute.
 fn from_inbox() -> Value {
     let mut spec = items();
     spec["token"] = json!({"bytes": 32});
@@ -414,7 +414,7 @@ async fn imported(spec: &Value) -> MemoryWorld {
     world
 }
 
-/// A first version that is minted, and left at that.
+/// Mints a first version and leaves its rotation owed.
 async fn mint(world: &MemoryWorld, token: &TokenName) {
     let spec = json!({
         "token": {"bytes": 32},
@@ -433,7 +433,7 @@ async fn mint(world: &MemoryWorld, token: &TokenName) {
     world.assert_outcome(&world.invoke("mint", request).await, "in_progress");
 }
 
-/// Sweeps once; the error of the token that the tests are about, if it failed.
+/// Sweeps once, and returns the error of the tests' token if it failed.
 async fn swept(world: &MemoryWorld) -> Option<String> {
     let swept = world.invoke("sweep", Request::Sweep).await;
     world.assert_outcome(&swept, "swept");
@@ -442,7 +442,7 @@ async fn swept(world: &MemoryWorld) -> Option<String> {
     about["error"].as_str().map(str::to_owned)
 }
 
-/// Sweeps each minute for four hours; how overdue the token is in the end.
+/// Sweeps each minute for four hours, and returns how long the token is overdue then.
 async fn overdue_after_hours(world: &MemoryWorld) -> u64 {
     for _ in 0..4 * 60 {
         world.pass(MINUTE).await;
@@ -451,7 +451,7 @@ async fn overdue_after_hours(world: &MemoryWorld) -> u64 {
     last(world, "Overdue")
 }
 
-/// What a metric was last written as.
+/// Last written value of a metric.
 fn last(world: &MemoryWorld, metric: &str) -> u64 {
     let lines = world.measured().into_iter().rev();
     let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
@@ -469,11 +469,11 @@ async fn workload_that_is_put_back_each_time_is_not_restarted_for_ever() {
         world.pass(MINUTE).await;
         world.invoke("sweep", Request::Sweep).await;
     }
-    // Each of them is of the workload, and of another one on its side.
+    // Each try stamps the workload and another one on its side.
     let more = world.calls(Some("stamp")) - stamps;
     assert!((2..=6).contains(&more), "{more} stamps in a day");
     assert!(world.record(&subject()).is_some_and(|it| it.held().is_some()));
-    // The fix: it leaves stamps alone, and somebody asks.
+    // Follow the fix: the controller leaves stamps alone, and the rotation is requested again.
     world.put_back(&workload, false);
     world.assert_outcome(&world.invoke("a again", rotate("a")).await, "rotated");
     world.sweep_until_rest(&subject()).await;

@@ -1,4 +1,4 @@
-//! A sweep of many tokens: it carries on a few itself and hands on the others, and loses none.
+//! A sweep of many tokens: it resumes a few itself, hands on the others, and loses none.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,7 +11,7 @@ use changeover_testkit::{
 use changeover_token::TokenName;
 use serde_json::{Value, json};
 
-/// More than a sweep carries on itself.
+/// A number of tokens that exceeds what a sweep resumes itself.
 const MANY: usize = 12;
 
 #[tokio::test(start_paused = true)]
@@ -22,8 +22,8 @@ async fn a_thousand_due_tokens_are_carried_on_by_one_sweep_and_not_at_the_same_m
     for token in &tokens {
         assert_is_in_service(&world, token);
     }
-    // All of them within a minute; and Parameter Store, which answers forty reads in a second, is asked
-    // for little more than that.
+    // All are started within a minute. The rate stays close to the forty reads a second that Parameter
+    // Store answers.
     let times: Vec<_> = world.started().into_iter().map(|(at, _)| at).collect();
     assert!(times[times.len() - 1].duration_since(times[0]).as_secs() < 60);
     for (at, first) in times.iter().enumerate() {
@@ -127,7 +127,8 @@ async fn a_second_sweep_or_a_second_invocation_for_a_token_does_no_harm() {
     }
 }
 
-/// So many tokens, the first version of each of them minted and left at that: all are due.
+/// Creates this many tokens. The first version of each is minted and its rotation is left owed, so that all
+/// are due.
 async fn minted(count: usize) -> (MemoryWorld, Vec<TokenName>) {
     let world = MemoryWorld::new(1);
     let tokens: Vec<_> = (0..count).map(|number| token(&format!("token-{number:04}"))).collect();
@@ -142,12 +143,12 @@ async fn minted(count: usize) -> (MemoryWorld, Vec<TokenName>) {
         };
         world.assert_outcome(&world.invoke("mint", request).await, "in_progress");
     }
-    // The index lags behind.
+    // The index lags behind the table.
     world.pass(Duration::from_secs(1)).await;
     (world, tokens)
 }
 
-/// Readers that fetch for themselves, from items of the token's own.
+/// A spec for readers that fetch from items of the token's own.
 fn spec(token: &TokenName) -> Value {
     json!({
         "token": {"bytes": 32},
@@ -157,7 +158,7 @@ fn spec(token: &TokenName) -> Value {
     })
 }
 
-/// Whatever befell the sweep: those that come each minute carry everything on.
+/// Asserts that the sweeps of every minute complete all rotations, whatever happened to the first sweep.
 async fn come_to_rest(world: &MemoryWorld, tokens: &[TokenName]) {
     for token in tokens {
         world.sweep_until_rest(token).await;

@@ -1,4 +1,4 @@
-//! The world in memory can fail: what it is there to notice is done to it by hand.
+//! Tests of the world in memory: violations that it must detect are committed by hand.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ const OVERLAP: Duration = Duration::from_secs(15);
 #[tokio::test(start_paused = true)]
 async fn presenting_before_verifiers_know_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
-    // Expand is passed over.
+    // Expand is reported as done without being published.
     let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
@@ -32,7 +32,7 @@ async fn presenting_before_verifiers_know_is_noticed() {
 async fn presenting_while_a_verifier_may_hold_its_copy_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     hand.accept(&hand.record()).await;
-    // Readers of the accepted view hold it for two seconds.
+    // Readers of the accepted view hold their copy for two seconds.
     let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
@@ -48,7 +48,7 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    // Its pods see the new token when they are replaced.
+    // The presenters' pods get the new token when they are replaced.
     let presenters = &hand.spec(Side::Presenters).workloads;
     let stamp = changeover_core::ports::Stamp {
         side: Side::Presenters,
@@ -213,7 +213,8 @@ async fn a_write_whose_reply_was_lost_lands_late_and_not_before() {
     let value = || memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
     let late = Duration::from_secs(60);
     let mut call = 0;
-    // The first write is the fifth or so call of a rotation; whichever it is, its reply is lost.
+    // The number of the call that writes first is not fixed: try each call until one is a write, and lose
+    // its reply.
     let (run, before) = loop {
         call += 1;
         let before = value();
@@ -234,7 +235,7 @@ async fn a_write_whose_reply_was_lost_lands_late_and_not_before() {
     assert_ne!(value(), before);
 }
 
-/// Somebody who does by hand what the loop does.
+/// Performs by hand the steps that a session performs.
 struct Hand {
     memory: MemoryWorld,
 }
@@ -242,7 +243,8 @@ struct Hand {
 const ROLLED: Change = Change::RolledOut { overlap: OVERLAP };
 
 impl Hand {
-    /// Version 1 is in service, version 2 is pending and nothing of it is published.
+    /// Creates a world in which version 1 is in service, version 2 is pending and nothing of version 2 is
+    /// published.
     async fn with_pending(spec: &Value) -> Self {
         let memory = in_service(1, spec).await;
         let hand = Self { memory };
@@ -279,7 +281,7 @@ impl Hand {
         self.memory.spec(&subject()).side(side).clone()
     }
 
-    /// The next record, with the lease renewed and these changes made.
+    /// Saves the next record, with the lease renewed and these changes applied.
     async fn saved(&self, changes: impl IntoIterator<Item = Change>) -> Record {
         let before = self.record();
         let now = self.memory.now();
@@ -291,7 +293,7 @@ impl Hand {
         self.save(&before, changed.to_save()).await
     }
 
-    /// The next record, with what no change would do to it.
+    /// Saves the next record with an edit that no change makes.
     async fn saved_with(&self, break_it: impl FnOnce(&mut Value)) -> Record {
         let before = self.record();
         let mut json = serde_json::to_value(before.to_save()).unwrap();

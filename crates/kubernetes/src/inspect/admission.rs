@@ -1,7 +1,8 @@
-//! What admission will say of the changes that a rotation makes.
+//! The answer of admission to the changes that a rotation makes, known in advance.
 //!
-//! Who has the right to a change may still be refused it: by a policy, a webhook, a quota, or because a webhook
-//! that has to be asked does not answer. So every change is made once as a dry run, before anything is published.
+//! An actor that has the right to a change may still be refused it: by a policy, a webhook, a quota, or
+//! because a webhook that must be asked does not answer. So every change is made once as a dry run, before
+//! anything is published.
 
 use changeover_core::{
     error::{Error, Kind},
@@ -12,10 +13,10 @@ use super::Looked;
 use crate::call::Failed;
 
 impl Looked {
-    /// Notes what became of a dry run; `right` says in words what passes.
+    /// Notes the outcome of a dry run. `right` says in words what passes.
     ///
     /// # Errors
-    /// Where no answer came.
+    /// If no answer came.
     pub(super) fn note(
         &mut self,
         object: &str,
@@ -31,7 +32,7 @@ impl Looked {
         };
         match (error.kind, code) {
             (Kind::Unreachable | Kind::Throttled, _) => return Err(error),
-            // It was made anew since it was read. A rotation reads it again.
+            // The object was recreated since it was read. A rotation reads it again.
             (_, 409) => {}
             (Kind::AccessDenied, 403) => self.forbidden.push(Finding::failed(object, error)),
             (_, 404) => {

@@ -1,4 +1,4 @@
-//! Whether the chain from a Secret's key into a workload's containers is whole. Pure.
+//! Judges the chain from a Secret's key into a workload's containers. Pure.
 //!
 //! ```text
 //! Secret key ─► env, envFrom                    a new pod sees a new value
@@ -9,12 +9,12 @@
 use changeover_core::{finding::Finding, spec::PicksUp};
 use k8s_openapi::api::core::v1::{Container, KeyToPath, PodSpec, SecretEnvSource, Volume};
 
-/// How containers of a pod get at keys of a Secret.
+/// A way in which a container of a pod gets at keys of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Use {
     /// In words: `container backend has it as variable TOKEN`.
     words: String,
-    /// Whether a running container sees a new value.
+    /// True if a running container sees a new value.
     is_live: bool,
 }
 
@@ -25,11 +25,12 @@ pub(super) struct Source<'a> {
     pub(super) secret: &'a str,
     /// The keys.
     pub(super) keys: &'a [&'a str],
-    /// Whether other keys of it are made out of these.
+    /// True if other keys of the Secret are made out of these.
     pub(super) is_templated: bool,
 }
 
-/// What is wrong with how this pod template gets at the Secret; else what is right, in words.
+/// Judges the uses of the Secret in this pod template. Returns them in words, or the finding if something
+/// is wrong.
 pub(super) fn judge(
     object: &str,
     pod: &PodSpec,
@@ -42,6 +43,7 @@ pub(super) fn judge(
     let of_any = uses(pod, secret, None);
     let used = if of_keys.is_empty() && is_templated { &of_any } else { &of_keys };
 
+    // Judged first: a workload that never picks the value up is refused, whatever else is right.
     if let (PicksUp::Within(_), Some(once)) = (picks_up, used.iter().find(|it| !it.is_live)) {
         return Err(Finding::refusal(
             object,
@@ -59,6 +61,7 @@ pub(super) fn judge(
             "let them use that key, or name the Secret's key that they use as secret_key",
         ));
     }
+    // The template is all that can be judged here: pods may still read the Secret in another way.
     let reason = format!("no container of it uses Secret {secret}");
     match may_read_otherwise(pod) {
         Some(otherwise) => Err(Finding::warning(
@@ -77,12 +80,12 @@ pub(super) fn judge(
     }
 }
 
-/// Whether containers of this pod use the Secret in any way.
+/// True if containers of this pod use the Secret in any way.
 pub(super) fn is_used(pod: &PodSpec, secret: &str) -> bool {
     !uses(pod, secret, None).is_empty()
 }
 
-/// Every way in which the pod's containers get at one of these keys, or at any where there are none.
+/// Every way in which the pod's containers get at one of these keys, or at any key if `keys` is `None`.
 fn uses(pod: &PodSpec, secret: &str, keys: Option<&[&str]>) -> Vec<Use> {
     let wanted = |key: &str| keys.is_none_or(|keys| keys.contains(&key));
     let mut uses = Vec::new();
@@ -114,7 +117,7 @@ fn uses(pod: &PodSpec, secret: &str, keys: Option<&[&str]>) -> Vec<Use> {
     uses
 }
 
-/// A file of a volume, or all that it has.
+/// One file of a volume, or all of its files.
 enum File {
     Named(String),
     All,
@@ -143,12 +146,13 @@ fn files(volume: &Volume, secret: &str, keys: Option<&[&str]>) -> Vec<File> {
     plain.chain(projected).collect()
 }
 
-/// Where a container sees a file of this volume, and whether it sees it change: what is mounted by
-/// subPath stays what it was when the container started (kubernetes/kubernetes issue 50345).
+/// The path at which a container sees a file of this volume, and true if it sees the file change. A file
+/// that is mounted by subPath keeps the content that it had when the container started
+/// (kubernetes/kubernetes issue 50345).
 fn mounted(container: &Container, volume: &str, file: &File) -> Option<(String, bool)> {
     let mounts = container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume);
     let seen = mounts.filter_map(|mount| {
-        // What an expression comes to is known in the pod only.
+        // The value of an expression is known in the pod only.
         let is_expression = mount.sub_path_expr.as_ref().is_some_and(|it| !it.is_empty());
         let part = mount.sub_path.as_deref().unwrap_or_default().trim_matches('/');
         let is_within = match file {
@@ -160,17 +164,17 @@ fn mounted(container: &Container, volume: &str, file: &File) -> Option<(String, 
         };
         is_within.then(|| (mount.mount_path.clone(), part.is_empty() && !is_expression))
     });
-    // Where it sees the file twice, the one that stays as it was counts.
+    // If it sees the file twice, the mount that does not change counts.
     seen.min_by_key(|(_, is_live)| *is_live)
 }
 
-/// Why a pod whose template does not name the Secret may read it all the same.
+/// The reason for which a pod may read the Secret although its template does not name it.
 fn may_read_otherwise(pod: &PodSpec) -> Option<String> {
     let drivers = pod.volumes.iter().flatten().filter_map(|volume| volume.csi.as_ref());
     if let Some(csi) = drivers.into_iter().next() {
         return Some(format!("a CSI volume of driver {} may bring it in", csi.driver));
     }
-    // The account `default` may read nothing unless somebody gave it rights.
+    // The account `default` may read nothing unless an operator granted it rights.
     let account = pod.service_account_name.as_deref().unwrap_or("default");
     let has_token = pod.automount_service_account_token != Some(false);
     let of_its_own = account != "default" && !account.is_empty() && has_token;
@@ -229,6 +233,7 @@ mod tests {
         let init = json!({"initContainers": [{"name": "main", "env": variable("copy", "token")["env"]}],
             "containers": [{"name": "other"}]});
         let items = json!([{"key": "token", "path": "a/b"}]);
+        // Each case has a pod, words of its report, and true if a running container sees a new value.
         let cases = [
             (container(variable("copy", "token")), "variable TOKEN", false),
             (init, "variable TOKEN", false),

@@ -1,4 +1,4 @@
-//! What stands behind an ExternalSecret: its store, and what else it copies.
+//! The stores behind an ExternalSecret, and the other views that it copies.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +15,12 @@ use crate::{
     store::{self, Prefixes, Store},
 };
 
-/// What an ExternalSecret copies beside this token's view, and may copy torn: External Secrets reads
-/// one entry after the other (`externalsecret_controller_secret.go`, `GetProviderSecretData`).
+/// Warns of an ExternalSecret that copies other published parameters beside this token's view. It may copy
+/// them torn: External Secrets reads one entry after the other (`externalsecret_controller_secret.go`,
+/// `GetProviderSecretData`).
 ///
-/// Entries of `data` come after those of `dataFrom` and win over them, so that `dataFrom` cannot
-/// replace a key that an entry names.
+/// Entries of `data` come after those of `dataFrom` and win over them, so `dataFrom` cannot replace a key
+/// that an entry names.
 pub(super) fn torn(
     object: &str,
     external_secret: &ExternalSecret,
@@ -42,21 +43,21 @@ pub(super) fn torn(
     })
 }
 
-/// What a look at the stores of an ExternalSecret comes to.
+/// The results of a look at the stores of an ExternalSecret.
 #[derive(Default)]
 pub(super) struct Stores {
-    /// What was found.
+    /// The findings, and what was found right.
     pub(super) came_to: Examination,
-    /// Those that may not be read.
+    /// A finding for each store that may not be read.
     pub(super) unread: Vec<Finding>,
-    /// What they put before each key.
+    /// The prefix that each store puts before a key.
     pub(super) prefixes: Prefixes,
 }
 
-/// Looks at the stores that an ExternalSecret beside this workload reads from, each one once.
+/// Looks at the stores that an ExternalSecret in this workload's namespace reads from, each one once.
 ///
 /// # Errors
-/// Where no answer came.
+/// If no answer came.
 pub(super) async fn look(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -91,7 +92,7 @@ pub(super) async fn look(
     Ok(stores)
 }
 
-/// What keeps a store from being read.
+/// Finds what keeps a store from being read, or from reading what is published.
 fn judge(object: &str, store: &Store, is_used: bool, home: &Home) -> Option<Finding> {
     let status = store.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
@@ -123,8 +124,8 @@ fn judge(object: &str, store: &Store, is_used: bool, home: &Home) -> Option<Find
             "name a store in the ExternalSecret's secretStoreRef that reads that region",
         ));
     }
-    // A controller passes over stores of another class without a word (`ShouldProcessStore`); one of
-    // ours has looked at the ExternalSecret, or at the store.
+    // A controller silently ignores stores of another class (`ShouldProcessStore`). A `Ready` condition on
+    // the store, or on the ExternalSecret (`is_used`), shows that one of the right class has looked at it.
     let class = store.spec.controller.as_str();
     if !class.is_empty() && ready.is_none() && !is_used {
         return Some(Finding::refusal(
@@ -193,6 +194,7 @@ mod tests {
     fn store_that_reads_elsewhere_is_refused() {
         let aws = |settings: Value| json!({"provider": {"aws": settings}});
         let role = |account: &str| format!("arn:aws:iam::{account}:role/eso");
+        // Each case has the `spec` of a store, and the finding if there is one.
         let cases: [(Value, Option<(Severity, &str)>); 9] = [
             (aws(json!({"service": "ParameterStore", "region": "eu-west-1"})), None),
             (

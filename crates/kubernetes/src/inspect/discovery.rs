@@ -1,4 +1,4 @@
-//! Who else in a namespace uses a Secret that a token's view is copied into.
+//! The other users of a Secret that a token's view is copied into, in its namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::{
     call::{Failed, Target, call},
 };
 
-/// A namespace, what is copied into its Secrets, and who is known to read it.
+/// A namespace: the Secrets that views are copied into, and the workloads that are known to read them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Neighbourhood {
     /// Names of Secrets.
@@ -32,7 +32,7 @@ pub(super) struct Neighbourhood {
     pub(super) known: BTreeSet<String>,
 }
 
-/// Looks for workloads that use one of these Secrets, and are not known, by cluster and namespace.
+/// Looks for workloads that use one of these Secrets and are not known, by cluster and namespace.
 pub(super) async fn examine(
     kubernetes: &KubernetesClusters,
     neighbourhoods: &BTreeMap<(&str, &str), Neighbourhood>,
@@ -57,7 +57,7 @@ struct Place<'a> {
 impl Place<'_> {
     async fn look(self, neighbourhood: &Neighbourhood) -> Examination {
         let secrets = &neighbourhood.secrets;
-        // One kind after the other: what is found is small, and what is listed may be large.
+        // One kind after the other: a list may be large, but few of its objects are kept.
         let listed = [
             self.using("deployment", "deployments.apps", secrets, |it: &Deployment| {
                 of_template(it.spec.as_ref().map(|spec| &spec.template))
@@ -102,6 +102,7 @@ impl Place<'_> {
                 }
             }
         }
+        // A kind that may not be listed may have users that were not found.
         if !unlisted.is_empty() {
             let resources = unlisted.join(", ");
             examination.findings.push(Finding::warning(
@@ -145,6 +146,7 @@ impl Place<'_> {
         let target = Target { cluster, namespace, verb: "list", resource, name: "" };
         let mut users = Vec::new();
         let mut page = ListParams::default().limit(PAGE);
+        // Page by page, and no more than `LONGEST_LIST` objects: a namespace may have very many.
         for _ in 0..LONGEST_LIST / PAGE {
             let asked = &page;
             let listed = call(&*self.kubernetes.access, target, |connection| async move {
@@ -173,7 +175,8 @@ impl Place<'_> {
     }
 }
 
-/// A job that runs, or may. Those of a CronJob are told as their CronJob.
+/// The pod spec of a job that runs, or may run. A job of a CronJob is skipped, since its CronJob is
+/// reported.
 fn running_job(job: &Job) -> Option<&PodSpec> {
     let is_over =
         job.status.as_ref().is_some_and(|status| status.completion_time.is_some())
@@ -197,7 +200,7 @@ enum Unlisted {
     Failed(Error),
 }
 
-/// Somebody whose pods use Secrets.
+/// An object whose pods use Secrets.
 struct User {
     /// `deployment/backend`.
     name: String,
@@ -231,7 +234,7 @@ fn told(secrets: &BTreeSet<String>) -> String {
 
 const PAGE: u32 = 100;
 
-/// So many objects of one kind are looked at in a namespace.
+/// The number of objects of one kind that are looked at in a namespace.
 const LONGEST_LIST: u32 = 2_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who else restarts a workload or writes its pod template. Pure.
+//! The other actors that restart a workload or write its pod template. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use kube::core::ObjectMeta;
 use super::serving;
 use crate::MANAGER;
 
-/// Everybody beside us who acts on this workload when the Secret changes, or takes our stamp away.
+/// Finds each other actor that acts on this workload when the Secret changes, or removes our stamp.
 pub(super) fn judge(
     object: &str,
     workload: &ObjectMeta,
@@ -23,6 +23,7 @@ pub(super) fn judge(
         of_workload.get(annotation).or_else(|| of_template.get(annotation)).map(String::as_str)
     };
 
+    // Actors that restart the pods beside us.
     let restarter = reloader(value, secret)
         .or_else(|| (value(WAVE) == Some("true")).then(|| ("Wave", WAVE.to_owned())));
     let mut findings = Vec::new();
@@ -33,7 +34,8 @@ pub(super) fn judge(
             format!("take {annotation} away: every change is rolled out twice, and {who} waits for nobody"),
         ));
     }
-    // It leaves this on the pod template (vault-secrets-operator `helpers/rollout_restart.go`).
+    // The Vault Secrets Operator leaves this on the pod template (vault-secrets-operator
+    // `helpers/rollout_restart.go`).
     if of_template.contains_key(VAULT) {
         findings.push(Finding::warning(
             object,
@@ -41,6 +43,7 @@ pub(super) fn judge(
             "take it out of rolloutRestartTargets: every change is rolled out twice",
         ));
     }
+    // Actors that may remove the stamp, or bring an old one back.
     let replaces = value(ARGO_OPTIONS).unwrap_or_default().split(',').map(str::trim);
     if replaces.into_iter().any(|option| option == "Replace=true") {
         findings.push(Finding::warning(
@@ -72,8 +75,8 @@ pub(super) fn judge(
     findings
 }
 
-/// Stakater Reloader looks at the workload's annotations, then at the pod template's (its
-/// documentation, "Annotation Reference"). Those about ConfigMaps are none of ours.
+/// Detects Stakater Reloader by its annotations on the workload, then on the pod template (its
+/// documentation, "Annotation Reference"). Annotations about ConfigMaps do not concern us.
 fn reloader<'a>(
     value: impl Fn(&str) -> Option<&'a str>,
     secret: Option<&str>,
@@ -92,12 +95,12 @@ fn reloader<'a>(
     Some(("Stakater Reloader", found.to_owned()))
 }
 
-/// Managers beside us who own a stamp of ours.
+/// The other managers that own a stamp of ours.
 ///
-/// `annotations` is a granular map: who applies a pod template, on the server's side or by kubectl's
-/// three-way merge, takes away only keys that it set itself (Kubernetes documentation, "Server-Side
-/// Apply", merge strategy). So Argo CD, Flux and Helm leave our stamps alone, until one of them has
-/// a stamp in its own manifest, copied from the live object, or replaces the object as a whole.
+/// `annotations` is a granular map. An actor that applies a pod template, by server-side apply or by
+/// kubectl's three-way merge, removes only keys that it set itself (Kubernetes documentation, "Server-Side
+/// Apply", merge strategy). So Argo CD, Flux and Helm leave our stamps alone, unless one of them has a
+/// stamp in its own manifest, copied from the live object, or replaces the object as a whole.
 fn owners_of_stamps(workload: &ObjectMeta) -> Vec<String> {
     let owns_stamp = |entry: &&ManagedFieldsEntry| {
         let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);

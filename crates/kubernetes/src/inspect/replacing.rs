@@ -1,6 +1,6 @@
-//! Whether a workload can replace its pods, and how long that takes. Pure.
+//! The ability of a workload to replace its pods, and the time that it takes. Pure.
 //!
-//! The rules of its kinds are those of kubectl's `rollout_status.go`, and of the controllers.
+//! The rules of each kind are those of kubectl's `rollout_status.go`, and of the controllers.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use k8s_openapi::{
 
 use crate::workload::{Live, deployment::condition};
 
-/// What keeps a workload from replacing its pods, and what its next rollout is to contend with.
+/// Finds what keeps a workload from replacing its pods, and what its next rollout must cope with.
 pub(super) fn judge(object: &str, live: &Live) -> Vec<Finding> {
     match live {
         Live::Deployment(it) => of_deployment(object, it),
@@ -24,8 +24,8 @@ pub(super) fn judge(object: &str, live: &Live) -> Vec<Finding> {
     }
 }
 
-/// How long a rollout takes at most while nothing goes wrong and pods are ready at once: every batch
-/// is available after `minReadySeconds`, and its predecessors end within their grace.
+/// The longest time that a rollout takes if nothing goes wrong and pods are ready at once. Every batch is
+/// available after `minReadySeconds`, and the pods that it replaces end within their grace period.
 pub(super) fn takes(live: &Live) -> Duration {
     match live {
         Live::Deployment(it) => deployment_takes(it),
@@ -148,7 +148,7 @@ fn deployment_takes(deployment: &Deployment) -> Duration {
     let Some(spec) = &deployment.spec else { return Duration::ZERO };
     let replicas = spec.replicas.unwrap_or(1);
     let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
-    // The server's default is a quarter of each, a surge rounded up and a gap rounded down
+    // The API server's default is 25 % for each: the surge is rounded up, the gap is rounded down
     // (kubernetes `pkg/controller/deployment/util`, `ResolveFenceposts`).
     let quarter = IntOrString::String("25%".to_owned());
     let surge = rolling.and_then(|it| it.max_surge.as_ref()).unwrap_or(&quarter);
@@ -157,18 +157,19 @@ fn deployment_takes(deployment: &Deployment) -> Duration {
     let batches = seconds(replicas).div_ceil(seconds(batch).max(1));
     let (ready, grace) =
         (seconds(spec.min_ready_seconds.unwrap_or_default()), grace(&spec.template));
-    // Pods of a batch end while the next one starts.
+    // The pods that a batch replaces end while the next batch starts.
     Duration::from_secs(batches * ready + grace)
 }
 
-/// A StatefulSet replaces one pod after the other.
+/// The longest time of a StatefulSet's rollout, which replaces one pod after the other.
 fn stateful_set_takes(stateful_set: &StatefulSet) -> Duration {
     let Some(spec) = &stateful_set.spec else { return Duration::ZERO };
     let each = seconds(spec.min_ready_seconds.unwrap_or_default()) + grace(&spec.template);
     Duration::from_secs(seconds(spec.replicas.unwrap_or(1)) * each)
 }
 
-/// A DaemonSet replaces as many at once as may be unavailable.
+/// The longest time of a DaemonSet's rollout, which replaces as many pods at once as `maxUnavailable` and
+/// `maxSurge` allow.
 fn daemon_set_takes(daemon_set: &DaemonSet) -> Duration {
     let Some(spec) = &daemon_set.spec else { return Duration::ZERO };
     let pods = daemon_set.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
@@ -182,7 +183,7 @@ fn daemon_set_takes(daemon_set: &DaemonSet) -> Duration {
     Duration::from_secs(batches * each)
 }
 
-/// A number of pods, or a percentage of them.
+/// Resolves a number of pods, or a percentage of `pods`, which is rounded up if `up`, and down if not.
 fn scaled(number: &IntOrString, pods: i32, up: bool) -> i32 {
     match number {
         IntOrString::Int(number) => (*number).max(0),
@@ -195,7 +196,7 @@ fn scaled(number: &IntOrString, pods: i32, up: bool) -> i32 {
     }
 }
 
-/// A count of the API, which is never negative.
+/// A count or a time of the API, which is never negative, limited to `LARGEST`.
 fn seconds(count: impl Into<i64>) -> u64 {
     u64::try_from(count.into()).unwrap_or_default().min(LARGEST)
 }
@@ -205,7 +206,7 @@ fn grace(template: &PodTemplateSpec) -> u64 {
     seconds(grace.unwrap_or(30))
 }
 
-/// Larger counts and times come from damaged objects only.
+/// The largest count, or time in seconds, that is believed. Larger ones come from damaged objects only.
 const LARGEST: u64 = 1_000_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whether the function has the rights that a rotation needs, asked before it needs them.
+//! Checks that the function has the rights that a rotation needs, before it needs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,27 +24,29 @@ use crate::{
 pub(super) struct Right {
     cluster: String,
     namespace: String,
-    /// With its API group: `deployments.apps`.
+    /// The resource with its API group: `deployments.apps`.
     resource: &'static str,
     verb: &'static str,
-    /// The object; empty where the verb is used on all of them.
+    /// The object. Empty if the verb is used on all objects of the resource.
     name: String,
 }
 
-/// Whether no other workload of the namespace is waited for at the same time: one object is listed and
-/// watched by its name, which a Role may give; several are all listed.
+/// The two waits, each true if no other workload of the namespace is waited for at the same time. One
+/// object is listed and watched by its name, which a Role can grant. If there are several, all objects are
+/// listed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Alone {
-    /// No other of its kind is restarted.
+    /// True if no other workload of its kind is restarted.
     pub(super) in_rolling: bool,
-    /// No other has an ExternalSecret.
+    /// True if no other workload has an ExternalSecret.
     pub(super) in_syncing: bool,
 }
 
-/// The rights that this workload's rotation makes use of. `kept` is the ExternalSecret that a
-/// ClusterExternalSecret keeps for it, where that is how it gets its view.
+/// The rights that this workload's rotation uses. `kept` is the ExternalSecret that a ClusterExternalSecret
+/// keeps for it, if it gets its view that way.
 ///
-/// To list events is not among them: without it, why a sync fails is told in fewer words.
+/// The right to list events is not included. Without it, the reason of a failed sync is reported in fewer
+/// words.
 pub(super) fn needed(
     workload: &Workload,
     alone: Alone,
@@ -87,7 +89,7 @@ pub(super) fn needed(
         _ => &["get"],
     };
     rights.extend(secret.into_iter().flat_map(|it| right("secrets", it, of_secret)));
-    // Those that a ClusterExternalSecret keeps are not told themselves.
+    // An ExternalSecret that a ClusterExternalSecret keeps is never patched: the ClusterExternalSecret is.
     match &workload.copy {
         Some(SecretCopy::ExternalSecret { name, .. }) => {
             rights.extend(right(external_secret::RESOURCE, name, &["get", "patch"]));
@@ -148,7 +150,7 @@ pub(super) async fn examine(
             ),
             Err(error) => Finding::failed(format!("cluster {cluster}"), error),
         };
-        // One cluster that answers none of them is told once.
+        // A cluster that answers none of the requests is reported once.
         if !examination.findings.contains(&finding) {
             examination.findings.push(finding);
         }

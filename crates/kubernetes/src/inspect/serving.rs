@@ -1,9 +1,10 @@
-//! Who serves in place of a workload, or beside it: its rollout would prove nothing of their pods.
+//! The pods that serve in place of a workload, or beside it: its rollout would prove nothing about them.
 //!
-//! Flagger keeps the Deployment that a Canary targets at 0, and serves by a copy, `<name>-primary`, which reads
-//! copies of the Secrets (docs.flagger.app, "How it works", "Canary target"). Argo Rollouts scales a Deployment
-//! that a Rollout refers to by `workloadRef` to 0, or leaves it as it is (`scaleDown: never`), and runs its pods, with
-//! its labels, by ReplicaSets of its own (argo-rollouts.readthedocs.io, "Migrating to Rollouts").
+//! Flagger keeps the Deployment that a Canary targets at 0 replicas. It serves by a copy, `<name>-primary`,
+//! which reads copies of the Secrets (docs.flagger.app, "How it works", "Canary target"). Argo Rollouts
+//! scales a Deployment that a Rollout refers to by `workloadRef` to 0, or leaves it as it is
+//! (`scaleDown: never`). It runs the pods, with the labels of the Deployment, by ReplicaSets of its own
+//! (argo-rollouts.readthedocs.io, "Migrating to Rollouts").
 
 use std::fmt::Debug;
 
@@ -32,9 +33,9 @@ use crate::{
     workload::Live,
 };
 
-/// Refuses a Deployment beside which a Rollout serves, and a workload without replicas in whose place others do. One
-/// call, or at most two for a workload without replicas. What may not be read is passed over: that the workload has no
-/// replicas is reported anyway.
+/// Refuses a Deployment if a Rollout serves beside it, and a workload without replicas if other pods serve
+/// in its place. Makes at most one call, or at most two for a workload without replicas. Objects that may
+/// not be read are passed over: that the workload has no replicas is reported anyway.
 pub(super) async fn look(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -72,7 +73,7 @@ pub(super) async fn look(
     )))
 }
 
-/// Whether a workload wants no pods, and has none.
+/// True if a workload wants no pods and has none.
 fn is_empty(live: &Live) -> bool {
     match live {
         Live::Deployment(it) => {
@@ -88,8 +89,8 @@ fn is_empty(live: &Live) -> bool {
     }
 }
 
-/// A pod that the workload's selector matches, and who controls it. The workload has none of its own, but for
-/// those that are ending.
+/// A pod that the workload's selector matches, with its controller. The workload has no pods of its own,
+/// except those that are ending.
 async fn stranger(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -124,8 +125,8 @@ async fn rollout_beside(
     Ok(controllers.find(|it| it.starts_with("Rollout ")))
 }
 
-/// The first objects of a kind that the workload's selector matches; none if it matches all, or they may not be
-/// listed.
+/// The first objects of a kind that the workload's selector matches. None if it matches all objects, or if
+/// they may not be listed.
 async fn matched<K>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -168,14 +169,14 @@ async fn primary(
     Ok(canary.filter(|it| it.starts_with("Canary ")))
 }
 
-/// Who controls an object: its kind and name.
+/// The kind and name of an object's controller.
 pub(super) fn controller(metadata: &ObjectMeta) -> Option<String> {
     let mut owners = metadata.owner_references.iter().flatten();
     let owner = owners.find(|owner| owner.controller == Some(true))?;
     Some(format!("{} {}", owner.kind, owner.name))
 }
 
-/// `None` for what is not there, or may not be read.
+/// The object. `None` if it does not exist, or may not be read.
 fn readable<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
     match answer {
         Ok(found) => Ok(Some(found)),
@@ -184,5 +185,5 @@ fn readable<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
     }
 }
 
-/// One that serves is enough; those that are ending come first perhaps.
+/// The length of a list. One pod that serves is enough, but those that are ending may come first.
 const PAGE: u32 = 100;

@@ -1,4 +1,4 @@
-//! Whose the ReplicaSets are: pods belong to a Deployment through them.
+//! The owners of ReplicaSets: pods belong to a Deployment through them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,20 +12,20 @@ use crate::{
     workload::deployment::revision,
 };
 
-/// ReplicaSets as they were when they were last listed.
+/// The ReplicaSets, as of their last list.
 #[derive(Default)]
 pub(super) struct Owners {
     listed: BTreeMap<String, Owned>,
-    /// Those of all pods that there were then: what is not listed was gone already.
+    /// The ReplicaSets of all pods that existed then. One that is not listed was gone already.
     known: BTreeSet<String>,
 }
 
 struct Owned {
-    /// The name of the Deployment, or nothing where it is another's.
+    /// The name of the Deployment; `None` if another object owns it, or none does.
     deployment: Option<String>,
     /// The Deployment's uid.
     uid: String,
-    /// The Deployment's revision when it was the current one.
+    /// The Deployment's revision when this ReplicaSet was the current one.
     revision: Option<String>,
 }
 
@@ -67,9 +67,9 @@ impl Owners {
         self.known.contains(replica_set) || self.listed.contains_key(replica_set)
     }
 
-    /// Whether it is another's than this Deployment's, by name: the pods of one that was deleted and
-    /// created anew are its too. One that is gone already (`revisionHistoryLimit` removes it while
-    /// its pods are Terminating) counts as its own: the pods bear its labels.
+    /// True if it does not belong to this Deployment, by name: the pods of a Deployment that was deleted
+    /// and created anew are its too. One that is gone already (`revisionHistoryLimit` removes it while its
+    /// pods are Terminating) counts as its own, because the pods bear its labels.
     pub(super) fn is_foreign(&self, replica_set: &str, deployment: &str) -> bool {
         let owned = self.listed.get(replica_set);
         owned.is_some_and(|owned| owned.deployment.as_deref() != Some(deployment))

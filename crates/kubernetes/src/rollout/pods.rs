@@ -19,7 +19,7 @@ use crate::{
     workload::{Pod, Replica},
 };
 
-/// What makes pods one workload's.
+/// The criteria by which pods belong to one workload.
 pub(super) struct Mine {
     pub(super) kind: WorkloadKind,
     pub(super) name: String,
@@ -27,7 +27,8 @@ pub(super) struct Mine {
 }
 
 impl Mine {
-    /// Whether a pod may be this workload's: which Deployment's a ReplicaSet is, is not seen here.
+    /// True if a pod may belong to this workload: the Deployment that owns a ReplicaSet is not visible
+    /// here.
     fn may_be(&self, replica: &Replica) -> bool {
         match self.kind {
             WorkloadKind::Deployment => {
@@ -43,8 +44,8 @@ impl Mine {
     }
 }
 
-/// What selects the pods of all of these, and as few others as one selector can: that of the only
-/// one, or the values of a label that all of them ask for; `None` where they have none in common.
+/// A selector of the pods of all of these, and of as few others as one selector can. It is the selector of
+/// the only one, or the values of a label that all of them require. `None` if they have no label in common.
 pub(super) fn selecting(all: &[Mine]) -> Option<String> {
     if let [only] = all {
         return Some(only.selector.to_string());
@@ -64,14 +65,14 @@ pub(super) fn selecting(all: &[Mine]) -> Option<String> {
     Some(Expression::In(label.clone(), values).to_string())
 }
 
-/// The pods of each workload, as far as the watch has told; of all others, nothing.
+/// The pods of each workload, as far as the watch has reported. Pods of other workloads are not kept.
 pub(super) struct Pods<'a> {
     annotation: &'a str,
     all: Vec<Mine>,
-    /// Whether the first list is complete.
+    /// True if the first list is complete.
     pub(super) are_complete: bool,
     pods: Vec<BTreeMap<String, Replica>>,
-    /// Those of a list that goes on.
+    /// The pods of a list that is in progress.
     listing: Vec<BTreeMap<String, Replica>>,
 }
 
@@ -81,12 +82,12 @@ impl<'a> Pods<'a> {
         Self { annotation, are_complete: false, pods: none.clone(), listing: none, all }
     }
 
-    /// The pods of the workload that stands here.
+    /// The pods of the workload at this index.
     pub(super) fn of_workload(&self, at: usize) -> &BTreeMap<String, Replica> {
         &self.pods[at]
     }
 
-    /// Notes what the watch tells, and answers which workloads it is about.
+    /// Records an event of the watch, and returns the indices of the workloads that it is about.
     pub(super) fn note(&mut self, event: Event<Pod>) -> Vec<usize> {
         match event {
             Event::Init => self.listing.iter_mut().for_each(BTreeMap::clear),
@@ -123,7 +124,7 @@ impl<'a> Pods<'a> {
         pods.filter_map(|(at, pods)| pods.remove(name).map(|_| at)).collect()
     }
 
-    /// Lists the pods that there are now, not those that there were a moment ago.
+    /// Lists the pods that exist now, not those that existed a moment ago.
     pub(super) async fn list(
         &mut self,
         kubernetes: &KubernetesClusters,
@@ -136,7 +137,7 @@ impl<'a> Pods<'a> {
             limit: Some(PAGE),
             ..ListParams::default()
         };
-        // A continued list goes on with what there was when it began.
+        // The pages of a continued list show the state of the moment at which the list began.
         loop {
             let target = Target::beside(beside, "list", "pods", "");
             let selected = &page;
@@ -169,5 +170,5 @@ fn add(all: &[Mine], pods: &mut [BTreeMap<String, Replica>], replica: Replica) -
     of
 }
 
-/// How many pods an answer may hold, as kube's and Kubernetes' own watchers ask for.
+/// The most pods that an answer may hold, as kube's and Kubernetes' own watchers request.
 const PAGE: u32 = 500;

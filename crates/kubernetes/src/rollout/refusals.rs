@@ -1,4 +1,5 @@
-//! Why a controller cannot make pods: a StatefulSet's and a DaemonSet's tell it in events alone.
+//! The reason that a controller cannot make pods. The controllers of StatefulSets and DaemonSets report it
+//! in events alone.
 
 use changeover_core::spec::Workload;
 use kube::core::ObjectMeta;
@@ -8,8 +9,8 @@ use crate::{
     events::{self, happened},
 };
 
-/// The newest refusal since `stamped`, in words; `None` where there is none, or events cannot be
-/// read: what they explain is told without them too.
+/// The newest refusal since the workload was stamped, in words. `None` if there is none, or if events
+/// cannot be read: the problem that they explain is reported without them too.
 pub(super) async fn newest(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -17,7 +18,7 @@ pub(super) async fn newest(
 ) -> Option<String> {
     let uid = live.uid.as_deref()?;
     let fields = format!("involvedObject.uid={uid},reason=FailedCreate,type=Warning");
-    // One from before the stamp says nothing of its pods; the control plane set both times.
+    // An event from before the stamp is not about the stamp's pods. The control plane set both times.
     let stamps = live.managed_fields.iter().flatten().filter(|entry| {
         entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGER))
     });
@@ -28,5 +29,5 @@ pub(super) async fn newest(
     Some(message.chars().take(LONGEST_MESSAGE).collect())
 }
 
-/// Characters of somebody else's message that are worth repeating.
+/// Characters of another component's message that are worth repeating.
 const LONGEST_MESSAGE: usize = 400;

@@ -1,4 +1,4 @@
-//! Stamping a pod template.
+//! The stamp of a pod template.
 
 use std::time::Duration;
 
@@ -26,8 +26,9 @@ use crate::{
 
 /// See [`changeover_core::ports::Clusters::stamp`].
 ///
-/// It reads before it writes, and writes only if nothing changed in between: a stamp never goes
-/// back, whoever else stamps at the same time. A later stamp is not ours, so it proves no rollout of ours.
+/// It reads before it writes, and writes only if nothing changed in between. So a stamp never goes back,
+/// even if another invocation stamps at the same time. A later stamp is not ours, so it proves no rollout
+/// of ours.
 pub(super) async fn stamp<K: Rolled>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -47,10 +48,10 @@ pub(super) async fn stamp<K: Rolled>(
             _ => {}
         }
         match apply::<K>(kubernetes, workload, live.metadata(), stamp, Mode::Persist).await {
-            // Its status changes all the time while another rollout of it goes on.
+            // The status changes all the time while another rollout of it is in progress.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
-                // Tokens that stamp one workload at once part by it.
+                // The pauses differ, so that tokens which stamp one workload at once separate.
                 sleep(spread(pause, &format!("{workload} {annotation}"))).await;
             }
             applied => {
@@ -67,7 +68,8 @@ pub(super) async fn stamp<K: Rolled>(
     .on(workload))
 }
 
-/// Has admission judge a stamp of this side and token that the workload does not have, and changes nothing.
+/// Submits a stamp of this side and token that the workload does not have as a dry run: admission judges
+/// it, and nothing changes.
 pub(super) async fn dry_run<K: Rolled>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -90,11 +92,11 @@ async fn apply<K: Rolled>(
 ) -> Result<PartialObjectMeta<K>, Failed> {
     let resource_version = match mode {
         Mode::Persist => read.resource_version.clone(),
-        // Its status changes all the time, which is no matter of admission's.
+        // The status changes all the time, which is irrelevant to admission.
         Mode::DryRun => None,
     };
-    // With uid and resourceVersion an apply neither creates a workload that was deleted
-    // meanwhile nor overwrites a newer stamp: both are conflicts.
+    // With uid and resourceVersion an apply neither creates a workload that was deleted meanwhile nor
+    // overwrites a newer stamp: both are conflicts.
     let metadata = ObjectMeta {
         name: Some(workload.name.clone()),
         namespace: Some(workload.namespace.clone()),
@@ -110,7 +112,7 @@ async fn apply<K: Rolled>(
             annotation(stamp): stamp.fence.to_string(),
         }}}},
     });
-    // Forced: whoever else set this annotation by hand has nothing to say about it.
+    // Forced, because a value of this annotation that was set by hand has no authority.
     let parameters = PatchParams::apply(&manager(stamp)).force();
     let (apply, parameters) =
         (&apply, &PatchParams { dry_run: mode == Mode::DryRun, ..parameters });
@@ -123,13 +125,13 @@ async fn apply<K: Rolled>(
     .await
 }
 
-/// The annotation of the pod template, or of a Secret that is written, that carries this stamp.
+/// The annotation that carries this stamp, on the pod template or on a Secret that is written.
 pub(in super::super) fn annotation(stamp: &Stamp) -> String {
     format!("{}.{ANNOTATIONS}{}", singular(stamp.side), stamp.token)
 }
 
-/// The field manager that owns it: one per side and token, because what a manager owned and leaves
-/// out of its next apply is removed.
+/// The field manager that owns it. There is one per side and token, because a field that a manager owned
+/// and omits from its next apply is removed.
 pub(in super::super) fn manager(stamp: &Stamp) -> String {
     format!("{MANAGER}-{}-{}", singular(stamp.side), stamp.token)
 }
@@ -141,7 +143,7 @@ fn singular(side: Side) -> &'static str {
     }
 }
 
-/// How often a stamp is tried when the workload changes at the same time.
+/// The number of attempts of a stamp if the workload changes at the same time.
 const STAMP_ATTEMPTS: u32 = 12;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Waiting for all workloads of one namespace that are rolled together.
+//! The wait for all workloads of one namespace that are rolled together.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -37,24 +37,24 @@ use crate::{
 /// One wait for some workloads of one namespace.
 pub(super) struct Wait<'a> {
     pub(super) kubernetes: &'a KubernetesClusters,
-    /// One of them: it says where they are.
+    /// One of them, which determines the cluster and the namespace.
     pub(super) beside: &'a Workload,
     /// The annotation that carries the stamp.
     pub(super) annotation: &'a str,
-    /// The stamp.
+    /// The fence of the stamp.
     pub(super) fence: Fence,
-    /// Where each stands among the subjects.
+    /// The index of each among the subjects.
     pub(super) by_name: ByName<'a>,
 }
 
 /// One workload that is waited for.
 pub(super) struct Subject<'a> {
     workload: &'a Workload,
-    /// As reports name it.
+    /// Its name in reports.
     object: String,
-    /// As it was last seen.
+    /// The workload as it was last seen.
     live: Option<Live>,
-    /// Whether the list that goes on has told of it.
+    /// True if the list in progress has shown it.
     is_listed: bool,
     /// Its revision when ReplicaSets were last listed.
     listed_at: Option<String>,
@@ -63,21 +63,21 @@ pub(super) struct Subject<'a> {
 }
 
 enum State {
-    /// Not rolled out; what is awaited, in words.
+    /// Not rolled out; the condition that is awaited, in words.
     Awaited(String),
-    /// Rolled out, as far as the watches have told.
+    /// Rolled out, as far as the watches have reported.
     Complete,
-    /// Answered.
+    /// Has its final answer.
     Ended(Result<Progress<()>, Error>),
 }
 
-/// Trouble that seldom goes by.
+/// Trouble that seldom passes by itself.
 struct Suspicion {
     culprit: String,
     certain_at: Instant,
 }
 
-/// What happened to a workload of this kind.
+/// An event of a workload of this kind.
 type Happened = (WorkloadKind, Event<Live>);
 
 impl<'a> Subject<'a> {
@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// How far it came. `error` is what ended the wait for all of them.
+    /// Its progress. `error` is the one that ended the wait for all of them.
     pub(super) fn answer(self, error: Option<&Error>) -> Result<Progress<()>, Error> {
         match (self.state, error) {
             (State::Ended(ended), _) => ended,
@@ -109,7 +109,7 @@ impl<'a> Subject<'a> {
         matches!(self.state, State::Ended(_))
     }
 
-    /// Whether it ended otherwise than rolled out.
+    /// True if it ended otherwise than rolled out.
     fn is_stopped(&self) -> bool {
         matches!(&self.state, State::Ended(ended) if *ended != Ok(Progress::Done(())))
     }
@@ -126,7 +126,7 @@ impl<'a> Subject<'a> {
         self.state = State::Ended(Ok(Progress::Stuck(held)));
     }
 
-    /// Which revision its Deployment is at.
+    /// The revision that its Deployment is at.
     fn revision(&self) -> Option<&str> {
         revision(self.live.as_ref()?.metadata())
     }
@@ -135,7 +135,7 @@ impl<'a> Subject<'a> {
         self.workload.kind == WorkloadKind::Deployment
     }
 
-    /// Notes it as it is now.
+    /// Records its present state.
     fn note(&mut self, seen: Live) {
         self.is_listed = true;
         let uid = |live: &Live| live.metadata().uid.clone();
@@ -151,8 +151,8 @@ impl<'a> Subject<'a> {
         self.live = Some(seen);
     }
 
-    /// Notes that it is suspected of being stuck by this, and answers whether it has been for long
-    /// enough to be certain.
+    /// Records the suspicion that it is stuck because of `culprit`. True if that suspicion has lasted for
+    /// long enough to be certain.
     fn is_certain(&mut self, culprit: &str) -> bool {
         let now = Instant::now();
         let known = self.suspicion.take().filter(|known| known.culprit == culprit);
@@ -166,14 +166,14 @@ impl<'a> Subject<'a> {
 }
 
 impl<'a> Wait<'a> {
-    /// Ends when all are rolled out, or one is not to be.
+    /// Returns when all are rolled out, or when one of them has ended otherwise.
     pub(super) async fn until_rolled_out(&self, subjects: &mut [Subject<'a>]) -> Result<(), Error> {
         let mut workloads = select_all(self.watches());
         let mut watched: Option<BoxStream<'_, Result<Event<Pod>, Error>>> = None;
         let mut pods = Pods::of(Vec::new(), self.annotation);
         let mut selector = None;
         let mut owners = Owners::default();
-        // Who is rolled out is confirmed together with those that soon will be.
+        // A workload that is rolled out is confirmed together with those that soon will be.
         let mut confirm_at: Option<Instant> = None;
         loop {
             let suspected = subjects.iter().filter_map(|it| it.suspicion.as_ref());
@@ -191,6 +191,7 @@ impl<'a> Wait<'a> {
                     (0..subjects.len()).collect()
                 }
             };
+            // The pods are watched as soon as every workload was seen, since its object names its selector.
             if watched.is_none() && subjects.iter().all(|it| it.live.is_some()) {
                 let mine: Result<Vec<Mine>, Error> = subjects.iter().map(mine).collect();
                 let mine = mine?;
@@ -201,6 +202,7 @@ impl<'a> Wait<'a> {
             if pods.are_complete {
                 self.judge(&about, subjects, &pods, &mut owners, selector.as_deref()).await?;
             }
+            // One that is stuck ends the wait for all, so that it is reported soon.
             if subjects.iter().any(Subject::is_stopped) {
                 return Ok(());
             }
@@ -215,8 +217,8 @@ impl<'a> Wait<'a> {
             }
             confirm_at = None;
 
-            // The watches do not keep step: a pod of the older template may have been made just
-            // before its workload was observed. One look at all pods, after it.
+            // The watches are not in step: a pod of the older template may have been made just before its
+            // workload was observed. One list of all pods, made after that observation, shows it.
             let numbered = subjects.iter().enumerate();
             let complete: Vec<usize> =
                 numbered.filter(|(_, it)| it.is_complete()).map(|(at, _)| at).collect();
@@ -233,7 +235,7 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Notes what happened to workloads, and answers which of ours it is about.
+    /// Records an event of a workload, and returns the indices of the subjects that it is about.
     fn note(&self, (kind, event): Happened, subjects: &mut [Subject<'_>]) -> Vec<usize> {
         const DELETED: &str = "it was deleted";
         const CREATE: &str = "create it again, or take it out of the spec";
@@ -276,7 +278,7 @@ impl<'a> Wait<'a> {
         owners: &mut Owners,
         selector: Option<&str>,
     ) -> Result<(), Error> {
-        // Whose the ReplicaSets are matters only for pods that something depends on.
+        // The owners of ReplicaSets matter only for pods that a verdict depends on.
         let is_unknown = |at: &usize| {
             let subject = &subjects[*at];
             let Some(live) = subject.live.as_ref().filter(|_| subject.is_deployment()) else {
@@ -335,6 +337,7 @@ impl<'a> Wait<'a> {
                         subject.end(held);
                     }
                 }
+                // The reason is in an event alone. Without one, the suspicion starts anew.
                 Verdict::Missing(left) => {
                     subject.state = State::Awaited(left);
                     if subject.is_certain(MISSING) {
@@ -356,7 +359,7 @@ impl<'a> Wait<'a> {
         Ok(())
     }
 
-    /// One watch of each kind: of the only one that is waited for, or of all in the namespace.
+    /// Opens one watch of each kind: of the only one that is waited for, or of all in the namespace.
     fn watches(&self) -> Vec<BoxStream<'_, Result<Happened, Error>>> {
         let kinds: BTreeSet<WorkloadKind> = self.by_name.keys().map(|(kind, _)| *kind).collect();
         let watch = |kind: &WorkloadKind| match kind {
@@ -425,7 +428,7 @@ fn mine(subject: &Subject<'_>) -> Result<Mine, Error> {
     Ok(Mine { kind: *kind, name: name.clone(), selector })
 }
 
-/// The next event of a watch, for ever none where there is no watch yet.
+/// The next event of a watch. It never returns while there is no watch yet.
 async fn next<T>(events: &mut Option<BoxStream<'_, T>>) -> Option<T> {
     match events {
         Some(events) => events.next().await,
@@ -433,12 +436,12 @@ async fn next<T>(events: &mut Option<BoxStream<'_, T>>) -> Option<T> {
     }
 }
 
-/// How long trouble that seldom goes by must last to be reported: a kubelet may see a Secret or an
+/// The time that trouble which seldom passes must last to be reported. A kubelet may see a Secret or an
 /// image a moment late, and a quota is free again when the older pods are gone.
 const SUSPECTED_FOR: Duration = Duration::from_secs(15);
 
-/// How long whoever is rolled out waits for others to be confirmed with it.
+/// The time that a workload which is rolled out waits for others to be confirmed with it.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What is suspected where pods are not made.
+/// The suspicion if pods are not made.
 const MISSING: &str = "pods are missing";

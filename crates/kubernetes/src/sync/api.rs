@@ -19,7 +19,7 @@ use crate::{
     external_secret::{self, ExternalSecret},
 };
 
-/// The ExternalSecrets beside a workload.
+/// The ExternalSecrets in the namespace of a workload.
 pub(super) fn external_secrets(
     client: Client,
     workload: &Workload,
@@ -42,7 +42,7 @@ pub(super) fn of_cluster<'a>(workload: &'a Workload, verb: &'a str, name: &'a st
     Target { namespace: "", ..Target::beside(workload, verb, resource, name) }
 }
 
-/// Gives an annotation a value; the object as the patch left it, or would leave it.
+/// Sets an annotation, and returns the object as the patch left it, or would leave it.
 pub(super) async fn annotate<K>(
     objects: Api<K>,
     name: &str,
@@ -60,8 +60,8 @@ where
     objects.patch(name, &parameters, &patch).await
 }
 
-/// The version of External Secrets' API to speak with the workload's cluster: the stable one where
-/// it is served. Asked once per process and cluster, and again where nothing is found by it.
+/// The version of External Secrets' API to use with the workload's cluster: the stable one if it is served.
+/// It is requested once per process and cluster, and again if an object is not found by it.
 pub(crate) async fn version(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -72,8 +72,8 @@ pub(crate) async fn version(
     }
 }
 
-/// Whether another version is served than the one by which nothing was found: External Secrets may have been
-/// upgraded since this process asked. Asks the cluster.
+/// True if the served version differs from the one by which an object was not found: External Secrets may
+/// have been upgraded since this process asked. Asks the cluster.
 pub(super) async fn has_changed(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -82,7 +82,7 @@ pub(super) async fn has_changed(
     Ok(served(kubernetes, workload).await? != version)
 }
 
-/// Asks which version is served, and remembers it.
+/// Asks the cluster for the served version, and remembers it.
 async fn served(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -97,7 +97,7 @@ async fn served(
     .await;
     let served: Vec<String> = match group {
         Ok(group) => group.versions.into_iter().map(|version| version.version).collect(),
-        // Who may not ask which versions there are can still use one.
+        // A caller that may not list the versions can still use one.
         Err(Failed { code: 403, .. }) => vec![VERSIONS[0].to_owned()],
         Err(Failed { code: 404, .. }) => Vec::new(),
         Err(failed) => return Err(failed.error),
@@ -120,5 +120,5 @@ async fn served(
     Ok(version)
 }
 
-/// The versions of External Secrets' API that are spoken, the better one first.
+/// The supported versions of External Secrets' API, the preferred one first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];

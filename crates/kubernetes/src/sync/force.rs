@@ -1,4 +1,4 @@
-//! Telling External Secrets to refresh.
+//! The forced refresh of an ExternalSecret.
 
 use changeover_core::{error::Error, ports::SyncedBefore, spec::Workload};
 
@@ -20,21 +20,22 @@ pub(in super::super) async fn force_sync(
         synced_resource_version: external_secret.status.unwrap_or_default().synced_resource_version,
     };
     if source.keeper.is_none() {
-        // The answer to a patch is the object as the patch left it, its status included: nobody has
-        // synced it since.
+        // The answer to a patch is the object as the patch left it, with its status: no sync has followed
+        // it yet.
         let patched = force_again(kubernetes, workload, &source, force).await?;
         return Ok(patched.map(synced));
     }
-    // Looked at first: what is synced between this look and the patch is told apart by its digest. It
-    // may be that the ClusterExternalSecret has not made it yet.
+    // Read before the patch of its ClusterExternalSecret, whose answer does not contain it. A sync between
+    // this read and the patch is recognised by its digest. The ClusterExternalSecret may not have made it
+    // yet.
     let before = get(kubernetes, workload, &source.name).await?;
     let before = before.map_or(SyncedBefore { synced_resource_version: String::new() }, synced);
     force_again(kubernetes, workload, &source, force).await?;
     Ok(Some(before))
 }
 
-/// Sets the annotation to a new value that begins with `force`. Answers the ExternalSecret where it
-/// was patched itself; `None` where it is gone, which the watch tells, or is somebody's child.
+/// Sets the annotation to a new value that begins with `force`. Returns the ExternalSecret if it was
+/// patched itself. `None` if it is gone, which the watch reports, or if a ClusterExternalSecret keeps it.
 pub(super) async fn force_again(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -45,8 +46,8 @@ pub(super) async fn force_again(
     found(patched).map(Option::flatten)
 }
 
-/// Has admission judge the annotation that forces a refresh, and changes nothing. `keeper` is the
-/// ClusterExternalSecret that keeps the ExternalSecret `name`.
+/// Submits the annotation that forces a refresh as a dry run: admission judges it, and nothing changes.
+/// `keeper` is the ClusterExternalSecret that keeps the ExternalSecret `name`.
 pub(in super::super) async fn dry_run(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -57,7 +58,8 @@ pub(in super::super) async fn dry_run(
     annotate(kubernetes, workload, &source, "dry-run", Mode::DryRun).await.map(drop)
 }
 
-/// Sets the annotation; the ExternalSecret as the patch left it, `None` where its keeper was patched.
+/// Sets the annotation, and returns the ExternalSecret as the patch left it; `None` if its keeper was
+/// patched.
 async fn annotate(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -66,8 +68,8 @@ async fn annotate(
     mode: Mode,
 ) -> Result<Option<ExternalSecret>, Failed> {
     let version = api::version(kubernetes, workload).await?;
-    // An attempt whose reply was lost may already have been followed by a sync. Another value makes
-    // this attempt's answer a "before" that a sync is still to follow.
+    // A sync may already have followed an attempt whose reply was lost. Each attempt sets another value, so
+    // that a sync is still to follow the state that this attempt returns as "before".
     let force = || kubernetes.forcing(force);
     let Some(keeper) = source.keeper else {
         let name = source.name.as_str();
@@ -79,7 +81,8 @@ async fn annotate(
         });
         return patched.await.map(Some);
     };
-    // It would take an annotation off its children again, and hands them its own.
+    // A ClusterExternalSecret would remove an annotation from its children again, and copies its own to
+    // them.
     let target = api::of_cluster(workload, "patch", keeper);
     let patched = call(&*kubernetes.access, target, |connection| {
         let (objects, force) = (api::cluster_external_secrets(connection.client, version), force());
@@ -88,7 +91,7 @@ async fn annotate(
     patched.await.map(|_| None)
 }
 
-/// The value that forced this ExternalSecret last, as far as the caller chose it.
+/// The value that forced this ExternalSecret last, without the number that was appended to it.
 pub(super) fn last_force(external_secret: &ExternalSecret) -> &str {
     let annotations = external_secret.metadata.annotations.as_ref();
     let value = annotations
@@ -97,9 +100,9 @@ pub(super) fn last_force(external_secret: &ExternalSecret) -> &str {
     value.split('.').next().unwrap_or_default()
 }
 
-/// Whatever annotation changes makes External Secrets refresh; this is the one that its
+/// The annotation that forces a refresh. A change of any annotation does; this is the one that the
 /// documentation names (external-secrets `docs/introduction/faq.md`).
 const ANNOTATION: &str = "force-sync";
 
-/// The one that a ClusterExternalSecret copies to its children (`AnnotationForceSync`).
+/// The annotation that a ClusterExternalSecret copies to its children (`AnnotationForceSync`).
 const ANNOTATION_OF_CLUSTER: &str = "external-secrets.io/force-sync";

@@ -1,4 +1,4 @@
-//! What a Secret holds, without its values.
+//! The contents of a Secret, without its values.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use crate::{
     call::{Target, call},
 };
 
-/// A Secret, its values as digests.
+/// A Secret, with its values as digests.
 pub(in super::super) struct Secret {
     pub(super) metadata: ObjectMeta,
     pub(super) is_immutable: bool,
-    /// `type`, which says who else uses it.
+    /// `type`, which shows the other user of the Secret, if it has one.
     pub(super) kind: String,
     /// Values that are not base64 are left out.
     pub(super) digests: BTreeMap<String, Digest>,
@@ -31,20 +31,21 @@ impl Secret {
         self.metadata.annotations.as_ref()?.get(annotation)?.parse().ok()
     }
 
-    /// Which values these keys have.
+    /// The revision of these keys' values.
     ///
-    /// Not the Secret's resourceVersion: External Secrets copies the annotation that forces a
-    /// refresh, so that it moves with every refresh of anybody, and other tokens may have keys of
-    /// their own here.
+    /// It is not the Secret's resourceVersion. External Secrets copies the annotation that forces a
+    /// refresh, so the resourceVersion moves with every refresh, including those that others force. Other
+    /// tokens may also have keys of their own here.
     pub(super) fn revision<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> SecretRevision {
-        // The uid goes in and does not come out: without it nobody can try what the keys may hold.
+        // The uid is part of the hash and is not published: without it, a reader of the revision cannot
+        // test guesses of the values.
         let uid = self.metadata.uid.as_deref().unwrap_or_default();
         let digests = keys.into_iter().map(|key| (key, self.digests.get(key).copied()));
         revision(uid, digests)
     }
 }
 
-/// The revision of a Secret with this uid, as of which these keys have these values.
+/// The revision of a Secret with this uid in which these keys have these values.
 pub(super) fn revision<'a>(
     uid: &str,
     digests: impl IntoIterator<Item = (&'a str, Option<Digest>)>,
@@ -57,7 +58,7 @@ pub(super) fn revision<'a>(
     SecretRevision(Digest::of(holds).to_string())
 }
 
-/// Reads a Secret; `None` where it does not exist.
+/// Reads a Secret; `None` if it does not exist.
 pub(super) async fn read(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -87,12 +88,12 @@ pub(super) async fn read(
     }))
 }
 
-/// Where the API server has it.
+/// The path of a Secret at the API server.
 pub(super) fn path(workload: &Workload, name: &str) -> String {
     format!("/api/v1/namespaces/{}/secrets/{name}", workload.namespace)
 }
 
-/// The type of a Secret that holds whatever somebody puts into it, and of one that says none.
+/// The type of a Secret that holds arbitrary data, and of a Secret that names no type.
 pub(super) const OPAQUE: &str = "Opaque";
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Waiting for the ExternalSecrets of a namespace, by one watch.
+//! The wait for the ExternalSecrets of a namespace, by one watch.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -29,8 +29,9 @@ use crate::{
 
 /// See [`changeover_core::ports::Clusters::synced`].
 ///
-/// What synced an older value than the one published is told to refresh again, a few times: a
-/// store may answer with what it held a moment ago. Ends early where one of them is stuck.
+/// An ExternalSecret that synced an older value than the published one is forced to refresh again, a few
+/// times: a store may answer with the value that it held a moment ago. The wait ends early if one of them
+/// is stuck.
 pub(in super::super) async fn synced(
     kubernetes: &KubernetesClusters,
     told: &[(&Workload, SyncedBefore)],
@@ -62,33 +63,33 @@ struct Waits<'a> {
     intended: &'a BTreeMap<ParameterName, Digest>,
     parameters: Vec<ParameterName>,
     awaited: Vec<Awaited<'a>>,
-    /// What the wait for each workload came to; `None` while it goes on.
+    /// The result of the wait for each workload; `None` while the wait continues.
     ended: Vec<Option<Result<Progress<SecretRevision>, Error>>>,
 }
 
-/// One ExternalSecret, and how far it has come.
+/// One ExternalSecret, and its progress.
 struct Awaited<'a> {
     source: Source<'a>,
-    /// A workload that it is for: where it is, and what keeps it.
+    /// A workload that it is for. It determines the namespace and the keeper.
     workload: &'a Workload,
-    /// What its stores put before each key, once that is known.
+    /// The prefixes that its stores put before each key, once they are known.
     prefixes: Option<Prefixes>,
-    /// The workloads that it is for, by their place among those that are waited for.
+    /// The workloads that it is for, by their index among those that are waited for.
     readers: Vec<usize>,
-    /// Whether a list has shown it.
+    /// True if a list has shown it.
     is_there: bool,
-    /// Since when it is not there although something is to make it.
+    /// The time since which it is absent although a ClusterExternalSecret must make it.
     absent_since: Option<Instant>,
-    /// Which sync was looked at last.
+    /// The `syncedResourceVersion` that was examined last.
     looked_at: String,
-    /// How often it was told to refresh again.
+    /// The number of refreshes that were forced again.
     refreshes: u32,
-    /// When it is told again.
+    /// The time at which the next refresh is forced.
     refresh_at: Option<Instant>,
-    /// What forced it last.
+    /// The value that forced it last.
     force: String,
     failing: Option<Failing>,
-    /// What is awaited.
+    /// The condition that is awaited, in words.
     words: String,
     is_done: bool,
 }
@@ -99,7 +100,7 @@ struct Failing {
 }
 
 impl<'a> Waits<'a> {
-    /// Returns when all are done, or one is stuck; an error is about all that did not end.
+    /// Returns when all are done, or one is stuck. An error concerns all that did not end.
     async fn until_synced(&mut self) -> Result<(), Error> {
         self.find_out().await;
         if !self.goes_on() {
@@ -107,7 +108,8 @@ impl<'a> Waits<'a> {
         }
         let (kubernetes, workload) = (self.kubernetes, self.awaited[0].workload);
         let version = api::version(kubernetes, workload).await?;
-        // A single one is watched alone; of several, whatever else the namespace has is passed over.
+        // A single one is watched alone. With several, events of the namespace's other ExternalSecrets are
+        // ignored.
         let (name, configuration) = match self.awaited.as_slice() {
             [only] => (only.source.name.clone(), watcher::Config::default()),
             _ => (String::new(), watcher::Config::default()),
@@ -122,6 +124,7 @@ impl<'a> Waits<'a> {
         });
         let mut events = std::pin::pin!(events);
 
+        // Timers run beside the watch: a refresh that is due, a failure that lasts, an absence that lasts.
         while self.goes_on() {
             let wake_at = self.awaited.iter().filter_map(Awaited::wakes_at).min();
             let event = tokio::select! {
@@ -153,9 +156,10 @@ impl<'a> Waits<'a> {
         Ok(())
     }
 
-    /// Which ExternalSecrets are awaited. Those that are kept by something else take a read each.
+    /// Finds the ExternalSecrets to wait for. Each one that a ClusterExternalSecret keeps costs a read.
     async fn find_out(&mut self) {
         for (index, (workload, before)) in self.told.iter().enumerate() {
+            // A workload whose ExternalSecret is not found ends here, and with it the wait for all.
             let source = match source(self.kubernetes, workload).await {
                 Ok(Some(source)) => source,
                 Ok(None) => {
@@ -180,6 +184,7 @@ impl<'a> Waits<'a> {
                     continue;
                 }
             };
+            // Workloads that share an ExternalSecret share its wait, so that each refresh is forced once.
             match self.awaited.iter_mut().find(|it| it.source.name == source.name) {
                 Some(awaited) => awaited.readers.push(index),
                 None => self.awaited.push(Awaited {
@@ -224,7 +229,7 @@ impl<'a> Waits<'a> {
         self.ends_with(index, &Ok(stuck(object, reason, fix)));
     }
 
-    /// It is not there: what nobody makes again is stuck at once.
+    /// Handles its absence. An ExternalSecret that nothing makes again is stuck at once.
     fn absent(&mut self, index: usize) {
         let awaited = &mut self.awaited[index];
         if awaited.is_done {
@@ -243,7 +248,7 @@ impl<'a> Waits<'a> {
         }
     }
 
-    /// Some time is up.
+    /// Acts on every timer that has expired.
     async fn wake(&mut self) {
         let now = Instant::now();
         for index in 0..self.awaited.len() {
@@ -285,7 +290,7 @@ impl<'a> Waits<'a> {
         }
     }
 
-    /// It is there, like this.
+    /// Handles its presence in this state.
     async fn seen(&mut self, index: usize, seen: &ExternalSecret) {
         let (kubernetes, told) = (self.kubernetes, self.told);
         let awaited = &mut self.awaited[index];
@@ -294,6 +299,7 @@ impl<'a> Waits<'a> {
         awaited.is_there = true;
         awaited.absent_since = None;
 
+        // Stores are read only if a key cannot be matched without their prefix.
         let object = object(workload, name);
         let keys: Vec<_> =
             awaited.readers.iter().map(|reader| secret_key(told[*reader].0)).collect();
@@ -308,6 +314,7 @@ impl<'a> Waits<'a> {
             seen.to_mut().spec.put_before(awaited.prefixes.as_ref().unwrap_or(&Prefixes::new()));
         }
         let seen = &*seen;
+        // An obstacle never passes by itself, so the wait ends at once.
         let mut found = keys
             .iter()
             .flat_map(|key| obstacles(&object, seen, *key, source.keeper, &self.parameters));
@@ -317,6 +324,7 @@ impl<'a> Waits<'a> {
         let status = seen.status.clone().unwrap_or_default();
         last_force(seen).clone_into(&mut awaited.force);
 
+        // No sync since the last one examined. A failure may pass, so its time starts here.
         if status.synced_resource_version == awaited.looked_at {
             match status.ready().filter(|ready| ready.status == "False") {
                 None => awaited.failing = None,
@@ -337,6 +345,8 @@ impl<'a> Waits<'a> {
         awaited.failing = None;
         awaited.looked_at.clone_from(&status.synced_resource_version);
 
+        // A new sync proves nothing by itself: the digests of the Secret must be those of the published
+        // values.
         let secret = match secret::read(kubernetes, workload, secret_name(seen)).await {
             Ok(secret) => secret,
             Err(error) => return self.ends_with(index, &Err(error)),
@@ -369,11 +379,12 @@ impl<'a> Waits<'a> {
             awaited.is_done = true;
             return;
         };
-        // It may be as it should be to External Secrets, which then says what it did instead.
+        // External Secrets may consider this state correct. Its message then states what it did instead.
         let said = status.ready().map_or("", |ready| ready.message.as_str());
         if !matches!(said, "" | "secret synced") {
             reason += &format!("; it says: {said}");
         }
+        // It synced another value. The store may lag, so it is forced again until the attempts are used up.
         if awaited.refreshes == REFRESHES {
             let reason = format!("it synced {} times and {reason}", awaited.refreshes + 1);
             return self.is_stuck(
@@ -388,7 +399,7 @@ impl<'a> Waits<'a> {
         awaited.refresh_at = Some(Instant::now() + spread(pause, &object));
     }
 
-    /// In the order of the workloads.
+    /// Returns the results in the order of the workloads.
     fn answers(self) -> Vec<Result<Progress<SecretRevision>, Error>> {
         let Self { awaited, ended, .. } = self;
         let words = |reader: usize| {
@@ -403,7 +414,7 @@ impl<'a> Waits<'a> {
 }
 
 impl Awaited<'_> {
-    /// When something is to be done though nothing was seen.
+    /// The time of the next action that needs no event.
     fn wakes_at(&self) -> Option<Instant> {
         let give_up_at = self.failing.as_ref().map(|failing| failing.since + FAILING_FOR);
         let absent_at = self.absent_since.map(|since| since + ABSENT_FOR);
@@ -420,16 +431,16 @@ fn stuck(
     Progress::Stuck(Held::new(object, reason, fix))
 }
 
-/// How often an ExternalSecret that synced something else is told to refresh again, with pauses of
-/// 1, 2, 4, 8 and 16 s and a little more.
+/// The number of times that an ExternalSecret which synced another value is forced to refresh again, with
+/// pauses of 1, 2, 4, 8 and 16 s and a little more.
 const REFRESHES: u32 = 5;
 
 /// The first of these pauses.
 const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
 
-/// An ExternalSecret that failed for this long is given up: External Secrets itself tries again
+/// The time after which a failing ExternalSecret is reported as stuck: External Secrets itself tries again
 /// after 1, 2, 4, ... s.
 const FAILING_FOR: Duration = Duration::from_secs(60);
 
-/// A ClusterExternalSecret that was just told to has this long to make its ExternalSecret.
+/// The time in which a ClusterExternalSecret that was just patched must make its ExternalSecret.
 const ABSENT_FOR: Duration = Duration::from_secs(15);

@@ -1,4 +1,4 @@
-//! A Secret that changeover writes itself: one key of it, and the revision of the view it holds.
+//! A Secret that changeover writes itself: one key of it, and the revision of the view that it holds.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,8 +27,8 @@ use crate::{
 
 /// See [`changeover_core::ports::Clusters::write_secret`].
 ///
-/// It reads before it writes, and writes only if nothing changed in between: a view never goes back,
-/// whoever else writes at the same time, and a write that arrives late is a conflict.
+/// It reads before it writes, and writes only if nothing changed in between. So a view never goes back,
+/// even if another writer is active at the same time, and a write that arrives late is a conflict.
 pub(in super::super) async fn write_secret(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -51,10 +51,12 @@ pub(in super::super) async fn write_secret(
     let digest = value.digest();
     let object = object(workload, name);
     let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
+    // An apply is conditional on the state that was read, so each conflict takes another read.
     for attempt in 1..=ATTEMPTS {
         let written = match secret::read(kubernetes, workload, name).await? {
             None => match write.make(&manager).await {
-                // Now it can be told from one that is made after it.
+                // The next attempt reads its uid, which distinguishes it from a Secret that is made after
+                // it.
                 Ok(_) => continue,
                 Err(Failed { code: 404, .. }) => {
                     return Ok(stuck("its namespace does not exist".to_owned(), "create it"));
@@ -83,10 +85,10 @@ pub(in super::super) async fn write_secret(
                 let uid = written.uid.unwrap_or_default();
                 return Ok(Progress::Done(revision(&uid, [(key.as_str(), Some(digest))])));
             }
-            // Somebody else wrote it, made it, or took it away.
+            // Another writer changed, made or deleted it.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
-                // Tokens that write one Secret at once part by it.
+                // The pauses differ, so that tokens which write one Secret at once separate.
                 sleep(spread(pause, &format!("{object} {annotation}"))).await;
             }
             Err(failed) => return Err(failed.error),
@@ -101,8 +103,8 @@ pub(in super::super) async fn write_secret(
     .on(object))
 }
 
-/// Has admission judge the write of a Secret's key, with a value that is none, and changes nothing: of a Secret that
-/// is not there, that it is made.
+/// Submits the write of a Secret's key, with a dummy value, as a dry run: admission judges it, and nothing
+/// changes. For a Secret that does not exist, admission judges that it is made.
 pub(in super::super) async fn dry_run_of_write(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -131,17 +133,17 @@ pub(in super::super) async fn written_secret(
     Ok(found.and_then(|found| found.digests.get(key).copied()))
 }
 
-/// What a look finds of a Secret that is to be written.
+/// The state of a Secret that must be written.
 pub(in super::super) enum Found {
     /// There is none yet.
     Nothing,
     /// Its key can be written, and it carries this fence.
     Ours(Fence),
-    /// This keeps it from being written.
+    /// This obstacle keeps it from being written.
     InTheWay(Finding),
 }
 
-/// Looks at the Secret of this workload that is to be written.
+/// Observes the Secret of this workload that must be written.
 pub(in super::super) async fn look_at_written(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
@@ -160,8 +162,8 @@ pub(in super::super) async fn look_at_written(
     })
 }
 
-/// Why this key of this Secret is not ours to write, and what to do. `manager` is who we are, where
-/// that is known.
+/// The reason that this key of this Secret is not ours to write, and the fix. `manager` is our field
+/// manager, if it is known.
 fn obstacle(secret: &Secret, key: &str, manager: Option<&str>) -> Option<(String, &'static str)> {
     if secret.is_immutable {
         return Some((
@@ -187,7 +189,8 @@ fn obstacle(secret: &Secret, key: &str, manager: Option<&str>) -> Option<(String
             "name that ExternalSecret as external_secret in the workload, or another Secret",
         ));
     }
-    // What a person or a manifest has put there is taken over; two tokens would do so for ever.
+    // A value that a person or a manifest put there is taken over. Two tokens would take it over from each
+    // other for ever.
     let of_others =
         |owner: &&str| owner.starts_with(MANAGER) && manager.is_some_and(|it| it != *owner);
     owners.into_iter().find(of_others).map(|owner| {
@@ -214,7 +217,7 @@ pub(in super::super) fn object(workload: &Workload, name: &str) -> String {
     format!("{}/{}/secret/{name}", workload.cluster, workload.namespace)
 }
 
-/// What is written where.
+/// A write of one key of one Secret.
 struct Write<'a> {
     kubernetes: &'a KubernetesClusters,
     workload: &'a Workload,
@@ -227,12 +230,13 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// Makes the Secret, without a key yet: an apply can be conditional only on what there is. By apply,
-    /// since the right to it can be limited to a name, and the right to a POST cannot.
+    /// Makes the Secret, without a key yet: an apply can be conditional only on an object that exists. It
+    /// is an apply, since the right to it can be limited to a name, and the right to a POST cannot.
     ///
-    /// The field manager is of this side and token, and is not the one that writes: an apply takes away
-    /// what its manager owned and omits, be it another token's annotation or the key. One that arrives
-    /// late finds the Secret made, and is a conflict with whoever owns the annotation by then.
+    /// The field manager is specific to this side and token, and is not the one that writes. An apply
+    /// removes every field that its manager owned and that it omits, be it another token's annotation or
+    /// the key. A create that arrives late finds the Secret made, and conflicts with the manager that owns
+    /// the annotation by then.
     async fn make(&self, manager: &str) -> Result<ObjectMeta, Failed> {
         let maker = manager.replacen(MANAGER, &format!("{MANAGER}-create"), 1);
         let metadata = self.annotated(Fence::default());
@@ -248,7 +252,7 @@ impl Write<'_> {
             resource_version: found.resource_version.clone(),
             ..self.annotated(self.stamp.fence)
         };
-        // Forced: what a person has put under this key is what is to be replaced.
+        // Forced, because a value that a person has put under this key is to be replaced.
         let query = format!("fieldManager={manager}&force=true");
         self.call("patch", &query, metadata, Some(self.value)).await
     }
@@ -263,7 +267,7 @@ impl Write<'_> {
         }
     }
 
-    /// A server-side apply; the Secret's metadata after it.
+    /// Sends a server-side apply, and returns the Secret's metadata after it.
     async fn call(
         &self,
         verb: &str,
@@ -284,7 +288,7 @@ impl Write<'_> {
                 .body(body.to_vec());
             async move {
                 let request = request.map_err(kube::Error::HttpError)?;
-                // Read here for all that: kube logs an answer that it cannot read.
+                // The answer is parsed here nevertheless: kube logs an answer that it cannot read.
                 let text = Zeroizing::new(connection.client.request_text(request).await?);
                 serde_json::from_str::<PartialObjectMeta<()>>(&text)
                     .map_err(kube::Error::SerdeError)
@@ -307,7 +311,7 @@ impl Write<'_> {
             #[serde(skip_serializing_if = "BTreeMap::is_empty")]
             data: BTreeMap<&'a str, &'a str>,
         }
-        // The capacities hold all, so that growing never leaves a copy behind.
+        // The capacities suffice for everything, so that no growth leaves a copy behind.
         let value = value.map(|value| {
             let value = value.expose().as_bytes();
             let mut encoded = Zeroizing::new(String::with_capacity(value.len().div_ceil(3) * 4));
@@ -323,12 +327,12 @@ impl Write<'_> {
     }
 }
 
-/// An object without anything but its metadata (Kubernetes documentation, "API concepts").
+/// The media type of an object with nothing but its metadata (Kubernetes documentation, "API concepts").
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// Bytes of a Secret's JSON beside metadata, key and value, and more.
+/// The bytes of a Secret's JSON beside metadata, key and value, with a margin.
 const BODY_BESIDE: usize = 100;
 
-/// How often a write is tried when the Secret changes at the same time: tokens that share one write
+/// The number of attempts of a write if the Secret changes at the same time: tokens that share one write
 /// one after the other.
 const ATTEMPTS: u32 = 15;

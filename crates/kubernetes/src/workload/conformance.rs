@@ -1,8 +1,8 @@
-//! What kubectl says of a rollout and what we say, state by state.
+//! kubectl's answer to each state of a rollout, beside ours.
 //!
-//! The rows named after a test are kubectl's own, of `pkg/polymorphichelpers/rollout_status_test.go`
-//! in k8s.io/kubectl v0.36.3; the others are states that it has no row for, answered by
-//! `rollout_status.go` beside it. Where the answers differ, the row says why.
+//! The rows named after a test are kubectl's own, of `pkg/polymorphichelpers/rollout_status_test.go` in
+//! k8s.io/kubectl v0.36.3. The others are states that it has no row for: `rollout_status.go` beside it
+//! gives kubectl's answer. If the answers differ, the row gives the reason.
 
 use changeover_token::Fence;
 use serde_json::{Value, json};
@@ -25,7 +25,8 @@ struct Row {
     generation: i64,
     spec: Value,
     status: Value,
-    /// Stamps of its pods; 7 is rolled out. One that ends has a `-` before it.
+    /// The stamps of its pods. Stamp 7 is the one that is rolled out. The stamp of a pod that ends has a
+    /// `-` before it.
     pods: &'static [i64],
     kubectl: Answer,
     ours: Answer,
@@ -33,6 +34,7 @@ struct Row {
 }
 
 fn table() -> Vec<Row> {
+    // Our answer is the same as that of kubectl, unless `differs` says otherwise.
     let row = |kind, state, generation, spec, status, kubectl| Row {
         state,
         kind,
@@ -166,7 +168,7 @@ fn table() -> Vec<Row> {
             Done,
             "kubectl refuses the strategy; we look whether a pod is left on an older view",
         ),
-        // What kubectl's own table has no row for.
+        // States that kubectl's own table has no row for.
         with(
             deployment("its deadline is exceeded", 1, 2, [1, 2, 2, 1], Fails),
             "conditions",

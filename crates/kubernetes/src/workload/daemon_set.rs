@@ -1,4 +1,4 @@
-//! What a DaemonSet says about its rollout. Pure.
+//! The state of a DaemonSet's rollout, as its status shows it. Pure.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 
@@ -18,7 +18,7 @@ pub(super) fn by_kubectl(daemon_set: &DaemonSet) -> ByKubectl {
     }
 }
 
-/// What is left where kubectl says nothing.
+/// The work that is left, for a strategy that kubectl does not judge.
 pub(super) fn beyond_kubectl(daemon_set: &DaemonSet) -> Option<String> {
     match is_observed(daemon_set) {
         true => left(daemon_set),
@@ -37,18 +37,18 @@ fn left(daemon_set: &DaemonSet) -> Option<String> {
     (available < wanted).then(|| format!("{available} of {wanted} updated pods are available"))
 }
 
-/// What keeps it from replacing its pods.
+/// The setting that keeps it from replacing its pods.
 pub(super) fn obstacle(daemon_set: &DaemonSet) -> Option<Obstacle> {
     let strategy = daemon_set.spec.as_ref()?.update_strategy.as_ref()?;
     (strategy.type_.as_deref() == Some("OnDelete")).then(super::on_delete)
 }
 
-/// How many pods there should be: one a node that takes one.
+/// The number of pods that there should be: one for each node that takes one.
 pub(super) fn wanted(daemon_set: &DaemonSet) -> i32 {
     daemon_set.status.as_ref().map_or(0, |status| status.desired_number_scheduled)
 }
 
-/// Which template it is at: the same as its current pods' label `pod-template-generation`
+/// The template that it is at: the same value as the label `pod-template-generation` of its current pods
 /// (kubernetes `pkg/controller/daemon/util`, `IsPodUpdated`).
 pub(super) fn template(daemon_set: &DaemonSet) -> Option<&str> {
     let annotations = daemon_set.metadata.annotations.as_ref()?;

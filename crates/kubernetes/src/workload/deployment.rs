@@ -1,12 +1,12 @@
-//! What a Deployment says about its rollout. Pure.
+//! The state of a Deployment's rollout, as its status shows it. Pure.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use kube::core::ObjectMeta;
 
 use super::{ByKubectl, Obstacle, pod::words};
 
-/// kubectl's rule for Deployments, in kubectl's order: the deadline is looked at only once this
-/// template was observed, for until then it tells of the rollout before (kubectl
+/// kubectl's rule for Deployments, in kubectl's order. The deadline is looked at only once this template
+/// was observed: until then, its condition belongs to the previous rollout (kubectl
 /// `pkg/polymorphichelpers/rollout_status.go`, `DeploymentStatusViewer`).
 pub(super) fn by_kubectl(deployment: &Deployment) -> ByKubectl {
     let status = deployment.status.clone().unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn by_kubectl(deployment: &Deployment) -> ByKubectl {
     }
 }
 
-/// What keeps it from replacing its pods.
+/// The setting that keeps it from replacing its pods.
 pub(super) fn obstacle(deployment: &Deployment) -> Option<Obstacle> {
     let is_paused = deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true);
     is_paused.then(|| Obstacle {
@@ -45,13 +45,13 @@ pub(super) fn obstacle(deployment: &Deployment) -> Option<Obstacle> {
     })
 }
 
-/// Why its pods cannot be created.
+/// The reason for which its pods cannot be created.
 pub(super) fn refused(deployment: &Deployment) -> Option<String> {
     let failure = condition(deployment, "ReplicaFailure").filter(|it| it.status == "True")?;
     Some(words(failure.reason.as_deref().unwrap_or("ReplicaFailure"), failure.message.as_deref()))
 }
 
-/// Which of its revisions a Deployment is at, or a ReplicaSet is: the same for a Deployment and its
+/// The revision that a Deployment is at, or that a ReplicaSet is. It is the same for a Deployment and its
 /// current ReplicaSet (kubernetes `pkg/controller/deployment/util`, `RevisionAnnotation`).
 pub(crate) fn revision(metadata: &ObjectMeta) -> Option<&str> {
     metadata.annotations.as_ref()?.get("deployment.kubernetes.io/revision").map(String::as_str)

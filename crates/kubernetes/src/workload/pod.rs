@@ -1,4 +1,4 @@
-//! Pods, as far as a rollout is judged by them.
+//! Pods, reduced to the fields that a rollout is judged by.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -13,7 +13,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-/// A pod without all that nobody here asks for: there may be thousands in a namespace.
+/// A pod without the fields that nothing here reads: there may be thousands of pods in a namespace.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Pod {
@@ -33,7 +33,7 @@ struct Spec {
 #[serde(default, rename_all = "camelCase")]
 struct Status {
     phase: Option<String>,
-    /// Why the pod as a whole is as it is: `NodeLost`, `Evicted`.
+    /// The reason for the state of the pod as a whole: `NodeLost`, `Evicted`.
     reason: Option<String>,
     conditions: Option<Vec<Condition>>,
     init_container_statuses: Option<Vec<Container>>,
@@ -74,8 +74,8 @@ struct Waiting {
     message: Option<String>,
 }
 
-/// Its `message` is not read: it is what the container itself wrote to its termination log, or the
-/// end of what it logged.
+/// The end of a container. Its `message` is not read: it is what the container itself wrote to its
+/// termination log, or the end of what it logged.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Terminated {
@@ -83,7 +83,7 @@ struct Terminated {
     exit_code: i32,
 }
 
-/// The same object as `k8s_openapi`'s.
+/// The same resource as the `Pod` of `k8s_openapi`.
 impl Resource for Pod {
     type DynamicType = ();
     type Scope = NamespaceResourceScope;
@@ -136,7 +136,7 @@ fn what_matters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta
     })
 }
 
-/// Annotations that are ours: those of others may be long.
+/// Our own annotations. Those of others are dropped, since they may be long.
 #[derive(Default)]
 struct Stamps(BTreeMap<String, String>);
 
@@ -166,31 +166,31 @@ impl<'de> Deserialize<'de> for Stamps {
     }
 }
 
-/// A pod that runs, or may, on behalf of a controller.
+/// A pod that runs, or may run, on behalf of a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Replica {
     /// Its name.
     pub(crate) name: String,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// What controls it.
+    /// Its controller.
     pub(crate) controller: Controller,
-    /// Which template it was made from: the uid of its ReplicaSet, or the label that its controller
-    /// puts on it.
+    /// The template that it was made from: the uid of its ReplicaSet, or the label that its controller puts
+    /// on it.
     pub(super) template: Option<String>,
     /// The stamp of that template.
     pub(super) stamp: Option<Fence>,
     /// The node that it runs on.
     pub(super) node: Option<String>,
-    /// Whether it was told to end.
+    /// True if its deletion was requested.
     pub(super) is_terminating: bool,
-    /// Whether it is ready, as the API server knows.
+    /// True if it is ready, as far as the API server knows.
     pub(super) is_ready: bool,
-    /// What keeps it from being ready.
+    /// The problem that keeps it from being ready.
     pub(super) trouble: Option<Trouble>,
 }
 
-/// What controls a pod.
+/// The controller of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Controller {
     /// `ReplicaSet`, `StatefulSet` or `DaemonSet`.
@@ -201,30 +201,30 @@ pub(crate) struct Controller {
     pub(crate) uid: String,
 }
 
-/// What keeps a pod from being ready.
+/// A problem that keeps a pod from being ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
-    /// The container, or nothing where it is the pod itself.
+    /// The container. `None` if the problem is that of the pod itself.
     container: Option<String>,
-    /// In words.
+    /// The problem in words.
     what: String,
-    /// What it means.
+    /// Its weight for the rollout.
     pub(super) weight: Weight,
 }
 
-/// Whether trouble goes by.
+/// The likelihood that a problem passes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Weight {
-    /// It may.
+    /// It may pass.
     Told,
-    /// It seldom does.
+    /// It seldom passes.
     Suspicious,
-    /// It does not.
+    /// It does not pass.
     Certain,
 }
 
 impl Replica {
-    /// Reads a pod; `None` where it has ended, or is nobody's.
+    /// Reads a pod. `None` if it has ended, or if it has no controller that rolls pods out.
     pub(crate) fn of(pod: Pod, annotation: &str) -> Option<Self> {
         let Pod { metadata, spec, status } = pod;
         let status = status.unwrap_or_default();
@@ -261,7 +261,7 @@ impl Replica {
             if let Some(reason) = &status.reason {
                 return told(reason.clone());
             }
-            // A kubelet that is not there cannot say so: the node controller marks its pods.
+            // A kubelet that is down cannot report it: the node controller marks its pods.
             let says_ready =
                 containers.clone().count() > 0 && containers.clone().all(|it| it.ready);
             match says_ready && condition("Ready").is_some_and(|it| it.status == "False") {
@@ -286,18 +286,18 @@ impl Replica {
         })
     }
 
-    /// Whether something keeps it from being ready that may be the rollout's end.
+    /// True if something keeps it from being ready that the rollout may not recover from.
     pub(crate) fn is_in_trouble(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.weight > Weight::Told)
     }
 
-    /// Whether it was made from a template with another stamp, or with none. A later stamp proves nothing:
-    /// it is that of another view.
+    /// True if it was made from a template with another stamp, or with none. A later stamp proves nothing:
+    /// it belongs to another view.
     pub(crate) fn is_of_another_view(&self, fence: Fence) -> bool {
         self.stamp != Some(fence)
     }
 
-    /// Which pod it is, and where.
+    /// The pod and its node, in words.
     pub(super) fn told(&self) -> String {
         match &self.node {
             Some(node) => format!("pod {} on node {node}", self.name),
@@ -305,7 +305,7 @@ impl Replica {
         }
     }
 
-    /// What keeps it from being ready, in words.
+    /// The problem that keeps it from being ready, in words.
     pub(super) fn told_with(&self, trouble: &Trouble) -> String {
         match &trouble.container {
             Some(container) => format!("{}, container {container}: {}", self.told(), trouble.what),
@@ -313,15 +313,15 @@ impl Replica {
         }
     }
 
-    /// What is the same as long as it is the same trouble.
+    /// The identity of a problem: it stays the same as long as the problem does.
     pub(super) fn culprit(&self, trouble: &Trouble) -> String {
         format!("{} {:?}", self.name, trouble.container)
     }
 }
 
 impl Container {
-    /// Why it waits (kubelet `pkg/kubelet/kuberuntime`, `pkg/kubelet/images/types.go`), or is not
-    /// ready while it runs.
+    /// The reason for which it waits (kubelet `pkg/kubelet/kuberuntime`, `pkg/kubelet/images/types.go`), or
+    /// is not ready while it runs.
     fn trouble(&self) -> Option<Trouble> {
         let trouble =
             |what, weight| Some(Trouble { container: Some(self.name.clone()), what, weight });
@@ -336,7 +336,7 @@ impl Container {
             if self.ready {
                 return None;
             }
-            // Between two restarts it runs for a moment, and its trouble is not over.
+            // Between two restarts it runs for a moment, but its problem is not over.
             let what = ended.unwrap_or_else(|| "it runs and is not ready".to_owned());
             return trouble(what, Weight::Told);
         };
@@ -354,7 +354,7 @@ impl Container {
             | "RunContainerError" => Weight::Suspicious,
             _ => Weight::Told,
         };
-        // Only what the kubelet itself wrote is repeated: a runtime may repeat the command.
+        // Only the kubelet's own messages are repeated: a message of the runtime may contain the command.
         let message = waiting.message.as_deref().filter(|_| KUBELETS_OWN.contains(&reason));
         let what = words(reason, message);
         let what = match ended {
@@ -377,14 +377,14 @@ pub(super) fn words(reason: &str, message: Option<&str>) -> String {
     }
 }
 
-/// From this restart on, a container that ends again and again is not waited for: the kubelet's
-/// back-off, 10 s and then 20 s, has gone by.
+/// The number of restarts from which on a container that keeps ending is not waited for: the back-off of
+/// the kubelet, 10 s and then 20 s, has passed.
 const CERTAIN_RESTARTS: i32 = 2;
 
-/// Characters of somebody else's message that are worth repeating.
+/// The number of characters of another component's message that are worth repeating.
 const LONGEST_MESSAGE: usize = 300;
 
-/// Reasons whose message names images, Secrets, ConfigMaps, keys and times, and nothing else.
+/// The reasons whose message names only images, Secrets, ConfigMaps, keys and times.
 const KUBELETS_OWN: [&str; 6] = [
     "CrashLoopBackOff",
     "ImagePullBackOff",

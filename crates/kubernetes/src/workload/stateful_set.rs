@@ -1,4 +1,4 @@
-//! What a StatefulSet says about its rollout. Pure.
+//! The state of a StatefulSet's rollout, as its status shows it. Pure.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 
@@ -37,7 +37,7 @@ pub(super) fn by_kubectl(stateful_set: &StatefulSet) -> ByKubectl {
     }
 }
 
-/// What is left beyond kubectl's rule, which stops at a partition and knows no `minReadySeconds`.
+/// The work that is left beyond kubectl's rule, which stops at a partition and ignores `minReadySeconds`.
 pub(super) fn beyond_kubectl(stateful_set: &StatefulSet) -> Option<String> {
     if !is_observed(stateful_set) {
         return Some(super::UNOBSERVED.to_owned());
@@ -52,7 +52,7 @@ pub(super) fn beyond_kubectl(stateful_set: &StatefulSet) -> Option<String> {
     (available < wanted).then(|| format!("{available} of {wanted} pods are available"))
 }
 
-/// What keeps it from replacing its pods.
+/// The setting that keeps it from replacing its pods.
 pub(super) fn obstacle(stateful_set: &StatefulSet) -> Option<Obstacle> {
     let strategy = stateful_set.spec.as_ref()?.update_strategy.as_ref()?;
     if strategy.type_.as_deref() == Some("OnDelete") {
@@ -65,12 +65,12 @@ pub(super) fn obstacle(stateful_set: &StatefulSet) -> Option<Obstacle> {
     })
 }
 
-/// How many pods there should be.
+/// The number of pods that there should be.
 pub(super) fn wanted(stateful_set: &StatefulSet) -> i32 {
     stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
-/// kubectl takes 0 for "not yet", whatever the generation.
+/// True if the current template was observed. As in kubectl, 0 means "not yet", whatever the generation.
 pub(super) fn is_observed(stateful_set: &StatefulSet) -> bool {
     let status = stateful_set.status.as_ref();
     let observed = status.and_then(|status| status.observed_generation).unwrap_or_default();

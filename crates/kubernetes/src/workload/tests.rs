@@ -6,7 +6,7 @@ use super::{ByKubectl, Live, Pod, Replica, Rollout, Verdict};
 const STAMP: &str = "presenter.changeover.dev/datastore-token";
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
 
-/// Reads a workload of this kind.
+/// Parses a workload of this kind.
 pub(super) fn live(kind: &str, object: Value) -> Live {
     match kind {
         "Deployment" => Live::Deployment(serde_json::from_value(object).unwrap()),
@@ -16,7 +16,7 @@ pub(super) fn live(kind: &str, object: Value) -> Live {
     }
 }
 
-/// Three pods, all of them updated and available, stamped 7 and made from the template "new".
+/// A workload of three pods, all of them updated and available, stamped 7 and made from the template "new".
 fn rolled_out(kind: &str) -> Value {
     let status = match kind {
         "DaemonSet" => json!({
@@ -49,7 +49,7 @@ fn rolled_out(kind: &str) -> Value {
     object
 }
 
-/// The same with some fields changed, each named by a JSON pointer.
+/// A rolled-out workload with some fields changed, each named by a JSON pointer.
 fn with(kind: &str, changes: &[(&str, Value)]) -> Live {
     let mut object = rolled_out(kind);
     for (pointer, value) in changes {
@@ -59,7 +59,7 @@ fn with(kind: &str, changes: &[(&str, Value)]) -> Live {
     live(kind, object)
 }
 
-/// One of three pods is updated.
+/// A workload of which one of three pods is updated.
 fn under_way_of(kind: &str) -> Live {
     let updated = match kind {
         "DaemonSet" => "/status/updatedNumberScheduled",
@@ -262,9 +262,10 @@ fn a_deadline_that_is_exceeded_is_told_with_the_trouble_that_exceeded_it() {
     stuck(&judge(&live, &pods), words);
 }
 
-/// What befalls one pod, and what is said of it.
+/// One case for each trouble of a pod, with the verdict on it and its words.
 #[test]
 fn the_trouble_of_a_pod_is_told_with_its_container_reason_and_last_end() {
+    // The message `hush` is the container's own: no verdict may repeat it.
     let killed = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137, "message": "hush"}});
     let unready = |conditions: Value| {
         json!({"status": {"conditions": conditions,
@@ -409,7 +410,7 @@ fn pods_that_should_have_been_made_are_missed() {
         let words = "1 of 3 pods are updated; 2 of 3 pods exist";
         assert_eq!(verdict, Verdict::Missing(words.to_owned()), "{kind}");
     }
-    // It makes the next one when this one is ready, or gone.
+    // A StatefulSet makes the next pod when this one is ready, or gone.
     for changes in [container(json!({"state": {"running": {}}})), ending] {
         let verdict = judge(&under_way_of("StatefulSet"), &pods("StatefulSet", changes));
         under_way(&verdict, "1 of 3 pods are updated");

@@ -1,4 +1,5 @@
-//! Clusters at the seam of kube's client: what is asked of an API server, and what its answers mean.
+//! Clusters at the HTTP seam of kube's client: the requests to an API server, and the meaning of its
+//! answers.
 
 mod admission;
 mod api_server;
@@ -65,14 +66,14 @@ fn workload() -> Workload {
     }
 }
 
-/// One whose ExternalSecret a ClusterExternalSecret keeps.
+/// A workload whose ExternalSecret a ClusterExternalSecret keeps.
 fn everywhere() -> Workload {
     let name = "everywhere".to_owned();
     let copy = SecretCopy::ClusterExternalSecret { name, secret_key: None };
     Workload { copy: Some(copy), ..workload() }
 }
 
-/// One whose Secret nobody else writes.
+/// A workload whose Secret changeover writes itself.
 fn written() -> Workload {
     let copy = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
     Workload { copy: Some(copy), ..workload() }
@@ -107,13 +108,13 @@ fn stamp_of(fence: Fence) -> Stamp {
     Stamp { fence, ..stamp(0) }
 }
 
-/// The only answer there is.
+/// The only answer of a call about one workload.
 fn one<T>(answers: Vec<T>) -> T {
     let [answer] = <[T; 1]>::try_from(answers).unwrap_or_else(|_| panic!("not one answer"));
     answer
 }
 
-/// Lets everybody else run until they wait: time stands still while somebody can.
+/// Lets every other task run until it waits: the paused clock advances only when all tasks wait.
 async fn all_wait() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -210,7 +211,7 @@ mod stamping {
         let server = ApiServer::new();
         deployment(&server, Some("5"));
         let newer = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: "9"}}}}});
-        // The read is answered as it should be; the write finds the newer stamp.
+        // The read is answered normally. The write finds the newer stamp.
         let unchanged = Fault::After(DEPLOYMENT.to_owned(), json!({}));
         server.fail([unchanged, Fault::After(DEPLOYMENT.to_owned(), newer)]);
         assert_eq!(
@@ -382,7 +383,7 @@ mod syncing {
         );
     }
 
-    /// One that keeps the ExternalSecret in `web`, and others elsewhere.
+    /// A ClusterExternalSecret that keeps the ExternalSecret in `web`, and others in other namespaces.
     pub(super) fn cluster_external_secret(server: &ApiServer) {
         server.put(
             EVERYWHERE,
@@ -469,7 +470,7 @@ mod syncing {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
-        // Ready, and the right bytes, of the sync before.
+        // Ready, and the right bytes, but of the previous sync.
         synced_to(&server, "1-a", "new");
         let waiting = async {
             all_wait().await;
@@ -480,7 +481,7 @@ mod syncing {
         let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), waiting);
         let revision = clusters.secret_revision(&workload(), &parameters()).await.unwrap().unwrap();
         assert_eq!(done(progress.unwrap()), revision);
-        // Synced since, and the bytes of the value before.
+        // A new sync, but the bytes of the former value.
         synced_to(&server, "3-c", "old");
         let progress = synced(&clusters, "2-b").await.unwrap();
         assert!(matches!(progress, Progress::UnderWay(_)), "{progress:?}");
@@ -665,7 +666,7 @@ mod syncing {
 mod rolling {
     use super::*;
 
-    /// Two replicas, stamped 7 and observed; pods of revision 6 run.
+    /// Two replicas, stamped 7 and observed. Pods of revision 6 run.
     pub(super) fn rolling() -> Arc<ApiServer> {
         let server = ApiServer::new();
         begun(&server);
@@ -733,7 +734,7 @@ mod rolling {
         );
     }
 
-    /// Replaces the pods; the older ones are Terminating when kubectl says "rolled out".
+    /// Replaces the pods. The older ones are Terminating when kubectl says "rolled out".
     pub(super) fn replaced(server: &ApiServer) {
         for name in ["new-1", "new-2"] {
             pod(server, name, "new", "7");
@@ -755,7 +756,7 @@ mod rolling {
         one(clusters(server).rolled_out(&[&workload()], &stamp(7), MINUTE).await).unwrap()
     }
 
-    /// And when it was.
+    /// The progress, and the moment at which it was returned.
     async fn rolled_out_at(server: &Arc<ApiServer>) -> (Progress<()>, Instant) {
         let progress = rolled_out(server).await;
         (progress, Instant::now())
@@ -914,7 +915,7 @@ mod rolling {
         let rollout = async {
             all_wait().await;
             for code in [500, 503, 429, 401, 410] {
-                // Both watches end with an event, and the next request is refused.
+                // The change of status ends both watches with an event, and the next request is refused.
                 server.fail([Fault::Status(code)]);
                 status(&server, 2, 0, 1);
                 tokio::time::sleep(Duration::from_secs(10)).await;
@@ -1071,7 +1072,7 @@ mod looking {
         assert_eq!(severities, [Severity::Refusal, Severity::Warning, Severity::Refusal]);
     }
 
-    /// A Deployment that is kept at 0.
+    /// A Deployment that is scaled to 0.
     fn without_replicas(server: &Arc<ApiServer>) {
         examining::connected(server);
         let selector = json!({"matchLabels": {"app": "backend"}});
@@ -1095,7 +1096,7 @@ mod looking {
             );
             server.put(&format!("{PODS}/{name}"), change);
         };
-        // Those of its own are ending, and what has ended serves no request.
+        // Its own pods are ending, and pods that have ended serve no request.
         pod("own", json!({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}}));
         pod("done", json!({"status": {"phase": "Succeeded"}}));
         pod("other", json!({"metadata": {"labels": {"app": "other"}}}));

@@ -1,4 +1,4 @@
-//! What publications promise.
+//! Guarantees of the publications port.
 
 use changeover_core::{
     ports::{Holding, Written},

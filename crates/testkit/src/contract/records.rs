@@ -1,4 +1,4 @@
-//! What a record store promises.
+//! Guarantees of a record store.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Stores {
         self.records.load(token, key.as_ref()).await.expect("an answer")
     }
 
-    /// In whole seconds: what the time to live of a key has.
+    /// A week from now, in whole seconds like the time to live of a key.
     fn in_a_week(&self) -> Timestamp {
         let time = self.clock.now() + WEEK;
         Timestamp::from_second(time.as_second()).expect("a time")
@@ -101,7 +101,7 @@ pub async fn saves_a_key_once_and_all_or_nothing(stores: &Stores) {
     let audit = stores.records.audit(&token, VersionNumber::new(1)).await;
     assert_eq!(audit.expect("an answer"), None, "nothing of it was saved");
 
-    // And the other way round: the key is not added beside a record that has moved.
+    // Conversely, the key is not added if the record has moved.
     let (unused, third) = (key("unused"), second.to_save());
     let save = Save { key: Some((&unused, &entry)), ..alone(&third, Some(2)) };
     assert_eq!(stores.records.save(save).await.expect("an answer"), Saved::Overtaken);
@@ -211,7 +211,7 @@ pub async fn lists_what_fails_apart_from_what_is_due(stores: &Stores) {
         let found = found.into_iter();
         found.filter(|(token, _)| [&healthy, &failing].contains(&token)).collect()
     };
-    // The index follows its table in its own time.
+    // The index follows its table with a delay.
     let (mut due, mut fails) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let later = now + Duration::from_secs(600);
@@ -279,7 +279,7 @@ pub async fn tells_what_is_due_in_order(stores: &Stores) {
 
     let mut expected = table.to_vec();
     expected.sort_by_key(|(_, due_at)| *due_at);
-    // The index follows its table in its own time.
+    // The index follows its table with a delay.
     let mut found = Vec::new();
     for _ in 0..100 {
         found = stores.records.due(now, 1000).await.expect("an answer");

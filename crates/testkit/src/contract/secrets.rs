@@ -1,4 +1,4 @@
-//! Secrets that are written.
+//! Guarantees about Secrets that changeover writes.
 
 use changeover_core::{
     ports::{Clusters, Progress, Stamp},
@@ -9,7 +9,7 @@ use changeover_token::{Digest, Secret};
 
 use crate::sample::{fence, named};
 
-/// The promise, in any world in which nothing is written for these workloads yet, one for each key.
+/// Checks the guarantee in any world in which nothing is written yet for these workloads, one for each key.
 pub async fn a_key_of_a_secret_keeps_its_newest_view(
     clusters: &dyn Clusters,
     written: impl Fn(&str) -> Workload,
@@ -37,7 +37,7 @@ pub async fn a_key_of_a_secret_keeps_its_newest_view(
     assert_eq!(late, Progress::Ahead(fence(6)));
     assert_eq!(standing().await, second);
 
-    // Somebody else's key in the same Secret.
+    // Another token's key in the same Secret.
     done(write(&other, "b", 1, "one").await);
     assert_eq!((standing().await, holds().await), (second, Some(Digest::of("six"))));
 }

@@ -1,5 +1,5 @@
-//! Clusters: External Secrets that sync when they like, and workloads that replace their pods one
-//! at a time.
+//! Clusters: External Secrets that sync at times of their own, and workloads that replace their pods one at
+//! a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ pub(super) struct Cluster {
     pub(super) deployments: BTreeMap<ObjectName, Deployment>,
     /// Clusters whose API servers do not answer.
     pub(super) lost: BTreeSet<String>,
-    /// Clusters whose pods nobody counts any more.
+    /// Clusters whose pods are excluded from the checks.
     pub(super) given_up: BTreeSet<String>,
     pods: u64,
 }
@@ -38,7 +38,7 @@ pub(super) fn deployment_of(workload: &Workload) -> ObjectName {
 /// The name of the External Secret of a workload, or of the key that is written for it.
 pub(super) fn copy_of(workload: &Workload) -> Option<ObjectName> {
     let copy = match workload.copy.as_ref()? {
-        // What keeps an External Secret makes no difference here.
+        // It makes no difference here which object maintains an External Secret.
         SecretCopy::ExternalSecret { name, .. }
         | SecretCopy::ClusterExternalSecret { name, .. } => name.clone(),
         SecretCopy::Secret { name, key } => format!("{name}#{key}"),
@@ -49,7 +49,7 @@ pub(super) fn copy_of(workload: &Workload) -> Option<ObjectName> {
 /// A copy of a view in a Secret.
 pub(super) struct Copy {
     pub(super) side: Side,
-    /// What an External Secret reads; `None` where nobody but us writes the Secret.
+    /// The parameter that an External Secret reads, or `None` if only changeover writes the Secret.
     pub(super) parameter: Option<ParameterName>,
     /// The fence of the view that was written.
     pub(super) fence: Fence,
@@ -58,7 +58,7 @@ pub(super) struct Copy {
     force: u64,
     /// `status.syncedResourceVersion`.
     pub(super) synced: String,
-    /// The Secret's data since when; its resourceVersion is the count.
+    /// The Secret's data, each with the time since when it is there. Its resourceVersion is the count.
     pub(super) data: Vec<(Timestamp, String)>,
     is_busy: bool,
     again: bool,
@@ -67,18 +67,18 @@ pub(super) struct Copy {
 /// A Deployment and its pods.
 pub(super) struct Deployment {
     pub(super) replicas: usize,
-    /// What its template is stamped with.
+    /// The stamps of its template.
     pub(super) template: BTreeMap<(TokenName, Side), Fence>,
     mounts: Vec<Mount>,
     pub(super) pods: Vec<Pod>,
-    /// Since when new pods do not become ready, and why.
+    /// The reason why new pods do not become ready, if they do not.
     pub(super) broken: Option<&'static str>,
     pub(super) is_paused: bool,
-    /// Whether a controller takes stamps away, a moment after they were brought.
+    /// True if a controller removes stamps a moment after they were set.
     pub(super) is_put_back: bool,
 }
 
-/// How a token reaches the pods of a Deployment.
+/// The path by which a token reaches the pods of a Deployment.
 #[derive(Clone)]
 pub(super) struct Mount {
     pub(super) token: TokenName,
@@ -93,14 +93,14 @@ pub(super) struct Pod {
     id: u64,
     pub(super) started_at: Timestamp,
     pub(super) stamps: BTreeMap<(TokenName, Side), Fence>,
-    /// What it read when it started.
+    /// The values that it read when it started.
     environment: BTreeMap<(TokenName, Side), String>,
     pub(super) is_ready: bool,
     pub(super) is_terminating: bool,
 }
 
 impl State {
-    /// Creates whatever a spec names in clusters, and is not there.
+    /// Creates everything that a spec names in clusters and that does not exist yet.
     pub(super) fn deploy(&mut self, spec: &Spec) {
         for side in Side::BOTH {
             let audience = spec.side(side);
@@ -142,7 +142,7 @@ impl State {
         self.cluster.deployments.get_mut(name).expect("a workload of a spec")
     }
 
-    /// Sets the `force-sync` annotation, and says what was synced before.
+    /// Sets the `force-sync` annotation, and returns the version that was synced before.
     pub(super) fn force(&mut self, name: &ObjectName) -> Option<String> {
         let delay = self.dice.milliseconds(100..2_000);
         let copy = self.cluster.copies.get_mut(name)?;
@@ -153,7 +153,7 @@ impl State {
         Some(before)
     }
 
-    /// Stamps a template; an earlier stamp changes nothing.
+    /// Stamps a template. A stamp that is earlier than the template's changes nothing.
     pub(super) fn stamp(&mut self, name: &ObjectName, stamp: &Stamp) -> Option<Progress<()>> {
         let Stamp { side, token, fence } = stamp;
         let deployment = self.cluster.deployments.get_mut(name)?;
@@ -173,7 +173,7 @@ impl State {
         Some(Progress::Done(()))
     }
 
-    /// An operator applies a manifest that carries this stamp: its pods are replaced.
+    /// Applies a manifest that carries this stamp, as an operator does: the pods are replaced.
     pub(super) fn apply_stamp(&mut self, name: &str, stamp: Stamp) {
         let Stamp { side, token, fence } = stamp;
         let name = name.to_owned();
@@ -187,14 +187,14 @@ impl State {
         self.cluster.deployments.get(name)?.template.get(&(token.clone(), side)).copied()
     }
 
-    /// An operator copies a Secret from another cluster, with its annotation.
+    /// Copies a Secret with its annotation from another cluster, as an operator does.
     pub(super) fn mark_secret(&mut self, name: &str, side: Side, fence: Fence) {
         let copy = self.cluster.copies.entry(name.to_owned()).or_insert_with(|| Copy::new(side));
         copy.fence = fence;
         self.happened(&format!("an operator marks the Secret {name} with {fence}"));
     }
 
-    /// A container of some pod starts anew: what it reads is newer, its stamps are not.
+    /// Restarts a container of a random pod: it reads newer values, and its stamps stay as they are.
     pub(super) fn restart_some_pod(&mut self) {
         let names: Vec<_> = self.cluster.deployments.keys().cloned().collect();
         if names.is_empty() {
@@ -215,7 +215,8 @@ impl State {
         }
     }
 
-    /// Writes a key of a Secret, as a write that arrives now does; the fence of a later view that it holds.
+    /// Writes a key of a Secret, as a write that arrives now does. If the Secret holds a later view, fails
+    /// with the fence of that view.
     pub(super) fn write_copy(
         &mut self,
         name: &ObjectName,
@@ -245,13 +246,13 @@ impl State {
         Ok(())
     }
 
-    /// What a Secret holds.
+    /// The value that a Secret holds.
     pub(super) fn secret(&self, name: &str) -> String {
         let copy = self.cluster.copies.get(name).expect("a Secret of a spec");
         copy.data.last().map(|(_, value)| value.clone()).unwrap_or_default()
     }
 
-    /// Somebody writes a value into a Secret by hand.
+    /// Writes a value into a Secret by hand.
     pub(super) fn edit_secret(&mut self, name: &str, value: &str) {
         let now = self.now;
         let copy = self.cluster.copies.get_mut(name).expect("a Secret of a spec");
@@ -268,8 +269,7 @@ impl State {
         self.refresh(name, Duration::ZERO);
     }
 
-    /// Syncs after a time, and then by the interval; sooner while it never succeeded.
-    /// The Secrets that copy a parameter hold its value already.
+    /// Puts a value into the Secrets that copy a parameter, as if they had copied it before.
     pub(super) fn copied_before(&mut self, place: &Place, value: &str) {
         let Place::Parameter(parameter) = place else { return };
         let now = self.now;
@@ -279,6 +279,7 @@ impl State {
         }
     }
 
+    /// Syncs after a time, and then at each interval, or sooner while it never succeeded.
     fn refresh(&mut self, name: ObjectName, after: Duration) {
         self.later(after, format!("{name} refreshes"), move |it| {
             it.sync(&name);
@@ -289,7 +290,7 @@ impl State {
         });
     }
 
-    /// One reconciliation: reads the parameter now, writes the Secret a moment later.
+    /// Reconciles once: reads the parameter now, and writes the Secret a moment later.
     fn sync(&mut self, name: &ObjectName) {
         let took = self.dice.milliseconds(20..400);
         let copy = self.cluster.copies.get_mut(name).expect("it was created");
@@ -344,7 +345,7 @@ impl State {
             } else if deployment.pods.len() < deployment.replicas
                 || deployment.pods.iter().any(|pod| pod.stamps != deployment.template)
             {
-                // Too few are left if the template is again what it was before some were ended.
+                // Too few pods are left if the template was changed back after some of them had ended.
                 self.start_pod(name);
             }
         }
@@ -375,7 +376,7 @@ impl State {
             let template = deployment.template.clone();
             let Some(pod) = deployment.pods.iter_mut().find(|pod| pod.id == id) else { return };
             if pod.stamps != template {
-                // The template moved on while it started: its ReplicaSet is scaled down.
+                // The template changed while the pod started, so its ReplicaSet is scaled down.
                 pod.is_terminating = true;
                 pod.is_ready = true;
                 it.await_gone(name, id);
@@ -407,14 +408,15 @@ impl State {
         });
     }
 
-    /// What a container that starts now reads; `None` where something that it mounts is missing.
+    /// The values that a container reads if it starts now, or `None` if something that it mounts is
+    /// missing.
     fn environment(&mut self, name: &ObjectName) -> Option<BTreeMap<(TokenName, Side), String>> {
         let mounts = self.cluster.deployments[name].mounts.clone();
         let mut environment = BTreeMap::new();
         for mount in mounts {
             let value = match &mount.copy {
                 Some(copy) => {
-                    // A kubelet may start a container with the Secret of a moment ago.
+                    // A kubelet may start a container with the data that the Secret had a moment ago.
                     let is_behind = self.dice.one_in(2);
                     let data = &self.cluster.copies.get(copy)?.data;
                     let (since, value) = data.last()?;
@@ -447,7 +449,7 @@ impl Copy {
 }
 
 impl Cluster {
-    /// Takes the life out of every stamp, and out of every copy.
+    /// Removes the life from every stamp and from every copy.
     pub(super) fn downgrade(&mut self) {
         for copy in self.copies.values_mut() {
             copy.fence.life = None;
@@ -477,7 +479,7 @@ impl Deployment {
         }
     }
 
-    /// Everything that its pods may hold of a token's view now.
+    /// All values of a token's view that its pods may hold now.
     pub(super) fn held<'a>(
         &'a self,
         state: &'a State,
@@ -513,7 +515,7 @@ impl Deployment {
     }
 }
 
-/// The last of these values, and those that were the last less than `within` ago.
+/// The last of these values, and those that were the last one less than `within` ago.
 fn readable(
     data: &[(Timestamp, String)],
     within: Duration,
@@ -526,10 +528,10 @@ fn readable(
         .map(|((_, value), _)| value.as_str())
 }
 
-/// How long a controller that owns a workload takes to put it back.
+/// The time after which a controller that owns a workload undoes a change of it.
 const PUT_BACK_AFTER: Duration = Duration::from_secs(2);
-/// How soon an External Secret that never synced tries again.
+/// The time after which an External Secret that never synced tries again.
 const RETRY: Duration = Duration::from_secs(15);
-/// For how long after a sync a container may start with the Secret before
-/// (kubernetes/kubernetes issue 129645).
+/// The time after a sync during which a container may start with the previous Secret (kubernetes/kubernetes
+/// issue 129645).
 const KUBELET_LAG: Duration = Duration::from_millis(1_500);

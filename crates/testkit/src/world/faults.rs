@@ -1,5 +1,5 @@
-//! What may befall an invocation: its calls are counted, and at a chosen one it is cut, the call
-//! fails, or somebody else steps in.
+//! Faults of an invocation: its calls are counted, and at a chosen call it is cut, the call fails, or
+//! another invocation runs.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use changeover_core::event::Request;
 use futures::channel::{mpsc, oneshot};
 use serde_json::Value;
 
-/// What befalls one invocation, at which of its calls, counted from 1.
+/// The faults of one invocation, by the number of the call, counted from 1.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     pub calls: BTreeMap<usize, Fault>,
@@ -19,26 +19,26 @@ pub struct Faults {
     pub intruders: BTreeMap<usize, Intruder>,
 }
 
-/// What befalls a call.
+/// A fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The invocation ends here; the call was never sent.
+    /// The invocation ends here. The call is never sent.
     CutBefore,
-    /// The invocation ends here; the call was carried out.
+    /// The invocation ends here. The call is carried out.
     CutAfter,
-    /// The invocation ends here; the call is carried out after this time.
+    /// The invocation ends here. The call is carried out after this time.
     CutLate(Duration),
-    /// The call fails and was not carried out.
+    /// The call fails and is not carried out.
     FailBefore,
-    /// The call was carried out, and its reply was lost.
+    /// The call is carried out, and its reply is lost.
     FailAfter,
-    /// The call's reply was lost, and it is carried out after this time.
+    /// The reply of the call is lost, and the call is carried out after this time.
     FailLate(Duration),
-    /// The call succeeds; an attempt of it whose reply was lost is carried out after this time.
+    /// The call succeeds. An attempt of it whose reply was lost is carried out after this time.
     Twice(Duration),
     /// The call is carried out, and takes this time before.
     Slow(Duration),
-    /// The call was carried out, and whoever reads its reply panics, with these words.
+    /// The call is carried out, and the code that reads its reply panics with these words.
     Panics(&'static str),
 }
 
@@ -47,19 +47,19 @@ pub enum Fault {
 pub struct Intruder {
     pub id: String,
     pub request: Request,
-    /// The token's spec is changed before it.
+    /// The token's spec is changed to this before the invocation.
     pub spec: Option<Value>,
 }
 
 impl Intruder {
-    /// An invocation that nothing comes before.
+    /// An invocation without a change of the spec before it.
     pub fn new(id: &str, request: Request) -> Self {
         Self { id: id.to_owned(), request, spec: None }
     }
 }
 
 impl Faults {
-    /// Nothing befalls it.
+    /// No faults.
     pub fn none() -> Self {
         Self::default()
     }
@@ -69,12 +69,12 @@ impl Faults {
         Self { calls: BTreeMap::from([(call, fault)]), intruders: BTreeMap::new() }
     }
 
-    /// Somebody else just before one call.
+    /// One other invocation, just before one call.
     pub fn intruded(call: usize, intruder: Intruder) -> Self {
         Self { calls: BTreeMap::new(), intruders: BTreeMap::from([(call, intruder)]) }
     }
 
-    /// Whether nothing befalls it.
+    /// True if there are no faults.
     pub fn is_none(&self) -> bool {
         self.calls.is_empty() && self.intruders.is_empty()
     }
@@ -88,13 +88,13 @@ pub(super) struct Actor {
     signals: mpsc::UnboundedSender<Signal>,
 }
 
-/// What the ports tell whoever runs the invocation.
+/// A signal from the ports to the code that runs the invocation.
 pub(super) enum Signal {
-    /// It ends here.
+    /// The invocation ends here.
     Cut,
-    /// It started others, which run beside it.
+    /// The invocation started others, which run beside it.
     Start,
-    /// It stands still until somebody else is through.
+    /// The invocation waits until the intruder has ended.
     Intrude(Intruder, oneshot::Sender<()>),
 }
 
@@ -104,7 +104,7 @@ impl Actor {
         (Self { name: name.to_owned(), faults, calls: Mutex::new(0), signals }, received)
     }
 
-    /// Counts a call, lets others step in before it, and says what befalls it.
+    /// Counts a call, lets an intruder run before it, and returns the fault of the call.
     pub(super) async fn call(&self) -> Option<Fault> {
         let call = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,18 +120,18 @@ impl Actor {
         self.faults.calls.get(&call).copied()
     }
 
-    /// Ends the invocation: whoever runs it drops it, so this never returns.
+    /// Ends the invocation. Its runner drops it, so this never returns.
     pub(super) async fn cut(&self) {
         let _ = self.signals.unbounded_send(Signal::Cut);
         std::future::pending::<()>().await;
     }
 
-    /// Says that there are others to run.
+    /// Signals that there are started invocations to run.
     pub(super) fn starts_others(&self) {
         let _ = self.signals.unbounded_send(Signal::Start);
     }
 
-    /// How many calls it made.
+    /// The number of calls that it made.
     pub(super) fn calls(&self) -> usize {
         *self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

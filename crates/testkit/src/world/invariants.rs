@@ -1,4 +1,4 @@
-//! What has to hold at any time: every token that anybody presents is accepted by everybody.
+//! The invariant that holds at any time: every verifier accepts every token that any presenter presents.
 
 use std::collections::BTreeSet;
 
@@ -29,11 +29,12 @@ struct Entry {
     not_after: Option<Timestamp>,
 }
 
-/// Somebody who verifies, and what it goes by; `None` before its first view.
+/// A verifier, and the document that it goes by, or `None` before its first view.
 type Verifier<'a> = (String, Option<&'a str>);
 
 impl State {
-    /// Checks all tokens, or of a crowd the next few in turn; says what is broken.
+    /// Checks all tokens, or, if there are too many, the next few of them. Fails with the violated
+    /// invariant.
     pub(super) fn check(&mut self) -> Result<(), String> {
         let next = self.specs.values().cycle().skip(self.looked_at);
         let few = self.specs.len().min(CROWD);
@@ -56,7 +57,7 @@ impl State {
         accepted
     }
 
-    /// A write to a store that cannot fence begins only while a lease outlasts it.
+    /// Checks that a write to a store that cannot fence begins only while a lease outlasts it.
     pub(super) fn begin_unfenced(&mut self, token: &TokenName, place: &Place) {
         let record = self.records.record(token);
         let until = record.and_then(|record| record.lease().map(|lease| lease.until));
@@ -88,8 +89,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether somebody wrote this value by hand, and verifiers need not know it yet: it is no version,
-    /// or one that its own rotation is still bringing to them.
+    /// True if this value was written by hand and verifiers need not accept it yet: it is no version, or
+    /// its own rotation is still bringing it to them.
     fn is_not_yet_ours(&self, token: &TokenName, digest: &str) -> bool {
         if !self.by_hand.contains(digest) {
             return false;
@@ -139,7 +140,7 @@ impl State {
             .collect()
     }
 
-    /// What a verifier accepts that refuses this token; `None` where it accepts it.
+    /// The words for what a verifier accepts if it refuses this token, or `None` if it accepts the token.
     fn refusal(&self, digest: &str, document: &str) -> Result<Option<String>, String> {
         let document: Document = serde_json::from_str(document)
             .map_err(|error| format!("a verifier cannot read what it was given: {error}"))?;
@@ -148,7 +149,7 @@ impl State {
             let digest_of_entry = entry.sha256.or(entry.token.as_deref().map(digest_of));
             let digest_of_entry =
                 digest_of_entry.ok_or("an entry with neither digest nor token")?;
-            // The fastest of the verifiers' clocks.
+            // The fastest of the verifiers' clocks decides.
             if entry.not_after.is_some_and(|end| end <= self.now + SKEW) {
                 continue;
             }
@@ -168,10 +169,10 @@ impl State {
     }
 }
 
-/// How many tokens are looked at after each effect.
+/// The number of tokens that are checked after each effect.
 const CROWD: usize = 8;
 
-/// The places of a side that readers read without being restarted.
+/// The places of a side that readers read without a restart.
 fn dynamic(audience: &Audience) -> impl Iterator<Item = &Place> {
     let places = audience.publications.iter().map(|publication| &publication.place);
     places.filter(|_| audience.within.is_some())

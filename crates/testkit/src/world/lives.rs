@@ -1,5 +1,6 @@
-//! What makes a record older or younger than its world: a table that is deleted, restored or copied, objects
-//! that are copied from elsewhere, and a world that an earlier version of changeover left.
+//! Operations that make a record older or younger than its world: a table that is deleted, restored or
+//! copied, objects that are copied from elsewhere, and a world that an earlier version of changeover left
+//! behind.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +14,27 @@ use changeover_token::{Fence, TokenName};
 use super::{MemoryWorld, records::Records, state::State};
 use serde_json::Value;
 
-/// The table as it was at one moment.
+/// A copy of the table at one moment.
 #[derive(Clone)]
 pub struct Backup(Records);
 
 impl MemoryWorld {
-    /// The table as it is now.
+    /// Copies the table as it is now.
     pub fn back_up(&self) -> Backup {
         Backup(self.state().records.clone())
     }
 
-    /// From now on, the table is backed up after each save.
+    /// Backs the table up after each save, from now on.
     pub fn back_up_each_save(&self) {
         self.state().backups = Some(Vec::new());
     }
 
-    /// The backups so far, in order. No more are made.
+    /// Returns the backups so far, in order, and stops making them.
     pub fn backups(&self) -> Vec<Backup> {
         self.state().backups.take().unwrap_or_default().into_iter().map(Backup).collect()
     }
 
-    /// An operator restores the table from a backup.
+    /// Restores the table from a backup, as an operator does.
     pub fn restore(&self, Backup(records): Backup) {
         let mut state = self.state();
         state.records.restore(records);
@@ -44,9 +45,9 @@ impl MemoryWorld {
         state.happened("the table is restored from a backup");
     }
 
-    /// The last backups that lack nothing which no record can regain: since then the record was not created
-    /// again, no version was minted, dropped or ended, and presenters were given none. No write is in flight
-    /// that only the record remembers.
+    /// The last backups that lack nothing that a record cannot regain. Since such a backup, the record was
+    /// not created again, no version was minted, dropped or ended, and presenters received none. There are
+    /// no such backups while a write is in flight or in doubt, because only the record remembers it.
     pub fn harmless_backups(&self, token: &TokenName) -> Vec<Backup> {
         let state = self.state();
         let Some(now) = state.records.record(token) else { return Vec::new() };
@@ -68,13 +69,14 @@ impl MemoryWorld {
         backups.filter(is_harmless).cloned().map(Backup).collect()
     }
 
-    /// An operator deletes the record of a token that owes nothing, if presenters agree on their token.
+    /// Deletes the record of a token that owes nothing, as an operator does, if presenters agree on their
+    /// token.
     pub fn delete_record_at_rest(&self, token: &TokenName) {
         let Some(current) = self.record(token).and_then(|it| Some(it.presented()?.version)) else {
             return;
         };
         let rest = self.rest(token);
-        // What no place holds any more is known to the record alone.
+        // Only the record knows a value that no place holds any more.
         let places = self.spec(token).presenters.publications;
         let mut places = places.iter().map(|it| format!("presenters {}", it.place));
         if !places.all(|place| rest.places.contains_key(&place)) {
@@ -93,7 +95,7 @@ impl MemoryWorld {
         }
     }
 
-    /// An operator deletes the record of a token and its keys; its audit remains.
+    /// Deletes the record of a token and its keys, as an operator does. Its audit remains.
     pub fn delete_record(&self, token: &TokenName) {
         let mut state = self.state();
         state.records.delete(token);
@@ -101,12 +103,12 @@ impl MemoryWorld {
         state.happened(&format!("the record of {token} is deleted"));
     }
 
-    /// An operator deletes the stack, and creates it again: its table is empty.
+    /// Deletes the stack and creates it again, as an operator does: its table is empty.
     pub fn create_stack_again(&self) {
         self.restore(Backup(Records::default()));
     }
 
-    /// An operator applies a manifest that carries this stamp.
+    /// Applies a manifest that carries this stamp, as an operator does.
     pub fn apply_stamp(&self, workload: &str, token: &TokenName, side: Side, fence: Fence) {
         let stamp = Stamp { side, token: token.clone(), fence };
         self.state().apply_stamp(workload, stamp);
@@ -117,22 +119,23 @@ impl MemoryWorld {
         self.state().stamp_of(workload, token, side)
     }
 
-    /// Another record of the token wrote this item.
+    /// Marks an item as written by another record of the token.
     pub fn mark_item(&self, place: &Place, side: Side, fence: Fence) {
         self.state().mark_item(place, side, fence);
     }
 
-    /// A second copy of the record is ahead at this place, however far this one goes.
+    /// Keeps a second copy of the record ahead at this place, whatever revision this one reaches.
     pub fn rival(&self, place: Option<&Place>) {
         self.state().rivalled = place.cloned();
     }
 
-    /// An operator copied this Secret from another cluster.
+    /// Marks a Secret as copied by an operator from another cluster.
     pub fn mark_secret(&self, name: &str, side: Side, fence: Fence) {
         self.state().mark_secret(name, side, fence);
     }
 
-    /// Makes the record and all that it wrote what a version of changeover without lives would have left.
+    /// Turns the record and everything that it wrote into what a version of changeover without lives would
+    /// have left behind.
     pub fn downgrade(&self, token: &TokenName) {
         let mut state = self.state();
         state.records.downgrade(token);
@@ -146,14 +149,14 @@ impl Records {
         self.stored.keys().filter_map(|token| self.record(token))
     }
 
-    /// What was published stays published, and what each fence stood for is remembered.
+    /// Restores a backup. Published state stays published, and the meaning of each fence is remembered.
     fn restore(&mut self, mut backup: Records) {
         backup.accepted = std::mem::take(&mut self.accepted);
         backup.presented = std::mem::take(&mut self.presented);
         backup.index = std::mem::take(&mut self.index);
         backup.saved = std::mem::take(&mut self.saved);
         *self = backup;
-        // What is saved next follows the backup.
+        // The next save follows the backup.
         for (token, saved) in &mut self.saved {
             let restored = self.stored.get(token).cloned();
             saved.push(restored.map(|json| serde_json::from_value(json).expect("a record")));
@@ -184,7 +187,7 @@ impl Records {
     }
 }
 
-/// Takes every life out of a record.
+/// Removes every life from a record.
 fn without_lives(json: &mut Value) {
     match json {
         Value::Object(fields) => {
@@ -198,11 +201,11 @@ fn without_lives(json: &mut Value) {
 }
 
 impl State {
-    /// Keeps the table as it is after a save, if that is asked for.
+    /// Keeps a copy of the table after a save, if backups are enabled.
     pub(super) fn back_up_save(&mut self) {
         if let Some(backups) = &mut self.backups {
             backups.push(self.records.clone());
-            // Of a simulation, the last ones are enough.
+            // A simulation needs only the last ones.
             if backups.len() > MOST_BACKUPS {
                 backups.remove(0);
             }
@@ -210,5 +213,5 @@ impl State {
     }
 }
 
-/// More than a rotation saves.
+/// More saves than a rotation makes.
 const MOST_BACKUPS: usize = 60;

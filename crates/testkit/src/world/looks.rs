@@ -1,4 +1,4 @@
-//! What a look at the cluster tells: kubectl's rule, and no older pod left.
+//! Observations of the cluster: a rollout is complete by kubectl's rule, and if no older pod is left.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
 };
 
 impl State {
-    /// How far an External Secret has come.
+    /// The progress of an External Secret.
     pub(super) fn copy_progress(
         &self,
         name: &ObjectName,
@@ -40,19 +40,19 @@ impl State {
             .map_or(Progress::UnderWay("it has no Secret".into()), Progress::Done)
     }
 
-    /// Which write of a Secret stands.
+    /// The revision of the last write of a Secret.
     pub(super) fn secret_revision(&self, name: &ObjectName) -> Option<SecretRevision> {
         let writes = self.cluster.copies.get(name)?.data.len();
         (writes > 0).then(|| SecretRevision(format!("{name}@{writes}")))
     }
 
-    /// The digest of what a Secret holds.
+    /// The digest of the value that a Secret holds.
     pub(super) fn written_secret(&self, name: &ObjectName) -> Option<Digest> {
         let (_, value) = self.cluster.copies.get(name)?.data.last()?;
         Some(Digest::of(value))
     }
 
-    /// How far a rollout has come.
+    /// The progress of a rollout.
     pub(super) fn roll_progress(&self, name: &ObjectName, stamp: &Stamp) -> Progress<()> {
         let Some(deployment) = self.cluster.deployments.get(name) else {
             return Progress::Stuck(Held::new(name, "it does not exist", "create it"));
@@ -87,7 +87,7 @@ impl State {
         Progress::UnderWay(format!("{} pods, not all of them new", deployment.pods.len()))
     }
 
-    /// What would keep a workload from ever taking up a view.
+    /// The findings that would keep a workload from ever taking up a view.
     pub(super) fn findings(&self, workload: &Workload, stamp: &Stamp) -> Vec<Finding> {
         let finding = |severity, object: &str, reason: &str| Finding {
             severity,
@@ -104,7 +104,7 @@ impl State {
             }
             Some(_) => {}
         }
-        // One that is written is made by a first publication.
+        // A Secret that changeover writes is created by the first publication.
         if let Some(copy) = copy_of(workload)
             && match self.cluster.copies.get(&copy) {
                 None => workload.written_key().is_none() || stamp.side == Side::Presenters,
@@ -129,7 +129,7 @@ impl State {
         findings
     }
 
-    /// Whose token a place publishes.
+    /// The token that publishes to a place.
     pub(super) fn owner_of(&self, place: &Place) -> TokenName {
         let publishes = |spec: &changeover_core::spec::Spec| {
             let sides = [&spec.verifiers, &spec.presenters];
@@ -141,5 +141,5 @@ impl State {
     }
 }
 
-/// Deployment's `progressDeadlineSeconds`, here.
+/// The `progressDeadlineSeconds` of every Deployment in this world.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);

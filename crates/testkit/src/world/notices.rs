@@ -1,4 +1,4 @@
-//! Subscribers: they are told nothing that no saved record says.
+//! Notices to subscribers: each must follow from a saved record.
 
 use changeover_core::{
     notice::{Notice, What},
@@ -10,7 +10,7 @@ use changeover_token::Stage;
 use super::state::State;
 
 impl State {
-    /// Whatever is told has to be so as of the revision that it names, and may not be secret.
+    /// Delivers notices. Each must be true as of the revision that it names, and must contain no digest.
     pub(super) fn tell(&mut self, notices: &[Notice]) {
         for notice in notices {
             if !self.is_so(notice) {
@@ -31,12 +31,15 @@ impl State {
     }
 
     fn follows(notice: &Notice, before: Option<&Record>, after: &Record) -> bool {
+        // A notice is about one save, so the records before and after that save decide.
         let rotation = |record: Option<&Record>| record.and_then(Record::rotation).cloned();
         let (rotated_before, rotates) = (rotation(before), rotation(Some(after)));
         let stage_of = |record: Option<&Record>, number| {
             let versions = record.map(Record::versions).unwrap_or_default();
             versions.iter().find(|it| it.version == number).map(|it| (it.stage, it.not_after))
         };
+        // Most kinds need a change between the two, because a state that is not new must not be published
+        // again.
         match &notice.what {
             What::RotationStarted { rotation, version, purpose } => {
                 rotates.is_some_and(|it| {

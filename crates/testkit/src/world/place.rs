@@ -1,6 +1,6 @@
 //! Places that readers read: parameters with versions and labels, items with attributes.
 //!
-//! Every place remembers what it held and until when, since a reader with a cache may still hold it.
+//! Every place remembers what it held and until when, because a reader with a cache may still hold it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,28 +13,28 @@ use changeover_token::{Content, Digest, Fence, Secret, TokenName, VersionNumber}
 use super::state::State;
 use jiff::Timestamp;
 
-/// What a place holds and held.
+/// The current content of a place, and its earlier content.
 #[derive(Default)]
 pub struct Stored {
-    /// What each side can read, oldest first.
+    /// The views that each side could read, oldest first.
     views: BTreeMap<Side, Vec<View>>,
     /// Parameter: its last version.
     last_version: u64,
     /// Parameter: the last hundred values, by version.
     values: BTreeMap<u64, String>,
-    /// Parameter: what it is encrypted with.
+    /// Parameter: the key that it is encrypted with.
     key: Option<String>,
-    /// Parameter: which version has which label.
+    /// Parameter: the version that each label is on.
     labels: BTreeMap<String, u64>,
-    /// Parameter: what a reader by the label `current` reads, oldest first.
+    /// Parameter: the values that a reader by the label `current` could read, oldest first.
     labelled: Vec<View>,
-    /// Item: whose it is.
+    /// Item: the token that owns it.
     owner: Option<TokenName>,
     /// Item: the version of the presented token.
     version: Option<VersionNumber>,
 }
 
-/// What a reader could read from a time on.
+/// A value that a reader could read from a time on.
 #[derive(Clone)]
 struct View {
     since: Timestamp,
@@ -44,19 +44,19 @@ struct View {
 }
 
 impl Stored {
-    /// What it holds now.
+    /// The value that a side can read now.
     pub(super) fn value(&self, side: Side) -> Option<&str> {
         self.views.get(&side)?.last().map(|view| view.value.as_str())
     }
 
-    /// Everything that a reader may hold at `now` that reads at least once `within`.
+    /// All values that a reader may hold at `now` if it reads at least once `within`.
     pub(super) fn readable(&self, side: Side, within: Duration, now: Timestamp) -> Vec<&str> {
         let views = self.views.get(&side).map_or(&[][..], Vec::as_slice);
         let labelled = if side == Side::Presenters { &self.labelled[..] } else { &[] };
         [views, labelled].into_iter().flat_map(|views| held(views, within, now)).collect()
     }
 
-    /// What the labels point at.
+    /// The values that the labels point at.
     pub fn labels(&self) -> BTreeMap<&str, Option<&str>> {
         let value = |version| self.values.get(version).map(String::as_str);
         self.labels.iter().map(|(label, version)| (label.as_str(), value(version))).collect()
@@ -67,7 +67,7 @@ impl Stored {
     }
 }
 
-/// The last of these views, and those before it that were the last less than `within` ago.
+/// The last of these views, and the earlier ones that were the last one less than `within` ago.
 fn held(views: &[View], within: Duration, now: Timestamp) -> impl Iterator<Item = &str> {
     let replaced = views.iter().skip(1).map(|next| Some(next.since)).chain([None]);
     views
@@ -77,11 +77,11 @@ fn held(views: &[View], within: Duration, now: Timestamp) -> impl Iterator<Item 
         .map(|(view, _)| view.value.as_str())
 }
 
-/// Why a write was not applied.
+/// The reason why a write was not applied.
 pub enum Refused {
-    /// It carries this later fence.
+    /// The place carries this later fence.
     Ahead(Fence),
-    /// The item is another token's: whose it is, and who wanted it.
+    /// The item is another token's: its owner, and the token that was to be written.
     Another(TokenName, TokenName),
     /// The parameter has no such version.
     Gone,
@@ -89,7 +89,7 @@ pub enum Refused {
 }
 
 impl State {
-    /// What a side reads at a place.
+    /// The view of a side at a place.
     pub(super) fn holding(&self, place: &Place, side: Side) -> Option<Holding> {
         let stored = self.places.get(place)?;
         let view = stored.views.get(&side)?.last()?;
@@ -119,6 +119,7 @@ impl State {
         let fence = content.fence();
         let now = self.now;
         let stored = self.places.entry(publication.place.clone()).or_default();
+        // Only an item is fenced and owned. A parameter takes every write as its next version.
         let written = match &publication.place {
             Place::Item { .. } => {
                 if let Some(owner) = stored.owner.as_ref().filter(|owner| *owner != token) {
@@ -150,7 +151,7 @@ impl State {
             }
         };
         self.published(content);
-        // Pods that could not start without it start now.
+        // Pods that could not start without this view start now.
         let names: Vec<_> = self.cluster.deployments.keys().cloned().collect();
         names.iter().for_each(|name| self.progress(name));
         Ok(written)
@@ -182,7 +183,7 @@ impl State {
         self.places.get(place)?.labels.get(label).copied()
     }
 
-    /// Another record of the token wrote an item.
+    /// Marks an item as written by another record of the token.
     pub(super) fn mark_item(&mut self, place: &Place, side: Side, fence: Fence) {
         let stored = self.places.get_mut(place).expect("an item of a spec");
         let views = stored.views.get_mut(&side).expect("a view");
@@ -190,13 +191,13 @@ impl State {
         self.happened(&format!("another record marks {place} with {fence}"));
     }
 
-    /// An operator deletes a parameter: its versions and labels go with it.
+    /// Deletes a parameter with its versions and labels, as an operator does.
     pub(super) fn delete_parameter(&mut self, place: &Place) {
         self.places.remove(place);
         self.happened(&format!("{place} is deleted"));
     }
 
-    /// Somebody writes a value by hand.
+    /// Writes a value by hand.
     pub(super) fn edit(&mut self, place: &Place, side: Side, value: &str) {
         let now = self.now;
         let stored = self.places.entry(place.clone()).or_default();
@@ -215,8 +216,8 @@ impl State {
         self.happened(&format!("somebody edits {place}"));
     }
 
-    /// What the readers of a place could have been given: each view's bytes must follow from its
-    /// revision, and be what a saved record decided.
+    /// Checks a view that readers can receive from now on: its content must be what a saved record decided
+    /// for its fence.
     fn published(&mut self, content: &Content) {
         let broken = match content {
             Content::Presented { token, fence, version, value } => {
@@ -261,7 +262,7 @@ impl State {
 }
 
 impl Stored {
-    /// Takes the life out of all that it holds.
+    /// Removes the life from everything that it holds.
     pub(super) fn downgrade(&mut self) {
         for (side, views) in &mut self.views {
             for view in views {
@@ -276,7 +277,7 @@ impl Stored {
         }
     }
 
-    /// A new version of a parameter; the hundred and first pushes out the oldest.
+    /// Adds a version of a parameter. The hundred and first version pushes out the oldest one.
     fn put_parameter(
         &mut self,
         side: Side,
@@ -298,19 +299,19 @@ impl Stored {
     }
 }
 
-/// A document of changeover as versions without lives wrote it; anything else as it is.
+/// A document of changeover as versions without lives wrote it, or any other text unchanged.
 pub(super) fn without_a_fence(value: &str) -> String {
     value
         .split_once(r#","life":"#)
         .map_or_else(|| value.to_owned(), |(before, _)| format!("{before}}}"))
 }
 
-/// How far a verifier's clock may be ahead.
+/// The most by which a verifier's clock may be ahead.
 pub(super) const SKEW: Duration = Duration::from_millis(500);
 const MOST_VERSIONS: usize = 100;
 const DEFAULT_KEY: &str = "alias/publications";
 
-/// SHA-256 of a bare token, as accepted documents say it.
+/// SHA-256 of a bare token, as accepted documents spell it.
 pub(super) fn digest_of(value: &str) -> String {
     Digest::of(value).to_string()
 }

@@ -1,6 +1,6 @@
-//! All ports onto the world in memory, as one invocation has them.
+//! All ports of one invocation, over the world in memory.
 //!
-//! A call takes some time: it is carried out at one moment in the middle of it.
+//! A call takes some time. It is carried out at one moment in the middle of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,8 @@ impl Ports {
         state
     }
 
-    /// One call of a port. `token` says whose set of versions a late arrival of it endangers.
+    /// Makes one call of a port. `unfenced` names the token whose set of versions a late arrival of the
+    /// call endangers.
     async fn call<T: Send + 'static>(
         &self,
         port: &'static str,
@@ -76,6 +77,7 @@ impl Ports {
             }
         };
         let fault = fault.filter(|fault| !matches!(fault, Fault::Slow(_)));
+        // A call that was not sent has no effect, now or later.
         if matches!(fault, Some(Fault::CutBefore | Fault::FailBefore)) {
             self.state().happened(&format!("{name}: not sent"));
         }
@@ -83,6 +85,8 @@ impl Ports {
             self.actor.cut().await;
         }
         tokio::time::sleep(there).await;
+        // The effect happens now, unless the fault of the call delays it. Late effects are in flight until
+        // then.
         match fault {
             Some(Fault::FailBefore) => return Err(Lost { may_land: false }),
             Some(Fault::CutLate(after) | Fault::FailLate(after) | Fault::Twice(after)) => {
@@ -118,6 +122,7 @@ impl Ports {
                 }
             }
         }
+        // No reply from here on: the invocation ends, or it must assume that the call may land.
         if let Some(Fault::CutAfter | Fault::CutLate(_)) = fault {
             self.actor.cut().await;
         }
@@ -140,7 +145,7 @@ impl Ports {
         });
     }
 
-    /// A call that cannot land late on anybody.
+    /// Makes a call whose late arrival endangers no token.
     async fn plain<T: Send + 'static>(
         &self,
         port: &'static str,
@@ -152,7 +157,7 @@ impl Ports {
         done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
     }
 
-    /// Fails if what bears this name cannot be read.
+    /// Fails if the object with this name is unreadable.
     fn check_readable(&self, name: impl std::fmt::Display) -> Result<(), Error> {
         if !self.state().unreadable.contains(&name.to_string()) {
             return Ok(());
@@ -161,13 +166,13 @@ impl Ports {
         Err(Error::new(Kind::AccessDenied, "read", "the world says so", fix).on(name))
     }
 
-    /// Fails where the API server of a workload's cluster does not answer.
+    /// Fails if the API server of a workload's cluster does not answer.
     fn reach(&self, workload: &Workload) -> Result<(), Error> {
         let is_lost = self.state().cluster.lost.contains(&workload.cluster);
         if is_lost { Err(unreachable("api server", &workload.to_string())) } else { Ok(()) }
     }
 
-    /// Looks until it is so, at most `within`.
+    /// Polls `look` until its progress is no longer under way, for at most `within`.
     async fn watch<T>(
         &self,
         workload: &Workload,
@@ -184,7 +189,7 @@ impl Ports {
             if !matches!(progress, Progress::UnderWay(_)) || now >= until {
                 return Ok(progress);
             }
-            // Others may act meanwhile, so that something happens earlier than is known now.
+            // Other invocations may act meanwhile, so an event may come earlier than is known now.
             let next = next.unwrap_or(until).min(until).min(now + Duration::from_secs(1));
             let pause = Duration::try_from(next.duration_since(now)).unwrap_or_default();
             tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
@@ -215,7 +220,7 @@ const LOOKS: [&str; 19] = [
     "tell",
 ];
 
-/// A call without a reply.
+/// A call that got no reply.
 struct Lost {
     may_land: bool,
 }
@@ -486,7 +491,7 @@ impl Ports {
     }
 }
 
-/// The stamp that a subject's view would bring to its workload.
+/// The stamp that the view of a subject would bring to its workload.
 fn stamp_of(subject: &Subject<'_>) -> Stamp {
     Stamp { side: subject.side, token: subject.token.clone(), fence: subject.view }
 }

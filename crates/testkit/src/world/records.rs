@@ -1,4 +1,4 @@
-//! Records: conditional writes that really fail, and what every saved record has to satisfy.
+//! Records: conditional writes that really fail, and the invariants of every saved record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,37 +15,37 @@ use super::state::State;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Records, keys, audit and index, and what was ever saved.
+/// Records, keys, audit and index, and everything that was ever saved.
 #[derive(Clone, Default)]
 pub(super) struct Records {
-    /// As JSON: what does not survive being written and read is lost here too.
+    /// As JSON: what does not survive serialization is lost here too.
     pub(super) stored: BTreeMap<TokenName, Value>,
     pub(super) keys: BTreeMap<(TokenName, String), KeyEntry>,
     pub(super) audit: BTreeMap<(TokenName, VersionNumber), Audit>,
-    /// Every record ever saved, in order; `None` where it was deleted.
+    /// Every record ever saved, in order, with `None` for each deletion.
     pub(super) saved: BTreeMap<TokenName, Vec<Option<Record>>>,
-    /// The failed runs that are kept beside a record.
+    /// The failed runs that are stored beside a record.
     pub(super) failing: BTreeMap<TokenName, Failing>,
     /// The last version of each record that was forgotten.
     forgotten: BTreeMap<TokenName, VersionNumber>,
-    /// What the index says of a token since when; it lags behind. Whether it is one that fails.
+    /// The index entries of a token: since when, its `due_at`, and true if it fails. The index lags behind.
     pub(super) index: BTreeMap<TokenName, Vec<(Timestamp, Option<Timestamp>, bool)>>,
-    /// Every version ever saved, and its digest.
+    /// Every version ever saved, with its digest.
     pub(super) minted: BTreeMap<TokenName, BTreeMap<VersionNumber, Digest>>,
-    /// Each fence of the accepted view that was ever saved.
+    /// The entries of each fence of the accepted view that was ever saved.
     pub(super) accepted: BTreeMap<(TokenName, Fence), Vec<Entry>>,
     /// Every rotation that ever began.
     begun: BTreeSet<RotationId>,
     /// Every arrival that ever became a version.
     imported: BTreeSet<(TokenName, String)>,
-    /// Each fence of the presented view that was ever saved.
+    /// The version and digest of each fence of the presented view that was ever saved.
     pub(super) presented: BTreeMap<(TokenName, Fence), (VersionNumber, Digest)>,
 }
 
-/// One line of the accepted view.
+/// One entry of the accepted view.
 pub(super) type Entry = (VersionNumber, Stage, Digest, Option<Timestamp>);
 
-/// A [`changeover_core::ports::Save`] that owns what it saves, since it may be applied late.
+/// A [`changeover_core::ports::Save`] that owns its content, because it may be applied late.
 pub(super) struct OwnedSave {
     pub(super) replaces: Option<Fence>,
     pub(super) record: Record,
@@ -60,13 +60,13 @@ impl Records {
         Some(serde_json::from_value(stored.clone()).expect("a saved record reads back"))
     }
 
-    /// Replaces what is stored of a token.
+    /// Replaces the stored record of a token.
     pub(super) fn replace(&mut self, token: &TokenName, record: &Record) {
         let json = serde_json::to_value(record).expect("a record serializes");
         self.stored.insert(token.clone(), json);
     }
 
-    /// How many versions were ever minted or adopted.
+    /// The number of versions that were ever minted or adopted.
     pub(super) fn minted(&self, token: &TokenName) -> usize {
         self.minted.get(token).map_or(0, BTreeMap::len)
     }
@@ -96,24 +96,24 @@ impl Records {
         minted.into_iter().flat_map(BTreeMap::values).map(ToString::to_string).collect()
     }
 
-    /// Which version a value is.
+    /// The version whose value has this digest.
     pub(super) fn version_of(&self, token: &TokenName, digest: &str) -> Option<VersionNumber> {
         let minted = self.minted.get(token)?;
         minted.iter().find(|(_, known)| known.to_string() == digest).map(|(version, _)| *version)
     }
 
-    /// The newest version whose audit tells a value of this digest.
+    /// The newest version whose audit has this digest.
     pub(super) fn audited(&self, token: &TokenName, digest: &Digest) -> Option<VersionNumber> {
         let audits = self.audit.values().filter(|it| it.token == *token && it.sha256 == *digest);
         audits.map(|audit| audit.version).max()
     }
 
-    /// What a saved record decided for a fence of the accepted view.
+    /// The entries that a saved record decided for a fence of the accepted view.
     pub(super) fn accepted_at(&self, token: &TokenName, fence: Fence) -> Option<&Vec<Entry>> {
         self.accepted.get(&(token.clone(), fence))
     }
 
-    /// What a saved record decided for a fence of the presented view.
+    /// The version that a saved record decided for a fence of the presented view.
     pub(super) fn presented_at(
         &self,
         token: &TokenName,
@@ -138,7 +138,7 @@ impl State {
         }
     }
 
-    /// One transaction: all of it, or nothing.
+    /// Saves in one transaction: all of it, or nothing.
     pub(super) fn save(&mut self, save: &OwnedSave) -> Saved {
         let token = save.record.token().clone();
         let before = self.records.record(&token);
@@ -218,8 +218,8 @@ impl State {
         Some(failing)
     }
 
-    /// What is left is the audit, the keys, and the number of the last version. Another record of the
-    /// token may adopt the value that is current.
+    /// Removes a record. The audit, the keys and the number of the last version remain. Another record of
+    /// the token may adopt the value that is current.
     pub(super) fn forget(
         &mut self,
         token: &TokenName,
@@ -242,7 +242,7 @@ impl State {
         Saved::Saved
     }
 
-    /// What the index says: what was so half a second ago.
+    /// The due tokens by the index, which is half a second behind.
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<(TokenName, Timestamp)> {
         self.indexed(false, limit, |due_at| due_at <= now)
     }
@@ -280,7 +280,7 @@ impl State {
         self.records.index.entry(token.clone()).or_default().push((now, due_at, fails));
     }
 
-    /// Everything that a save may not do.
+    /// The invariants that a save violates.
     fn broken_by(&mut self, before: Option<&Record>, save: &OwnedSave) -> Vec<String> {
         let after = &save.record;
         let token = after.token();
@@ -297,7 +297,7 @@ impl State {
             unless(after.fence() > replaced, "a save raises the revision".into());
         }
 
-        // Versions: one pending, numbers that only grow, one value each, for ever.
+        // Versions: at most one is pending, numbers only grow, and each number has one value for ever.
         let numbers: Vec<_> = after.versions().iter().map(|version| version.version).collect();
         unless(
             numbers.windows(2).all(|pair| pair[0] > pair[1]),
@@ -337,7 +337,7 @@ impl State {
             }
         }
 
-        // Ends: a version leaves when it has ended, or while nobody can present it.
+        // Ends: a version leaves when it has ended, or while no presenter can present it.
         let lives = |number: VersionNumber| numbers.contains(&number);
         let versions_before = before.map_or(&[][..], Record::versions);
         let was_presented = before.and_then(Record::rotation).is_some_and(|it| it.presented);
@@ -356,7 +356,7 @@ impl State {
             );
         }
 
-        // Changes of the set: under the lease, by a key, and with no write in the air.
+        // Changes of the set: under the lease, by a key, and with no write in flight.
         let set = |versions: &[Version]| -> BTreeSet<VersionNumber> {
             versions.iter().map(|version| version.version).collect()
         };
@@ -405,7 +405,7 @@ impl State {
             );
         }
 
-        // Views: their fences never fall, and what a fence says never changes.
+        // Views: their fences never fall, and the content of a fence never changes.
         for side in Side::BOTH {
             let fell = before.is_some_and(|before| before.view(side) > after.view(side));
             unless(!fell, format!("the fence of the view of {side} fell"));
@@ -434,13 +434,13 @@ impl State {
     }
 }
 
-/// Seals a value as KMS would: useless without its context.
+/// Seals a value as KMS would: it cannot be opened without its context.
 pub(super) fn sealed(token: &TokenName, version: VersionNumber, value: &Secret) -> Sealed {
     let context = json!({"token": token, "version": version, "value": value.expose()});
     Sealed(context.to_string().bytes().map(|byte| byte ^ PAD).collect())
 }
 
-/// The value, where it was sealed for this token and version.
+/// The value, if it was sealed for this token and version.
 fn unsealed(token: &TokenName, version: VersionNumber, sealed: &Sealed) -> Option<Secret> {
     let plain: Vec<u8> = sealed.0.iter().map(|byte| byte ^ PAD).collect();
     let context: Value = serde_json::from_slice(&plain).ok()?;
@@ -449,7 +449,7 @@ fn unsealed(token: &TokenName, version: VersionNumber, sealed: &Sealed) -> Optio
     Some(Secret::verbatim(value.to_owned()))
 }
 
-/// The value, or the error that KMS's refusal becomes.
+/// The value, or the error that a refusal of KMS becomes.
 pub(super) fn open(
     token: &TokenName,
     version: VersionNumber,
@@ -466,6 +466,6 @@ pub(super) fn open(
     })
 }
 
-/// How far the index is behind the table.
+/// The time by which the index is behind the table.
 const INDEX_LAG: std::time::Duration = std::time::Duration::from_millis(500);
 const PAD: u8 = 0x5a;

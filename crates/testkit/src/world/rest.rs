@@ -1,4 +1,4 @@
-//! The state that a token comes to when nothing is owed any more, and getting there by sweeps.
+//! The state of a token when nothing is owed any more, and the sweeps that lead to it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,21 +10,21 @@ use super::{Faults, LONG, MemoryWorld, cluster::Deployment, place::digest_of, st
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// What is left of a token's rotations: everything a reader can see, by version numbers.
+/// Result of a token's rotations: everything that a reader can see, by version numbers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rest {
     /// Live versions with their stages.
     pub versions: Vec<String>,
-    /// What each place holds.
+    /// The content of each place.
     pub places: BTreeMap<String, String>,
-    /// Which version each label of each parameter is on.
+    /// The version that each label of each parameter is on.
     pub labels: BTreeMap<String, String>,
-    /// What the pods of each workload hold.
+    /// The views that the pods of each workload hold.
     pub pods: BTreeMap<String, Vec<String>>,
 }
 
 impl MemoryWorld {
-    /// Sweeps each minute, until nothing is owed and nothing is in the air.
+    /// Sweeps once a minute until nothing is owed and no write is in flight.
     pub async fn sweep_until_rest(&self, token: &TokenName) {
         for sweep in 0..MOST_SWEEPS {
             if self.is_at_rest(token) {
@@ -42,15 +42,15 @@ impl MemoryWorld {
         self.fail(&broken);
     }
 
-    /// Whether a token owes nothing, and only the daily comparison is left.
+    /// True if a token owes nothing and only the daily drift detection is left.
     pub fn is_at_rest(&self, token: &TokenName) -> bool {
         let state = self.state();
         if state.in_flight.values().any(|count| *count > 0) {
             return false;
         }
         let Some(record) = state.records.record(token) else { return true };
-        // A write whose reply was lost is looked for when it may have landed; the next daily comparison,
-        // or the next minute's, is rest.
+        // Drift detection looks for a write in doubt once it may have landed. A token that waits only for
+        // its next drift detection, daily or in the next minute, is at rest.
         let is_certain = record.unanswered_until().is_none_or(|until| until < record.compare_at());
         let is_looked_after = record.compare_at() > state.now;
         record.owed().is_none()
@@ -60,7 +60,7 @@ impl MemoryWorld {
             && is_looked_after
     }
 
-    /// What a token has come to.
+    /// The state that the rotations of a token led to.
     pub fn rest(&self, token: &TokenName) -> Rest {
         let state = self.state();
         let (_, spec) = &state.specs[token];
@@ -98,7 +98,7 @@ impl MemoryWorld {
 }
 
 impl State {
-    /// A view by the numbers of its versions.
+    /// A view in words, by the numbers of its versions.
     fn in_words(&self, token: &TokenName, side: Side, value: &str, is_copy: bool) -> String {
         let number = |digest: &str| {
             let version = self.records.version_of(token, digest);
@@ -108,7 +108,8 @@ impl State {
             Side::Presenters => number(&digest_of(value)),
             Side::Verifiers => {
                 let document: Value = serde_json::from_str(value).unwrap_or_default();
-                // A copy that nothing restarted for ends a version by the verifier's own clock.
+                // No restart follows the end of a version, so a verifier ends it in its copy by its own
+                // clock.
                 let lives = |entry: &Value| {
                     let end = entry["not_after"].as_str().and_then(|end| end.parse().ok());
                     !is_copy || end.is_none_or(|end: Timestamp| end > self.now)
@@ -130,5 +131,5 @@ impl State {
     }
 }
 
-/// More than any rotation takes, held ones included.
+/// More sweeps than any rotation takes, held ones included.
 const MOST_SWEEPS: usize = 400;

@@ -1,8 +1,7 @@
-//! What is so, at what time: everything that the world in memory knows, and what happens in it by
-//! itself.
+//! The state of the world in memory at a time, and the events that happen in it by themselves.
 //!
-//! Nothing runs in the background. What happens by itself is a queue of events, each at its time;
-//! whoever looks at the world or acts on it first lets everything happen that was due before.
+//! Nothing runs in the background. The events that happen by themselves are a queue, each with its time.
+//! Every access to the world, to read it or to change it, first runs all events that were due before.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,77 +22,79 @@ use super::{cluster::Cluster, place::Stored, records::Records};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Everything there is.
+/// The whole state.
 pub(super) struct State {
-    /// The time as of the event that is being worked on.
+    /// The time of the event that is being carried out.
     pub(super) now: Timestamp,
     pub(super) dice: Dice,
     pub(super) specs: BTreeMap<TokenName, (SpecText, Spec)>,
     /// Specs that do not parse.
     pub(super) bad_specs: BTreeMap<TokenName, SpecText>,
-    /// The text that a read of a spec returns in place of the newest one, and how often yet.
+    /// The text that a read of a spec returns instead of the newest one, and the number of reads that still
+    /// do.
     pub(super) stale_specs: BTreeMap<TokenName, (SpecText, usize)>,
-    /// The descriptions of clusters; those without one have their name's.
+    /// The descriptions of clusters. A cluster that is not in here has an empty one.
     pub(super) descriptions: BTreeMap<String, String>,
-    /// Tokens whose spec was deleted. Their readers go by what it said.
+    /// Tokens whose spec was deleted. Their readers keep to what it said.
     pub(super) unspecified: BTreeSet<TokenName>,
     /// Inboxes, places and records that cannot be read, by name.
     pub(super) unreadable: BTreeSet<String>,
     pub(super) records: Records,
-    /// Where a second copy of a record is always ahead.
+    /// The place at which a second copy of a record is always ahead.
     pub(super) rivalled: Option<Place>,
-    /// The table after each save, if that is asked for.
+    /// The table after each save, if backups are enabled.
     pub(super) backups: Option<Vec<Records>>,
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
-    /// What arrived in inboxes.
+    /// The last arrival in each inbox.
     pub(super) inboxes: BTreeMap<ParameterName, Arrival>,
-    /// Digests of what somebody wrote to presented places by hand: nobody accepts it yet.
+    /// Digests of values that were written to presented places by hand, and that no verifier accepts yet.
     pub(super) by_hand: BTreeSet<String>,
     /// Jobs of pipelines.
     pub(super) jobs: BTreeMap<String, Job>,
     /// Further invocations that were started.
     pub(super) started: Vec<(Timestamp, Request)>,
-    /// Those of them that nobody runs yet.
+    /// The started invocations that do not run yet.
     pub(super) to_run: Vec<Request>,
-    /// Tokens for which none may be started.
+    /// Tokens for which no invocation may be started.
     pub(super) refused: BTreeSet<TokenName>,
-    /// Which token is looked at next, where there is a crowd of them.
+    /// The index of the token that is checked next, if there are too many to check all of them.
     pub(super) looked_at: usize,
-    /// Tokens that verifiers without any view accept: they were there before changeover.
+    /// Digests of tokens that verifiers without any view accept: they were in use before changeover was.
     pub(super) legacy: BTreeSet<String>,
     /// Places of verifiers that are not in service before their first view.
     pub(super) joining: BTreeSet<Place>,
-    /// Writes to places that cannot fence, sent and not yet applied.
+    /// For each token, the number of writes in flight to places that cannot fence: sent, and not yet
+    /// applied.
     pub(super) in_flight: BTreeMap<TokenName, usize>,
     pub(super) bus: Bus,
-    /// What subscribers were told.
+    /// The notices that subscribers received.
     pub(super) told: Vec<Notice>,
-    /// What was measured.
+    /// The measurements that were written.
     pub(super) measured: Vec<Measurement>,
-    /// How often each port was called.
+    /// The number of calls of each port.
     pub(super) calls: BTreeMap<&'static str, usize>,
-    /// What replays this world.
+    /// The command that replays this world.
     pub(super) replay: String,
-    /// Somebody damaged it: it breaks promises by itself.
+    /// True if the test damaged the world, so that it violates invariants by itself.
     pub(super) is_damaged: bool,
     violation: Option<String>,
     journal: VecDeque<String>,
-    /// Whether the event that is being carried out changes nothing that anybody reads.
+    /// True if the event that is being carried out changes nothing that a reader reads.
     pub(super) is_quiet: bool,
-    /// How the last invocation of each id ended.
+    /// The outcome of the last invocation with each id.
     pub(super) endings: BTreeMap<String, String>,
     began: Instant,
     events: BTreeMap<(Timestamp, u64), Event>,
     scheduled: u64,
 }
 
-/// What becomes of notices.
+/// The behaviour of the bus of notices.
 #[derive(Clone, Copy, Debug)]
 pub enum Bus {
-    /// Subscribers are told.
+    /// It delivers notices to subscribers.
     Takes,
-    /// It answers that it takes none.
+    /// It answers each notice with an error.
     Refuses,
     /// It never answers.
     Silent,
@@ -101,9 +102,9 @@ pub enum Bus {
 
 /// A job of a pipeline.
 pub(super) enum Job {
-    /// Nobody has answered it.
+    /// It has no answer yet.
     Waiting,
-    /// It was told this, and takes no second answer.
+    /// It received this verdict, and takes no second one.
     Answered(Verdict),
 }
 
@@ -154,7 +155,7 @@ impl State {
         }
     }
 
-    /// Lets everything happen that was due by now.
+    /// Runs all events that were due by now.
     pub(super) fn catch_up(&mut self) {
         let now = self.clock();
         while let Some(entry) = self.events.first_entry() {
@@ -173,13 +174,13 @@ impl State {
         self.now = now;
     }
 
-    /// An invocation ended.
+    /// Notes that an invocation ended.
     pub(super) fn ended(&mut self, id: &str, outcome: &str) {
         self.endings.insert(id.to_owned(), outcome.to_owned());
         self.happened(&format!("{id}: ends with {outcome}"));
     }
 
-    /// Notes what happened, and checks that everything still holds.
+    /// Notes an event, and checks the invariants.
     pub(super) fn happened(&mut self, what: &str) {
         self.note(what);
         if let Err(broken) = self.check() {
@@ -187,7 +188,7 @@ impl State {
         }
     }
 
-    /// Notes what changed nothing.
+    /// Notes an event that changed nothing.
     pub(super) fn note(&mut self, what: &str) {
         if self.journal.len() == JOURNAL {
             self.journal.pop_front();
@@ -196,7 +197,7 @@ impl State {
         self.journal.push_back(line);
     }
 
-    /// Notes that a promise was broken. The first one counts.
+    /// Notes that an invariant was violated. Only the first violation counts.
     pub(super) fn violated(&mut self, broken: &str) {
         if self.violation.is_none() && !self.is_damaged {
             self.violation = Some(format!("{broken}\n  {}", self.journal()));
@@ -207,12 +208,12 @@ impl State {
         self.violation.as_deref()
     }
 
-    /// What happened last.
+    /// The latest entries of the journal.
     pub(super) fn journal(&self) -> String {
         Vec::from(self.journal.clone()).join("\n  ")
     }
 
-    /// Has something happen later.
+    /// Schedules an event after a delay.
     pub(super) fn later(
         &mut self,
         after: Duration,
@@ -222,7 +223,7 @@ impl State {
         self.at(self.now + after, what, run);
     }
 
-    /// Has something happen at a time, or at once where that has passed.
+    /// Schedules an event at a time, or at once if that time has passed.
     pub(super) fn at(
         &mut self,
         time: Timestamp,
@@ -230,30 +231,30 @@ impl State {
         run: impl FnOnce(&mut State) + Send + 'static,
     ) {
         self.scheduled += 1;
-        // The runtime's timers have milliseconds.
+        // The runtime's timers have a resolution of milliseconds.
         let time = Timestamp::from_millisecond(time.as_millisecond()).expect("a time of this age");
         let event = Event { what: what.into(), run: Box::new(run) };
         self.events.insert((time.max(self.now), self.scheduled), event);
     }
 
-    /// When the next thing happens by itself.
+    /// The time of the next event that happens by itself.
     pub(super) fn next_event(&self) -> Option<Timestamp> {
         self.events.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// What time it is, in whole milliseconds.
+    /// The current time, in whole milliseconds.
     pub(super) fn clock(&self) -> Timestamp {
         let elapsed = i64::try_from(self.began.elapsed().as_millis()).expect("less than an age");
         BEGINNING + SignedDuration::from_millis(elapsed)
     }
 }
 
-/// When every world begins: 2026-11-01T00:00:00Z.
+/// The time at which every world begins: 2026-11-01T00:00:00Z.
 const BEGINNING: Timestamp = Timestamp::constant(1_793_491_200, 0);
-/// How much of what happened is shown when a promise was broken.
+/// The number of events that the message of a violation shows.
 const JOURNAL: usize = 120;
 
-/// All chance there is: splitmix64, so that a seed replays.
+/// The only source of randomness: splitmix64, so that a seed replays.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -270,7 +271,7 @@ impl Dice {
         (self.roll() % bound as u64) as usize
     }
 
-    /// Whether it comes up, once in `n` times.
+    /// True once in `n` times.
     pub(super) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
@@ -280,7 +281,7 @@ impl Dice {
         Duration::from_millis(range.start + self.roll() % (range.end - range.start))
     }
 
-    /// One of these.
+    /// One of these values.
     pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }

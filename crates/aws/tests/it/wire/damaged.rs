@@ -1,4 +1,4 @@
-//! Answers of AWS that are not what was asked for: each is read, or is one clear error.
+//! Damaged answers of AWS: each is read, or is one clear error.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use changeover_testkit_aws::{Wire, ok};
 use proptest::{prelude::*, test_runner::Config};
 use serde_json::{Value, json};
 
-/// What no error may repeat: any value of an answer can be a token.
+/// The value that no error may repeat: any value of an answer can be a token.
 const VALUE: &str = "S3CRET-VALUE-OF-A-TOKEN";
 
 proptest! {
@@ -36,7 +36,7 @@ proptest! {
     }
 }
 
-/// Every kind of call whose answer is looked into.
+/// Every kind of call whose answer is parsed.
 const READS: [&str; 11] = [
     "record",
     "record and key",
@@ -84,11 +84,11 @@ async fn answered_with(read: &str, damages: &Damages) {
         assert_clear(&error);
         assert!(!error.to_string().contains(VALUE), "{error}");
     }
-    // Pages that name a next one for ever are given up.
+    // Paging stops even if every page names a next one.
     assert!(wire.calls().len() < 200, "{} calls", wire.calls().len());
 }
 
-/// The answer as it should be.
+/// An undamaged answer.
 async fn good(read: &str) -> Value {
     let record = super::records::item_of(&begun_record(&token())).await;
     match read {

@@ -1,4 +1,4 @@
-//! What AWS's error codes mean, the same for every adapter.
+//! Meanings of AWS's error codes, which are the same for every adapter.
 
 use changeover_aws::SsmSpecs;
 use changeover_core::{error::Kind, ports::Specs};

@@ -14,7 +14,7 @@ use changeover_testkit_aws::{Answer, Call, Wire, ok, refused};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// That this many versions were retired, one after the other.
+/// Events about this many versions, which were retired one after the other.
 fn notices(count: u64) -> Vec<Notice> {
     let at: Timestamp = "2026-11-22T12:00:31.400Z".parse().unwrap();
     let retired = |version| What::VersionStageChanged {
@@ -30,7 +30,7 @@ fn notices(count: u64) -> Vec<Notice> {
         .collect()
 }
 
-/// Takes every event, but for what `refuse` says.
+/// A bus that accepts every event except those for which `refuse` returns true.
 fn bus(mut refuse: impl FnMut(&Value) -> bool + Send + 'static) -> Wire {
     Wire::new(move |call| {
         let entries = call.body["Entries"].as_array().unwrap();
@@ -123,7 +123,7 @@ async fn a_call_that_fails_takes_what_was_not_told_with_it() {
     assert_eq!(untold.count, 4);
     assert!(untold.error.fix.contains("events:PutEvents"), "{}", untold.error);
 
-    // An answer that does not say what became of each tells of none.
+    // An answer without a result for each event confirms none of them.
     let wire = Wire::script([Answer::With(200, json!({"FailedEntryCount": 0, "Entries": []}))]);
     assert_eq!(event_bus(&wire).tell(&notices(2)).await.unwrap_err().count, 2);
 }

@@ -1,4 +1,4 @@
-//! Invocations of the function, started by itself.
+//! Invocations that the function starts of itself.
 
 use changeover_aws::LambdaInvocations;
 use changeover_core::{error::Kind, ports::Invocations};

@@ -28,7 +28,7 @@ async fn write(wire: &Wire, form: AcceptedForm, view: &Content) -> Result<Writte
     publications.write(&publication(form), None, view).await
 }
 
-/// What an update sets, by attribute.
+/// Values that an update sets, by attribute.
 fn assigned(call: &Call) -> Value {
     let update = call.body["UpdateExpression"].as_str().expect("an update");
     let assignments = update.strip_prefix("SET ").expect("only sets");

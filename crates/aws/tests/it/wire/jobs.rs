@@ -1,4 +1,4 @@
-//! Jobs of CodePipeline, answered.
+//! Results of CodePipeline jobs.
 
 use std::collections::BTreeMap;
 

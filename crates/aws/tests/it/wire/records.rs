@@ -30,14 +30,14 @@ fn records(wire: &Wire) -> DynamoDbRecords {
     DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), fill)
 }
 
-/// The id of every write, given the bytes above.
+/// The id of every write, because the random bytes above are fixed.
 const WRITE_ID: &str = "abababababababababababababababab";
 
 fn save(record: &Record, replaces: Option<u64>) -> Save<'_> {
     Save { replaces: replaces.map(fence), record, key: None, audit: &[] }
 }
 
-/// The item that a record is saved as, as DynamoDB would return it.
+/// The item that a record is saved as, in the form in which DynamoDB returns it.
 pub(super) async fn item_of(record: &Record) -> Value {
     let wire = Wire::script([ok(json!({}))]);
     let saved = records(&wire).save(save(record, None)).await.expect("an answer");
@@ -133,7 +133,7 @@ async fn a_revision_that_does_not_follow_is_not_saved() {
     assert!(wire.calls().is_empty());
 }
 
-/// A table of one item, that knows conditions on the revision, and loses the first reply.
+/// A table of one item that evaluates conditions on the revision and loses the first reply.
 fn losing_the_first_reply(stored: Option<Value>) -> Wire {
     let stored = Mutex::new(stored);
     let mut puts = 0;
@@ -171,7 +171,7 @@ async fn somebody_elses_record_is_not_taken_for_an_own_one() {
     }
 }
 
-/// A transaction cancelled for these reasons, with what stood there.
+/// A transaction cancelled for these reasons, with the existing items.
 fn cancelled(reasons: &[(&str, Option<Value>)]) -> Answer {
     let reasons: Vec<_> = reasons
         .iter()
@@ -441,7 +441,7 @@ async fn postponing_moves_the_time_alone_and_loading_sees_it() {
     assert_eq!(loaded.record, Some(record.postponed(at(60))));
 }
 
-/// What is read of a record that cannot be parsed: the attributes beside it.
+/// The attributes beside a record that are read even if the record itself cannot be parsed.
 fn beside(due_at: &str, tries: Option<u32>) -> Value {
     let mut item = json!({"due_at": {"S": due_at}, "revision": {"N": "4"}});
     if let Some(tries) = tries {
@@ -515,11 +515,11 @@ async fn failed_run_of_what_is_not_due_is_not_counted() {
         assert_eq!(back_off(&wire, None).await, None);
         assert_eq!(wire.operations(), ["GetItem"], "nothing is written");
     }
-    // Another invocation saved between the read and the write.
+    // Another invocation saved the record between the read and the write.
     let item = json!({"Item": beside("2026-10-31T23:59:00.000Z", None)});
     let wire = Wire::script([ok(item), refused("ConditionalCheckFailedException")]);
     assert_eq!(back_off(&wire, None).await, None);
-    // A record that is damaged all over backs off too.
+    // A record in which every attribute is damaged backs off too.
     let damaged = json!({"due_at": {"S": "0"}, "failing": {"S": "x"}});
     let wire = Wire::script([ok(json!({"Item": damaged})), ok(json!({}))]);
     assert_eq!(back_off(&wire, None).await.expect("it is due").tries, 1);
@@ -550,7 +550,7 @@ async fn forgotten_record_leaves_the_number_of_its_last_version() {
         })
     );
 
-    // What is left reads as no record, and another one may take its place.
+    // The remaining item reads as no record, and a new record may replace it.
     let left = json!({
         "pk": {"S": "token#datastore-token"}, "sk": {"S": "record"}, "write_id": {"S": WRITE_ID},
         "forgotten_at": {"S": "2026-11-01T00:00:00.000Z"}, "last_version": {"N": "7"},
@@ -646,7 +646,7 @@ async fn an_audit_reads_back_as_it_was_written_and_another_versions_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() {
-    // What DynamoDB answers where a filter leaves nothing of a page.
+    // The answer of DynamoDB if a filter removes every item of a page.
     let wire = Wire::new(|call| {
         let before = call.body["ExclusiveStartKey"]["sk"]["S"].as_str().unwrap_or("z").to_owned();
         let last = json!({"pk": {"S": "a"}, "sk": {"S": format!("{before}a")}});
@@ -672,7 +672,7 @@ async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() 
 
 #[tokio::test(start_paused = true)]
 async fn a_value_is_sealed_for_scope_token_and_version_and_opens_only_for_them() {
-    // A key that, like KMS, opens under the very context that it sealed under.
+    // A key that, like KMS, decrypts only under the encryption context of the encryption.
     let sealed_under = Mutex::new(HashMap::new());
     let wire = Wire::new(move |call| {
         let mut sealed_under = sealed_under.lock().expect("nobody panicked");

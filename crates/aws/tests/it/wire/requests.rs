@@ -1,4 +1,4 @@
-//! Requests to AWS, counted where they leave.
+//! Requests to AWS, counted when they are sent.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What the description of a cluster means.
+//! Resolution of the description of a cluster.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
@@ -103,7 +103,8 @@ impl Faults {
     }
 }
 
-/// Credentials go there: encrypted, and to nobody but the host that is named.
+/// True for a URL that credentials may be sent to: they must be encrypted, and must reach only the host
+/// that is named.
 fn is_endpoint(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else {
         return false;
@@ -115,8 +116,8 @@ fn is_endpoint(url: &str) -> bool {
         && !url.contains('#')
 }
 
-/// PEM, from PEM itself or from its base64, which is what a kubeconfig and EKS hold. Whether it is a
-/// certificate is for the client to judge that is made with it.
+/// Reads PEM, from PEM itself or from its base64, which is the form in a kubeconfig and in EKS. The client
+/// that is made with it checks if it is a certificate.
 fn authority(text: &str) -> Option<String> {
     let text = text.trim();
     let pem = match text.starts_with(PEM) {

@@ -1,4 +1,4 @@
-//! The publications of a spec: which place each is, and how it is written.
+//! The publications of a spec: the place of each, and its form.
 
 use changeover_token::AcceptedForm;
 use serde_json::Value;
@@ -23,6 +23,7 @@ impl Faults {
         if raw.region.0.is_some() {
             self.unavailable(format!("{path}.region"), "a publication in another region");
         }
+        // A publication is exactly one place.
         let is_parameter = raw.ssm.0.is_some();
         let place = match (raw.ssm.0, raw.dynamodb.0) {
             (Some(name), None) => {
@@ -32,6 +33,7 @@ impl Faults {
             (Some(_), Some(_)) => self.add(path, "names two places; write two publications"),
             (None, None) => self.add(path, "names no place; write \"ssm\" or \"dynamodb\""),
         };
+        // Only a parameter has a KMS key of its own.
         let key = match raw.key.0 {
             None => Some(None),
             Some(_) if !is_parameter => self.add(
@@ -46,6 +48,7 @@ impl Faults {
                 ),
             },
         };
+        // Only the accepted view has a choice of forms.
         let form = match raw.form.0.as_ref().map(|form| (form, form.as_str())) {
             None => Some(AcceptedForm::Digests),
             Some(_) if side == Side::Presenters => self.add(

@@ -1,4 +1,5 @@
-//! The workloads of a spec: which objects they are, what they read, and when they pick it up.
+//! The workloads of a spec: their objects, the copies that they read, and the way in which they pick up a
+//! view.
 
 use std::time::Duration;
 
@@ -56,8 +57,8 @@ impl Faults {
         })
     }
 
-    /// How the view comes into the Secret that the workload's pods read; `Some(None)` where the spec
-    /// names none.
+    /// The copy of the view into the Secret that the workload's pods read; `Some(None)` if the spec names
+    /// none.
     fn copy(
         &mut self,
         path: &str,
@@ -66,6 +67,7 @@ impl Faults {
         secret: Field<Object<raw::Secret>>,
         secret_key: Field<Value>,
     ) -> Option<Option<SecretCopy>> {
+        // Two writers of one Secret would overwrite each other, so only one of the fields may be present.
         let named: Vec<_> = [
             ("external_secret", external_secret.0.is_some()),
             ("cluster_external_secret", cluster_external_secret.0.is_some()),
@@ -80,6 +82,7 @@ impl Faults {
                 format!("has {}, which each bring the Secret; leave one", named.join(" and ")),
             );
         }
+        // `secret_key` selects a key of a Secret that the External Secrets Operator writes.
         let has_external_secret =
             external_secret.0.is_some() || cluster_external_secret.0.is_some();
         let secret_key = match secret_key {
@@ -93,6 +96,7 @@ impl Faults {
                 .name(format!("{path}.secret_key"), key, is_secret_key, SECRET_KEY_RULE)
                 .map(Some),
         };
+        // At most one of the three fields is left.
         let mut object = |field: &str, name: Field<Value>| {
             self.name(format!("{path}.{field}"), name, is_subdomain, SUBDOMAIN_RULE)
         };
@@ -114,7 +118,7 @@ impl Faults {
         Some(Some(SecretCopy::Secret { name: name?, key: key? }))
     }
 
-    /// Which object a workload is: exactly one of these fields names it.
+    /// The object of a workload: exactly one of these fields names it.
     fn object(
         &mut self,
         path: &str,
@@ -155,7 +159,9 @@ impl Faults {
 }
 
 const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
-/// Settling is waited for within one invocation, and none lasts longer (Lambda quotas).
+/// The longest `settle`. It is waited for within one invocation, and no invocation lasts longer (Lambda
+/// quotas).
 const LONGEST_SETTLE: Duration = Duration::from_secs(15 * 60);
-/// What a kubelet needs at most, by default, to bring a changed Secret into a running pod's volume.
+/// The time that a kubelet needs at most, by default, to bring a changed Secret into a running pod's
+/// volume.
 const SHORTEST_MOUNT: Duration = Duration::from_secs(2 * 60);

@@ -9,34 +9,34 @@ use std::{
 
 use super::state::View;
 
-/// A system whose every execution is looked at.
+/// A system of which every execution is checked.
 pub(crate) trait Model {
-    /// All that tells two situations apart.
+    /// Everything that distinguishes two situations.
     type State: Eq + Hash;
 
-    /// Where it begins.
+    /// The state in which every execution begins.
     fn initial(&self) -> Self::State;
 
-    /// Whatever may happen next, and what it leads to.
+    /// All actions that are possible next, each with the state that it leads to.
     fn next(&self, state: &Self::State) -> Vec<(Action, Self::State)>;
 
     /// The promise that this state breaks.
     fn broken(&self, state: &Self::State) -> Option<&'static str>;
 
-    /// Whether everything that was begun has come to its end here.
+    /// True if everything that was begun is complete in this state.
     fn is_completed(&self, state: &Self::State) -> bool;
 }
 
-/// One thing that happens.
+/// One action.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Action {
-    /// Who does it.
+    /// The actor.
     pub(crate) who: &'static str,
-    /// What.
+    /// The act.
     pub(crate) what: &'static str,
-    /// With which view.
+    /// The view that it carries, if any.
     pub(crate) view: Option<View>,
-    /// What kind of thing it is.
+    /// The kind of the action.
     pub(crate) kind: Kind,
 }
 
@@ -47,33 +47,33 @@ impl fmt::Display for Action {
     }
 }
 
-/// What may be relied on to happen.
+/// The kinds of actions, by how far they can be relied on to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Goes on by itself: turns, sweeps, clusters, time.
+    /// Happens by itself: sessions, sweeps, clusters, time.
     Progress,
-    /// A pod starts: it may need help to do so.
+    /// A pod starts, which may need help from outside.
     Start,
-    /// A turn says that it is held.
+    /// A session saves that it is held.
     Held,
-    /// A failure, or something new that is asked.
+    /// A failure, or a new request.
     Disturbance,
 }
 
-/// Every state that was reached, until the first that breaks a promise.
+/// All states that were reached, until the first one that breaks a promise.
 pub(crate) struct Explored<M: Model> {
     states: Vec<Rc<M::State>>,
-    /// From which state each was reached first: by the fewest actions.
+    /// The state from which each state was reached first, by the fewest actions.
     reached_from: Vec<u32>,
-    /// Which state leads to which, other than by a disturbance.
+    /// The transitions from state to state, other than by a disturbance.
     edges: Vec<(u32, u32, Kind)>,
-    /// The first state that breaks a promise, and which.
+    /// The first state that breaks a promise, and the promise.
     pub(crate) broken: Option<(usize, &'static str)>,
 }
 
 impl<M: Model> Explored<M> {
-    /// Looks at every state, nearest first. The shortest way to a broken promise is found first, and
-    /// ends the search.
+    /// Explores all states, nearest first. The shortest way to a broken promise is found first, and ends
+    /// the search.
     pub(crate) fn of(model: &M) -> Self {
         let first = Rc::new(model.initial());
         let mut found = Explored {
@@ -108,12 +108,12 @@ impl<M: Model> Explored<M> {
         found
     }
 
-    /// How many states there are.
+    /// The number of states.
     pub(crate) fn len(&self) -> usize {
         self.states.len()
     }
 
-    /// What leads to a state, in words, by the fewest actions.
+    /// The actions that lead to a state, in words, by the shortest way.
     pub(crate) fn trace(&self, model: &M, to: usize) -> Vec<String> {
         let mut words = Vec::new();
         let mut at = to;
@@ -128,14 +128,13 @@ impl<M: Model> Explored<M> {
         words
     }
 
-    /// The states from which no undisturbed execution completes; the nearest first.
+    /// The states from which no undisturbed execution completes, nearest first.
     pub(crate) fn never_completed(&self, model: &M) -> Vec<usize> {
         let completed = self.states.iter().map(|state| model.is_completed(state)).collect();
         self.never(completed, |kind| kind != Kind::Disturbance)
     }
 
-    /// The states from which no undisturbed execution completes nor is held, if no pod ever starts
-    /// again.
+    /// The states from which no undisturbed execution completes or is held, if no pod ever starts again.
     pub(crate) fn never_answered(&self, model: &M) -> Vec<usize> {
         let mut ends: Vec<_> = self.states.iter().map(|state| model.is_completed(state)).collect();
         for (from, _, kind) in &self.edges {
@@ -145,7 +144,7 @@ impl<M: Model> Explored<M> {
     }
 
     fn never(&self, mut ends: Vec<bool>, by: impl Fn(Kind) -> bool) -> Vec<usize> {
-        // Backwards from the ends, along what leads there.
+        // Searches backwards from the ends, along the transitions that lead to them.
         let mut leads_to = vec![Vec::new(); self.states.len()];
         for (from, to, _) in self.edges.iter().filter(|(_, _, kind)| by(*kind)) {
             leads_to[*to as usize].push(*from);
@@ -162,7 +161,7 @@ impl<M: Model> Explored<M> {
     }
 }
 
-/// Hashes small keys of nobody's choosing, millions of times in a build that is not optimised.
+/// Hashes small keys that no outsider chooses, millions of times in a build that is not optimised.
 pub(crate) type Quick = BuildHasherDefault<QuickHasher>;
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! What a record says, as far as a turn and its world ask.
+//! Facts of a record, as far as a session and its world need them.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::{
     state::{Versions, View},
 };
 
-/// All of it, read once.
+/// All facts of one record, read once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) owed: Option<(Leg, Step)>,
@@ -29,29 +29,30 @@ pub(crate) struct Facts {
     pub(crate) is_leased: bool,
     pub(crate) is_due: bool,
     pub(crate) is_unanswered: bool,
-    /// Whether somebody let a lease run out.
+    /// True if another session left its lease to run out.
     pub(crate) was_left: bool,
-    /// Whether a comparison is due, or will be when a late write has landed.
+    /// True if drift detection is due, or will be when a late write has landed.
     pub(crate) will_be_compared: bool,
     pub(crate) is_to_be_compared: bool,
     pub(crate) has_drift: bool,
     /// The oldest version whose end is awaited.
     pub(crate) ends_next: Option<u8>,
     pub(crate) can_retire: bool,
-    /// What each publication was last seen to hold.
+    /// The view that each publication was last seen to hold.
     pub(crate) seen: [Option<View>; 2],
-    /// Whether it was not written since.
+    /// True if the publication was not written since.
     pub(crate) stands: [bool; 2],
-    /// Whether readers may still hold what was there before that.
+    /// True if readers may still hold what was there before that.
     pub(crate) readers_lag: [bool; 2],
-    /// The Secret as of which each workload is synced.
+    /// The view in the Secret as of which each workload is synced.
     pub(crate) synced: [Option<View>; 2],
-    /// Whether the side's view changed since it was saved.
+    /// True if the side's view changed since the record was saved.
     pub(crate) has_new_view: [bool; 2],
 }
 
 impl Facts {
     pub(super) fn of(record: &Record, views: &HashMap<[u8; 32], View>) -> Self {
+        // Sets of versions are bits, because a state must be small and quick to hash.
         let number = |number: VersionNumber| number.get() as u8;
         let versions = record.versions();
         let bits = |which: &dyn Fn(&&Version) -> bool| -> Versions {
@@ -61,12 +62,15 @@ impl Facts {
         let presented = record.presented().map_or(0, |it| 1 << number(it.version));
         let awaited = versions.iter().filter(|it| it.not_after.is_some() && !it.has_ended(NOW));
         let both = |what: &dyn Fn(usize) -> bool| [what(0), what(1)];
+        // Each side has one publication and one workload. The record names digests, and the model wants
+        // their views.
         let seen = |side: usize| record.seen(PLACES[side]);
         let synced = |side: usize| {
             let secret = record.wait(WORKLOADS[side])?.secret.as_ref()?;
             let (versions, ends) = secret.0.split_once('.')?;
             Some(View { versions: versions.parse().ok()?, ends: ends.parse().ok()? })
         };
+        // A time counts only as before or after `NOW`, so a fact has only a few values.
         Facts {
             owed: record.owed().map(|owed| (owed.leg, owed.step)),
             purpose: record.rotation().map(|rotation| rotation.purpose),

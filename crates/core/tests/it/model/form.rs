@@ -1,6 +1,6 @@
-//! The one form of all records that nothing can tell apart: a time is what it means now (it has
-//! passed, or it is awaited), a holder is whoever has this copy or somebody else, and a revision is
-//! the same in each.
+//! The one form of all records that cannot be distinguished. A time is its meaning now: it has passed, or
+//! it is awaited. A holder is the session that has this copy, or another one. A revision is the same in
+//! each record.
 
 use std::time::Duration;
 
@@ -12,27 +12,28 @@ use super::records::Edit;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// The moment at which every question is asked: what passes are the times in the record.
+/// The moment at which every question is asked. Time passes by changes of the times in the record.
 pub(super) const NOW: Timestamp = Timestamp::constant(1_793_491_200, 0);
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const LATE_WRITE: Duration = Duration::from_secs(300);
-/// How long a reader that is not restarted holds its copy.
+/// The time for which a reader without restarts holds its copy.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The revision that every record has.
 pub(super) const REVISION: u64 = 10;
-/// The revision at which a view changed that was saved since.
+/// The revision of a view that did not change since the last save.
 const SAVED: u64 = 1;
-/// Who has the lease: whoever has this copy, or somebody else.
+/// The holder of the lease: the session that has this copy, or another one.
 pub(super) const MINE: &str = "mine";
 const SOMEBODYS: &str = "somebody's";
 /// Names of the publications and of the workloads.
 pub(super) const PLACES: [&str; 2] = ["accepted", "presented"];
 pub(super) const WORKLOADS: [&str; 2] = ["verifier", "presenter"];
 
-/// What passes by itself, written into the record: no change of anybody's.
+/// Writes into the record what passes by itself and is no change of any session.
 pub(super) fn pass(json: &mut Value, edit: Edit) {
+    // A past moment means the same however long ago it was, so all past moments are written as one.
     let past = json!(milliseconds(NOW - HOUR));
     let is_leased = !json["lease"].is_null();
     match edit {
@@ -78,6 +79,7 @@ pub(super) fn pass(json: &mut Value, edit: Edit) {
                 seen["store_version"] = json!(0);
             }
         }
+        // The last four are what a shell makes of a record if it leaves something out.
         Edit::WithoutLease => json["lease"] = Value::Null,
         Edit::Undecided => json["rotation"]["presented"] = json!(false),
         Edit::Unoccupied => json["rotation"] = Value::Null,
@@ -86,7 +88,7 @@ pub(super) fn pass(json: &mut Value, edit: Edit) {
     }
 }
 
-/// Writes a record in the one form of all that mean the same.
+/// Writes a record in the one form of all records with the same meaning.
 pub(super) fn normalise(json: &mut Value) {
     let revision = json["revision"].as_u64().expect("a revision");
     for view in ["accepted_revision", "presented_revision"] {
@@ -100,7 +102,7 @@ pub(super) fn normalise(json: &mut Value) {
         set(&mut version["created_at"], NOW);
         version["rotation"] = json!("r");
         if !version["not_after"].is_null() {
-            // The older a version, the sooner its end.
+            // The older a version is, the sooner it ends.
             let has_ended = time(&version["not_after"]) <= NOW;
             let base = if has_ended { past } else { NOW + HOUR };
             set(&mut version["not_after"], base + Duration::from_secs(number));
@@ -122,7 +124,7 @@ pub(super) fn normalise(json: &mut Value) {
     }
     if !json["lease"].is_null() {
         let is_live = time(&json["lease"]["until"]) + LEASE_GRACE > NOW;
-        // Over, but not for so long that a write under it could not land any more.
+        // It is over, but for so short a time that a write under it could still land.
         set(&mut json["lease"]["until"], if is_live { NOW + LEASE } else { NOW - 2 * LEASE });
     }
     if !json["unanswered_until"].is_null() {
@@ -140,18 +142,18 @@ pub(super) fn normalise(json: &mut Value) {
     set(&mut json["compare_at"], compare_at);
     if !json["due_at"].is_null() {
         let is_due = time(&json["due_at"]) <= NOW;
-        // The pause of a held one may be over at any time, and a watcher may give no sign of life.
+        // The pause of a held token may be over at any time, and a watcher may miss its heartbeat.
         let waits_for_time = json["owed"].is_null() || json["owed"]["step"] == "retire";
         let is_leased = !json["lease"].is_null();
         let is_due = is_due || !(waits_for_time || is_leased);
         set(&mut json["due_at"], if is_due { past } else { NOW + HOUR });
     }
     json["watcher"] = Value::Null;
-    // Said, and asked by nobody.
+    // The reason is only reported. No decision reads it.
     json["held"] = Value::Null;
-    // How often is for the report: a turn that is held here may as well be one that goes on.
+    // The count is only for the report: a session that is held here may as well be one that continues.
     json["repeats"] = json!(0);
-    // What the last publish wrote is asked for until its leg is through.
+    // The result of the last publish is needed until its leg is complete.
     if !matches!(json["owed"]["step"].as_str(), Some("sync" | "roll_out")) {
         json["publications"] = json!({});
     }

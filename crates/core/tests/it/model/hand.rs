@@ -1,5 +1,5 @@
-//! The record in a turn's hand: how it changes, and how it is saved. All that is pure happens at
-//! once with the effect before it.
+//! The record in a session's hand: its changes and its saves. Everything pure happens together with the
+//! effect before it.
 
 use changeover_core::record::{Leg, Step};
 
@@ -27,7 +27,7 @@ impl Protocol {
         }
     }
 
-    /// Takes the lease in hand, or renews it.
+    /// Takes or renews the lease in the record in hand.
     pub(super) fn lease(&self, turn: &mut Turn) {
         let facts = self.facts(turn.hand.record);
         let forgets = self.omits(Omission::LateWrites) || self.omits(Omission::LateWriteOfOthers);
@@ -46,7 +46,7 @@ impl Protocol {
         turn.is_saved = false;
     }
 
-    /// Passes what needs no call.
+    /// Passes the steps that need no call.
     pub(super) fn settle(&self, turn: &mut Turn) {
         if turn.at == At::Refused {
             return;
@@ -76,7 +76,7 @@ impl Protocol {
         }
     }
 
-    /// A change in hand, with all that needs no call after it.
+    /// Applies a change in hand, and then passes the steps that need no call.
     pub(super) fn went_on(&self, state: &State, number: usize, edit: Edit) -> State {
         let mut next = state.clone();
         let turn = &mut next.turns[number];
@@ -85,7 +85,7 @@ impl Protocol {
         next
     }
 
-    /// The turn makes changes and saves; a save on an older record ends it.
+    /// Applies changes in hand and saves. A save that is based on an older record ends the session.
     pub(super) fn saved(&self, state: &State, number: usize, edits: &[Edit]) -> State {
         let mut next = state.clone();
         let turn = &mut next.turns[number];
@@ -116,7 +116,7 @@ impl Protocol {
         next
     }
 
-    /// The turn saves with this change, and ends.
+    /// Saves with this change, and ends the session.
     pub(super) fn ended(&self, state: &State, number: usize, edit: Edit) -> State {
         let turns = state.turns.len();
         let mut next = self.saved(state, number, &[edit]);
@@ -126,8 +126,8 @@ impl Protocol {
         next
     }
 
-    /// Whether there is anything that a turn still does: one whose record is not the stored one any
-    /// more ends with its next save.
+    /// True if the session can still have an effect. A session whose record is no longer the stored one
+    /// ends with its next save.
     pub(super) fn matters(&self, turn: &Turn) -> bool {
         let saves = turn.is_current || self.omits(Omission::ConditionalSave);
         (saves && turn.at != At::Refused) || matches!(turn.at, At::Write | At::Stamp | At::Belated)

@@ -1,4 +1,4 @@
-//! What a shell can leave out of the design, one at a time.
+//! Parts of the design that a shell can leave out, one at a time.
 
 use std::fmt;
 
@@ -19,31 +19,31 @@ pub(crate) enum Omission {
     PresentersCaches,
     /// Overlap waits for the verifiers' pods.
     OverlapRoll,
-    /// Verifiers first.
+    /// The legs are in order: verifiers first.
     LegsInOrder,
     /// The old version gets its end when migrate is complete.
     EndAfterMigrate,
     /// A step is saved as done when it is done.
     StepSavedWhenDone,
-    /// Readers' own caches are counted from the answered write.
+    /// The lag of readers' own caches is counted from the answered write.
     WithinFromAnswer,
     /// Migrate is saved as owed before a presented view is sent.
     SaveBeforeMigrate,
-    /// Nothing is dropped from then on.
+    /// Nothing is dropped once migrate is saved as owed.
     DropOnlyBeforeMigrate,
-    /// Nobody begins while a lease is live.
+    /// No session begins while a lease is live.
     Lease,
-    /// A call to a store that cannot fence is over before the lease is.
+    /// A call to a store that cannot fence ends before the lease does.
     TimeOfACall,
     /// A save is conditional on the revision.
     ConditionalSave,
     /// A DynamoDB item takes no older view.
     Fence,
-    /// No change of the set while a write may still land.
+    /// The set of versions does not change while a write may still land.
     LateWrites,
-    /// Who takes a lease over remembers the write that it may have left.
+    /// A session that takes a lease over remembers the write that the earlier holder may have left behind.
     LateWriteOfOthers,
-    /// Who got no answer remembers it.
+    /// A session that got no answer to its write remembers it.
     LateWriteOfOneself,
     /// One rotation at a time.
     OneSlot,
@@ -51,9 +51,9 @@ pub(crate) enum Omission {
     StampIsRevision,
     /// A view that is published again is a new one.
     RepeatIsNewView,
-    /// A roll counts if what was published still stands.
+    /// A roll counts only if what was published is still there.
     LastLook,
-    /// Publications are compared when a late write may have landed.
+    /// Drift detection runs once a late write may have landed.
     Comparison,
 }
 

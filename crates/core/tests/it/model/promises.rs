@@ -1,22 +1,22 @@
-//! What holds in every state.
+//! Promises that hold in every state.
 
 use changeover_core::record::Leg;
 
 use super::{Protocol, omission::Omission, state::State};
 
-/// Each presenter's token is accepted by every verifier.
+/// Every verifier accepts the token of every presenter.
 pub(super) const AUTHENTICATES: &str = "authentication fails";
-/// Where the leg that tells it is through, no verifier accepts a token past its end.
+/// Once the leg that publishes an end is complete, no verifier accepts a token past its end.
 pub(super) const ENDS: &str = "a token is accepted past its end";
-/// Where a rotation is over, nobody presents another token than the current one.
+/// Once a rotation is over, no presenter presents a token other than the current one.
 pub(super) const MOVES: &str = "a token that is not current is presented";
 /// At most one version is pending.
 pub(super) const ONE_PENDING: &str = "two versions are pending";
-/// A turn never asks for a change that the record refuses.
+/// A session never asks for a change that the record refuses.
 pub(super) const IS_LEGAL: &str = "a turn asks for a change that is not legal";
-/// From everywhere, it comes to its end if nothing more befalls it.
+/// From every state, a rotation completes if nothing more disturbs it.
 pub(super) const COMPLETES: &str = "a rotation never completes";
-/// From everywhere, it comes to its end or is held, though no pod ever starts again.
+/// From every state, a rotation completes or is held, even if no pod ever starts again.
 pub(super) const ANSWERS: &str = "a rotation neither completes nor is held";
 
 impl Protocol {
@@ -36,7 +36,8 @@ impl Protocol {
         if state.is_refused {
             broken.push(IS_LEGAL);
         }
-        // While a late write may land, a comparison is due after it, and repairs what it leaves behind.
+        // While a late write may land, drift detection is due after it, and repairs what the write leaves
+        // behind.
         if stored.will_be_compared {
             return broken;
         }
@@ -44,7 +45,8 @@ impl Protocol {
             None | Some((Leg::Migrate | Leg::Contract, _)) => true,
             Some((Leg::Expand | Leg::Overlap, _)) => false,
         };
-        // Nothing waits for readers' caches where an end is told: by so much it is late.
+        // No leg waits for readers' caches when an end is published, so a cache may learn of it that much
+        // later.
         let lags = verifiers.cached != verifiers.place;
         let [pod, cached] = accepted.map(|accepted| accepted & !stored.live != 0);
         if verifiers_know && (pod || (cached && !lags)) {
@@ -57,7 +59,7 @@ impl Protocol {
         broken
     }
 
-    /// Whether nothing is owed and everybody holds what the record says.
+    /// True if nothing is owed and every reader holds what the record says.
     pub(super) fn is_clean(&self, state: &State) -> bool {
         let stored = self.facts(state.stored.record);
         let is_quiet = state.turns.is_empty()

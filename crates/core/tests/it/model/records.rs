@@ -1,8 +1,7 @@
-//! The real record, the real transition function and the real planner, each asked once for each
-//! question: they are pure.
+//! The real record, the real transition function and the real planner. Each question is asked only once,
+//! because they are pure.
 //!
-//! A record is kept in the form of [`super::form`]; what that leaves out of it is in
-//! [`super::state`].
+//! A record is kept in the form of [`super::form`]. What that form leaves out is in [`super::state`].
 
 use std::{
     cell::RefCell,
@@ -30,21 +29,21 @@ use super::{
 };
 
 const OVERLAP: Duration = Duration::from_secs(900);
-/// The accepted set is never full here.
+/// Terms under which the accepted set is never full.
 const TERMS: Terms = Terms { depth: 8, is_imported: false };
 
-/// Names one record.
+/// The identifier of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id(u32);
 
-/// What befalls a copy of a record.
+/// An edit of a copy of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Edit {
-    // Changes, asked of the real transition function.
+    // Changes that the real transition function is asked for.
     Rotate,
     Repair {
         sides: [bool; 2],
-        /// Whether a stranger's value stands where presenters read.
+        /// True if presenters read a value that is no version.
         leaves_presenters: bool,
     },
     Lease {
@@ -72,11 +71,11 @@ pub(crate) enum Edit {
     Compared {
         drift: bool,
     },
-    /// As it is after a save.
+    /// Makes the copy what it is after a save.
     Saved,
-    /// As others find it.
+    /// Makes the copy what another session loads.
     Loaded,
-    // What passes by itself.
+    // Events that happen by themselves.
     LeaseEnds,
     NothingIsInTheAir,
     VersionEnds(u8),
@@ -86,14 +85,14 @@ pub(crate) enum Edit {
     PlaceChanges {
         side: usize,
     },
-    // What a shell that leaves something out makes of it.
+    // The effects of a part that a shell leaves out.
     WithoutLease,
     Undecided,
     Unoccupied,
     RepeatOldView,
 }
 
-/// Every record that was met, and every answer that was given.
+/// All records that were met, and all answers that were given.
 #[derive(Default)]
 pub(crate) struct Records {
     met: RefCell<Met>,
@@ -105,7 +104,7 @@ struct Met {
     ids: HashMap<String, Id>,
     edited: HashMap<(Id, Edit), Option<Id>, Quick>,
     planned: HashMap<(Id, Asks), Decision, Quick>,
-    /// Whose bytes each digest is of.
+    /// The view whose bytes have each digest.
     views: HashMap<[u8; 32], View>,
 }
 
@@ -133,12 +132,12 @@ impl Records {
         id
     }
 
-    /// What a record says.
+    /// The facts of a record.
     pub(crate) fn facts(&self, id: Id) -> Facts {
         self.met.borrow().records[id.0 as usize].1
     }
 
-    /// What the planner decides.
+    /// The decision of the planner.
     pub(crate) fn plan(&self, id: Id, asks: Asks) -> Decision {
         if let Some(planned) = self.met.borrow().planned.get(&(id, asks)) {
             return planned.clone();
@@ -155,7 +154,7 @@ impl Records {
         planned
     }
 
-    /// The record after something befell it; `None` where the transition function refuses.
+    /// The record after an edit, or `None` if the transition function refuses it.
     pub(crate) fn edit(&self, id: Id, edit: Edit) -> Option<Id> {
         if let Some(edited) = self.met.borrow().edited.get(&(id, edit)) {
             return *edited;
@@ -165,7 +164,7 @@ impl Records {
         edited
     }
 
-    /// How many different records were met.
+    /// The number of different records that were met.
     pub(crate) fn len(&self) -> usize {
         self.met.borrow().records.len()
     }
@@ -175,6 +174,7 @@ impl Records {
     }
 
     fn edited(&self, record: &Record, edit: Edit) -> Option<Record> {
+        // Changes go through the real transition function, so that the model cannot differ from it.
         let change = match edit {
             Edit::Rotate => {
                 let number = record.next_version().get() as u8;
@@ -229,6 +229,7 @@ impl Records {
                 let places = PLACES.map(str::to_owned).into();
                 Change::Compared { drift, places, again_after: COMPARE_EVERY }
             }
+            // The rest is no change: a save, time that passes, or what an omission spoils.
             Edit::Saved => return Some(record.to_save()),
             _ => {
                 let mut json = serde_json::to_value(record).expect("a record is JSON");

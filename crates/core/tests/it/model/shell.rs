@@ -1,4 +1,4 @@
-//! What a turn does between two saves, in the order of `rotate.rs`, `begin.rs` and `steps/`, one
+//! The effects of a session between two saves, in the order of `rotate.rs`, `start.rs` and `steps/`, one
 //! effect at a time.
 
 use changeover_core::{
@@ -15,11 +15,11 @@ use super::{
     state::{Asks, At, State, Turn, View, Write, index},
 };
 
-/// What happens next, and what it leads to.
+/// The actions that are possible next, each with the state that it leads to.
 pub(super) type Nexts = Vec<(Action, State)>;
 
 impl Protocol {
-    /// A new invocation loads the record and plans; what it does first comes next.
+    /// Adds each new invocation. It loads the record and plans, and its first effect is a later action.
     pub(super) fn invocations(&self, state: &State, nexts: &mut Nexts) {
         if state.turns.len() + state.air.len() >= self.at_once {
             return;
@@ -47,7 +47,7 @@ impl Protocol {
                 Decision::DetectDrift if !self.omits(Omission::Comparison) => At::Compare,
                 _ => continue,
             };
-            // Nobody sweeps what is not due.
+            // No sweep resumes a token that is not due.
             if asks == Asks::Resume && !facts.is_due {
                 continue;
             }
@@ -69,7 +69,7 @@ impl Protocol {
         }
     }
 
-    /// What the turn of this number may do next, and what may befall it.
+    /// Adds the next actions of the session with this number, and the disturbances that it can meet.
     pub(super) fn turn(&self, state: &State, number: usize, nexts: &mut Nexts) {
         let turn = state.turns[number];
         let facts = self.facts(turn.hand.record);
@@ -79,14 +79,18 @@ impl Protocol {
         };
         let mut push = |what, kind, next| nexts.push((action(TURNS[number], what, kind), next));
 
+        // A session can be killed before any effect. Its deadline matters only while it begins a step or
+        // watches one.
         push("is killed", Kind::Disturbance, without(state, number));
         if matches!(turn.at, At::Loop | At::Sync | At::Rolled) {
             let next = self.ended(state, number, Edit::Release { is_due: true });
             push("is out of time", Kind::Progress, next);
         }
 
+        // Each position has one effect, together with the save that follows it.
         match turn.at {
             At::Begin => {
+                // Nothing is minted if the presented place holds a version that verifiers do not accept.
                 let is_ours = state.sides[1].place.versions & facts.views[0].versions != 0;
                 let next = match is_ours {
                     true => self.saved(state, number, &[Edit::Rotate]),
@@ -95,6 +99,7 @@ impl Protocol {
                 push("mints and saves", Kind::Progress, next);
             }
             At::Drop => {
+                // A drop changes the set of versions, so it waits while a write may still land.
                 let mut turn = turn;
                 self.lease(&mut turn);
                 let mut leased = state.clone();
@@ -106,6 +111,8 @@ impl Protocol {
                 push("gives the pending version up", Kind::Progress, next);
             }
             At::Compare => {
+                // A presented value that no verifier accepts is reported as drift. Any other difference is
+                // repaired.
                 let differs = |side: usize| state.sides[side].place != facts.views[side];
                 let is_strange =
                     differs(1) && state.sides[1].place.versions & facts.views[0].versions == 0;
@@ -130,6 +137,7 @@ impl Protocol {
                     push("lets the record rest", Kind::Progress, next);
                 }
                 Some((_, Step::Publish)) => {
+                    // A view is sent only after a save under the lease.
                     let mut leased = state.clone();
                     self.lease(&mut leased.turns[number]);
                     let next = self.saved(&leased, number, &[]);
@@ -149,6 +157,8 @@ impl Protocol {
             },
             At::Write => self.write(state, number, nexts),
             At::Sync => {
+                // The session waits until the Secret holds what was published. An overwritten publication
+                // is repeated.
                 let side = self.side(&facts);
                 let readers = &state.sides[side];
                 if Some(readers.secret) == facts.seen[side] {
@@ -161,6 +171,7 @@ impl Protocol {
                 }
             }
             At::Stamp => {
+                // A stamp never goes back, so a late one changes nothing.
                 let side = self.side(&facts);
                 let mut next = state.clone();
                 let template = &mut next.sides[side].template;
@@ -169,6 +180,8 @@ impl Protocol {
                 push("stamps the workload", Kind::Progress, next);
             }
             At::Rolled => {
+                // A roll is complete without old pods and without lagging caches, if what was published is
+                // still there.
                 let side = self.side(&facts);
                 let leg = facts.owed.map(|(leg, _)| leg);
                 let readers = &state.sides[side];
@@ -199,6 +212,7 @@ impl Protocol {
                 push("sees it rolled out", Kind::Progress, next);
             }
             At::Belated => {
+                // Only `Omission::StepSavedWhenDone` leads here.
                 let side = match facts.owed {
                     Some((Leg::Migrate, _)) => 0,
                     _ => 1,
@@ -234,11 +248,13 @@ impl Protocol {
             revision: turn.hand.revisions[side] + new,
             is_remembered: false,
         };
+        // The write may land although its reply is lost, so both results are kept: landed and not landed.
         let mut landed = state.clone();
         let is_accepted = self.land(&mut landed, write);
         let mut push = |what, kind, next| {
             nexts.push((Action { who: TURNS[number], what, view: Some(view), kind }, next));
         };
+        // A place that fences refuses an older view, and the session ends.
         if !is_accepted {
             push(
                 "writes in vain, the place has a newer view",
@@ -249,6 +265,7 @@ impl Protocol {
         }
         let published =
             Edit::Published { side, view, readers_know: self.omits(Omission::WithinFromAnswer) };
+        // A lost reply is noted in the record in hand, for as long as the write may land.
         let answered = |mut next: State, is_unanswered: bool| {
             if is_unanswered {
                 self.note_lost_reply(&mut next.turns[number], side);
@@ -262,6 +279,7 @@ impl Protocol {
         };
         push(WRITES[side], Kind::Progress, answered(landed.clone(), false));
         push("writes, and the reply is lost", Kind::Disturbance, failed(landed.clone()));
+        // A write in flight counts against the same limit as a session.
         if state.turns.len() + state.air.len() < self.at_once {
             let mut flying = state.clone();
             flying.air.push(write);
@@ -287,7 +305,7 @@ impl Protocol {
         view
     }
 
-    /// Whose view the leg owed carries.
+    /// The side whose view the owed leg carries.
     pub(super) fn side(&self, facts: &Facts) -> usize {
         match facts.owed {
             Some((Leg::Expand, _)) if self.omits(Omission::LegsInOrder) => 1,
@@ -327,7 +345,7 @@ fn without(state: &State, number: usize) -> State {
     next
 }
 
-/// Where a turn is after a save, unless that ended it.
+/// Sets the position of a session after a save, unless the save ended it.
 fn at(mut next: State, number: usize, before: &State, at: At) -> State {
     if next.turns.len() == before.turns.len() && next.turns[number].at != At::Refused {
         next.turns[number].at = at;

@@ -1,4 +1,4 @@
-//! What is true at one moment, of the record and of all who read what it decided.
+//! The state at one moment: the record, and all readers of what it decided.
 
 use std::fmt;
 
@@ -6,47 +6,47 @@ use changeover_core::spec::Side;
 
 use super::records::Id;
 
-/// Everything at one moment. Two moments that nothing can tell apart are equal: revisions are ranks,
-/// time is what has passed, and turns have no names.
+/// Everything at one moment. Two moments that cannot be distinguished are equal: revisions are ranks, time
+/// is the set of ends that have passed, and sessions have no names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     /// The record as it is stored.
     pub(crate) stored: Copy,
     /// Invocations, each with the record in its hand.
     pub(crate) turns: Vec<Turn>,
-    /// Writes whose reply was lost, and which may still land.
+    /// Writes in flight, whose reply was lost and which may still land.
     pub(crate) air: Vec<Write>,
-    /// Of verifiers and of presenters.
+    /// The readers of the verifiers' view and of the presenters' view.
     pub(crate) sides: [Readers; 2],
     /// Versions whose end has passed.
     pub(crate) ended: Versions,
-    /// Whether a turn asked for a change that is not legal.
+    /// True if a session asked for a change that is not legal.
     pub(crate) is_refused: bool,
-    /// How often somebody may still put back what was presented before.
+    /// The number of times that an operator may still put back what was presented before.
     pub(crate) reverts: u8,
 }
 
-/// A copy of the record, and at which rank of revisions each side's view last changed.
+/// A copy of the record, and the rank of the revision at which each side's view last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Copy {
     pub(crate) record: Id,
     pub(crate) revisions: [u8; 2],
 }
 
-/// One invocation's turn.
+/// The session of one invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Turn {
     pub(crate) at: At,
     pub(crate) hand: Copy,
-    /// Whether nobody has saved since it loaded or saved.
+    /// True if no other session has saved since this one loaded or saved.
     pub(crate) is_current: bool,
-    /// Whether the record in hand is as it was saved.
+    /// True if the record in hand is as it was saved.
     pub(crate) is_saved: bool,
-    /// Whether it noted a lost reply that is not saved yet.
+    /// True if it noted a lost reply that is not saved yet.
     pub(crate) has_noted: bool,
 }
 
-/// What is asked of a turn.
+/// The request that a session carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Asks {
     Rotate,
@@ -54,16 +54,16 @@ pub(crate) enum Asks {
     Drop,
 }
 
-/// What a turn does next.
+/// The next effect of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum At {
-    /// Look, mint, save.
+    /// Check the presented place, mint, save.
     Begin,
-    /// Save that the pending version is given up.
+    /// Save that the pending version is dropped.
     Drop,
     /// Compare the publications with the record, save.
     Compare,
-    /// Begin what the record in hand says is owed.
+    /// Begin the step that the record in hand owes.
     Loop,
     /// Write the view.
     Write,
@@ -73,42 +73,42 @@ pub(crate) enum At {
     Stamp,
     /// Watch until nothing runs on an older view.
     Rolled,
-    /// Carry out what was saved as done.
+    /// Carry out what was already saved as done.
     Belated,
-    /// Save what failed.
+    /// Save that the step is held.
     Fail,
     /// Nothing: it asked for a change that is not legal.
     Refused,
 }
 
-/// Those who read one side's view, one after another.
+/// The readers of one side's view, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Readers {
-    /// What the publication holds.
+    /// The view in the publication.
     pub(crate) place: View,
-    /// Of which revision, where the store fences.
+    /// Its revision, if the store fences.
     pub(crate) revision: u8,
-    /// What it held before that.
+    /// The view that the publication held before.
     pub(crate) before: View,
-    /// What the Secret that copies it holds.
+    /// The view in the Secret that copies the publication.
     pub(crate) secret: View,
     /// The stamp of the pod template.
     pub(crate) template: u8,
     /// The stamp of the pod.
     pub(crate) stamp: u8,
-    /// What the pod read when it started.
+    /// The view that the pod read when it started.
     pub(crate) pod: View,
-    /// What a reader that is not restarted holds.
+    /// The view that a reader without restarts holds.
     pub(crate) cached: View,
 }
 
-/// A write in the air.
+/// A write in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Write {
     pub(crate) side: u8,
     pub(crate) view: View,
     pub(crate) revision: u8,
-    /// Whether a saved record remembers that it may land.
+    /// True if a saved record remembers that it may land.
     pub(crate) is_remembered: bool,
 }
 
@@ -123,7 +123,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// What a verifier with this view accepts by its clock.
+    /// The versions that a verifier with this view accepts by its clock.
     pub(crate) fn accepted(self, ended: Versions) -> Versions {
         self.versions & !(self.ends & ended)
     }
@@ -139,7 +139,8 @@ impl fmt::Display for View {
 }
 
 impl State {
-    /// A stamp is that of the view, or it is old; and a store without a fence knows no revisions.
+    /// Reduces stamps to the view's own or an old one, and drops revisions of writes to a store without a
+    /// fence.
     pub(crate) fn forget_old_stamps(&mut self, fenced: [bool; 2]) {
         for (side, is_fenced) in fenced.into_iter().enumerate() {
             let newest = self.stored.revisions[side];
@@ -156,7 +157,8 @@ impl State {
         }
     }
 
-    /// Only the order of revisions counts, and nobody has a name.
+    /// Replaces revisions by their ranks, and sorts sessions and writes, because only the order of
+    /// revisions counts.
     pub(crate) fn normalised(mut self) -> Self {
         for side in 0..2 {
             let mut used = [false; 64];
@@ -186,7 +188,7 @@ impl State {
     }
 }
 
-/// Where a side is in an array of both.
+/// The index of a side in an array of both.
 pub(crate) fn index(side: Side) -> usize {
     match side {
         Side::Verifiers => 0,

@@ -1,4 +1,4 @@
-//! What each omission costs.
+//! The cost of each omission.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
 pub(super) struct Variant {
     omits: Omission,
     fenced: [bool; 2],
-    /// The promise that it breaks; `None` where these stores do not need what is left out.
+    /// The promise that it breaks, or `None` if these stores do not need what is left out.
     breaks: Option<&'static str>,
 }
 
@@ -24,7 +24,7 @@ const fn items(omits: Omission, breaks: Option<&'static str>) -> Variant {
     Variant { omits, fenced: FENCED, breaks }
 }
 
-/// On parameters and, where it differs, on items.
+/// The omissions on parameters and, if the result differs, on items.
 pub(super) const VARIANTS: [Variant; 44] = [
     parameters(VerifiersSync, AUTHENTICATES),
     parameters(VerifiersRoll, AUTHENTICATES),
@@ -72,7 +72,7 @@ pub(super) const VARIANTS: [Variant; 44] = [
     items(LastLook, Some(AUTHENTICATES)),
 ];
 
-/// What one variant came to.
+/// The result of one variant.
 pub(super) struct Row {
     variant: &'static Variant,
     states: usize,
@@ -83,7 +83,7 @@ impl Variant {
     pub(super) fn check(&'static self) -> Row {
         let protocol = Protocol {
             omits: Some(self.omits),
-            // One rotation is enough to leave something behind, and all of them have to be looked at.
+            // One rotation is enough to leave something behind, and all of its states must be explored.
             versions: if self.omits == Comparison { 2 } else { 3 },
             reverts: u8::from(matches!(self.omits, LastLook | RepeatIsNewView)),
             judges: match &self.breaks {
@@ -98,13 +98,14 @@ impl Variant {
 }
 
 impl Row {
-    /// Whether the promise is broken that this omission is known to break, or none.
+    /// True if exactly the promise is broken that this omission is known to break, or none if it breaks
+    /// none.
     pub(super) fn is_as_expected(&self) -> bool {
         self.broken.as_ref().map(|broken| broken.promise) == self.variant.breaks
     }
 }
 
-/// The table, and then what leads to each broken promise.
+/// The table, followed by the actions that lead to each broken promise.
 pub(super) fn in_words<'a>(rows: impl IntoIterator<Item = &'a Row> + Clone) -> String {
     let mut words = format!("{:58} {:>10} {:>8}  result\n", "left out", "stores", "states");
     for row in rows.clone() {

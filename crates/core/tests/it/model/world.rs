@@ -1,4 +1,4 @@
-//! What happens by itself: copies are made, pods start, time passes, writes land late.
+//! Events that happen by themselves: copies are made, pods start, time passes, writes land late.
 
 use changeover_core::record::{Leg, Purpose};
 
@@ -48,7 +48,7 @@ impl Protocol {
             next.sides[side].cached = readers.place;
             push("read again", Kind::Progress, next);
         }
-        // Somebody puts back what was presented before, while the end of it is not set.
+        // An operator puts back what was presented before, while its end is not set.
         let is_undecided = stored.purpose == Some(Purpose::Rotate)
             && state.turns.iter().all(|turn| {
                 let owed = self.facts(turn.hand.record).owed;
@@ -63,7 +63,7 @@ impl Protocol {
         }
     }
 
-    /// Time passes only as far as somebody awaits it, in any order that is possible.
+    /// Lets time pass only as far as something waits for it, in any order that is possible.
     fn time(&self, state: &State, nexts: &mut Nexts) {
         let stored = self.facts(state.stored.record);
         let mut push = |what, edit| {
@@ -88,7 +88,7 @@ impl Protocol {
         }
     }
 
-    /// A write reaches its place; whether it is taken.
+    /// Applies a write to its place. True if the place accepts it.
     pub(super) fn land(&self, state: &mut State, write: Write) -> bool {
         let side = usize::from(write.side);
         let fenced = self.fenced[side];
@@ -108,7 +108,7 @@ impl Protocol {
         true
     }
 
-    /// What every copy of the record shares: time, and the world outside.
+    /// Applies an edit to every copy of the record, because all copies share time and the world outside.
     pub(super) fn befall(&self, state: &mut State, edit: Edit) {
         state.stored.record = self.edit(state.stored.record, edit);
         for turn in &mut state.turns {
@@ -119,18 +119,19 @@ impl Protocol {
         }
     }
 
-    /// Brings what nothing can tell apart into one form.
+    /// Brings states that cannot be distinguished into one form.
     pub(super) fn normalised(&self, mut state: State) -> State {
         state.is_refused |= state.turns.iter().any(|turn| turn.at == At::Refused);
         state.turns.retain(|turn| self.matters(turn));
         let stored = self.facts(state.stored.record);
-        // A lease that nobody uses keeps others off for no longer than they are slow.
+        // A lease without a call under it excludes other sessions for no longer than they may be slow
+        // anyway.
         if stored.is_leased && !self.is_calling(&state) {
             self.befall(&mut state, Edit::LeaseEnds);
         }
         for side in 0..2 {
             let readers = &mut state.sides[side];
-            // Who has read what is there has nothing older to forget.
+            // A reader that has read the current content holds nothing older.
             if readers.cached == readers.place && stored.readers_lag[side] {
                 self.befall(&mut state, Edit::ReadersRead { side });
             }
@@ -142,8 +143,8 @@ impl Protocol {
         state.normalised()
     }
 
-    /// Whether a call to a store that cannot fence is under way. It starts with half of the lease
-    /// left, and is over before the lease is.
+    /// True if a call to a store that cannot fence is under way. Such a call starts with half of the lease
+    /// left, and ends before the lease does.
     fn is_calling(&self, state: &State) -> bool {
         let calls = |turn: &Turn| {
             let side = self.side(&self.facts(turn.hand.record));

@@ -1,4 +1,4 @@
-//! What a named cluster is described as.
+//! Descriptions of named clusters.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover_core::{
@@ -97,7 +97,7 @@ fn a_cluster_that_cannot_be_meant_is_told_with_field_value_and_fix() {
             server("token_parameter", json!("token")),
             "it does not begin with '/'; name a SecureString",
         ),
-        // A published token, and another cluster's.
+        // A published token, and another cluster's token.
         (
             server("token_parameter", json!("/backend/token")),
             "is not below /changeover/clusters/prod/",

@@ -1,4 +1,4 @@
-//! What holds of everything that is read, whatever it is.
+//! Properties that hold for every input.
 
 use std::convert::Infallible;
 
@@ -174,7 +174,7 @@ proptest! {
     }
 }
 
-/// The longest accepted document with so many minted versions, in the contract's spelling.
+/// The length of the longest accepted document with this many minted versions, in the contract's spelling.
 fn longest_document(form: AcceptedForm, token: usize, depth: usize) -> usize {
     let entry = |stage: &str| {
         let mut entry = json!({"version": 9_999_999_999_u64, "stage": stage});
@@ -192,7 +192,7 @@ fn longest_document(form: AcceptedForm, token: usize, depth: usize) -> usize {
     json!({"accepted": entries}).to_string().len()
 }
 
-/// Gives out these bytes, again and again.
+/// A source of randomness that repeats these bytes.
 struct Given(Vec<u8>);
 
 impl TryRng for Given {
@@ -252,8 +252,9 @@ fn any_place() -> impl Strategy<Value = Place> {
     prop_oneof![item, parameter]
 }
 
-/// JSON that says what specs and events say, in every wrong place.
+/// JSON with the words of specs and events, in every wrong place.
 fn any_json() -> impl Strategy<Value = Value> {
+    // Known names get past the check for unknown fields, so that their values are read too.
     let field = prop_oneof![
         proptest::sample::select(vec![
             "token",
@@ -290,6 +291,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         .prop_map(str::to_owned),
         "\\PC{0,4}",
     ];
+    // Known texts get past the first check of a value, and lead to the ones behind it.
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

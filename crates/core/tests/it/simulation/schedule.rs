@@ -1,4 +1,4 @@
-//! What happens in a world, as data: drawn from a seed, and made smaller where it fails.
+//! The events of a world, as data: drawn from a seed, and made smaller if they fail.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,20 +16,20 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-/// A world and all that is done to it.
+/// A world, and everything that is done to it.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
-    /// Decides what the world itself leaves to chance: latencies, pods, syncs.
+    /// The seed of what the world itself leaves to chance: latencies, pods, syncs.
     pub(super) chance: u64,
     pub(super) spec: Value,
-    /// Whether the token was in use before changeover came.
+    /// True if the token was in use before changeover was.
     pub(super) is_in_use: bool,
-    /// Whether its objects carry what another record wrote, before this one is created.
+    /// True if its objects carry what another record wrote, before this one is created.
     pub(super) is_marked: bool,
     pub(super) turns: Vec<Happening>,
 }
 
-/// One thing after the other.
+/// One of the events, which follow one another.
 #[derive(Clone, Debug)]
 pub(super) enum Happening {
     TimePasses(Duration),
@@ -42,29 +42,29 @@ pub(super) enum Happening {
     /// The token is unknown until its spec is created again.
     SpecIsDeleted,
     SpecIsCreatedAgain,
-    /// The cluster of all workloads is described as one of a few, which are all the same one.
+    /// The cluster of all workloads gets one of a few descriptions, which all describe the same cluster.
     ClusterIsDescribedAnew(u8),
-    /// A parameter that presenters read is deleted: its next version is the first of another parameter.
+    /// A parameter that presenters read is deleted. Its next version is the first one of another parameter.
     ParameterIsDeleted(Index),
-    /// A value arrives in the inbox: one of a few, strong or not, kept secret or not.
+    /// A value arrives in the inbox: one of a few, strong or weak, kept secret or not.
     ValueArrives {
         which: u8,
         is_fit: bool,
     },
-    /// Somebody writes a value to a place that presenters read, where that is adopted.
+    /// A value is written by hand to a place that presenters read, if the spec adopts such values.
     SomebodyEdits(Index),
     /// A manifest of an older record is applied to a workload, with its stamps.
     ManifestIsCopied(Index),
     /// The record of a token at rest is deleted.
     RecordIsDeleted,
-    /// The table is restored to one of its last saves, if no knowledge is lost by it that no record can
-    /// regain: of a version, or that presenters may have one.
+    /// The table is restored to one of its last saves, if no knowledge is lost that a record cannot regain:
+    /// of a version, or that presenters may have one.
     TableIsRestored(Index),
-    /// Mostly one, sometimes a few at once.
+    /// Mostly one invocation, sometimes a few at once.
     Invocations(Vec<Planned>),
 }
 
-/// An invocation, and what befalls it.
+/// An invocation, with its faults.
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub(super) id: String,
@@ -78,7 +78,7 @@ pub(super) fn schedules() -> impl Strategy<Value = Schedule> {
     let before = (weighted(1.0 / 3.0), weighted(1.0 / 4.0));
     (any::<u64>(), specs(), before, vec(happenings(), 1..9)).prop_map(
         |(chance, spec, (is_in_use, is_marked), mut turns)| {
-            // Answers and the journal tell invocations apart.
+            // The ids distinguish invocations in answers and in the journal.
             for (turn, happening) in turns.iter_mut().enumerate() {
                 if let Happening::Invocations(planned) = happening {
                     for (which, planned) in planned.iter_mut().enumerate() {
@@ -211,7 +211,7 @@ fn specs() -> impl Strategy<Value = Value> {
     )
 }
 
-/// A side: where it reads its view, and who does.
+/// A side: the places of its view, and the readers of it.
 fn audiences(view: &'static str) -> impl Strategy<Value = Value> {
     let parameter = json!({"ssm": format!("/backend/{view}")});
     let elsewhere = json!({"ssm": format!("/elsewhere/{view}")});
@@ -221,11 +221,13 @@ fn audiences(view: &'static str) -> impl Strategy<Value = Value> {
         vec![parameter.clone(), item(view)],
         vec![parameter, elsewhere],
     ]);
+    // The workloads decide what else the side must name, so they are drawn as a list of their kinds.
     let is_mounted = vec(weighted(1.0 / 3.0), 0..3);
     let is_written = weighted(1.0 / 4.0);
     let within = (select(vec!["0s", "2s", "12s", "70s"]), any::<bool>());
     let drawn = (publications, is_mounted, is_written, within);
     drawn.prop_map(move |(publications, is_mounted, is_written, within)| {
+        // An External Secret copies from a parameter, so a side without one has none.
         let has_parameter = publications[0]["ssm"].is_string();
         let workloads: Vec<_> = is_mounted
             .iter()
@@ -245,6 +247,7 @@ fn audiences(view: &'static str) -> impl Strategy<Value = Value> {
                 workload
             })
             .collect();
+        // A side without a workload that restarts must have `within`. Any other side may have it too.
         let restarts = is_mounted.contains(&false);
         let (within, is_read_too) = within;
         let mut audience = json!({"publish": publications});

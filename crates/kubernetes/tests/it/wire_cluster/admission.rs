@@ -1,10 +1,10 @@
-//! What policies, webhooks and quotas say of a change that the caller has the right to make.
+//! Refusals by policies, webhooks and quotas of a change that the caller has the right to make.
 
 use super::{syncing::external_secret, *};
 
 const PREFLIGHT: [Severity; 1] = [Severity::Refusal];
 
-/// What a look before a mint finds, and what it says.
+/// Findings of the inspection before a mint, with their texts.
 async fn found(server: &Arc<ApiServer>, workload: &Workload) -> Vec<(Severity, String)> {
     let found = clusters(server).inspect(&subject(workload, &parameters())).await.unwrap();
     found
@@ -121,7 +121,7 @@ async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is
             "small",
             "quota",
         ),
-        // Neither a policy nor a right: in the server's own words.
+        // Refused neither by a policy nor for a missing right: the server's own words are repeated.
         (
             workload(),
             DEPLOYMENT,
@@ -152,7 +152,7 @@ async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is
         for words in [object, reason, fix] {
             assert!(refused[0].1.contains(words), "{words}: {refused:?}");
         }
-        // What it says is no reason to go on without a cluster that answers.
+        // The cluster answers, so the fix must not propose to rotate without it.
         assert!(!refused[0].1.contains("without"), "{refused:?}");
     }
 }
@@ -162,7 +162,7 @@ async fn what_a_dry_run_cannot_tell_stops_nothing() {
     let unsupported = "admission webhook \"old\" does not support dry run";
     for (fault, expected) in [
         (Fault::Says(400, unsupported), &[Severity::Warning][..]),
-        // Somebody made it anew since it was read.
+        // The object was created again after it was read.
         (Fault::Status(409), &[]),
         (Fault::Status(404), &[Severity::Missing]),
     ] {
@@ -197,7 +197,7 @@ async fn preflight_reports_what_admission_refuses_and_a_missing_right_once() {
         let (workload, published) = (workload(), parameters().into());
         let subjects = [subject(&workload, &parameters())];
         let examination = clusters(&server).examine(&subjects, &published).await;
-        // The right itself is asked about, and granted here.
+        // The right itself is reviewed separately, and is granted here.
         assert_eq!(examination.findings.len(), found, "{:?}", examination.findings);
     }
 }

@@ -1,5 +1,5 @@
-//! A small Kubernetes API server under kube's own client: it lists, watches, gets and patches, keeps
-//! resourceVersions, and answers wrongly when told to.
+//! A small Kubernetes API server under kube's own client. It lists, watches, gets and patches, keeps
+//! resourceVersions, and returns the faults that a test sets.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,7 +24,7 @@ use tower::BoxError;
 
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
-/// Holds objects by their path.
+/// Stores objects by their path.
 #[derive(Default)]
 pub(crate) struct ApiServer {
     state: Mutex<State>,
@@ -36,9 +36,9 @@ struct State {
     version: u64,
     objects: BTreeMap<String, Value>,
     changes: Vec<Change>,
-    /// Watches from before this version are told that it is gone.
+    /// Watches from a version before this one receive 410 Gone.
     forgotten: u64,
-    /// Watches of this collection lag behind.
+    /// Watches of this collection receive no events.
     held: Option<String>,
     requests: Vec<Recorded>,
     faults: VecDeque<Fault>,
@@ -46,9 +46,9 @@ struct State {
     discarded: u64,
     /// Verbs on resources that the caller does not have.
     denied: BTreeSet<(&'static str, &'static str)>,
-    /// Objects that the caller may not read, by their paths.
+    /// Paths of objects that the caller may not read.
     forbidden: BTreeSet<String>,
-    /// How changes of these objects are answered, by their paths.
+    /// Faults that answer changes of these objects, by their paths.
     admission: BTreeMap<String, Fault>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
@@ -75,34 +75,34 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Whether nothing of it is to be persisted.
+    /// True if the request persists nothing.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.query.split('&').any(|parameter| parameter == "dryRun=All")
     }
 }
 
-/// How a request is answered instead.
+/// An answer that replaces or disturbs the normal one.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// With this status and a `Status` object.
+    /// This status and a `Status` object.
     Status(u16),
-    /// With this status, and these words in a `Status` object.
+    /// This status, and these words in a `Status` object.
     Says(u16, &'static str),
-    /// Never.
+    /// No answer.
     Silence,
-    /// It is carried out, and answered never.
+    /// The request is carried out, but never answered.
     LostReply,
-    /// With these bytes and status 200.
+    /// These bytes with status 200.
     Garbage(&'static str),
-    /// As it should be, after somebody else changed this object.
+    /// The normal answer, after another client changed this object.
     After(String, Value),
-    /// With this status, a `Retry-After` of so many seconds, and a `Status` that says so too.
+    /// This status, a `Retry-After` of so many seconds, and a `Status` with the same delay.
     NotBefore(u16, u32),
-    /// As it should be, until half of the answer, where the connection breaks.
+    /// Half of the normal answer, and then a broken connection.
     Cut,
-    /// As it should be, until half of the answer, and no byte more.
+    /// Half of the normal answer, and then no further byte.
     Stall,
-    /// As it should be, with this pause before each of ten pieces.
+    /// The normal answer in ten pieces, with this pause before each.
     Trickle(Duration),
 }
 
@@ -117,7 +117,7 @@ impl ApiServer {
         self.changed.notify_waiters();
     }
 
-    /// Puts this in an object's place, whatever it is.
+    /// Replaces an object without an event, whatever the new one is.
     pub(crate) fn replace(&self, path: &str, object: Value) {
         self.state().objects.insert(path.to_owned(), object);
     }
@@ -137,7 +137,7 @@ impl ApiServer {
         self.state().objects[path].clone()
     }
 
-    /// Takes a right away from the caller, as far as it asks or lists.
+    /// Denies the caller a right, for access reviews and lists.
     pub(crate) fn deny(&self, verb: &'static str, resource: &'static str) {
         self.state().denied.insert((verb, resource));
     }
@@ -147,17 +147,17 @@ impl ApiServer {
         self.state().forbidden.insert(path.to_owned());
     }
 
-    /// Has admission answer each change of this object like this, by a status or by silence.
+    /// Makes admission answer each change of this object with this fault.
     pub(crate) fn admit(&self, path: &str, fault: Fault) {
         self.state().admission.insert(path.to_owned(), fault);
     }
 
-    /// Answers the next requests like this.
+    /// Answers the next requests with these faults.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.extend(faults);
     }
 
-    /// Forgets what happened: every watch has to list again.
+    /// Discards the history, so that every watch must list again.
     pub(crate) fn forget_history(&self) {
         let mut state = self.state();
         state.version += 1;
@@ -166,36 +166,36 @@ impl ApiServer {
         self.changed.notify_waiters();
     }
 
-    /// Lets the watches of a collection lag behind until told otherwise.
+    /// Delays the watches of a collection until the next call of this method.
     pub(crate) fn hold_watches_of(&self, collection: Option<&str>) {
         self.state().held = collection.map(str::to_owned);
         self.changed.notify_waiters();
     }
 
-    /// The requests so far, watches and lists included.
+    /// All requests so far, including watches and lists.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.state().requests.clone()
     }
 
-    /// How often this was asked for.
+    /// Number of requests with this method and path.
     pub(crate) fn asked_for(&self, method: &Method, path: &str) -> usize {
         let is_it = |it: &&Recorded| it.method == method && it.path == path;
         self.state().requests.iter().filter(is_it).count()
     }
 
-    /// The changes that were asked for.
+    /// The requested changes, without dry runs.
     pub(crate) fn patches(&self) -> Vec<Recorded> {
         let mut patches = self.requests();
         patches.retain(|it| it.method == Method::PATCH && !it.is_dry_run());
         patches
     }
 
-    /// The changes that were only to be judged.
+    /// The dry runs.
     pub(crate) fn dry_runs(&self) -> Vec<Recorded> {
         self.requests().into_iter().filter(Recorded::is_dry_run).collect()
     }
 
-    /// How many connections were made, and how many of them were discarded.
+    /// Numbers of connections that were made, and of those that were discarded.
     pub(crate) fn connections(&self) -> (u64, u64) {
         let state = self.state();
         (state.connections, state.discarded)
@@ -205,7 +205,7 @@ impl ApiServer {
         self.state.lock().unwrap()
     }
 
-    /// Tells the watches of these collections how far they are.
+    /// Sends a bookmark with the current version to the watches of these collections.
     pub(crate) fn bookmark(&self, collections: &[&str]) {
         let mut state = self.state();
         state.version += 1;
@@ -222,19 +222,19 @@ impl ApiServer {
         self.changed.notify_waiters();
     }
 
-    /// Forgets what happened before the last change: whoever is not as far as that has to list again.
+    /// Discards the history before the last change: a watch from an earlier version must list again.
     pub(crate) fn compact(&self) {
         let mut state = self.state();
         state.forgotten = state.version;
     }
 
-    /// Has identities end: a connection is given out for so long, and its identity taken a minute
-    /// longer.
+    /// Lets identities expire. A connection is handed out for this long, and its identity is accepted one
+    /// minute longer.
     pub(crate) fn identities_end(&self, used_for: Duration) {
         self.state().used_for = Some(used_for);
     }
 
-    /// Refuses to say where it is, so many times.
+    /// Makes the lookup of the cluster fail this many times.
     pub(crate) fn hide(&self, times: u32) {
         let mut state = self.state();
         state.hidden = times;
@@ -248,6 +248,7 @@ impl ApiServer {
             let value = parts.headers.get(name).map(|value: &http::HeaderValue| value.to_str());
             value.map_or_else(String::new, |value| value.unwrap().to_owned())
         };
+        // Every request is recorded, including those that are answered with a fault.
         let recorded = Recorded {
             content_type: header(http::header::CONTENT_TYPE),
             accept: header(http::header::ACCEPT),
@@ -257,6 +258,8 @@ impl ApiServer {
             at: Instant::now(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
         };
+        // An expired identity precedes all faults. A queued fault precedes that of admission, which
+        // concerns changes only.
         let fault = {
             let mut state = self.state();
             state.requests.push(recorded.clone());
@@ -268,6 +271,7 @@ impl ApiServer {
             let admitted = admitted.filter(|_| recorded.method == Method::PATCH).cloned();
             state.faults.pop_front().or(admitted)
         };
+        // Faults after execution leave the change in place, as a lost or damaged reply does.
         match fault {
             None => self.carry_out(&recorded).await,
             Some(Fault::Status(code)) => status(code, "it was told to"),
@@ -315,6 +319,7 @@ impl ApiServer {
             let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
+        // Discovery and access reviews concern no stored object.
         if request.path == "/apis/external-secrets.io" {
             let version = json!({"groupVersion": "external-secrets.io/v1", "version": "v1"});
             return answer(&json!({"name": "external-secrets.io", "versions": [version]}));
@@ -331,12 +336,14 @@ impl ApiServer {
             let denied = is_denied(verb.unwrap_or_default(), resource.unwrap_or_default());
             return answer(&json!({"spec": {}, "status": {"allowed": !denied}}));
         }
+        // Denied rights apply before the object is looked up.
         if self.state().forbidden.contains(&request.path) {
             return status(403, "forbidden");
         }
         if is_denied("list", request.path.rsplit('/').next().unwrap_or_default()) {
             return status(403, "forbidden");
         }
+        // Watches and lists share their selectors.
         let is_watch = parameter("watch").as_deref() == Some("true");
         let selects = |path: &str, object: &Value| {
             let (collection, _) = path.rsplit_once('/').unwrap();
@@ -381,13 +388,14 @@ impl ApiServer {
                         }
                     }
                 }
-                // The stream ends with what there is to say: kube's watcher asks on from there.
+                // The stream ends after the current events. kube's watcher requests the following ones.
                 if !events.is_empty() {
                     return whole(events.into_bytes());
                 }
                 changed.await;
             }
         }
+        // Reads and changes of objects. A dry run is answered without being stored.
         let mut state = self.state();
         match request.method {
             Method::PATCH if request.is_dry_run() => match state.objects.get(&request.path) {
@@ -429,7 +437,7 @@ impl ApiServer {
                 self.changed.notify_waiters();
                 answered
             }
-            // What has a resourceVersion is not made by an apply.
+            // An apply with a resourceVersion creates no object.
             Method::PATCH if !request.body["metadata"]["resourceVersion"].is_null() => {
                 status(409, "the object has been deleted")
             }
@@ -461,7 +469,7 @@ impl State {
     }
 }
 
-/// RFC 7386.
+/// Merge patch of RFC 7386.
 fn merge(into: &mut Value, change: Value) {
     let Value::Object(change) = change else {
         *into = change;
@@ -528,7 +536,7 @@ const PLURALS: [&str; 9] = [
     "/jobs",
 ];
 
-/// Reaches one server under the name of every cluster, on one connection until it is discarded.
+/// Access to one server under the name of every cluster. It reuses one connection until that is discarded.
 pub(crate) struct Reached(pub(crate) Arc<ApiServer>);
 
 #[async_trait]

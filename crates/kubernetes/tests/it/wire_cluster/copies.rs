@@ -161,7 +161,7 @@ async fn what_external_secrets_did_instead_is_told() {
             true => server.put(OTHER, json!({"status": {"syncedResourceVersion": "2-b"}})),
             false => is_synced(&server, OTHER, json!({"key": "b2xk"})),
         }
-        // Before it is told to refresh again.
+        // The wait ends before the next refresh is forced.
         let soon = Duration::from_millis(500);
         let answer = one(synced_within(soon, &server, &[named("a", "other", None)]).await);
         let Ok(Progress::UnderWay(said)) = answer else { panic!("{answer:?}") };

@@ -1,5 +1,5 @@
-//! Objects that nobody would expect of an API server: what is asked of it ends, in time, in an answer or
-//! in one clear error.
+//! Objects that an API server should never return: every request about them ends, within its time limit, in
+//! an answer or in one clear error.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -51,7 +51,7 @@ async fn asked_about(object: &str, damages: &Damages) {
     let mut damaged = good.clone();
     damages.befall(&mut damaged);
     if damaged["metadata"].is_object() {
-        // An API server knows at least which object it is.
+        // An API server always knows which object it returns.
         for known in ["name", "namespace", "resourceVersion"] {
             damaged["metadata"][known] = good["metadata"][known].clone();
         }
@@ -94,7 +94,7 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     clear(clusters.secret_revision(&written, &[]).await.map(drop));
 }
 
-/// What is held or awaited is told in words that fit a log line.
+/// Asserts that the description of a held or awaited object fits a log line.
 fn said<T>(progress: Progress<T>) {
     match progress {
         Progress::Done(_) | Progress::Ahead(_) => {}

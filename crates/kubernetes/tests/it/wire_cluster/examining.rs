@@ -1,4 +1,4 @@
-//! What a look before a rotation asks of an API server, and what it makes of the answers.
+//! Checks before a rotation: the requests to an API server, and the findings from its answers.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,7 +21,7 @@ const APPS: &str = "/apis/apps/v1/namespaces/web";
 const BATCH: &str = "/apis/batch/v1/namespaces/web";
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
-/// A Deployment of two available pods that have the Secret's key `token` as a variable, the
+/// Creates a Deployment of two available pods that have the Secret's key `token` as a variable, the
 /// ExternalSecret that copies it, and its store.
 pub(super) fn connected(server: &ApiServer) {
     let spec = json!({"selector": {}, "replicas": 2, "template": template()});
@@ -69,6 +69,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
     let examination = examined(&server, &[workload()]).await;
     assert_eq!(examination.findings, []);
     let checked = json!(examination.checked);
+    // Every check that passes is listed, so that a reader sees what the result covers.
     let expected = json!({
         "cluster prod": ["it answers, and knows the function"],
         "prod/clustersecretstore/parameter-store": ["it is ready"],
@@ -91,6 +92,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
             "admission lets it be told to refresh",
         ],
     });
+    // The order of an object's checks is not part of the result.
     for (object, what) in expected.as_object().unwrap() {
         let sorted = |what: &Value| -> BTreeSet<String> {
             what.as_array()
@@ -102,6 +104,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
         assert_eq!(sorted(&checked[object]), sorted(what), "{object}");
     }
     assert_eq!(checked.as_object().unwrap().len(), expected.as_object().unwrap().len());
+    // Only reads, access reviews and dry runs are allowed.
     for request in server.requests() {
         let only_asks =
             request.method == Method::GET || request.path == REVIEWS || request.is_dry_run();
@@ -194,7 +197,7 @@ async fn a_store_that_is_not_ready_is_refused_and_one_that_may_not_be_read_is_no
     assert_one(&examination, Severity::Refusal, &["clustersecretstore/parameter-store", "exist"]);
 }
 
-/// What a look before a mint refuses.
+/// Refusals of the inspection before a mint.
 async fn refused(server: &Arc<ApiServer>) -> Vec<String> {
     let found = clusters(server).inspect(&subject(&workload(), &[parameter()])).await.unwrap();
     let refused = found.into_iter().filter(|it| it.severity == Severity::Refusal);
@@ -225,7 +228,8 @@ async fn store_that_reads_elsewhere_is_refused_before_a_mint() {
 
 #[tokio::test(start_paused = true)]
 async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
-    // The prefix, the key of the entry, whether that is `/backend/token`, and what is said if it is not.
+    // The prefix, the key of the entry, true if the two name `/backend/token`, and the reason of the
+    // refusal otherwise.
     let table = [
         ("/backend/", "token", true, ""),
         ("/backend", "/token", true, ""),
@@ -245,7 +249,7 @@ async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
         if !is_it {
             continue;
         }
-        // And so it is waited for, and its Secret looked at.
+        // The wait for a sync and the Secret's revision resolve the name in the same way.
         syncing::synced_to(&server, "2-b", "new");
         let clusters = clusters(&server);
         let revision = syncing::done(syncing::synced(&clusters, "1-a").await.unwrap());

@@ -38,7 +38,7 @@ async fn the_parent_is_told_and_not_the_child_which_it_would_overwrite() {
 async fn the_child_is_waited_for_like_any_other() {
     let server = ApiServer::new();
     owned(&server);
-    // It synced an older value first.
+    // The child syncs an older value first.
     synced_to(&server, "2-b", "old");
     let refreshing = async {
         while server.patches().is_empty() {

@@ -25,7 +25,7 @@ fn named(kind: WorkloadKind, name: &str) -> Workload {
     Workload { kind, name: name.to_owned(), ..workload() }
 }
 
-/// A workload of one pod, stamped 7 and observed; its pod of revision 6 runs.
+/// Creates a workload of one pod, stamped 7 and observed. Its pod of revision 6 runs.
 fn begun(server: &ApiServer, kind: WorkloadKind, name: &str, labels: &Value) {
     server.put(
         &path(kind, name),
@@ -107,7 +107,7 @@ fn renamed(server: &ApiServer, from: &str, to: &str) {
     server.put(&format!("{PODS}/{to}"), pod);
 }
 
-/// Replaces its pod.
+/// Replaces the workload's pod.
 fn replaced(server: &ApiServer, kind: WorkloadKind, name: &str, labels: &Value) {
     server.delete(&format!("{PODS}/{name}-old"));
     pod(server, kind, name, "new", labels);
@@ -159,7 +159,7 @@ async fn every_kind_is_stamped_and_waited_for_until_its_last_older_pod_is_gone()
     }
 }
 
-/// Lists and watches since `requests` had been made, by collection.
+/// Lists and watches after the first `requests` requests, by collection. `true` marks a watch.
 fn asked(server: &ApiServer, requests: usize) -> Vec<(String, bool)> {
     let requests = server.requests().into_iter().skip(requests);
     let asked = requests.filter(|it| it.method == Method::GET);
@@ -202,7 +202,7 @@ async fn fifty_workloads_cost_a_get_and_a_patch_each_and_one_list_of_each_kind_t
         asked.iter().filter(|(of, is_watch)| of == collection && !is_watch).count()
     };
     assert_eq!(lists("deployments"), 1);
-    // At the beginning and, of those that are rolled out by then, every second at most.
+    // One list at the start, and then at most one a second for the workloads that are rolled out by then.
     assert_eq!(lists("pods"), 1 + 1);
     assert!(lists("replicasets") <= 1);
     let requests = server.requests();
@@ -213,7 +213,7 @@ async fn fifty_workloads_cost_a_get_and_a_patch_each_and_one_list_of_each_kind_t
 #[tokio::test(start_paused = true)]
 async fn all_kinds_of_a_namespace_share_one_watch_of_pods_and_none_counts_anothers() {
     let server = ApiServer::new();
-    // Nothing that one selector could ask for.
+    // Labels that no single selector covers.
     let labels = [json!({"app": "a"}), json!({"name": "b"}), json!({"k8s-app": "c"})];
     let workloads: Vec<Workload> = KINDS.iter().map(|kind| named(*kind, "backend")).collect();
     for (kind, labels) in KINDS.iter().zip(&labels) {
@@ -298,7 +298,7 @@ async fn one_that_is_created_anew_is_told_and_its_former_pods_are_waited_for() {
         let anew = json!({"metadata": {"uid": "anew"}});
         let recreating = async {
             all_wait().await;
-            // The watch was away meanwhile.
+            // The watch misses the deletion and sees only the new object.
             server.put(&path(kind, "backend"), anew);
         };
         let (progress, ()) = tokio::join!(rolled_out(&server, &workload), recreating);
@@ -338,7 +338,7 @@ async fn pods_that_are_not_made_are_held_with_the_reason_of_the_event() {
                 {"manager": "changeover-presenter-datastore", "time": "2026-01-01T00:00:10Z"},
             ]}}),
         );
-        // Of the rollout before.
+        // An event of the previous rollout.
         event(&server, "before", "2026-01-01T00:00:09Z");
         let workload = [named(kind, "backend")];
         let refusing = async {

@@ -1,4 +1,4 @@
-//! Watching goes on whatever becomes of connections, places and identities, and misses nothing.
+//! Watches survive broken connections, lost positions and expired identities, and miss no event.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ async fn rolled_out(server: &Arc<ApiServer>) -> Result<Progress<()>, Error> {
     one(clusters(server).rolled_out(&[&workload()], &stamp(7), HOUR).await)
 }
 
-/// Rolls out while this happens, and tells how long after its end that was noticed.
+/// Runs a rollout while `happens` runs, and returns the delay between its end and the result.
 async fn noticed_after(server: &Arc<ApiServer>, happens: impl Future<Output = ()>) -> Duration {
     let happens = async {
         all_wait().await;
@@ -36,10 +36,10 @@ async fn noticed_after(server: &Arc<ApiServer>, happens: impl Future<Output = ()
     noticed_at - happened_at
 }
 
-/// The next watch of deployments is answered like this.
+/// Makes the next watch of deployments fail with this fault.
 async fn spoil(server: &ApiServer, fault: Fault) {
     server.fail([fault]);
-    // Ends the watch at hand.
+    // Ends the current watch.
     status(server, 2, 0, 1);
     all_wait().await;
 }
@@ -171,7 +171,7 @@ async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
     .await;
     server.fail([503, 403].map(Fault::Status));
     assert_eq!(clusters(&server).stamp(&workload(), &stamp(8)).await, Ok(Some(Progress::Done(()))));
-    // One that goes on forbidding does.
+    // A server that keeps forbidding the request is believed.
     server.fail([503, 403, 403, 403].map(Fault::Status));
     let error = clusters(&server).stamp(&workload(), &stamp(9)).await.unwrap_err();
     assert_eq!(error.kind, Kind::AccessDenied);
@@ -182,7 +182,7 @@ async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
 async fn a_cluster_that_cannot_be_found_for_a_while_is_sought_again() {
     let server = rolling();
     noticed_after(&server, async {
-        // The second failure in a row has the cluster found anew.
+        // The second failure in a row makes the client look the cluster up again.
         server.fail([401].map(Fault::Status));
         server.hide(3);
         status(&server, 2, 0, 1);

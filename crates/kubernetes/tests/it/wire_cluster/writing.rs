@@ -24,7 +24,7 @@ fn revision(server: &ApiServer) -> Value {
     server.object(SECRET)["metadata"]["annotations"][STAMP].clone()
 }
 
-/// An answer as it should be.
+/// A fault that leaves the answer normal.
 fn nothing() -> Fault {
     Fault::After(DEPLOYMENT.to_owned(), json!({}))
 }
@@ -41,7 +41,7 @@ async fn one_that_is_not_there_is_made_first_and_then_written_like_any_other() {
     let Progress::Done(written_as) = write(&server, 7, "new").await else { panic!("not written") };
     let [made, applied] = server.patches().try_into().unwrap();
     assert_eq!(made.path, SECRET);
-    // Not forced, and by a manager who owns nothing else: it takes nothing away.
+    // Neither forced nor by a manager that owns other fields, so that it removes nothing.
     assert_eq!(made.query, "fieldManager=changeover-create-presenter-datastore");
     assert_eq!(made.content_type, "application/apply-patch+yaml");
     let metadata =
@@ -62,7 +62,7 @@ async fn one_that_is_there_gets_one_conditional_apply_of_one_key() {
     assert_eq!(apply.path, SECRET);
     assert_eq!(apply.query, "fieldManager=changeover-presenter-datastore&force=true");
     assert_eq!(apply.content_type, "application/apply-patch+yaml");
-    // Its answer is the Secret, which is not to be repeated.
+    // The response contains only metadata, because the full Secret must not be repeated.
     assert_eq!(apply.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
     let golden = json!({
         "apiVersion": "v1",
@@ -83,7 +83,7 @@ async fn what_it_holds_already_is_not_written_again() {
     let first = write(&server, 7, "new").await;
     assert_eq!(write(&server, 7, "new").await, first);
     assert_eq!(server.patches().len(), 2);
-    // What a person put there meanwhile is replaced.
+    // A value that was edited by hand meanwhile is replaced.
     server.put(SECRET, json!({"data": {"token": STANDARD.encode("by hand")}}));
     assert_eq!(write(&server, 7, "new").await, first);
     assert_eq!(held(&server, "token"), "new");
@@ -94,11 +94,11 @@ async fn a_view_never_goes_back() {
     let server = ApiServer::new();
     write(&server, 7, "new").await;
     assert_eq!(write(&server, 6, "old").await, Progress::Ahead(Fence::bare(7)));
-    // Not even with the same bytes: no pod may have read the later view yet.
+    // Equal bytes do not help: a pod may not have read the later view yet.
     assert_eq!(write(&server, 6, "new").await, Progress::Ahead(Fence::bare(7)));
     assert_eq!((held(&server, "token"), revision(&server)), ("new".into(), json!("7")));
 
-    // The read is answered as it should be; the write finds the newer view.
+    // The read is answered normally. The write finds the newer view.
     let newer = json!({
         "metadata": {"annotations": {STAMP: "9"}}, "data": {"token": STANDARD.encode("newest")},
     });
@@ -140,7 +140,7 @@ async fn it_is_tried_again_when_somebody_was_faster() {
     assert!(matches!(write(&server, 7, "new").await, Progress::Done(_)));
     assert_eq!((held(&server, "token"), held(&server, "other")), ("new".into(), "y".into()));
 
-    // Made by somebody else between the look and the write.
+    // Another client created the Secret between the read and the write.
     let server = ApiServer::new();
     let made = json!({"type": "Opaque", "data": {"other": "eA=="}});
     server.fail([Fault::Status(404), Fault::Status(409), Fault::After(SECRET.to_owned(), made)]);
@@ -162,7 +162,7 @@ async fn one_that_always_changes_is_given_up_in_words() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_changes_nothing_more() {
-    // The one that makes it, and the one that writes it.
+    // The reply to the creation is lost, or the one to the write.
     for calls_before in [1, 3] {
         let server = ApiServer::new();
         server.fail((0..calls_before).map(|_| nothing()).chain([Fault::LostReply]));
@@ -206,7 +206,7 @@ async fn one_that_is_not_ours_to_write_is_stuck_and_found_before_a_mint() {
         assert_eq!(findings[0].reason, reason);
         assert_eq!(server.patches().len(), 0);
     }
-    // Whoever shares a key with another token learns of it from that token's field manager.
+    // A key that another token writes is detected by that token's field manager.
     let server = ApiServer::new();
     existing(&server, owned_by("changeover-presenter-other", "f:token"));
     assert!(stuck(write(&server, 7, "new").await).contains("changeover-presenter-other"));
