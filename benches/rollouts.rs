@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use changeover_core::{
     error::Error,
-    ports::{Clusters, Progress, Stamp},
+    ports::{Progress, Stamp, Workloads},
     spec::{PicksUp, Side, Workload, WorkloadKind},
 };
 use changeover_kubernetes::{Access, Connection, Home, KubernetesClusters};

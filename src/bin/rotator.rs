@@ -132,6 +132,8 @@ impl Edge {
                 config.publication_key.clone(),
             )),
             clusters: Arc::clone(clusters) as _,
+            copies: Arc::clone(clusters) as _,
+            workloads: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
             subscribers: config

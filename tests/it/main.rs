@@ -9,3 +9,4 @@ mod real_cluster;
 mod sources;
 mod template;
 mod terraform;
+mod words;

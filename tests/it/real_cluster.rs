@@ -26,7 +26,7 @@ use changeover_aws::Aws;
 use changeover_core::{
     error::Kind,
     finding::{Examination, Severity, Subject},
-    ports::{Clusters, Progress, Stamp},
+    ports::{Clusters, Progress, SecretCopies, Stamp, Workloads},
     record::SecretRevision,
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
 };

@@ -40,6 +40,16 @@ pub(crate) fn under(directory: &str) -> Vec<Source> {
         .collect()
 }
 
+/// The path of each source file in a directory and below it, relative to the crate.
+pub(crate) fn paths_under(directory: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    collect(&root.join(directory), &mut paths);
+    paths.sort();
+    let relative = |path: PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+    paths.into_iter().map(relative).collect()
+}
+
 fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -230,7 +230,7 @@ async fn rewrite_what_differs(
 ) -> Result<bool, Stop> {
     let written = session.workloads(side).into_iter().filter(|it| it.written_key().is_some());
     let written: Vec<_> = written.collect();
-    let reads = written.iter().map(|it| session.world().clusters.written_secret(it));
+    let reads = written.iter().map(|it| session.world().copies.written_secret(it));
     let mut differ = false;
     for (workload, held) in written.iter().zip(join_all(reads).await) {
         let rewritten = match held {
@@ -240,7 +240,7 @@ async fn rewrite_what_differs(
                 let value = view_of(session, side).await?.bytes(form);
                 session
                     .world()
-                    .clusters
+                    .copies
                     .write_secret(workload, &stamp_of(session, side), &value)
                     .await
             }

@@ -10,7 +10,9 @@
 //! Inboxes       values issued elsewhere      SSM SecureStrings, read only
 //! RecordStore   the authoritative records    DynamoDB item per token, values sealed with KMS
 //! Publications  the places readers read      SSM SecureStrings, attributes of DynamoDB items
-//! Clusters      the workloads that read      EKS, Kubernetes, External Secrets
+//! Clusters      what a cluster is            EKS, Kubernetes
+//! SecretCopies  copies of views              External Secrets, Secrets
+//! Workloads     pods that are replaced       Deployments, StatefulSets, DaemonSets
 //! Pipeline      jobs that need an answer     CodePipeline
 //! Invocations   further invocations          the function itself, by Lambda's API
 //! Subscribers   receivers of events          EventBridge
@@ -51,6 +53,10 @@ pub struct World {
     pub publications: Arc<dyn Publications>,
     /// The clusters that run the readers.
     pub clusters: Arc<dyn Clusters>,
+    /// The Secrets that copy views for them.
+    pub copies: Arc<dyn SecretCopies>,
+    /// Their workloads.
+    pub workloads: Arc<dyn Workloads>,
     /// The pipelines that wait for an answer.
     pub pipeline: Arc<dyn Pipeline>,
     /// Further invocations of this function.
@@ -338,8 +344,8 @@ pub struct WriteError {
     pub is_gone: bool,
 }
 
-/// The clusters that run verifiers and presenters. Every wait is by watch, lasts at most `within`, and then
-/// returns [`Progress::UnderWay`]: waiting is a return value.
+/// The clusters that run verifiers and presenters: their descriptions, and what would stand in the way of a rotation
+/// there. Nothing here has an effect.
 #[async_trait]
 pub trait Clusters: Send + Sync {
     /// Returns what each of these names refers to now: the digest of the cluster's description as it is
@@ -362,7 +368,12 @@ pub trait Clusters: Send + Sync {
         subjects: &[Subject<'_>],
         published: &BTreeSet<ParameterName>,
     ) -> Examination;
+}
 
+/// The Secrets that copy views for workloads. Every wait is by watch, lasts at most `within`, and then
+/// answers [`Progress::UnderWay`]: waiting is a return value.
+#[async_trait]
+pub trait SecretCopies: Send + Sync {
     /// Forces the External Secret of this workload, or the ClusterExternalSecret that keeps it, to refresh,
     /// by setting its `force-sync` annotation to a new value that begins with `force`. Returns the version
     /// that was synced before; `None` if what the spec names does not exist. A crash after it means one
@@ -413,6 +424,15 @@ pub trait Clusters: Send + Sync {
     /// such key, or the workload names none. No effect.
     async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error>;
 
+    /// Returns the field managers that own a Secret's data or the External Secret that writes it, newest
+    /// first, to report who keeps changing it. No effect.
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error>;
+}
+
+/// The workloads whose pods are replaced. Every wait is by watch, lasts at most `within`, and then
+/// answers [`Progress::UnderWay`]: waiting is a return value.
+#[async_trait]
+pub trait Workloads: Send + Sync {
     /// Stamps the pod template of a workload, so that its pods are replaced. A template that has this stamp
     /// is not changed: [`Progress::Done`]. One that has a later stamp is not changed either, and it proves
     /// nothing: [`Progress::Ahead`]. An earlier stamp is replaced, whatever its numbers. `None` if the
@@ -432,10 +452,6 @@ pub trait Clusters: Send + Sync {
         stamp: &Stamp,
         within: Duration,
     ) -> Vec<Result<Progress<()>, Error>>;
-
-    /// Returns the field managers that own a Secret's data or the External Secret that writes it, newest
-    /// first, to report who keeps changing it. No effect.
-    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error>;
 }
 
 /// State of a wait.

@@ -58,6 +58,13 @@ impl fmt::Display for Target<'_> {
     }
 }
 
+impl Target<'_> {
+    /// True if it asks the API server about rights. No admission webhook is called for that.
+    fn is_review(&self) -> bool {
+        self.resource.ends_with("reviews.authorization.k8s.io")
+    }
+}
+
 /// The mode of a change: persisted, or a dry run, which all of admission judges and which changes nothing
 /// (Kubernetes documentation, "API concepts", "Dry-run").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +256,7 @@ impl Failure {
             // The object was read a moment ago, so only the change remains without an answer. A webhook may
             // take three times as long as we wait (Kubernetes documentation, "Dynamic Admission Control",
             // "Timeouts").
-            Self::Silence if matches!(verb, "patch" | "create") => (
+            Self::Silence if matches!(verb, "patch" | "create") && !target.is_review() => (
                 Kind::PreflightFailed,
                 0,
                 format!(

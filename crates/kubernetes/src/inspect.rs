@@ -23,15 +23,18 @@ mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_trait::async_trait;
 use changeover_core::{
     error::{Error, Kind},
     finding::{Examination, Finding, Severity, Subject},
-    ports::Stamp,
+    ports::{Clusters, Stamp},
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
 };
-use changeover_token::Fence;
-use futures::{StreamExt, stream};
+use changeover_token::{Digest, Fence};
+use futures::{StreamExt, future::join_all, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+
+use tracing::warn;
 
 use self::{chain::Source, discovery::Neighbourhood, rights::Alone};
 use crate::{
@@ -44,88 +47,101 @@ use crate::{
     workload::Live,
 };
 
-/// See [`changeover_core::ports::Clusters::inspect`].
-pub(super) async fn inspect(
-    kubernetes: &KubernetesClusters,
-    subject: &Subject<'_>,
-) -> Result<Vec<Finding>, Error> {
-    let Looked { came_to, forbidden, .. } = look(kubernetes, subject).await?;
-    Ok([came_to.findings, forbidden].concat())
-}
-
-/// See [`changeover_core::ports::Clusters::examine`].
-pub(super) async fn examine(
-    kubernetes: &KubernetesClusters,
-    subjects: &[Subject<'_>],
-    published: &BTreeSet<ParameterName>,
-) -> Examination {
-    let mut examination = Examination::default();
-    let mut reached = BTreeSet::new();
-    // Clusters first: nothing can be asked about a workload whose API server does not answer.
-    let clusters: BTreeSet<_> = subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
-    let reaches = clusters.iter().map(|cluster| reach(kubernetes, cluster)).collect();
-    for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
-        let object = format!("cluster {cluster}");
-        match answer {
-            Ok(()) => {
-                reached.insert(*cluster);
-                examination.right(object, "it answers, and knows the function");
+#[async_trait]
+impl Clusters for KubernetesClusters {
+    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
+        let reads = clusters.iter().map(|cluster| self.access.describe(cluster));
+        let read = clusters.iter().zip(join_all(reads).await);
+        read.filter_map(|(cluster, read)| match read {
+            Ok(digest) => Some((cluster.clone(), digest)),
+            Err(error) => {
+                // The call that needs the cluster reports the error, under the cluster's name.
+                warn!(cluster, %error, "not described");
+                None
             }
-            Err(error) => examination.findings.push(Finding::failed(object, error)),
-        }
+        })
+        .collect()
     }
 
-    // Then the workloads of the clusters that answered. Each also adds to the rights and the Secrets that
-    // are asked about below, once for all workloads.
-    let mut reachable = subjects.to_vec();
-    reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
-    let looks = reachable.iter().map(|it| look(kubernetes, it)).collect();
-    let mut needed = BTreeSet::new();
-    let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
-    for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
-        let workload = subject.workload;
-        let mut looked = looked.unwrap_or_else(|error| {
-            let mut looked = Looked::default();
-            looked.came_to.findings.push(Finding::failed(workload.to_string(), error));
-            looked
-        });
-        if let Some((name, external_secret)) = &looked.external_secret {
-            let object = sync::object(workload, name);
-            looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
+    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+        let Looked { came_to, forbidden, .. } = look(self, subject).await?;
+        Ok([came_to.findings, forbidden].concat())
+    }
+
+    async fn examine(
+        &self,
+        subjects: &[Subject<'_>],
+        published: &BTreeSet<ParameterName>,
+    ) -> Examination {
+        let mut examination = Examination::default();
+        let mut reached = BTreeSet::new();
+        // Clusters first: nothing can be asked about a workload whose API server does not answer.
+        let clusters: BTreeSet<_> =
+            subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
+        let reaches = clusters.iter().map(|cluster| reach(self, cluster)).collect();
+        for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
+            let object = format!("cluster {cluster}");
+            match answer {
+                Ok(()) => {
+                    reached.insert(*cluster);
+                    examination.right(object, "it answers, and knows the function");
+                }
+                Err(error) => examination.findings.push(Finding::failed(object, error)),
+            }
         }
-        let place = (workload.cluster.as_str(), workload.namespace.as_str());
-        let neighbourhood = neighbourhoods.entry(place).or_default();
-        neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
-        neighbourhood.secrets.extend(looked.secret.clone());
-        // A right on one object by its name is enough only if no other workload beside it needs the same
-        // watch.
-        let beside = reachable.iter().map(|it| it.workload).filter(|other| {
-            (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
-        });
-        let rolled = beside
-            .clone()
-            .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
-        let synced = beside.filter(
-            |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
+
+        // Then the workloads of the clusters that answered. Each also adds to the rights and the Secrets that
+        // are asked about below, once for all workloads.
+        let mut reachable = subjects.to_vec();
+        reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
+        let looks = reachable.iter().map(|it| look(self, it)).collect();
+        let mut needed = BTreeSet::new();
+        let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
+        for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
+            let workload = subject.workload;
+            let mut looked = looked.unwrap_or_else(|error| {
+                let mut looked = Looked::default();
+                looked.came_to.findings.push(Finding::failed(workload.to_string(), error));
+                looked
+            });
+            if let Some((name, external_secret)) = &looked.external_secret {
+                let object = sync::object(workload, name);
+                looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
+            }
+            let place = (workload.cluster.as_str(), workload.namespace.as_str());
+            let neighbourhood = neighbourhoods.entry(place).or_default();
+            neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
+            neighbourhood.secrets.extend(looked.secret.clone());
+            // A right on one object by its name is enough only if no other workload beside it needs the same
+            // watch.
+            let beside = reachable.iter().map(|it| it.workload).filter(|other| {
+                (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
+            });
+            let rolled = beside
+                .clone()
+                .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
+            let synced = beside.filter(
+                |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
+            );
+            let alone = Alone { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
+            let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
+            let secret = looked.secret.as_deref();
+            needed.extend(rights::needed(workload, alone, external_secret, secret));
+            looked.came_to.findings.extend(looked.unread);
+            examination.add(looked.came_to);
+        }
+        // Without a Secret there are no users to look for.
+        neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
+
+        let (rights, neighbours) = tokio::join!(
+            rights::examine(self, &needed),
+            discovery::examine(self, &neighbourhoods),
         );
-        let alone = Alone { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
-        let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
-        let secret = looked.secret.as_deref();
-        needed.extend(rights::needed(workload, alone, external_secret, secret));
-        looked.came_to.findings.extend(looked.unread);
-        examination.add(looked.came_to);
+        for part in [rights, neighbours] {
+            examination.add(part);
+        }
+        examination
     }
-    // Without a Secret there are no users to look for.
-    neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
-
-    let (rights, neighbours) = tokio::join!(
-        rights::examine(kubernetes, &needed),
-        discovery::examine(kubernetes, &neighbourhoods),
-    );
-    for part in [rights, neighbours] {
-        examination.add(part);
-    }
-    examination
 }
 
 /// Checks that the API server answers and accepts our identity. The content of its answer does not matter:

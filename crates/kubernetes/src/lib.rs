@@ -25,26 +25,17 @@ mod watch;
 mod workload;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use changeover_core::{
-    error::Error,
-    finding::{Examination, Finding, Subject},
-    ports::{Clusters, Progress, Stamp, SyncedBefore},
-    record::SecretRevision,
-    spec::{ParameterName, Workload},
-};
-use changeover_token::{Digest, Secret};
-use futures::future::join_all;
+use changeover_core::error::Error;
+use changeover_token::Digest;
 use jiff::Timestamp;
-use tracing::warn;
 
 /// The connections to clusters.
 #[async_trait]
@@ -133,94 +124,6 @@ impl KubernetesClusters {
     fn remember_version(&self, cluster: &str, version: &'static str) {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.insert(cluster.to_owned(), version);
-    }
-}
-
-#[async_trait]
-impl Clusters for KubernetesClusters {
-    async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
-        let reads = clusters.iter().map(|cluster| self.access.describe(cluster));
-        let read = clusters.iter().zip(join_all(reads).await);
-        read.filter_map(|(cluster, read)| match read {
-            Ok(digest) => Some((cluster.clone(), digest)),
-            Err(error) => {
-                // The call that needs the cluster reports the error, under the cluster's name.
-                warn!(cluster, %error, "not described");
-                None
-            }
-        })
-        .collect()
-    }
-
-    async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-        inspect::inspect(self, subject).await
-    }
-
-    async fn examine(
-        &self,
-        subjects: &[Subject<'_>],
-        published: &BTreeSet<ParameterName>,
-    ) -> Examination {
-        inspect::examine(self, subjects, published).await
-    }
-
-    async fn force_sync(
-        &self,
-        workload: &Workload,
-        force: &str,
-    ) -> Result<Option<SyncedBefore>, Error> {
-        sync::force_sync(self, workload, force).await
-    }
-
-    async fn synced(
-        &self,
-        told: &[(&Workload, SyncedBefore)],
-        intended: &BTreeMap<ParameterName, Digest>,
-        within: Duration,
-    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        sync::synced(self, told, intended, within).await
-    }
-
-    async fn write_secret(
-        &self,
-        workload: &Workload,
-        stamp: &Stamp,
-        value: &Secret,
-    ) -> Result<Progress<SecretRevision>, Error> {
-        sync::write_secret(self, workload, stamp, value).await
-    }
-
-    async fn secret_revision(
-        &self,
-        workload: &Workload,
-        parameters: &[ParameterName],
-    ) -> Result<Option<SecretRevision>, Error> {
-        sync::secret_revision(self, workload, parameters).await
-    }
-
-    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error> {
-        sync::written_secret(self, workload).await
-    }
-
-    async fn stamp(
-        &self,
-        workload: &Workload,
-        stamp: &Stamp,
-    ) -> Result<Option<Progress<()>>, Error> {
-        rollout::stamp(self, workload, stamp).await
-    }
-
-    async fn rolled_out(
-        &self,
-        workloads: &[&Workload],
-        stamp: &Stamp,
-        within: Duration,
-    ) -> Vec<Result<Progress<()>, Error>> {
-        rollout::rolled_out(self, workloads, stamp, within).await
-    }
-
-    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
-        sync::editors(self, workload).await
     }
 }
 

@@ -13,9 +13,10 @@ mod wait;
 pub(super) use self::stamp::{annotation, manager};
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
+use async_trait::async_trait;
 use changeover_core::{
     error::Error,
-    ports::{Progress, Stamp},
+    ports::{Progress, Stamp, Workloads},
     spec::{Workload, WorkloadKind},
 };
 use k8s_openapi::{
@@ -68,19 +69,6 @@ impl Rolled for DaemonSet {
     const RESOURCE: &'static str = DAEMON_SETS;
 }
 
-/// See [`changeover_core::ports::Clusters::stamp`].
-pub(super) async fn stamp(
-    kubernetes: &KubernetesClusters,
-    workload: &Workload,
-    stamp: &Stamp,
-) -> Result<Option<Progress<()>>, Error> {
-    match workload.kind {
-        WorkloadKind::Deployment => stamp::stamp::<Deployment>(kubernetes, workload, stamp).await,
-        WorkloadKind::StatefulSet => stamp::stamp::<StatefulSet>(kubernetes, workload, stamp).await,
-        WorkloadKind::DaemonSet => stamp::stamp::<DaemonSet>(kubernetes, workload, stamp).await,
-    }
-}
-
 /// Submits the stamp of a workload that was read as a dry run: admission judges it, and nothing changes.
 pub(super) async fn dry_run(
     kubernetes: &KubernetesClusters,
@@ -114,33 +102,50 @@ pub(super) async fn read<K: Rolled>(
     found(answer.await)
 }
 
-/// See [`changeover_core::ports::Clusters::rolled_out`].
-///
-/// It returns as soon as one of them is stuck, with the progress of the others.
-pub(super) async fn rolled_out(
-    kubernetes: &KubernetesClusters,
-    workloads: &[&Workload],
-    stamp: &Stamp,
-    within: Duration,
-) -> Vec<Result<Progress<()>, Error>> {
-    let deadline = Instant::now() + within;
-    let Some(first) = workloads.first() else {
-        return Vec::new();
-    };
-    let annotation = stamp::annotation(stamp);
-    let mut subjects: Vec<Subject> = workloads.iter().map(|it| Subject::new(it)).collect();
-    let wait = Wait {
-        kubernetes,
-        beside: first,
-        annotation: &annotation,
-        fence: stamp.fence,
-        by_name: workloads.iter().enumerate().map(|(at, it)| ((it.kind, &*it.name), at)).collect(),
-    };
-    let error = match timeout_at(deadline, wait.until_rolled_out(&mut subjects)).await {
-        Ok(Err(error)) => Some(error),
-        Ok(Ok(())) | Err(_) => None,
-    };
-    subjects.into_iter().map(|subject| subject.answer(error.as_ref())).collect()
+#[async_trait]
+impl Workloads for KubernetesClusters {
+    async fn stamp(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+    ) -> Result<Option<Progress<()>>, Error> {
+        match workload.kind {
+            WorkloadKind::Deployment => stamp::stamp::<Deployment>(self, workload, stamp).await,
+            WorkloadKind::StatefulSet => stamp::stamp::<StatefulSet>(self, workload, stamp).await,
+            WorkloadKind::DaemonSet => stamp::stamp::<DaemonSet>(self, workload, stamp).await,
+        }
+    }
+
+    /// It returns as soon as one of them is stuck, with the progress of the others.
+    async fn rolled_out(
+        &self,
+        workloads: &[&Workload],
+        stamp: &Stamp,
+        within: Duration,
+    ) -> Vec<Result<Progress<()>, Error>> {
+        let deadline = Instant::now() + within;
+        let Some(first) = workloads.first() else {
+            return Vec::new();
+        };
+        let annotation = stamp::annotation(stamp);
+        let mut subjects: Vec<Subject> = workloads.iter().map(|it| Subject::new(it)).collect();
+        let wait = Wait {
+            kubernetes: self,
+            beside: first,
+            annotation: &annotation,
+            fence: stamp.fence,
+            by_name: workloads
+                .iter()
+                .enumerate()
+                .map(|(at, it)| ((it.kind, &*it.name), at))
+                .collect(),
+        };
+        let error = match timeout_at(deadline, wait.until_rolled_out(&mut subjects)).await {
+            Ok(Err(error)) => Some(error),
+            Ok(Ok(())) | Err(_) => None,
+        };
+        subjects.into_iter().map(|subject| subject.answer(error.as_ref())).collect()
+    }
 }
 
 /// The index of each workload in the request, by its kind and name.

@@ -18,13 +18,19 @@ mod secret;
 mod wait;
 mod write;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use changeover_core::{
     error::Error,
+    ports::{Progress, SecretCopies, Stamp, SyncedBefore},
     record::SecretRevision,
     spec::{ParameterName, SecretCopy, Workload},
 };
+use changeover_token::Digest;
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{Api, Client, core::ObjectMeta};
@@ -46,53 +52,81 @@ use crate::{
     store,
 };
 
-/// See [`changeover_core::ports::Clusters::secret_revision`].
-pub(super) async fn secret_revision(
-    kubernetes: &KubernetesClusters,
-    workload: &Workload,
-    parameters: &[ParameterName],
-) -> Result<Option<SecretRevision>, Error> {
-    if let Some(SecretCopy::Secret { name, key }) = &workload.copy {
-        let secret = secret::read(kubernetes, workload, name).await?;
-        return Ok(secret.map(|secret| secret.revision([key.as_str()])));
+#[async_trait]
+impl SecretCopies for KubernetesClusters {
+    async fn force_sync(
+        &self,
+        workload: &Workload,
+        force: &str,
+    ) -> Result<Option<SyncedBefore>, Error> {
+        force_sync(self, workload, force).await
     }
-    let Some(mut external_secret) = read(kubernetes, workload).await? else { return Ok(None) };
-    if needs_prefixes(&external_secret.spec, secret_key(workload), parameters) {
-        let prefixes = store::prefixes(kubernetes, workload, &external_secret.spec).await?;
-        external_secret.spec.put_before(&prefixes);
-    }
-    let secret = secret::read(kubernetes, workload, secret_name(&external_secret)).await?;
-    let copies = copies(&external_secret.spec, secret_key(workload), parameters.iter());
-    Ok(secret.map(|secret| secret.revision(copies.iter().map(|copy| copy.secret_key))))
-}
 
-/// See [`changeover_core::ports::Clusters::editors`].
-pub(super) async fn editors(
-    kubernetes: &KubernetesClusters,
-    workload: &Workload,
-) -> Result<Vec<String>, Error> {
-    let external_secret = read(kubernetes, workload).await?;
-    let secret = match (&workload.copy, &external_secret) {
-        (Some(SecretCopy::Secret { name, .. }), _) => Some(name.as_str()),
-        (_, Some(external_secret)) => Some(secret_name(external_secret)),
-        _ => None,
-    };
-    let secret = match secret {
-        Some(name) => metadata(kubernetes, workload, name).await?,
-        None => None,
-    };
-    let objects = [external_secret.map(|it| it.metadata), secret].into_iter().flatten();
-    let mut fields: Vec<ManagedFieldsEntry> =
-        objects.flat_map(|metadata| metadata.managed_fields.unwrap_or_default()).collect();
-    fields.sort_by_key(|entry| {
-        std::cmp::Reverse(entry.time.as_ref().map_or(Timestamp::MIN, |time| time.0))
-    });
-    let mut told = BTreeSet::new();
-    Ok(fields
-        .into_iter()
-        .filter_map(|entry| entry.manager)
-        .filter(|manager| !manager.starts_with(MANAGER) && told.insert(manager.clone()))
-        .collect())
+    async fn synced(
+        &self,
+        told: &[(&Workload, SyncedBefore)],
+        intended: &BTreeMap<ParameterName, Digest>,
+        within: Duration,
+    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
+        synced(self, told, intended, within).await
+    }
+
+    async fn write_secret(
+        &self,
+        workload: &Workload,
+        stamp: &Stamp,
+        value: &changeover_token::Secret,
+    ) -> Result<Progress<SecretRevision>, Error> {
+        write_secret(self, workload, stamp, value).await
+    }
+
+    async fn secret_revision(
+        &self,
+        workload: &Workload,
+        parameters: &[ParameterName],
+    ) -> Result<Option<SecretRevision>, Error> {
+        if let Some(SecretCopy::Secret { name, key }) = &workload.copy {
+            let secret = secret::read(self, workload, name).await?;
+            return Ok(secret.map(|secret| secret.revision([key.as_str()])));
+        }
+        let Some(mut external_secret) = read(self, workload).await? else { return Ok(None) };
+        if needs_prefixes(&external_secret.spec, secret_key(workload), parameters) {
+            let prefixes = store::prefixes(self, workload, &external_secret.spec).await?;
+            external_secret.spec.put_before(&prefixes);
+        }
+        let secret = secret::read(self, workload, secret_name(&external_secret)).await?;
+        let copies = copies(&external_secret.spec, secret_key(workload), parameters.iter());
+        Ok(secret.map(|secret| secret.revision(copies.iter().map(|copy| copy.secret_key))))
+    }
+
+    async fn written_secret(&self, workload: &Workload) -> Result<Option<Digest>, Error> {
+        written_secret(self, workload).await
+    }
+
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        let external_secret = read(self, workload).await?;
+        let secret = match (&workload.copy, &external_secret) {
+            (Some(SecretCopy::Secret { name, .. }), _) => Some(name.as_str()),
+            (_, Some(external_secret)) => Some(secret_name(external_secret)),
+            _ => None,
+        };
+        let secret = match secret {
+            Some(name) => metadata(self, workload, name).await?,
+            None => None,
+        };
+        let objects = [external_secret.map(|it| it.metadata), secret].into_iter().flatten();
+        let mut fields: Vec<ManagedFieldsEntry> =
+            objects.flat_map(|metadata| metadata.managed_fields.unwrap_or_default()).collect();
+        fields.sort_by_key(|entry| {
+            std::cmp::Reverse(entry.time.as_ref().map_or(Timestamp::MIN, |time| time.0))
+        });
+        let mut told = BTreeSet::new();
+        Ok(fields
+            .into_iter()
+            .filter_map(|entry| entry.manager)
+            .filter(|manager| !manager.starts_with(MANAGER) && told.insert(manager.clone()))
+            .collect())
+    }
 }
 
 /// The reason that an ExternalSecret fails, from its newest event, since the condition's message is always

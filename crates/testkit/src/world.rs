@@ -551,6 +551,8 @@ impl MemoryWorld {
             records: ports.clone(),
             publications: ports.clone(),
             clusters: ports.clone(),
+            copies: ports.clone(),
+            workloads: ports.clone(),
             pipeline: ports.clone(),
             invocations: ports.clone(),
             subscribers: Some(ports.clone()),

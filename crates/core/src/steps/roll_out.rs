@@ -131,7 +131,7 @@ async fn roll_in_namespace<'a>(
     }
     if !rolling.is_empty() {
         let within = time_until(session, give_up_at);
-        let rolled = session.world().clusters.rolled_out(&rolling, stamp, within).await;
+        let rolled = session.world().workloads.rolled_out(&rolling, stamp, within).await;
         ended.extend(rolling.into_iter().zip(rolled));
     }
     ended
@@ -148,7 +148,7 @@ async fn stamp_settled(
     if settled_at > session.now() {
         return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
     }
-    Ok(match session.world().clusters.stamp(workload, stamp).await? {
+    Ok(match session.world().workloads.stamp(workload, stamp).await? {
         Some(progress) => progress,
         None => Progress::Stuck(Held::new(
             workload.to_string(),

@@ -88,26 +88,26 @@ async fn sync_in_namespace<'a>(
     view: &CopiedView,
     give_up_at: Timestamp,
 ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
-    let clusters = &session.world().clusters;
+    let copies = &session.world().copies;
     let (written, copied): (Vec<_>, Vec<_>) =
         workloads.into_iter().partition(|workload| workload.written_key().is_some());
     let writes = written.into_iter().map(async |workload| {
         let Some(value) = &view.value else { return (workload, Ok(None)) };
-        let written = clusters.write_secret(workload, &view.stamp, value).await;
+        let written = copies.write_secret(workload, &view.stamp, value).await;
         (workload, written.map(Some))
     });
     let syncs = async {
         // A copy that several workloads read is refreshed once.
-        let mut copies: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut by_copy: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for workload in copied {
             let copy = workload.copy.as_ref().map(ToString::to_string);
-            copies.entry(copy).or_default().push(workload);
+            by_copy.entry(copy).or_default().push(workload);
         }
-        let forced = copies.values().map(|it| clusters.force_sync(it[0], session.holder()));
+        let forced = by_copy.values().map(|it| copies.force_sync(it[0], session.holder()));
         let forced = join_all(forced).await;
         let mut told = Vec::new();
         let mut ended = Vec::new();
-        for (workloads, forced) in copies.into_values().zip(forced) {
+        for (workloads, forced) in by_copy.into_values().zip(forced) {
             for workload in workloads {
                 match forced.clone() {
                     Ok(Some(before)) => told.push((workload, before)),
@@ -118,7 +118,7 @@ async fn sync_in_namespace<'a>(
         }
         if !told.is_empty() {
             let within = time_until(session, give_up_at);
-            let synced = clusters.synced(&told, &view.intended, within).await;
+            let synced = copies.synced(&told, &view.intended, within).await;
             let synced = synced.into_iter().map(|progress| progress.map(Some));
             ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
         }

@@ -36,8 +36,8 @@ pub(super) async fn verify_still_published(
     let workloads = session.workloads(side).into_iter();
     let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
     let parameters: Vec<_> = intended_digests(session, side).into_keys().collect();
-    let clusters = &session.world().clusters;
-    let secrets = join_all(copied.iter().map(|it| clusters.secret_revision(it, &parameters)));
+    let copies = &session.world().copies;
+    let secrets = join_all(copied.iter().map(|it| copies.secret_revision(it, &parameters)));
     let (changed, secrets) = tokio::join!(changed_publication(session, side), secrets);
     if let Some(changed) = changed? {
         return Ok(Standing::Changed(changed));
@@ -105,7 +105,7 @@ pub(super) async fn publish_again(
     }
     let mut editors = Vec::new();
     for workload in session.workloads(side) {
-        match session.world().clusters.editors(workload).await {
+        match session.world().copies.editors(workload).await {
             Ok(of_workload) => editors.extend(of_workload),
             Err(error) => drop(away(workload, error)?),
         }

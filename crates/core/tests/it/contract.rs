@@ -34,5 +34,5 @@ async fn in_memory_a_key_of_a_secret_keeps_its_newest_view() {
         picks_up: PicksUp::Restart,
         settle: std::time::Duration::ZERO,
     };
-    a_key_of_a_secret_keeps_its_newest_view(&*world.clusters, written).await;
+    a_key_of_a_secret_keeps_its_newest_view(&*world.copies, written).await;
 }

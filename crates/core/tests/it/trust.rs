@@ -56,9 +56,9 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
         fence: record.view(Side::Presenters),
     };
     let world = hand.memory.world();
-    world.clusters.force_sync(&presenters[0], "by-hand").await.unwrap();
+    world.copies.force_sync(&presenters[0], "by-hand").await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    world.clusters.stamp(&presenters[0], &stamp).await.unwrap();
+    world.workloads.stamp(&presenters[0], &stamp).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     hand.assert_noticed(&format!("a pod of {}", deployed("datastore")));
 }

@@ -80,14 +80,13 @@ impl Place<'_> {
         ];
         let object = format!("{}/{}", self.cluster, self.namespace);
         let mut examination = Examination::default();
-        let (mut unlisted, mut strangers) = (Vec::new(), 0);
+        let mut unlisted = Vec::new();
         for users in listed {
             match users {
                 Ok(users) => {
                     for user in
                         users.into_iter().filter(|it| !neighbourhood.known.contains(&it.name))
                     {
-                        strangers += 1;
                         examination.findings.push(user.finding(&object));
                     }
                 }
@@ -117,7 +116,8 @@ impl Place<'_> {
                     self.namespace
                 ),
             ));
-        } else if strangers == 0 {
+        // A list that failed or was cut short may have had users too.
+        } else if examination.findings.is_empty() {
             examination.right(
                 object,
                 format!("nobody beside the spec's workloads uses {}", told(secrets)),

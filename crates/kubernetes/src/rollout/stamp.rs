@@ -24,7 +24,7 @@ use crate::{
     workload::{ANNOTATIONS, Live},
 };
 
-/// See [`changeover_core::ports::Clusters::stamp`].
+/// See [`changeover_core::ports::Workloads::stamp`].
 ///
 /// It reads before it writes, and writes only if nothing changed in between. So a stamp never goes back,
 /// even if another invocation stamps at the same time. A later stamp is not ours, so it proves no rollout

@@ -9,7 +9,7 @@ use crate::{
     external_secret::{self, ExternalSecret},
 };
 
-/// See [`changeover_core::ports::Clusters::force_sync`].
+/// See [`changeover_core::ports::SecretCopies::force_sync`].
 pub(in super::super) async fn force_sync(
     kubernetes: &KubernetesClusters,
     workload: &Workload,

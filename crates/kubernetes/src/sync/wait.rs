@@ -27,7 +27,7 @@ use crate::{
     watch::watch,
 };
 
-/// See [`changeover_core::ports::Clusters::synced`].
+/// See [`changeover_core::ports::SecretCopies::synced`].
 ///
 /// An ExternalSecret that synced an older value than the published one is forced to refresh again, a few
 /// times: a store may answer with the value that it held a moment ago. The wait ends early if one of them

@@ -25,7 +25,7 @@ use crate::{
     rollout::{annotation, manager},
 };
 
-/// See [`changeover_core::ports::Clusters::write_secret`].
+/// See [`changeover_core::ports::SecretCopies::write_secret`].
 ///
 /// It reads before it writes, and writes only if nothing changed in between. So a view never goes back,
 /// even if another writer is active at the same time, and a write that arrives late is a conflict.
@@ -123,7 +123,7 @@ pub(in super::super) async fn dry_run_of_write(
     }
 }
 
-/// See [`changeover_core::ports::Clusters::written_secret`].
+/// See [`changeover_core::ports::SecretCopies::written_secret`].
 pub(in super::super) async fn written_secret(
     kubernetes: &KubernetesClusters,
     workload: &Workload,

@@ -21,7 +21,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover_core::{
     error::Kind,
     finding::{Severity, Subject},
-    ports::{Clusters, Progress, Stamp, SyncedBefore},
+    ports::{Clusters, Progress, SecretCopies, Stamp, SyncedBefore, Workloads},
     record::SecretRevision,
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
 };

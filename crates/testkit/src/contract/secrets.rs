@@ -1,7 +1,7 @@
 //! Guarantees about Secrets that changeover writes.
 
 use changeover_core::{
-    ports::{Clusters, Progress, Stamp},
+    ports::{Progress, SecretCopies, Stamp},
     record::SecretRevision,
     spec::{Side, Workload},
 };
@@ -11,16 +11,16 @@ use crate::sample::{fence, named};
 
 /// Checks the guarantee in any world in which nothing is written yet for these workloads, one for each key.
 pub async fn a_key_of_a_secret_keeps_its_newest_view(
-    clusters: &dyn Clusters,
+    copies: &dyn SecretCopies,
     written: impl Fn(&str) -> Workload,
 ) {
     let (ours, other) = (written("ours"), written("other"));
-    let standing = async || clusters.secret_revision(&ours, &[]).await.expect("an answer");
-    let holds = async || clusters.written_secret(&ours).await.expect("an answer");
+    let standing = async || copies.secret_revision(&ours, &[]).await.expect("an answer");
+    let holds = async || copies.written_secret(&ours).await.expect("an answer");
     let write = async |workload: &Workload, token: &str, revision, value: &str| {
         let stamp = Stamp { side: Side::Verifiers, token: named(token), fence: fence(revision) };
         let value = Secret::verbatim(value.to_owned());
-        clusters.write_secret(workload, &stamp, &value).await.expect("an answer")
+        copies.write_secret(workload, &stamp, &value).await.expect("an answer")
     };
     let done = |progress: Progress<SecretRevision>| match progress {
         Progress::Done(revision) => Some(revision),

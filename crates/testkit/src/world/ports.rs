@@ -16,8 +16,8 @@ use changeover_core::{
     notice::Notice,
     ports::{
         Arrival, Clusters, Described, Holding, Inboxes, Invocations, Meter, Pipeline, Progress,
-        Publications, RecordStore, Save, Saved, SpecText, Specs, Stamp, Subscribers, SyncedBefore,
-        Untold, WriteError, Written,
+        Publications, RecordStore, Save, Saved, SecretCopies, SpecText, Specs, Stamp, Subscribers,
+        SyncedBefore, Untold, Workloads, WriteError, Written,
     },
     record::{Audit, Failing, KeyDigest, KeyEntry, Loaded, SecretRevision},
     spec::{ParameterName, Place, Publication, Side, Workload},
@@ -535,7 +535,10 @@ impl Clusters for Ports {
         }
         examination
     }
+}
 
+#[async_trait]
+impl SecretCopies for Ports {
     async fn force_sync(
         &self,
         workload: &Workload,
@@ -600,6 +603,14 @@ impl Clusters for Ports {
         self.plain("written_secret", on, move |it| it.written_secret(&name)).await
     }
 
+    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        self.reach(workload)?;
+        self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
+    }
+}
+
+#[async_trait]
+impl Workloads for Ports {
     async fn stamp(
         &self,
         workload: &Workload,
@@ -624,11 +635,6 @@ impl Clusters for Ports {
             self.watch(workload, within, |it| it.roll_progress(&name, stamp)).await
         });
         join_all(waits).await
-    }
-
-    async fn editors(&self, workload: &Workload) -> Result<Vec<String>, Error> {
-        self.reach(workload)?;
-        self.plain("editors", workload, |_| vec!["somebody".to_owned()]).await
     }
 }
 

@@ -50,6 +50,7 @@ struct State {
     forbidden: BTreeSet<String>,
     /// Faults that answer changes of these objects, by their paths.
     admission: BTreeMap<String, Fault>,
+    broken: BTreeMap<String, Fault>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
     hidden: u32,
@@ -150,6 +151,11 @@ impl ApiServer {
     /// Makes admission answer each change of this object with this fault.
     pub(crate) fn admit(&self, path: &str, fault: Fault) {
         self.state().admission.insert(path.to_owned(), fault);
+    }
+
+    /// Answers each read of this path like this.
+    pub(crate) fn break_reads(&self, path: &str, fault: Fault) {
+        self.state().broken.insert(path.to_owned(), fault);
     }
 
     /// Answers the next requests with these faults.
@@ -268,8 +274,11 @@ impl ApiServer {
                 return status(401, "Unauthorized");
             }
             let admitted = state.admission.get(&recorded.path);
-            let admitted = admitted.filter(|_| recorded.method == Method::PATCH).cloned();
-            state.faults.pop_front().or(admitted)
+            let changes = [Method::PATCH, Method::POST].contains(&recorded.method);
+            let admitted = admitted.filter(|_| changes).cloned();
+            let broken = state.broken.get(&recorded.path).cloned();
+            let broken = broken.filter(|_| recorded.method == Method::GET);
+            state.faults.pop_front().or(admitted).or(broken)
         };
         // Faults after execution leave the change in place, as a lost or damaged reply does.
         match fault {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use changeover_core::{
     error::Error,
-    ports::{Clusters, Progress, SyncedBefore},
+    ports::{Clusters, Progress, SecretCopies, SyncedBefore, Workloads},
     spec::ParameterName,
 };
 use changeover_testkit::{

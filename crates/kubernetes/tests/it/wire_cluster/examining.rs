@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use changeover_core::{
     finding::{Examination, Severity},
-    ports::Clusters,
+    ports::{Clusters, SecretCopies},
     spec::{ParameterName, PicksUp, SecretCopy, Workload},
 };
 
@@ -266,6 +266,28 @@ async fn store_that_may_not_be_read_stops_no_mint() {
     assert_eq!(refused(&server).await, [""; 0]);
     let examination = examined(&server, &[workload()]).await;
     assert_one(&examination, Severity::Warning, &["changeover may not read it"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unanswered_review_of_rights_blames_no_webhook() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.admit(REVIEWS, Fault::Silence);
+    let told = told(&examined(&server, &[workload()]).await);
+    assert!(told.iter().any(|(_, told)| told.contains("did not answer")), "{told:?}");
+    assert!(told.iter().all(|(_, told)| !told.contains("webhook")), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn list_that_fails_proves_no_absence_of_users() {
+    let server = ApiServer::new();
+    connected(&server);
+    server.break_reads(&format!("{BATCH}/jobs"), Fault::Status(500));
+    let examination = examined(&server, &[workload()]).await;
+    let told = told(&examination);
+    assert!(told.iter().any(|(_, told)| told.contains("500")), "{told:?}");
+    let checked = json!(examination.checked).to_string();
+    assert!(!checked.contains("beside the spec's workloads"), "{checked}");
 }
 
 #[tokio::test(start_paused = true)]

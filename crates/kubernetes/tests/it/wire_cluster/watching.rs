@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use changeover_core::{
     error::{Error, Kind},
-    ports::{Clusters, Progress},
+    ports::{Progress, Workloads},
 };
 
 use super::{
