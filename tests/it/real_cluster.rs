@@ -611,7 +611,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
     let namespace = format!("{}/{}", workload.cluster, workload.namespace);
     let about = |object: &str| passed.checked[object].join("; ");
     assert!(about(&namespace).contains("may get, list, patch, watch deployments.apps"));
-    assert!(about(&namespace).contains("nobody beside the spec's workloads uses Secret copy"));
+    assert!(about(&namespace).contains("no workload beside the spec's uses Secret copy"));
     assert!(about(&workload.to_string()).contains("container main has it as variable TOKEN"));
     let store = format!("{}/clustersecretstore/parameter-store", workload.cluster);
     assert_eq!(about(&store), "it is ready");

@@ -1,6 +1,6 @@
-//! Plain technical English: words that name no actor and no act are not in comments, and become fewer elsewhere.
+//! Plain technical English: comments, messages and documents name who acts and what is done.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use crate::sources;
 
@@ -20,10 +20,20 @@ const VAGUE: [&str; 13] = [
     "lets go",
     "shall",
 ];
-/// Documents with such words, and how many each still has. A number only becomes smaller.
-const STILL_IN_DOCUMENTS: [(&str, usize); 0] = [];
-/// How many lines of code still have one in a text: a message, an assertion, a reason.
-const STILL_IN_TEXTS: usize = 0;
+/// Documents that people read. The table of planted mistakes in tests/README.md is not among them yet.
+const DOCUMENTS: [&str; 11] = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "benches/README.md",
+    "infra/README.md",
+    "infra/runbooks.md",
+    "infra/threat-model.md",
+    "infra/token.yaml",
+    "infra/pipeline.yaml",
+    "template.yaml",
+    "tests/testbed/README.md",
+];
 
 #[test]
 fn comments_name_who_acts_and_what_is_done() {
@@ -41,44 +51,55 @@ fn comments_name_who_acts_and_what_is_done() {
 }
 
 #[test]
-fn vague_words_in_texts_become_fewer() {
-    let is_code = |line: &&str| !line.trim_start().starts_with("//");
-    let lines = rust_files().into_iter().filter(|path| !path.ends_with("words.rs")).map(|path| {
+fn messages_name_who_acts_and_what_is_done() {
+    let mut found = Vec::new();
+    let is_product = |path: &String| {
+        path.contains("src/") && !path.contains("testkit") && !path.ends_with("/tests.rs")
+    };
+    for path in rust_files().into_iter().filter(is_product) {
         let text = fs::read_to_string(&path).unwrap();
-        text.lines()
-            .filter(is_code)
-            .filter(|line| texts(line).any(|it| vague(it).is_some()))
-            .count()
-    });
-    assert_fewer("texts in Rust", lines.sum(), STILL_IN_TEXTS);
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in product.lines().enumerate() {
+            let is_comment = line.trim_start().starts_with("//");
+            if let Some(word) = texts(line).find_map(vague).filter(|_| !is_comment) {
+                found.push(format!("{path}:{}: `{word}`", number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
-fn vague_words_in_documents_become_fewer() {
-    for (path, still) in STILL_IN_DOCUMENTS {
-        let text = fs::read_to_string(path).unwrap();
-        assert_fewer(path, text.lines().filter(|line| vague(line).is_some()).count(), still);
+fn documents_name_who_acts_and_what_is_done() {
+    let mut found = Vec::new();
+    for path in DOCUMENTS {
+        for (number, line) in fs::read_to_string(path).unwrap().lines().enumerate() {
+            found.extend(vague(line).map(|word| format!("{path}:{}: `{word}`", number + 1)));
+        }
     }
-}
-
-#[track_caller]
-fn assert_fewer(what: &str, found: usize, still: usize) {
-    assert!(found <= still, "{what}: {found} lines with vague words, and {still} are allowed");
-    assert!(found == still, "{what}: only {found} lines are left: lower its number to that");
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 fn rust_files() -> Vec<String> {
+    // A package's tests run in its own directory, and that of this one is the root.
     ["benches", "crates", "src", "tests"].into_iter().flat_map(sources::paths_under).collect()
 }
 
 /// The first vague word of a text, as a word of its own.
 fn vague(text: &str) -> Option<&'static str> {
-    let text = text.to_lowercase();
+    let text = without_names(&text.to_lowercase());
     let is_word = |at: usize, word: &str| {
         let is_letter = |c: char| c.is_alphanumeric() || c == '_';
         !text[..at].ends_with(is_letter) && !text[at + word.len()..].starts_with(is_letter)
     };
     VAGUE.into_iter().find(|word| text.match_indices(word).any(|(at, _)| is_word(at, word)))
+}
+
+/// The text without what is interpolated into it: names of variables.
+fn without_names(text: &str) -> String {
+    let mut parts = text.split('{');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('}').map_or(part, |(_, rest)| rest))
 }
 
 /// The texts in quotes of a line of code.
@@ -89,6 +110,5 @@ fn texts(line: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn vague_words_are_found_as_words() {
     assert_eq!(vague("Nobody knows"), Some("nobody"));
-    assert_eq!(vague("shallow, untold, `nobody_knows`"), None);
-    assert!(Path::new("README.md").exists(), "tests run in the root of the repository");
+    assert_eq!(vague("shallow, untold, `nobody_knows`, {told:?}"), None);
 }

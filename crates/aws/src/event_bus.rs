@@ -93,7 +93,7 @@ impl EventBus {
         let message = result.error_message().unwrap_or("no message");
         let because = format!("EventBridge refused an event: {code}: {message}");
         let fix = "check the bus and the account's rate of events:PutEvents; the audit in the table \
-                   has what the event would have told";
+                   has what the event would have said";
         Error::new(Kind::Unreachable, ATTEMPTED, because, fix).on(&self.bus)
     }
 }

@@ -148,7 +148,7 @@ impl Function {
                  --key; the rotation continues meanwhile"
             }
             (_, Kind::AccessDenied) => {
-                "allow whoever runs this lambda:InvokeFunction on it, or name a --profile that may"
+                "allow the caller lambda:InvokeFunction on it, or name a --profile that may"
             }
             (_, Kind::Throttled) => "run it again later, or raise the function's concurrency",
             (_, Kind::Unreachable) if !may_come_twice(event) => {

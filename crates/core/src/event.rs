@@ -55,7 +55,7 @@ impl Event {
             Kind::AccessDenied,
             "carry out the event",
             format!("through the alias `{STATUS_ALIAS}` only status and preflight are answered"),
-            "invoke the alias `live`, as somebody who may",
+            "invoke the alias `live`, with an identity that may",
         ))
     }
 }

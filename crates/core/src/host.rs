@@ -8,7 +8,7 @@ use rand::{TryRng, rngs::SysRng};
 use crate::error::{Error, Kind};
 
 /// Returns the current time.
-#[expect(clippy::disallowed_methods, reason = "everything else is told the time by this")]
+#[expect(clippy::disallowed_methods, reason = "everything else takes the time from here")]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }

@@ -78,7 +78,7 @@ async fn fault(
     current: Option<Digest>,
 ) -> Result<Option<String>, Error> {
     if !arrival.is_secure {
-        let because = "it is not a SecureString: whoever may read parameters can have read it";
+        let because = "it is not a SecureString: everyone who may read parameters can have read it";
         return Ok(Some(because.to_owned()));
     }
     if let Err(unfit) = Secret::adopt(arrival.value.expose().to_owned()) {
@@ -108,7 +108,7 @@ pub(crate) async fn refuse_ended(session: &Session<'_>, value: &Secret) -> Resul
         None => Ok(()),
         Some(version) => Err(Error::new(
             Kind::PreflightFailed,
-            "adopt the value that somebody wrote for",
+            "adopt the value that was written by hand for",
             format!("it is that of version {version}, which has ended"),
             "put the current value back, or a new one",
         )

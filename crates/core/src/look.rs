@@ -92,10 +92,8 @@ pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
         (Kind::AccessDenied | Kind::BadSpec, None) => format!("cluster {cluster}"),
         _ => return Err(error),
     };
-    let fix = format!(
-        "{}; to go on without it, knowingly, rotate with \"without\": [\"{cluster}\"]",
-        error.fix
-    );
+    let fix =
+        format!("{}; to continue without it, rotate with \"without\": [\"{cluster}\"]", error.fix);
     Ok(Held::new(object, error.because, fix))
 }
 

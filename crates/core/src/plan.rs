@@ -157,7 +157,7 @@ impl fmt::Display for Deferred {
                 "deferred: the accepted set is full; raise the period, or lower the overlap"
             }
             Deferred::Contended => {
-                "deferred: others were first each time; whatever is in progress goes on"
+                "deferred: other invocations saved first each time; whatever is in progress continues"
             }
         })
     }

@@ -121,7 +121,7 @@ async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
         Ok(Some(arrival)) if arrival.is_secure => came_to.right(inbox.as_str(), "it can be read"),
         Ok(Some(_)) => came_to.findings.push(Finding::refusal(
             inbox.as_str(),
-            "it is not a SecureString: whoever may read parameters can read what arrives",
+            "it is not a SecureString: everyone who may read parameters can read what arrives",
             "delete it, and have the issuer put a new value there as a SecureString",
         )),
         Ok(None) => came_to.findings.push(Finding::warning(
@@ -192,7 +192,7 @@ fn both_views_in_one(spec: &Spec) -> impl Iterator<Item = Finding> {
     both.map(|accepted| {
         Finding::warning(
             accepted.place.to_string(),
-            "it holds both views: whoever reads which tokens are accepted can read the one that \
+            "it holds both views: a reader of the accepted tokens can read the one that \
              is presented",
             "publish to two items, or nothing, if its readers may know the token",
         )

@@ -132,9 +132,8 @@ impl<'a> Session<'a> {
         };
         if spec.verifiers.is_empty() {
             session.warn(
-                "the spec names no verifiers: nobody is told of the new version before it is \
-                 presented"
-                    .to_owned(),
+                "the spec names no verifiers: no verifier learns of the new version before it is \
+                 presented",
             );
         }
         session.remember_subject();

@@ -42,7 +42,7 @@ pub(crate) async fn run(
             let newest = match &loaded.record {
                 Some(record) => newest(world, record).await.unwrap_or_else(|error| {
                     // The state of the token matters more than the history of its version.
-                    warn!(%token, %error, "not told how the newest version came");
+                    warn!(%token, %error, "the audit of the newest version could not be read");
                     None
                 }),
                 None => None,

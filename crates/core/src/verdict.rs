@@ -42,7 +42,7 @@ impl Verdict {
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Succeeded(_) => "succeeded",
-            Verdict::GoesOn { .. } => "goes on",
+            Verdict::GoesOn { .. } => "continues",
             Verdict::Failed { .. } => "failed",
         }
     }

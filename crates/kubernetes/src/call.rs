@@ -279,7 +279,7 @@ impl Failure {
                     Some(Admission::Denied) if because.contains(OWN_POLICY) => (
                         "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml \
                          refuses",
-                        "change the object once as somebody else, so that the addition is there already (kubectl \
+                        "change the object once with another identity, so that the addition is there already (kubectl \
                          annotate it), or exempt the function's Kubernetes group, changeover, from what adds it",
                     ),
                     Some(Admission::Denied) => (

@@ -447,7 +447,7 @@ fn newer(subject: &Subject<'_>, object: &str, found: Fence) -> Option<Finding> {
 }
 
 /// The check that passes if an ExternalSecret, or its keeper, can be made to refresh.
-const REFRESHED: &str = "admission lets it be told to refresh";
+const REFRESHED: &str = "admission allows its refresh";
 
 /// The number of objects of one sort that are looked at concurrently.
 const AT_ONCE: usize = 8;

@@ -119,7 +119,7 @@ where
                 if fatal {
                     return Err(failure.into_failed(target, connection).into());
                 }
-                tracing::debug!(%target, because = failure.because(), "watching goes on");
+                tracing::debug!(%target, because = failure.because(), "watching continues");
                 let pause = failure.pause(target, state.failures);
                 if failure.spoils_the_connection(state.failures) {
                     access.discard(target.cluster, connection).await;

@@ -173,7 +173,7 @@ struct Obstacle {
 
 fn on_delete() -> Obstacle {
     Obstacle {
-        what: "its strategy OnDelete replaces no pod until somebody deletes it".to_owned(),
+        what: "its strategy OnDelete replaces no pod until it is deleted by hand".to_owned(),
         fix: "set spec.updateStrategy.type to RollingUpdate, or delete its pods one by one; the \
               next run carries on",
     }

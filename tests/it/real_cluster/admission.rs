@@ -144,7 +144,7 @@ async fn addition_of_a_mutating_policy_to_our_change_is_found_before_a_rotation(
         }
         assert!(began.elapsed() < LONG, "the policy never comes into force");
     };
-    let words = ["a mutating webhook or policy adds a change of its own", "as somebody else"];
+    let words = ["a mutating webhook or policy adds a change of its own", "with another identity"];
     assert_one(&refused, &words);
 
     // Follow the fix that the refusal names.

@@ -41,7 +41,7 @@ def a_rotation_waits_for_an_operator_that_is_busy_and_for_one_that_is_down(testb
             assert platform.invoke("rotate", key="down", wait="3s")["outcome"] == "in_progress"
             held = platform.rotate_until_held("down", 60)
             tell(f"held: {held['object']}: {held['reason']}")
-            assert "ExternalSecret token has not synced since it was told to" in held["reason"]
+            assert "ExternalSecret token has not synced since its refresh was requested" in held["reason"]
             assert platform.copy()["status"] == before and before["conditions"][0]["status"] == "True"
 
             # Back: once it has caught up the next run finds it so, and it is the same version that goes on.

@@ -257,9 +257,7 @@ fn explained(code: Option<&str>, error: Error) -> Error {
         Some("ParameterNotFound" | "ParameterVersionNotFound") => {
             "nothing: it was deleted meanwhile, and is published again within a minute"
         }
-        Some("ParameterLimitExceeded") => {
-            "delete parameters that nobody uses, or ask AWS for a higher limit"
-        }
+        Some("ParameterLimitExceeded") => "delete unused parameters, or ask AWS for a higher limit",
         _ => return error,
     };
     Error { kind: Kind::PreflightFailed, fix: fix.to_owned(), ..error }

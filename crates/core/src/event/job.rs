@@ -22,7 +22,7 @@ impl Job {
         let text = |pointer| job.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let Some(id) = text("/id") else {
             return Err(bad_event(
-                "it is a CodePipeline job without an `id`, which nobody can answer",
+                "it is a CodePipeline job without an `id`, which cannot be answered",
                 "send what CodePipeline sends",
             ));
         };

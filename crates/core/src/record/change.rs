@@ -173,7 +173,7 @@ impl Record {
                     return Err(illegal("a rotation is in progress"));
                 }
                 if self.is_leased(now) {
-                    return Err(illegal("somebody else holds the lease"));
+                    return Err(illegal("another invocation holds the lease"));
                 }
                 if self.lease.is_some() && matches!(step, Some((_, Step::Publish))) {
                     return Err(illegal("a publish was left unfinished, and comes first"));
@@ -188,7 +188,7 @@ impl Record {
                 match &self.lease {
                     Some(held) if held.holder == lease.holder => {}
                     Some(_) if self.is_leased(now) => {
-                        return Err(illegal("somebody else holds the lease"));
+                        return Err(illegal("another invocation holds the lease"));
                     }
                     // The previous holder did not save the outcome of its last write: it may still land.
                     Some(held) if matches!(step, Some((_, Step::Publish))) => {
@@ -309,7 +309,7 @@ impl Record {
                     rotation.purpose == Purpose::Rotate && !rotation.presented
                 });
                 if !droppable {
-                    return Err(illegal("no version is pending that nobody can present yet"));
+                    return Err(illegal("no pending version is still unpresented"));
                 }
                 if !self.is_held_by_lease(now) {
                     return Err(illegal("the lease is not held"));

@@ -349,7 +349,7 @@ impl Faults {
         if verifiers.is_empty() && presenters.is_empty() {
             self.add::<()>(
                 "verifiers",
-                "is missing, and so is `presenters`: nobody would learn of the token; add a side",
+                "is missing, and so is `presenters`: no service would learn of the token; add a side",
             );
         }
         for (index, publication) in presenters.publications.iter().enumerate() {

@@ -89,7 +89,7 @@ async fn keep_edited(session: &mut Session<'_>) -> Result<(), Stop> {
             Ok(value) => {
                 let kept =
                     session.seal(session.record().next_version(), value, BTreeMap::new()).await?;
-                session.warn(format!("{place}: what somebody wrote there is next"));
+                session.warn(format!("{place}: the value that was written there by hand is next"));
                 session.apply(Change::Edited(kept))?;
             }
             Err(error) if matches!(error.kind, Kind::BadToken | Kind::PreflightFailed) => {

@@ -117,7 +117,7 @@ pub(super) async fn publish_again(
     };
     Ok(Some(UnderWay::Held(Held::new(
         changed,
-        format!("somebody keeps changing what was published{editors}"),
-        "stop whatever else writes to it, then rotate again: the same version goes on",
+        format!("another writer keeps changing what was published{editors}"),
+        "stop whatever else writes to it, then rotate again: the same version continues",
     ))))
 }

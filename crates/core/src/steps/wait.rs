@@ -50,7 +50,7 @@ pub(super) fn still_waiting(
     Some(UnderWay::Held(Held::new(
         object,
         format!("{} not done within {timeout}: {awaited}", owed.step.as_str()),
-        "see why the cluster does not follow; the rotation goes on by itself once it does",
+        "see why the cluster does not follow; the rotation continues by itself once it does",
     )))
 }
 

@@ -118,10 +118,8 @@ impl Place<'_> {
             ));
         // A list that failed or was cut short may have had users too.
         } else if examination.findings.is_empty() {
-            examination.right(
-                object,
-                format!("nobody beside the spec's workloads uses {}", told(secrets)),
-            );
+            examination
+                .right(object, format!("no workload beside the spec's uses {}", told(secrets)));
         }
         examination
     }
@@ -221,7 +219,7 @@ impl User {
         };
         Finding::warning(
             format!("{namespace}/{}", self.name),
-            format!("it uses {used}, and is not in the spec: nobody waits for it"),
+            format!("it uses {used}, and is not in the spec: no rotation waits for it"),
             fix,
         )
     }

@@ -31,7 +31,7 @@ pub(super) fn judge(
         findings.push(Finding::warning(
             object,
             format!("{who} restarts it when its Secret changes ({annotation}), beside changeover"),
-            format!("take {annotation} away: every change is rolled out twice, and {who} waits for nobody"),
+            format!("take {annotation} away: every change is rolled out twice, and {who} waits for no rollout"),
         ));
     }
     // The Vault Secrets Operator leaves this on the pod template (vault-secrets-operator

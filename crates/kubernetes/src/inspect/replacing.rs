@@ -48,7 +48,7 @@ fn of_deployment(object: &str, deployment: &Deployment) -> Vec<Finding> {
     if strategy == Some("Recreate") {
         findings.push(Finding::warning(
             object,
-            "its strategy Recreate ends all pods before it starts new ones: nobody answers \
+            "its strategy Recreate ends all pods before it starts new ones: no pod answers \
              meanwhile, whatever the token",
             "set spec.strategy.type to RollingUpdate, or accept that",
         ));
@@ -119,7 +119,7 @@ fn of_daemon_set(object: &str, daemon_set: &DaemonSet) -> Vec<Finding> {
 fn on_delete(object: &str) -> Finding {
     Finding::refusal(
         object,
-        "its strategy OnDelete replaces no pod until somebody deletes it",
+        "its strategy OnDelete replaces no pod until it is deleted by hand",
         "set spec.updateStrategy.type to RollingUpdate",
     )
 }

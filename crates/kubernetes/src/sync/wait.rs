@@ -338,7 +338,7 @@ impl<'a> Waits<'a> {
             }
             if awaited.failing.is_none() && awaited.refresh_at.is_none() {
                 awaited.words =
-                    format!("ExternalSecret {name} has not synced since it was told to");
+                    format!("ExternalSecret {name} has not synced since its refresh was requested");
             }
             return;
         }

@@ -192,7 +192,7 @@ fn table() -> Vec<Row> {
                 ..deployment("it is paused midway", 1, 2, [1, 2, 1, 2], Waits)
             },
             Fails,
-            "kubectl waits for somebody who resumes it",
+            "kubectl waits until it is resumed",
         ),
         differs(
             Row {
@@ -243,7 +243,7 @@ fn table() -> Vec<Row> {
                 pods: &[7, 7, 7],
                 ..with(
                     stateful_set(
-                        "on delete, and somebody deleted every pod",
+                        "on delete, and every pod was deleted",
                         1,
                         json!({"type": "OnDelete"}),
                         [1, 3, 3, 3, 3],

@@ -79,7 +79,7 @@ async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is
             Fault::Says(422, own),
             deployment,
             "adds a change of its own",
-            "as somebody else",
+            "with another identity",
         ),
         (
             workload(),

@@ -79,7 +79,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
             "changeover may get, list, patch, watch deployments.apps",
             "changeover may get, list, patch, watch externalsecrets.external-secrets.io",
             "changeover may list replicasets.apps",
-            "nobody beside the spec's workloads uses Secret datastore-token",
+            "no workload beside the spec's uses Secret datastore-token",
         ],
         "prod/web/deployment/backend": [
             "it exists",
@@ -89,7 +89,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
         ],
         "prod/web/externalsecret/datastore-token": [
             "it copies what is published as it is",
-            "admission lets it be told to refresh",
+            "admission allows its refresh",
         ],
     });
     // The order of an object's checks is not part of the result.
