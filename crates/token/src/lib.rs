@@ -5,13 +5,22 @@
 #![warn(missing_docs)]
 
 mod accepted;
+mod digest;
 mod fence;
-mod token;
+mod generation;
+mod name;
+mod sealed;
+mod secret;
+mod stage;
 pub mod time;
+mod version;
 
 pub use accepted::{Accepted, Content};
+pub use digest::{Digest, NotADigest};
 pub use fence::{Fence, Life, NotAFence};
-pub use token::{
-    AcceptedForm, Digest, Generation, LARGEST_VALUE, NotADigest, NotAName, Prefix, Sealed, Secret,
-    Stage, TokenName, Unfit, VersionNumber,
-};
+pub use generation::{Generation, Prefix};
+pub use name::{NotAName, TokenName};
+pub use sealed::Sealed;
+pub use secret::{LARGEST_VALUE, Secret, Unfit};
+pub use stage::{AcceptedForm, Stage};
+pub use version::VersionNumber;
