@@ -12,8 +12,6 @@ use changeover_core::{
 use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
-use crate::store::Prefixes;
-
 /// An ExternalSecret, reduced to the fields that matter here.
 pub(super) type ExternalSecret = Object<Spec, Status>;
 
@@ -246,6 +244,10 @@ pub(super) struct StoreReference {
     pub(super) name: String,
     pub(super) kind: String,
 }
+
+/// The prefix that each store puts before the keys that are requested from it. Stores without a prefix are
+/// not in it.
+pub(super) type Prefixes = BTreeMap<StoreReference, String>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

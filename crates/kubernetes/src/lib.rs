@@ -5,6 +5,7 @@
 //! call, watch       one call, one watch: time-outs, retries, and the meaning of a failure
 //! events            the reasons that controllers report in events alone
 //! external_secret   an ExternalSecret, judged                     (pure)
+//! external_secrets_api     the API of External Secrets, in the version that a cluster serves
 //! cluster_external_secret  the ExternalSecret that it keeps in each namespace  (pure)
 //! sync              a Secret that is written or forced to refresh, and confirmed by digest
 //! workload          a workload and its pods, judged               (pure)
@@ -17,6 +18,7 @@ pub mod client;
 mod cluster_external_secret;
 mod events;
 mod external_secret;
+mod external_secrets_api;
 mod inspect;
 mod rollout;
 mod store;

@@ -16,16 +16,12 @@ use serde_json::Value;
 use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
-    external_secret::{Condition, GROUP, Spec, StoreReference},
-    sync,
+    external_secret::{Condition, GROUP, Prefixes, Spec, StoreReference},
+    external_secrets_api,
 };
 
 /// A SecretStore or a ClusterSecretStore, reduced to the fields that matter here.
 pub(super) type Store = Object<StoreSpec, StoreStatus>;
-
-/// The prefix that each store puts before the keys that are requested from it. Stores without a prefix are
-/// not in it.
-pub(super) type Prefixes = BTreeMap<StoreReference, String>;
 
 /// Reads a store of an ExternalSecret in the namespace of this workload.
 pub(super) async fn read(
@@ -33,7 +29,7 @@ pub(super) async fn read(
     workload: &Workload,
     reference: &StoreReference,
 ) -> Result<Store, Failed> {
-    let version = sync::api::version(kubernetes, workload).await?;
+    let version = external_secrets_api::version(kubernetes, workload).await?;
     let (kind, plural, resource, namespace) = match is_of_cluster(reference) {
         true => ("ClusterSecretStore", "clustersecretstores", CLUSTER_SECRET_STORES, ""),
         false => ("SecretStore", "secretstores", SECRET_STORES, workload.namespace.as_str()),

@@ -12,7 +12,6 @@
 //! `status.syncedResourceVersion` moved after the annotation was set, and the Secret's data has the digest
 //! of the published value (external-secrets `externalsecret_controller.go`, `markAsDone`).
 
-pub(super) mod api;
 mod force;
 mod secret;
 mod wait;
@@ -49,7 +48,7 @@ use crate::{
     cluster_external_secret::{self, ClusterExternalSecret},
     events,
     external_secret::{self, ExternalSecret, copies, secret_name},
-    store,
+    external_secrets_api, store,
 };
 
 #[async_trait]
@@ -169,9 +168,9 @@ pub(super) async fn read_keeper(
     let Some(SecretCopy::ClusterExternalSecret { name, .. }) = &workload.copy else {
         return Ok(None);
     };
-    let target = api::of_cluster(workload, "get", name);
+    let target = external_secrets_api::of_cluster(workload, "get", name);
     by_served_version(kubernetes, workload, target, |client, version| async move {
-        api::cluster_external_secrets(client, version).get(name).await
+        external_secrets_api::cluster_external_secrets(client, version).get(name).await
     })
     .await
 }
@@ -232,7 +231,7 @@ pub(super) async fn get(
 ) -> Result<Option<ExternalSecret>, Error> {
     let target = Target::beside(workload, "get", external_secret::RESOURCE, name);
     by_served_version(kubernetes, workload, target, |client, version| async move {
-        api::external_secrets(client, workload, version).get(name).await
+        external_secrets_api::external_secrets(client, workload, version).get(name).await
     })
     .await
 }
@@ -249,15 +248,17 @@ where
     F: Future<Output = Result<T, kube::Error>>,
 {
     let remembered = kubernetes.known_version(&workload.cluster).is_some();
-    let version = api::version(kubernetes, workload).await?;
+    let version = external_secrets_api::version(kubernetes, workload).await?;
     let read = async |version| {
         let answer =
             call(&*kubernetes.access, target, |connection| get(connection.client, version));
         found(answer.await)
     };
     match read(version).await? {
-        None if remembered && api::has_changed(kubernetes, workload, version).await? => {
-            read(api::version(kubernetes, workload).await?).await
+        None if remembered
+            && external_secrets_api::has_changed(kubernetes, workload, version).await? =>
+        {
+            read(external_secrets_api::version(kubernetes, workload).await?).await
         }
         answer => Ok(answer),
     }

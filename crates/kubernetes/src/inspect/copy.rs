@@ -11,8 +11,8 @@ use changeover_core::{
 use crate::{
     Home, KubernetesClusters,
     call::Failed,
-    external_secret::ExternalSecret,
-    store::{self, Prefixes, Store},
+    external_secret::{ExternalSecret, Prefixes},
+    store::{self, Store},
 };
 
 /// Warns of an ExternalSecret that copies other published parameters beside this token's view. It may copy

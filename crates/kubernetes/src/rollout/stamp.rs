@@ -126,13 +126,13 @@ async fn apply<K: Rolled>(
 }
 
 /// The annotation that carries this stamp, on the pod template or on a Secret that is written.
-pub(in super::super) fn annotation(stamp: &Stamp) -> String {
+pub(crate) fn annotation(stamp: &Stamp) -> String {
     format!("{}.{ANNOTATIONS}{}", singular(stamp.side), stamp.token)
 }
 
 /// The field manager that owns it. There is one per side and token, because a field that a manager owned
 /// and omits from its next apply is removed.
-pub(in super::super) fn manager(stamp: &Stamp) -> String {
+pub(crate) fn manager(stamp: &Stamp) -> String {
     format!("{MANAGER}-{}-{}", singular(stamp.side), stamp.token)
 }
 

@@ -2,15 +2,16 @@
 
 use changeover_core::{error::Error, ports::SyncedBefore, spec::Workload};
 
-use super::{Source, api, found, get, source};
+use super::{Source, found, get, source};
 use crate::{
     KubernetesClusters,
     call::{Failed, Mode, Target, call},
     external_secret::{self, ExternalSecret},
+    external_secrets_api,
 };
 
 /// See [`changeover_core::ports::SecretCopies::force_sync`].
-pub(in super::super) async fn force_sync(
+pub(crate) async fn force_sync(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     force: &str,
@@ -48,7 +49,7 @@ pub(super) async fn force_again(
 
 /// Submits the annotation that forces a refresh as a dry run: admission judges it, and nothing changes.
 /// `keeper` is the ClusterExternalSecret that keeps the ExternalSecret `name`.
-pub(in super::super) async fn dry_run(
+pub(crate) async fn dry_run(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     name: &str,
@@ -67,7 +68,7 @@ async fn annotate(
     force: &str,
     mode: Mode,
 ) -> Result<Option<ExternalSecret>, Failed> {
-    let version = api::version(kubernetes, workload).await?;
+    let version = external_secrets_api::version(kubernetes, workload).await?;
     // A sync may already have followed an attempt whose reply was lost. Each attempt sets another value, so
     // that a sync is still to follow the state that this attempt returns as "before".
     let force = || kubernetes.forcing(force);
@@ -75,18 +76,24 @@ async fn annotate(
         let name = source.name.as_str();
         let target = Target::beside(workload, "patch", external_secret::RESOURCE, name);
         let patched = call(&*kubernetes.access, target, |connection| {
-            let (objects, force) =
-                (api::external_secrets(connection.client, workload, version), force());
-            async move { api::annotate(objects, name, ANNOTATION, &force, mode).await }
+            let (objects, force) = (
+                external_secrets_api::external_secrets(connection.client, workload, version),
+                force(),
+            );
+            async move { external_secrets_api::annotate(objects, name, ANNOTATION, &force, mode).await }
         });
         return patched.await.map(Some);
     };
     // A ClusterExternalSecret would remove an annotation from its children again, and copies its own to
     // them.
-    let target = api::of_cluster(workload, "patch", keeper);
+    let target = external_secrets_api::of_cluster(workload, "patch", keeper);
     let patched = call(&*kubernetes.access, target, |connection| {
-        let (objects, force) = (api::cluster_external_secrets(connection.client, version), force());
-        async move { api::annotate(objects, keeper, ANNOTATION_OF_CLUSTER, &force, mode).await }
+        let (objects, force) =
+            (external_secrets_api::cluster_external_secrets(connection.client, version), force());
+        async move {
+            external_secrets_api::annotate(objects, keeper, ANNOTATION_OF_CLUSTER, &force, mode)
+                .await
+        }
     });
     patched.await.map(|_| None)
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A Secret, with its values as digests.
-pub(in super::super) struct Secret {
+pub(crate) struct Secret {
     pub(super) metadata: ObjectMeta,
     pub(super) is_immutable: bool,
     /// `type`, which shows the other user of the Secret, if it has one.

@@ -14,7 +14,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    Source, api, failure,
+    Source, failure,
     force::{force_again, last_force},
     needs_prefixes, object, read_keeper, secret, secret_key, source,
 };
@@ -22,8 +22,8 @@ use crate::{
     KubernetesClusters,
     call::{Target, spread},
     cluster_external_secret::why_absent,
-    external_secret::{self, ExternalSecret, copies, obstacles, secret_name},
-    store::{self, Prefixes},
+    external_secret::{self, ExternalSecret, Prefixes, copies, obstacles, secret_name},
+    external_secrets_api, store,
     watch::watch,
 };
 
@@ -32,7 +32,7 @@ use crate::{
 /// An ExternalSecret that synced an older value than the published one is forced to refresh again, a few
 /// times: a store may answer with the value that it held a moment ago. The wait ends early if one of them
 /// is stuck.
-pub(in super::super) async fn synced(
+pub(crate) async fn synced(
     kubernetes: &KubernetesClusters,
     told: &[(&Workload, SyncedBefore)],
     intended: &BTreeMap<ParameterName, Digest>,
@@ -107,7 +107,7 @@ impl<'a> Waits<'a> {
             return Ok(());
         }
         let (kubernetes, workload) = (self.kubernetes, self.awaited[0].workload);
-        let version = api::version(kubernetes, workload).await?;
+        let version = external_secrets_api::version(kubernetes, workload).await?;
         // A single one is watched alone. With several, events of the namespace's other ExternalSecrets are
         // ignored.
         let (name, configuration) = match self.awaited.as_slice() {
@@ -120,7 +120,7 @@ impl<'a> Waits<'a> {
         };
         let target = Target::beside(workload, "watch", external_secret::RESOURCE, &name);
         let events = watch(&*kubernetes.access, target, configuration, move |client| {
-            api::external_secrets(client, workload, version)
+            external_secrets_api::external_secrets(client, workload, version)
         });
         let mut events = std::pin::pin!(events);
 

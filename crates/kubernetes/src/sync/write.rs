@@ -29,7 +29,7 @@ use crate::{
 ///
 /// It reads before it writes, and writes only if nothing changed in between. So a view never goes back,
 /// even if another writer is active at the same time, and a write that arrives late is a conflict.
-pub(in super::super) async fn write_secret(
+pub(crate) async fn write_secret(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     stamp: &Stamp,
@@ -105,7 +105,7 @@ pub(in super::super) async fn write_secret(
 
 /// Submits the write of a Secret's key, with a dummy value, as a dry run: admission judges it, and nothing
 /// changes. For a Secret that does not exist, admission judges that it is made.
-pub(in super::super) async fn dry_run_of_write(
+pub(crate) async fn dry_run_of_write(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     stamp: &Stamp,
@@ -124,7 +124,7 @@ pub(in super::super) async fn dry_run_of_write(
 }
 
 /// See [`changeover_core::ports::SecretCopies::written_secret`].
-pub(in super::super) async fn written_secret(
+pub(crate) async fn written_secret(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
 ) -> Result<Option<changeover_token::Digest>, Error> {
@@ -134,7 +134,7 @@ pub(in super::super) async fn written_secret(
 }
 
 /// The state of a Secret that must be written.
-pub(in super::super) enum Found {
+pub(crate) enum Found {
     /// There is none yet.
     Nothing,
     /// Its key can be written, and it carries this fence.
@@ -144,7 +144,7 @@ pub(in super::super) enum Found {
 }
 
 /// Observes the Secret of this workload that must be written.
-pub(in super::super) async fn look_at_written(
+pub(crate) async fn look_at_written(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
     name: &str,
@@ -213,7 +213,7 @@ fn owners<'a>(metadata: &'a ObjectMeta, key: &str) -> Vec<&'a str> {
 }
 
 /// A Secret beside a workload, as reports name it.
-pub(in super::super) fn object(workload: &Workload, name: &str) -> String {
+pub(crate) fn object(workload: &Workload, name: &str) -> String {
     format!("{}/{}/secret/{name}", workload.cluster, workload.namespace)
 }
 
