@@ -277,11 +277,10 @@ mod tests {
             // Each service has its own form of a refusal: STS answers in XML, the others in JSON.
             self.calls.push(call);
             let (status, error) = missing;
-            let refusal = match host.starts_with("sts.") {
-                true => {
-                    format!("<ErrorResponse><Error><Code>{error}</Code></Error></ErrorResponse>")
-                }
-                false => json!({"__type": error, "message": "none"}).to_string(),
+            let refusal = if host.starts_with("sts.") {
+                format!("<ErrorResponse><Error><Code>{error}</Code></Error></ErrorResponse>")
+            } else {
+                json!({"__type": error, "message": "none"}).to_string()
             };
             let answer = match found {
                 Some(found) => http::Response::builder().status(200).body(found),

@@ -163,25 +163,50 @@ impl Config {
                 .map_err(|error| format!("is not a tracing filter: {}", causes(&error)))
         });
 
-        let config = (|| {
-            Some(Self {
-                function_name: function_name?,
-                table: table?,
-                key: key?,
-                publication_key: publication_key?,
-                scope: scope?,
-                specs: specs?,
-                clusters: clusters?,
-                event_bus: event_bus?,
-                lease: lease?,
-                late_write: late_write?,
-                log: log?,
-            })
-        })();
-        match config {
-            Some(config) if reader.faults.is_empty() => Ok(config),
-            _ => Err(Faults(reader.faults)),
-        }
+        // A fault across variables leaves each of them present.
+        let (
+            true,
+            Some(function_name),
+            Some(table),
+            Some(key),
+            Some(publication_key),
+            Some(scope),
+            Some(specs),
+            Some(clusters),
+            Some(event_bus),
+            Some(lease),
+            Some(late_write),
+            Some(log),
+        ) = (
+            reader.faults.is_empty(),
+            function_name,
+            table,
+            key,
+            publication_key,
+            scope,
+            specs,
+            clusters,
+            event_bus,
+            lease,
+            late_write,
+            log,
+        )
+        else {
+            return Err(Faults(reader.faults));
+        };
+        Ok(Self {
+            function_name,
+            table,
+            key,
+            publication_key,
+            scope,
+            specs,
+            clusters,
+            event_bus,
+            lease,
+            late_write,
+            log,
+        })
     }
 }
 

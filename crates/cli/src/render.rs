@@ -116,10 +116,8 @@ impl Page {
         let mut publications =
             self.table(["side", "place", "revision", "store version", "written"]);
         publications.add_rows(standing.publications.iter().map(|it| self.publication(it)));
-        let publications = match standing.publications.is_empty() {
-            true => String::new(),
-            false => indented(&publications),
-        };
+        let publications =
+            if standing.publications.is_empty() { String::new() } else { indented(&publications) };
         title + &self.facts(&facts) + &publications
     }
 
@@ -132,9 +130,10 @@ impl Page {
 
     fn queued(&self, queued: &Queued) -> String {
         let since = queued.since.as_ref().map(|time| format!(", since {}", self.when(time)));
-        let without = match queued.without.is_empty() {
-            true => String::new(),
-            false => format!(", without {}", queued.without.join(", ")),
+        let without = if queued.without.is_empty() {
+            String::new()
+        } else {
+            format!(", without {}", queued.without.join(", "))
         };
         format!("{}{}{without}", queued.rotation, since.unwrap_or_default())
     }
@@ -158,10 +157,8 @@ impl Page {
             findings.add_rows(result.findings.iter().map(|finding| {
                 [&finding.severity, &finding.object, &finding.reason, &finding.fix]
             }));
-            let findings = match result.findings.is_empty() {
-                true => String::new(),
-                false => indented(&findings),
-            };
+            let findings =
+                if result.findings.is_empty() { String::new() } else { indented(&findings) };
             let checked = result.checked.iter();
             let checked: Vec<_> =
                 checked.map(|it| (it.object.as_str(), it.what.join("; "))).collect();

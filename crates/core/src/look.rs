@@ -186,9 +186,10 @@ impl Look {
         match record {
             Some(record) => {
                 values.retain(|(_, value)| !record.holds(&value.digest()));
-                match adopts {
-                    true => look.edited = look.one_value(&values),
-                    false => look.findings.extend(values.iter().map(|(place, _)| drift(place))),
+                if adopts {
+                    look.edited = look.one_value(&values)
+                } else {
+                    look.findings.extend(values.iter().map(|(place, _)| drift(place)))
                 }
             }
             None => {

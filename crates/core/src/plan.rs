@@ -200,10 +200,13 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision
         Ask::Resume if record.compare_at() <= now && is_at_rest(record) => Decision::DetectDrift,
         // An end that is due comes before a queued rotation, because the rotation may be refused each
         // time.
-        Ask::Resume if is_end_due(record, now) => match record.is_rotation_waiting() {
-            true => Decision::Resume(Relation::Before),
-            false => Decision::Resume(Relation::Same),
-        },
+        Ask::Resume if is_end_due(record, now) => {
+            if record.is_rotation_waiting() {
+                Decision::Resume(Relation::Before)
+            } else {
+                Decision::Resume(Relation::Same)
+            }
+        }
         Ask::Resume if is_at_rest(record) && record.is_rotation_waiting() => {
             mint(record, terms, now)
         }
@@ -320,10 +323,7 @@ pub fn leaving_out(
 }
 
 fn take_over(record: &Record, relation: Relation, now: Timestamp) -> Decision {
-    match record.is_leased(now) {
-        true => leased(record, now),
-        false => Decision::Resume(relation),
-    }
+    if record.is_leased(now) { leased(record, now) } else { Decision::Resume(relation) }
 }
 
 /// The deferral if the set of live versions cannot change now.

@@ -169,12 +169,13 @@ fn encrypted_anew(publication: &Publication, has: &str) -> Option<Finding> {
         return None;
     }
     let is_alias = |key: &str| key.starts_with("alias/");
-    let reason = match is_alias(&named) == is_alias(&has) {
-        true => format!("it is encrypted with the KMS key {has}, and the spec names {named}"),
-        false => format!(
+    let reason = if is_alias(&named) == is_alias(&has) {
+        format!("it is encrypted with the KMS key {has}, and the spec names {named}")
+    } else {
+        format!(
             "it is encrypted with the KMS key {has}, and the spec names {named}, which may or may \
              not be the same key"
-        ),
+        )
     };
     Some(Finding::warning(
         publication.place.to_string(),

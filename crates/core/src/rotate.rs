@@ -200,9 +200,10 @@ fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
         return Ok(());
     };
     let known: Vec<_> = known.iter().map(String::as_str).collect();
-    let fix = match known.is_empty() {
-        true => "leave `without` out: the spec names no workload".to_owned(),
-        false => format!("name clusters of the spec: {}", known.join(", ")),
+    let fix = if known.is_empty() {
+        "leave `without` out: the spec names no workload".to_owned()
+    } else {
+        format!("name clusters of the spec: {}", known.join(", "))
     };
     let because = format!("no workload of its spec is in cluster \"{unknown}\"");
     Err(Error::new(Kind::BadEvent, "leave a cluster out of", because, fix).on(&spec.token))
@@ -368,10 +369,11 @@ async fn take_back(session: &mut Session<'_>) -> Result<Report, Stop> {
         let version = rotation.version;
         session.warn(format!("version {version} continues: presenters may have it already"));
     }
-    let due_at = match plan::is_at_rest(session.record()) {
-        true => due_at_rest(session),
+    let due_at = if plan::is_at_rest(session.record()) {
+        due_at_rest(session)
+    } else {
         // This save overtakes an invocation that was watching, so what it watched is due at once.
-        false => session.now(),
+        session.now()
     };
     session.release(due_at).await?;
     Ok(Report { rotation, version: None, ..session.report(Outcome::Dropped) })

@@ -162,9 +162,12 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
     });
     // Without a spec: every place that was written and may still be read.
     let written = record.into_iter().filter(|_| spec.is_none()).flat_map(Record::published);
-    let written = written.map(|(place, seen)| match seen.held_at.is_empty() {
-        true => (Side::Verifiers, place.to_owned()),
-        false => (Side::Presenters, place.to_owned()),
+    let written = written.map(|(place, seen)| {
+        if seen.held_at.is_empty() {
+            (Side::Verifiers, place.to_owned())
+        } else {
+            (Side::Presenters, place.to_owned())
+        }
     });
     let publications = specified.chain(written).map(|(side, place)| {
         let seen = record.and_then(|record| record.seen(&place));

@@ -83,9 +83,10 @@ pub(crate) fn note_unfinished_publish(session: &mut Session<'_>) -> Result<(), S
 
 /// Makes the record work from the spec of this session, which was admitted.
 pub(crate) fn follow_spec(session: &mut Session<'_>) -> Result<(), Stop> {
-    match session.record().works_from(&session.spec().id) {
-        true => Ok(()),
-        false => session.apply(Change::Respecify(session.spec().id.clone())),
+    if session.record().works_from(&session.spec().id) {
+        Ok(())
+    } else {
+        session.apply(Change::Respecify(session.spec().id.clone()))
     }
 }
 

@@ -50,10 +50,12 @@ impl<'a> Target<'a> {
 impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, namespace, resource, name, .. } = self;
-        match name.is_empty() {
-            false if namespace.is_empty() => write!(f, "{resource} {name} of cluster {cluster}"),
-            true => write!(f, "{resource} in namespace {namespace} of cluster {cluster}"),
-            false => write!(f, "{resource} {namespace}/{name} of cluster {cluster}"),
+        if name.is_empty() {
+            write!(f, "{resource} in namespace {namespace} of cluster {cluster}")
+        } else if namespace.is_empty() {
+            write!(f, "{resource} {name} of cluster {cluster}")
+        } else {
+            write!(f, "{resource} {namespace}/{name} of cluster {cluster}")
         }
     }
 }

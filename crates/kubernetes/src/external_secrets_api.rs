@@ -104,9 +104,10 @@ async fn served(
     };
     let version = VERSIONS.into_iter().find(|version| served.iter().any(|it| it == version));
     let version = version.ok_or_else(|| {
-        let because = match served.is_empty() {
-            true => "the cluster does not know ExternalSecrets".to_owned(),
-            false => format!("the cluster knows them only as {}", served.join(", ")),
+        let because = if served.is_empty() {
+            "the cluster does not know ExternalSecrets".to_owned()
+        } else {
+            format!("the cluster knows them only as {}", served.join(", "))
         };
         Error::new(
             Kind::PreflightFailed,

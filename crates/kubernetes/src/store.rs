@@ -30,9 +30,10 @@ pub(super) async fn read(
     reference: &StoreReference,
 ) -> Result<Store, Failed> {
     let version = external_secrets_api::version(kubernetes, workload).await?;
-    let (kind, plural, resource, namespace) = match is_of_cluster(reference) {
-        true => ("ClusterSecretStore", "clustersecretstores", CLUSTER_SECRET_STORES, ""),
-        false => ("SecretStore", "secretstores", SECRET_STORES, workload.namespace.as_str()),
+    let (kind, plural, resource, namespace) = if is_of_cluster(reference) {
+        ("ClusterSecretStore", "clustersecretstores", CLUSTER_SECRET_STORES, "")
+    } else {
+        ("SecretStore", "secretstores", SECRET_STORES, workload.namespace.as_str())
     };
     let kind = GroupVersionKind::gvk(GROUP, version, kind);
     let api = &ApiResource::from_gvk_with_plural(&kind, plural);
@@ -52,9 +53,10 @@ pub(super) async fn read(
 pub(super) fn object(workload: &Workload, reference: &StoreReference) -> String {
     let Workload { cluster, namespace, .. } = workload;
     let name = &reference.name;
-    match is_of_cluster(reference) {
-        true => format!("{cluster}/clustersecretstore/{name}"),
-        false => format!("{cluster}/{namespace}/secretstore/{name}"),
+    if is_of_cluster(reference) {
+        format!("{cluster}/clustersecretstore/{name}")
+    } else {
+        format!("{cluster}/{namespace}/secretstore/{name}")
     }
 }
 

@@ -79,9 +79,10 @@ where
                     continue;
                 }
                 // A list must be answered soon. An event may take any time.
-                let until = match state.listing {
-                    true => Instant::now() + ANSWER_WITHIN,
-                    false => state.asked_at + ASKED_AGAIN_AFTER,
+                let until = if state.listing {
+                    Instant::now() + ANSWER_WITHIN
+                } else {
+                    state.asked_at + ASKED_AGAIN_AFTER
                 };
                 let next = match timeout_at(until, events.next()).await {
                     Err(_) if !state.listing => continue,

@@ -282,9 +282,12 @@ impl Rollout<'_> {
             };
         }
         // Nothing holds the rollout: describe what it waits for.
-        let older = older.map(|replica| match replica.is_terminating {
-            true => format!("{} is Terminating", replica.told()),
-            false => format!("{} runs on an older view", replica.told()),
+        let older = older.map(|replica| {
+            if replica.is_terminating {
+                format!("{} is Terminating", replica.told())
+            } else {
+                format!("{} runs on an older view", replica.told())
+            }
         });
         let is_early = by_kubectl == ByKubectl::Unobserved || live.is_complete();
         let missing = live
@@ -293,9 +296,10 @@ impl Rollout<'_> {
             .map(|wanted| format!("{} of {wanted} pods exist", replicas.len()));
         let is_missing = missing.is_some();
         let words: Vec<String> = [Some(left), missing, older, told].into_iter().flatten().collect();
-        match is_missing {
-            true => Verdict::Missing(words.join("; ")),
-            false => Verdict::UnderWay(words.join("; ")),
+        if is_missing {
+            Verdict::Missing(words.join("; "))
+        } else {
+            Verdict::UnderWay(words.join("; "))
         }
     }
 
@@ -337,10 +341,11 @@ impl Rollout<'_> {
             Some(Trouble {
                 told: replica.told_with(trouble),
                 culprit: replica.culprit(trouble),
-                weight: match is_current {
-                    true => trouble.weight,
+                weight: if is_current {
+                    trouble.weight
+                } else {
                     // Its controller may still be about to end it.
-                    false => trouble.weight.min(Weight::Suspicious),
+                    trouble.weight.min(Weight::Suspicious)
                 },
                 fix: match (is_current, trouble.weight) {
                     (false, _) => {

@@ -281,9 +281,12 @@ impl MemoryWorld {
     /// Asserts that all readers are on this version and that no other version is left anywhere.
     pub fn assert_settled_on(&self, version: u64) {
         let Rest { versions, places, labels, pods } = self.rest(&subject());
-        let expected = |view: &str| match view.starts_with("verifiers") {
-            true => format!("{version} current"),
-            false => version.to_string(),
+        let expected = |view: &str| {
+            if view.starts_with("verifiers") {
+                format!("{version} current")
+            } else {
+                version.to_string()
+            }
         };
         let strays = places.iter().filter(|(place, held)| **held != expected(place)).count()
             + labels

@@ -65,10 +65,10 @@ class Rotating:
         return function.invoke({"action": "rotate", "token": self.service.token})
 
 
-class GivingSignsOfLife(Rotating):
+class SavingHeartbeats(Rotating):
     """A rotation that waits for its readers keeps others from taking it over meanwhile."""
 
-    # A sign is given each five seconds, as deployment.py lowers the lease.
+    # A heartbeat is saved each five seconds, as deployment.py lowers the lease.
     within = "9s"
 
     def spec(self) -> dict:
@@ -79,12 +79,12 @@ class GivingSignsOfLife(Rotating):
     def ask(self, function: Function) -> dict:
         answer = super().ask(function)
         for entry in map(json.loads, function.log.read_text().splitlines()):
-            if entry.get("message") == "sign of life not given":
+            if entry.get("message") == "heartbeat not saved":
                 raise FunctionFailed(self.refusal, entry["error"])
         return answer
 
 
-class Joining(GivingSignsOfLife):
+class Joining(SavingHeartbeats):
     """A trigger joins the rotation that another one began and that goes on."""
 
     outcomes = {"in_progress"}
@@ -259,7 +259,7 @@ NEEDED_FOR = {
     ("KeepRecords", "dynamodb:ConditionCheckItem"): Joining,
     ("KeepRecords", "dynamodb:GetItem"): Rotating,
     ("KeepRecords", "dynamodb:PutItem"): Rotating,
-    ("KeepRecords", "dynamodb:UpdateItem"): GivingSignsOfLife,
+    ("KeepRecords", "dynamodb:UpdateItem"): SavingHeartbeats,
     ("FindWhatIsOwed", "dynamodb:Query"): Sweeping,
     ("FindEndedVersions", "dynamodb:Query"): Adopting,
     ("HandOnSweeps", "lambda:InvokeFunction"): HandingOn,

@@ -81,9 +81,10 @@ impl Page {
     pub(super) fn beside(&mut self, span: (Timestamp, Timestamp), word: &str) {
         let (x, width) = self.place(span);
         let room = LEFT + PLOT - (x + width);
-        let (x, anchor) = match room > 8.0 + word.chars().count() as f64 * CHARACTER {
-            true => (x + width + 6.0, "start"),
-            false => (x - 6.0, "end"),
+        let (x, anchor) = if room > 8.0 + word.chars().count() as f64 * CHARACTER {
+            (x + width + 6.0, "start")
+        } else {
+            (x - 6.0, "end")
         };
         let label = label(x, self.y + BAR - 2.0, word).set("text-anchor", anchor);
         self.elements.push(label.set("class", "muted"));

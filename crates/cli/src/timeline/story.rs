@@ -93,9 +93,10 @@ impl Stretch {
     /// The stretch in words, without a duration if it had none.
     pub(super) fn told(&self) -> String {
         let Self { leg, what, from, to, .. } = self;
-        match from < to {
-            true => format!("{leg} {what}: {}", took(*from, *to)),
-            false => format!("{leg} {what}"),
+        if from < to {
+            format!("{leg} {what}: {}", took(*from, *to))
+        } else {
+            format!("{leg} {what}")
         }
     }
 }

@@ -43,9 +43,10 @@ impl Element {
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, attributes, content } = self;
-        match content.is_empty() {
-            true => write!(f, "<{name}{attributes}/>"),
-            false => write!(f, "<{name}{attributes}>{content}</{name}>"),
+        if content.is_empty() {
+            write!(f, "<{name}{attributes}/>")
+        } else {
+            write!(f, "<{name}{attributes}>{content}</{name}>")
         }
     }
 }

@@ -132,9 +132,10 @@ impl Request {
             }
             Some("sweep") => {
                 body.check("sweep", &["token"])?;
-                match body.0.contains_key("token") {
-                    true => Ok(Request::SweepOne { token: body.token()? }),
-                    false => Ok(Request::Sweep),
+                if body.0.contains_key("token") {
+                    Ok(Request::SweepOne { token: body.token()? })
+                } else {
+                    Ok(Request::Sweep)
                 }
             }
             Some("status") => {

@@ -59,23 +59,39 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
     }
 
     // A fault across fields leaves every field present, so the list of faults must be empty too.
-    let spec = (|| {
-        Some(Spec {
-            token: name.clone(),
-            id: SpecId::of(version, json),
-            source: source?,
-            generation: generation?,
-            overlap: overlap?,
-            verifiers: verifiers?,
-            presenters: presenters?,
-            rollout_timeout: rollout_timeout?,
-            on_drift: on_drift?,
-        })
-    })();
-    match spec {
-        Some(spec) if faults.0.is_empty() => Ok(spec),
-        _ => Err(bad_spec(name, version, &faults.told())),
-    }
+    let (
+        true,
+        Some(source),
+        Some(generation),
+        Some(overlap),
+        Some(verifiers),
+        Some(presenters),
+        Some(rollout_timeout),
+        Some(on_drift),
+    ) = (
+        faults.0.is_empty(),
+        source,
+        generation,
+        overlap,
+        verifiers,
+        presenters,
+        rollout_timeout,
+        on_drift,
+    )
+    else {
+        return Err(bad_spec(name, version, &faults.told()));
+    };
+    Ok(Spec {
+        token: name.clone(),
+        id: SpecId::of(version, json),
+        source,
+        generation,
+        overlap,
+        verifiers,
+        presenters,
+        rollout_timeout,
+        on_drift,
+    })
 }
 
 /// The error of a spec that cannot be carried out.

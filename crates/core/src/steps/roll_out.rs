@@ -169,9 +169,10 @@ async fn wait_for_mounted<'a>(
     };
     let until = synced_at(session, workload, side) + within;
     session.world().clock.sleep_until(until.min(session.asking().stop_at)).await;
-    let progress = match until <= session.now() {
-        true => Progress::Done(()),
-        false => Progress::UnderWay("its pods may still hold their mounted copy".to_owned()),
+    let progress = if until <= session.now() {
+        Progress::Done(())
+    } else {
+        Progress::UnderWay("its pods may still hold their mounted copy".to_owned())
     };
     (workload, Ok(progress))
 }

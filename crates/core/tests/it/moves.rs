@@ -53,9 +53,8 @@ proptest! {
 /// Checks the promises that no change may break.
 fn holds(before: &Record, after: &Record, now: Timestamp) -> Result<(), String> {
     let numbers: Vec<_> = after.versions().iter().map(|it| it.version).collect();
-    let unless = |holds: bool, promise: &str| match holds {
-        true => Ok(()),
-        false => Err(format!("{promise} ({numbers:?})")),
+    let unless = |holds: bool, promise: &str| {
+        if holds { Ok(()) } else { Err(format!("{promise} ({numbers:?})")) }
     };
     // At most one version is pending, one is current, and numbers only grow.
     let pending = |record: &Record| {

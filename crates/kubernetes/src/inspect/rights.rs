@@ -121,9 +121,10 @@ pub(super) async fn examine(
     let mut granted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for (right, answer) in answers {
         let Right { cluster, namespace, resource, verb, name } = right;
-        let (object, place) = match namespace.is_empty() {
-            true => (format!("cluster {cluster}"), String::new()),
-            false => (format!("{cluster}/{namespace}"), format!(" in namespace {namespace}")),
+        let (object, place) = if namespace.is_empty() {
+            (format!("cluster {cluster}"), String::new())
+        } else {
+            (format!("{cluster}/{namespace}"), format!(" in namespace {namespace}"))
         };
         let manifest = if namespace.is_empty() { "eks-policy" } else { "eks-rbac" };
         let finding = match answer {

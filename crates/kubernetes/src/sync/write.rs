@@ -117,9 +117,10 @@ pub(crate) async fn dry_run_of_write(
     let mode = Mode::DryRun;
     let write =
         Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
-    match exists {
-        true => write.apply(&ObjectMeta::default(), &manager).await.map(drop),
-        false => write.make(&manager).await.map(drop),
+    if exists {
+        write.apply(&ObjectMeta::default(), &manager).await.map(drop)
+    } else {
+        write.make(&manager).await.map(drop)
     }
 }
 

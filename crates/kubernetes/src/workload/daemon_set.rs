@@ -20,10 +20,7 @@ pub(super) fn by_kubectl(daemon_set: &DaemonSet) -> ByKubectl {
 
 /// The work that is left, for a strategy that kubectl does not judge.
 pub(super) fn beyond_kubectl(daemon_set: &DaemonSet) -> Option<String> {
-    match is_observed(daemon_set) {
-        true => left(daemon_set),
-        false => Some(super::UNOBSERVED.to_owned()),
-    }
+    if is_observed(daemon_set) { left(daemon_set) } else { Some(super::UNOBSERVED.to_owned()) }
 }
 
 fn left(daemon_set: &DaemonSet) -> Option<String> {

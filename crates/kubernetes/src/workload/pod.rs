@@ -264,13 +264,14 @@ impl Replica {
             // A kubelet that is down cannot report it: the node controller marks its pods.
             let says_ready =
                 containers.clone().count() > 0 && containers.clone().all(|it| it.ready);
-            match says_ready && condition("Ready").is_some_and(|it| it.status == "False") {
-                true => told(
+            if says_ready && condition("Ready").is_some_and(|it| it.status == "False") {
+                told(
                     "its containers are ready and it is not: its node does not answer, or a \
                      readiness gate is closed"
                         .to_owned(),
-                ),
-                false => None,
+                )
+            } else {
+                None
             }
         };
         Some(Self {

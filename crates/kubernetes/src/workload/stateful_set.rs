@@ -31,9 +31,10 @@ pub(super) fn by_kubectl(stateful_set: &StatefulSet) -> ByKubectl {
             _ => ByKubectl::Complete,
         };
     }
-    match status.update_revision == status.current_revision {
-        true => ByKubectl::Complete,
-        false => ByKubectl::Waiting(format!("{updated} pods are updated")),
+    if status.update_revision == status.current_revision {
+        ByKubectl::Complete
+    } else {
+        ByKubectl::Waiting(format!("{updated} pods are updated"))
     }
 }
 

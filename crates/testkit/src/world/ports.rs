@@ -107,9 +107,10 @@ impl Ports {
                 let result = {
                     let mut state = self.state();
                     let result = effect(&mut state);
-                    match LOOKS.contains(&port) {
-                        true => state.note(&name),
-                        false => state.happened(&name),
+                    if LOOKS.contains(&port) {
+                        state.note(&name)
+                    } else {
+                        state.happened(&name)
                     }
                     result
                 };

@@ -166,10 +166,7 @@ impl State {
             self.now = self.now.max(at);
             self.is_quiet = false;
             (event.run)(self);
-            match self.is_quiet {
-                true => self.note(&event.what),
-                false => self.happened(&event.what),
-            }
+            if self.is_quiet { self.note(&event.what) } else { self.happened(&event.what) }
         }
         self.now = now;
     }

@@ -36,9 +36,12 @@ fn bus(mut refuse: impl FnMut(&Value) -> bool + Send + 'static) -> Wire {
         let entries = call.body["Entries"].as_array().unwrap();
         let results: Vec<_> = entries
             .iter()
-            .map(|entry| match refuse(&detail(entry)) {
-                true => json!({"ErrorCode": "ThrottlingException", "ErrorMessage": "slow down"}),
-                false => json!({"EventId": "e"}),
+            .map(|entry| {
+                if refuse(&detail(entry)) {
+                    json!({"ErrorCode": "ThrottlingException", "ErrorMessage": "slow down"})
+                } else {
+                    json!({"EventId": "e"})
+                }
             })
             .collect();
         let failed = results.iter().filter(|result| result["EventId"].is_null()).count();

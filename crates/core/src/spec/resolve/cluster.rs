@@ -120,12 +120,11 @@ fn is_endpoint(url: &str) -> bool {
 /// that is made with it checks if it is a certificate.
 fn authority(text: &str) -> Option<String> {
     let text = text.trim();
-    let pem = match text.starts_with(PEM) {
-        true => text.to_owned(),
-        false => {
-            let encoded: String = text.split_whitespace().collect();
-            String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?
-        }
+    let pem = if text.starts_with(PEM) {
+        text.to_owned()
+    } else {
+        let encoded: String = text.split_whitespace().collect();
+        String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?
     };
     pem.contains(PEM).then_some(pem)
 }

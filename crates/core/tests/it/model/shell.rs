@@ -73,10 +73,8 @@ impl Protocol {
     pub(super) fn turn(&self, state: &State, number: usize, nexts: &mut Nexts) {
         let turn = state.turns[number];
         let facts = self.facts(turn.hand.record);
-        let repeat = match self.omits(Omission::RepeatIsNewView) {
-            true => Edit::RepeatOldView,
-            false => Edit::Repeat,
-        };
+        let repeat =
+            if self.omits(Omission::RepeatIsNewView) { Edit::RepeatOldView } else { Edit::Repeat };
         let mut push = |what, kind, next| nexts.push((action(TURNS[number], what, kind), next));
 
         // A session can be killed before any effect. Its deadline matters only while it begins a step or
@@ -92,9 +90,10 @@ impl Protocol {
             At::Begin => {
                 // Nothing is minted if the presented place holds a version that verifiers do not accept.
                 let is_ours = state.sides[1].place.versions & facts.views[0].versions != 0;
-                let next = match is_ours {
-                    true => self.saved(state, number, &[Edit::Rotate]),
-                    false => without(state, number),
+                let next = if is_ours {
+                    self.saved(state, number, &[Edit::Rotate])
+                } else {
+                    without(state, number)
                 };
                 push("mints and saves", Kind::Progress, next);
             }
@@ -104,9 +103,10 @@ impl Protocol {
                 self.lease(&mut turn);
                 let mut leased = state.clone();
                 leased.turns[number] = turn;
-                let next = match self.facts(turn.hand.record).is_unanswered {
-                    true => self.ended(&leased, number, Edit::Release { is_due: false }),
-                    false => self.saved(&leased, number, &[Edit::Drop]),
+                let next = if self.facts(turn.hand.record).is_unanswered {
+                    self.ended(&leased, number, Edit::Release { is_due: false })
+                } else {
+                    self.saved(&leased, number, &[Edit::Drop])
                 };
                 push("gives the pending version up", Kind::Progress, next);
             }

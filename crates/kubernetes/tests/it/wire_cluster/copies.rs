@@ -157,9 +157,10 @@ async fn what_external_secrets_did_instead_is_told() {
         let condition = json!({"type": "Ready", "status": "True", "message": ready});
         server.put(OTHER, json!({"status": {"conditions": [condition]}}));
         let secret = "/api/v1/namespaces/web/secrets/other";
-        match words.contains("exist") {
-            true => server.put(OTHER, json!({"status": {"syncedResourceVersion": "2-b"}})),
-            false => is_synced(&server, OTHER, json!({"key": "b2xk"})),
+        if words.contains("exist") {
+            server.put(OTHER, json!({"status": {"syncedResourceVersion": "2-b"}}))
+        } else {
+            is_synced(&server, OTHER, json!({"key": "b2xk"}))
         }
         // The wait ends before the next refresh is forced.
         let soon = Duration::from_millis(500);
