@@ -360,9 +360,11 @@ impl Copying<'_> {
         let stores = copy::look(kubernetes, workload, &external_secret).await?;
         external_secret.spec.put_before(&stores.prefixes);
         came_to.add(stores.came_to);
+        let are_stores_read = stores.unread.is_empty();
         looked.unread.extend(stores.unread);
         let found = obstacles(&object, &external_secret, secret_key, keeper, parameters);
-        if found.is_empty() {
+        // A store that was not read may put a prefix before the keys.
+        if found.is_empty() && are_stores_read {
             came_to.right(&object, "it copies what is published as it is");
         }
         came_to.findings.extend(found);
@@ -377,8 +379,8 @@ impl Copying<'_> {
                     "repair it or its SecretStore: a rotation will wait for its sync",
                 ));
             }
-            Some(_) => came_to.right(&object, "its last sync succeeded"),
-            None => {}
+            Some(("True", _)) => came_to.right(&object, "its last sync succeeded"),
+            Some(_) | None => {}
         }
         if status.synced_resource_version.is_empty() {
             came_to.findings.extend(unwritten(subject, &object, "it has never synced"));

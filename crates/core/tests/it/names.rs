@@ -11,7 +11,7 @@ use changeover_core::{
 use changeover_testkit::{
     amount,
     scene::*,
-    world::{Fault, Faults, LONG, MemoryWorld, place, token},
+    world::{Ending, Fault, Faults, LONG, MemoryWorld, place, token},
 };
 use changeover_token::TokenName;
 use serde_json::{Value, json};
@@ -239,6 +239,25 @@ async fn place_of_another_token_cannot_be_claimed_by_an_edit() {
         world.sweep_until_rest(&subject()).await;
         world.assert_settled();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_that_failed_proves_nothing_in_preflight() {
+    let asks = || Request::Preflight { token: subject() };
+    let all = in_service(116, &workloads()).await.run("asks", asks(), LONG, Faults::none()).await;
+    let is_claimed = |ending: &Ending| format!("{ending:?}").contains("no other token publishes");
+    assert!(is_claimed(&all.ending), "{:?}", all.ending);
+    let mut unlisted = 0;
+    for call in 1..=all.calls {
+        let world = in_service(116, &workloads()).await;
+        let run = world.run("asks", asks(), LONG, Faults::at(call, Fault::FailBefore)).await;
+        let told = format!("{:?}", run.ending);
+        if told.contains("the specs of other tokens") {
+            unlisted += 1;
+            assert!(!is_claimed(&run.ending), "call {call}: {told}");
+        }
+    }
+    assert_eq!(unlisted, 1, "one call lists the specs");
 }
 
 #[tokio::test(start_paused = true)]

@@ -266,6 +266,8 @@ async fn store_that_may_not_be_read_stops_no_mint() {
     assert_eq!(refused(&server).await, [""; 0]);
     let examination = examined(&server, &[workload()]).await;
     assert_one(&examination, Severity::Warning, &["changeover may not read it"]);
+    let checked = json!(examination.checked).to_string();
+    assert!(!checked.contains("it copies what is published"), "{checked}");
 }
 
 #[tokio::test(start_paused = true)]
