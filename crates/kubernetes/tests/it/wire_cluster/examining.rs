@@ -289,7 +289,7 @@ async fn list_that_fails_proves_no_absence_of_users() {
     let told = told(&examination);
     assert!(told.iter().any(|(_, told)| told.contains("500")), "{told:?}");
     let checked = json!(examination.checked).to_string();
-    assert!(!checked.contains("beside the spec's workloads"), "{checked}");
+    assert!(!checked.contains("beside the spec's uses"), "{checked}");
 }
 
 #[tokio::test(start_paused = true)]
