@@ -181,7 +181,7 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
     for source in sources::under(CORE) {
         let module = module(&source);
         if let Some(used) = uses.get_mut(module) {
-            let others = used_modules("crate", &source.without_spaces()).into_iter();
+            let others = used_modules("crate", &source.code).into_iter();
             used.extend(others.filter(|other| other != module && listed.contains(other)));
         }
     }
@@ -195,7 +195,7 @@ fn module(source: &Source) -> &str {
 }
 
 fn assert_knows_nothing_of(source: &Source, of: &str, modules: &[&str]) {
-    let used = used_modules(of, &source.without_spaces());
+    let used = used_modules(of, &source.code);
     for module in modules {
         assert!(!used.iter().any(|used| used == module), "{} uses {module}", source.path);
     }
@@ -213,7 +213,7 @@ fn used_modules(of: &str, code: &str) -> Vec<String> {
         let mut depth = 1;
         let mut is_expected = true;
         for (at, character) in group.char_indices() {
-            if is_expected && depth == 1 {
+            if is_expected && depth == 1 && !character.is_whitespace() {
                 used.push(identifier(&group[at..]));
             }
             match character {
@@ -224,7 +224,7 @@ fn used_modules(of: &str, code: &str) -> Vec<String> {
             if depth == 0 {
                 break;
             }
-            is_expected = character == ',';
+            is_expected = character == ',' || (is_expected && character.is_whitespace());
         }
     }
     used

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
 /// A source file.
 pub(crate) struct Source {
     /// Path relative to the crate.
@@ -22,31 +24,21 @@ impl Source {
 
 /// Every source file in a directory of the crate and below it, in order of path.
 pub(crate) fn under(directory: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut paths = Vec::new();
-    collect(&root.join(directory), &mut paths);
-    paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = fs::read_to_string(&path).unwrap();
-            let tested = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let code = tested.lines().filter(|line| !line.trim_start().starts_with("//"));
-            Source {
-                path: path.strip_prefix(root).unwrap().display().to_string(),
-                code: code.collect::<Vec<_>>().join("\n"),
-            }
-        })
-        .collect()
+    let of_path = |path: String| {
+        let text = fs::read_to_string(Path::new(ROOT).join(&path)).unwrap();
+        let tested = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = tested.lines().filter(|line| !line.trim_start().starts_with("//"));
+        Source { path, code: code.collect::<Vec<_>>().join("\n") }
+    };
+    paths_under(directory).into_iter().map(of_path).collect()
 }
 
 /// The path of each source file in a directory and below it, relative to the crate.
 pub(crate) fn paths_under(directory: &str) -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
-    collect(&root.join(directory), &mut paths);
+    collect(&Path::new(ROOT).join(directory), &mut paths);
     paths.sort();
-    let relative = |path: PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+    let relative = |path: PathBuf| path.strip_prefix(ROOT).unwrap().display().to_string();
     paths.into_iter().map(relative).collect()
 }
 

@@ -37,53 +37,49 @@ const DOCUMENTS: [&str; 11] = [
 
 #[test]
 fn comments_name_who_acts_and_what_is_done() {
-    let mut found = Vec::new();
-    for path in rust_files() {
-        let text = fs::read_to_string(&path).unwrap();
-        for (number, line) in text.lines().enumerate() {
-            let comment = line.trim_start().strip_prefix("//");
-            if let Some(word) = comment.and_then(vague) {
-                found.push(format!("{path}:{}: `{word}`", number + 1));
-            }
-        }
-    }
-    assert!(found.is_empty(), "{}", found.join("\n"));
+    let paths = RUST.into_iter().flat_map(sources::paths_under);
+    assert_plain(paths.map(with_text), |line| line.trim_start().strip_prefix("//").and_then(vague));
 }
 
 #[test]
 fn messages_name_who_acts_and_what_is_done() {
-    let mut found = Vec::new();
-    let is_product = |path: &String| {
+    let is_product = |path: &str| {
         path.contains("src/") && !path.contains("testkit") && !path.ends_with("/tests.rs")
     };
-    for path in rust_files().into_iter().filter(is_product) {
-        let text = fs::read_to_string(&path).unwrap();
-        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for (number, line) in product.lines().enumerate() {
-            let is_comment = line.trim_start().starts_with("//");
-            if let Some(word) = texts(line).find_map(vague).filter(|_| !is_comment) {
-                found.push(format!("{path}:{}: `{word}`", number + 1));
-            }
-        }
-    }
-    assert!(found.is_empty(), "{}", found.join("\n"));
+    let sources = RUST.into_iter().flat_map(sources::under);
+    let product = sources.filter(|source| is_product(&source.path));
+    let product = product.map(|source| (source.path, source.code));
+    assert_plain(product, |line| texts(line).find_map(vague));
 }
 
 #[test]
 fn documents_name_who_acts_and_what_is_done() {
+    assert_plain(DOCUMENTS.map(str::to_owned).map(with_text), vague);
+}
+
+/// Fails if a vague word is found in a line of these texts, with the path of the text and the line.
+#[track_caller]
+fn assert_plain(
+    texts: impl IntoIterator<Item = (String, String)>,
+    word: impl Fn(&str) -> Option<&'static str>,
+) {
     let mut found = Vec::new();
-    for path in DOCUMENTS {
-        for (number, line) in fs::read_to_string(path).unwrap().lines().enumerate() {
-            found.extend(vague(line).map(|word| format!("{path}:{}: `{word}`", number + 1)));
+    for (path, text) in texts {
+        for line in text.lines() {
+            found.extend(word(line).map(|word| format!("{path}: `{word}` in: {}", line.trim())));
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-fn rust_files() -> Vec<String> {
-    // A package's tests run in its own directory, and that of this one is the root.
-    ["benches", "crates", "src", "tests"].into_iter().flat_map(sources::paths_under).collect()
+/// A file's path and its text. A package's tests run in its own directory, and that of this one is the root.
+fn with_text(path: String) -> (String, String) {
+    let text = fs::read_to_string(&path).unwrap();
+    (path, text)
 }
+
+/// The directories of Rust source.
+const RUST: [&str; 4] = ["benches", "crates", "src", "tests"];
 
 /// The first vague word of a text, as a word of its own.
 fn vague(text: &str) -> Option<&'static str> {
