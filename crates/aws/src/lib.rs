@@ -14,6 +14,8 @@
 
 #[cfg(feature = "dynamodb")]
 mod attributes;
+#[cfg(feature = "dynamodb")]
+mod conflicts;
 #[cfg(feature = "eks")]
 pub mod eks;
 #[cfg(feature = "eventbridge")]

@@ -41,7 +41,8 @@ use jiff::Timestamp;
 use crate::{
     Aws,
     attributes::Attributes,
-    sdk::{also_retrying, failed, incomplete},
+    conflicts::retrying_conflicts,
+    sdk::{failed, incomplete},
 };
 
 mod cancelled;
@@ -219,11 +220,7 @@ impl RecordStore for DynamoDbRecords {
             .expression_attribute_values(":owed", text(OWED))
             .expression_attribute_values(":due_at", text(milliseconds(due_at)))
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
-                UpdateItemError,
-            >(
-                CONFLICT
-            )))
+            .config_override(retrying_conflicts::<UpdateItemError>())
             .send()
             .await;
         match answer {
@@ -289,11 +286,7 @@ impl RecordStore for DynamoDbRecords {
             .condition_expression(condition)
             .set_expression_attribute_values(Some(values))
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
-                UpdateItemError,
-            >(
-                CONFLICT
-            )))
+            .config_override(retrying_conflicts::<UpdateItemError>())
             .send()
             .await;
         match answer {
@@ -334,11 +327,7 @@ impl RecordStore for DynamoDbRecords {
             ))
             .return_values_on_condition_check_failure(AllOld)
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
-                UpdateItemError,
-            >(
-                CONFLICT
-            )))
+            .config_override(retrying_conflicts::<UpdateItemError>())
             .send()
             .await;
         // A repeated call finds the item already forgotten. The write id shows that this call did it.
@@ -539,11 +528,7 @@ impl DynamoDbRecords {
             .set_expression_attribute_values(values)
             .return_values_on_condition_check_failure(AllOld)
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
-                PutItemError,
-            >(
-                CONFLICT
-            )))
+            .config_override(retrying_conflicts::<PutItemError>())
             .send()
             .await;
         let error = match answer {
@@ -683,5 +668,3 @@ const AUDIT_PAGES: usize = 4;
 const AUDIT_PAGE: i32 = 250;
 const INDEX: &str = "owed";
 const READ_RECORD: &str = "read the record";
-/// Code of a single write that met a transaction on the same item.
-const CONFLICT: &[&str] = &["TransactionConflictException"];

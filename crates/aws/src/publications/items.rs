@@ -21,7 +21,8 @@ use super::answered;
 use crate::{
     Aws,
     attributes::{Attributes, from_json, to_json},
-    sdk::{also_retrying, failed},
+    conflicts::retrying_conflicts,
+    sdk::failed,
 };
 
 /// Items that hold views.
@@ -94,11 +95,7 @@ impl Items {
                 None => WITHOUT_A_LIFE,
             })
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(also_retrying::<
-                UpdateItemError,
-            >(
-                CONFLICT
-            )))
+            .config_override(retrying_conflicts::<UpdateItemError>())
             .send()
             .await;
         // The write is fenced, so no outcome counts as in doubt. A failed condition is explained by a
@@ -385,8 +382,6 @@ const OF_A_LIFE: &str = "(attribute_not_exists(#life) OR #life < :life OR (#life
 const WITHOUT_A_LIFE: &str = "attribute_not_exists(#life) \
      AND (attribute_not_exists(#revision) OR #revision <= :revision) \
      AND (attribute_not_exists(#token) OR #token = :token)";
-/// Code of a single write that met a transaction on the same item.
-const CONFLICT: &[&str] = &["TransactionConflictException"];
 const OWNER: &str = "changeover_token";
 const ACCEPTED: &str = "accepted";
 const PRESENTED: &str = "token";
