@@ -48,7 +48,8 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     drift.repaired.retain(|side| !drifted.contains(side));
     let repairs = !drift.repaired.is_empty();
 
-    // Labels and the inbox are checked only without a repair: neither of them needs one.
+    // Labels and the inbox are read only if nothing is repaired: a repair writes the labels anyway, and what has
+    // arrived waits for it.
     let relabels = !repairs
         && !drifted.contains(&Side::Presenters)
         && drift.unless_failed(is_label_elsewhere(session).await);

@@ -48,9 +48,12 @@ const VALUES_BEFORE: usize = 3;
 /// # Errors
 /// One of the contract's. What was saved stays owed, and the sweep resumes it.
 pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
-    let mut attempts = Attempts::default();
-    while attempts.plans < PLANS {
-        match attempt(world, settings, &asking, &mut attempts).await {
+    let key = KeyDigest::of(asking.key);
+    let key = asking.ask.is_rotate().then_some(&key);
+    // Plans that were followed by another plan, and reads of a lease that another invocation held.
+    let (mut plans, mut looks) = (0, 0);
+    while plans < PLANS {
+        match attempt(world, settings, &asking, key, looks < LOOKS_AT_A_LEASE).await {
             Ok(Next::Answer(report)) => {
                 info!(
                     token = %report.token,
@@ -61,28 +64,28 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
                 );
                 return Ok(*report);
             }
-            Ok(Next::PlanAgain) => attempts.plans += 1,
+            Ok(Next::PlanAgain) => plans += 1,
             Ok(Next::LookAgain { at }) => {
-                attempts.looks += 1;
+                looks += 1;
                 world.clock.sleep_until(at).await;
             }
             Err(Stop::Overtaken) => {
                 // The second plan follows at once, even for a caller that does not wait. Later ones pause,
                 // so that many callers spread out.
-                if attempts.plans > 0 {
+                if plans > 0 {
                     if world.clock.now() >= asking.stop_at {
                         break;
                     }
-                    let doubled = PAUSE.saturating_mul(1 << attempts.plans.min(16));
+                    let doubled = PAUSE.saturating_mul(1 << plans.min(16));
                     let pause = world.random_pause(doubled.min(LONGEST_PAUSE))?;
                     tokio::time::sleep(pause).await;
                 }
-                attempts.plans += 1;
+                plans += 1;
             }
             Err(Stop::Failed(error)) => return Err(error),
         }
     }
-    info!(token = %asking.token, plans = attempts.plans, "others were first each time");
+    info!(token = %asking.token, plans, "others were first each time");
     if asking.ask.is_rotate() {
         return Err(unsaved(asking.token, "other invocations saved its record first each time"));
     }
@@ -93,24 +96,15 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
     })
 }
 
-/// Attempts of a request. Both counts are bounded.
-#[derive(Default)]
-struct Attempts {
-    /// Plans that were followed by another plan.
-    plans: u32,
-    /// Reads of a lease that another invocation held.
-    looks: usize,
-}
-
-/// Reads what is stored, plans from it, and carries the decision out.
+/// Reads what is stored, plans from it, and carries the decision out. If another invocation holds the lease,
+/// `may_look` decides between another look at it and an answer.
 async fn attempt(
     world: &World,
     settings: &Settings,
     asking: &Asking<'_>,
-    attempts: &mut Attempts,
+    key: Option<&KeyDigest>,
+    may_look: bool,
 ) -> Result<Next, Stop> {
-    let key = KeyDigest::of(asking.key);
-    let key = asking.ask.is_rotate().then_some(&key);
     let loaded = world.records.load(asking.token, key).await?;
     // Read after the record: the invocation that saved the record worked from this spec or from an earlier
     // one, and a later save of that invocation would overtake this one.
@@ -131,7 +125,7 @@ async fn attempt(
     match decision {
         Decision::Ended(entry) => return Ok(Next::answer(ended(world, &spec, &entry).await?)),
         Decision::Defer { until, because: Deferred::Leased }
-            if attempts.looks < LOOKS_AT_A_LEASE && now < asking.stop_at =>
+            if may_look && now < asking.stop_at =>
         {
             // The holder usually releases it within a second or two, long before it expires.
             let again = now + Duration::from_secs(1);
@@ -165,9 +159,8 @@ async fn execute(session: &mut Session<'_>, decision: Decision) -> Result<Next, 
         Decision::TakeBack => take_back(session).await?,
         Decision::DetectDrift => return detect_drift(session).await,
         Decision::Defer { until, because } => defer(session, until, because).await?,
-        Decision::Nothing | Decision::Forget | Decision::Ended(_) => {
-            session.report(Outcome::NothingOwed)
-        }
+        Decision::Nothing | Decision::Forget => session.report(Outcome::NothingOwed),
+        Decision::Ended(_) => unreachable!("it is answered without a session"),
         Decision::Refuse { because, fix } => {
             let attempted = "drop the pending version of";
             let error = Error::new(Kind::PreflightFailed, attempted, because, fix);

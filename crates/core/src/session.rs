@@ -320,7 +320,7 @@ impl<'a> Session<'a> {
             let enough = self.record.lease().is_some_and(|lease| {
                 lease.holder == self.holder && lease.until >= self.now() + self.settings.lease / 2
             });
-            if enough && self.stored.as_ref() == Some(&self.record) {
+            if enough && self.is_saved() {
                 break;
             }
             self.lease(leg)?;

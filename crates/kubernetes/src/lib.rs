@@ -92,7 +92,8 @@ pub fn account(key: &str) -> Option<String> {
     Some(of_arn.to_owned()).filter(|account| !account.is_empty())
 }
 
-/// [`Clusters`] over the Kubernetes API.
+/// The ports [`Clusters`](changeover_core::ports::Clusters), [`SecretCopies`](changeover_core::ports::SecretCopies)
+/// and [`Workloads`](changeover_core::ports::Workloads) over the Kubernetes API.
 ///
 /// Every call must be answered within ten seconds, and is made again if that can help. A call that changes
 /// something changes nothing more when it is made again.

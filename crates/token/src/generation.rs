@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn random_values_of_enough_bytes_are_strong_in_every_usual_form() {
+    fn random_values_are_strong_in_every_usual_form() {
         use base64::engine::general_purpose::STANDARD;
         let generation = Generation::new(32, None).expect("a generation");
         let mut state = 1_u64;

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_cannot_be_published_as_they_are_are_not_adopted() {
+    fn unpublishable_values_are_not_adopted() {
         let too_long = "x".repeat(LARGEST_VALUE + 1);
         let unfit =
             ["", "a b", "a\n", "\u{a0}a", "a\u{7}", "a{{b", "ä", "\u{feff}a", "a\u{200b}b", "a…"];

@@ -149,7 +149,7 @@ def inputs_are_never_run_nor_taken_for_options(workflow, tmp_path):
 def the_command_is_built_from_the_actions_own_checkout(workflow, tmp_path):
     # Not for real: that takes minutes. Its arguments are those of a project and a program that exist.
     cargo = tmp_path / "cargo"
-    cargo.write_text('#!/bin/bash\ntest -f "$5/Cargo.toml" && grep -q "name = .$7." "$5/Cargo.toml" || exit 9\n'
+    cargo.write_text('#!/bin/bash\ntest -f "$5/Cargo.toml" && grep -qx "name = \\"$7\\"" "$5/Cargo.toml" || exit 9\n'
                      'mkdir -p "$9/bin" && cp "$COMMAND_TO_COPY" "$9/bin/$7"\n')
     cargo.chmod(0o755)
     environment = workflow.environment | workflow.role | {"PATH": f"{tmp_path}:{workflow.environment['PATH']}", "COMMAND_TO_COPY": str(workflow.command)}
