@@ -71,13 +71,8 @@ def planted(
     changes: Iterable[Change], paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], str]
 ) -> dict[PurePosixPath, str]:
     """The changed files with these changes made. All places are found before any of them is changed."""
-    edits: dict[PurePosixPath, list[tuple[int, int, str]]] = {}
-    for change in changes:
-        path = file_named(change.file, paths)
-        text = read(path)
-        start, end = place(text, path, change.item, change.replace)
-        edits.setdefault(path, []).append((start, end, indented(change.becomes, text, start)))
     results = {}
+    edits = edits_of(changes, paths, read)
     for path, of_file in edits.items():
         text = read(path)
         of_file.sort()
@@ -88,6 +83,19 @@ def planted(
             text = text[:start] + becomes + text[end:]
         results[path] = text
     return results
+
+
+def edits_of(
+    changes: Iterable[Change], paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], str]
+) -> dict[PurePosixPath, list[tuple[int, int, str]]]:
+    """What these changes replace in each file: start, end and the new text."""
+    edits: dict[PurePosixPath, list[tuple[int, int, str]]] = {}
+    for change in changes:
+        path = file_named(change.file, paths)
+        text = read(path)
+        start, end = place(text, path, change.item, change.replace)
+        edits.setdefault(path, []).append((start, end, indented(change.becomes, text, start)))
+    return edits
 
 
 def file_named(suffix: str, paths: Sequence[PurePosixPath]) -> PurePosixPath:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+import xml.etree.ElementTree as xml
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -36,20 +38,43 @@ PLANTED = PROJECT / "tests" / "planted" / "run"
 MISTAKES = 2
 # The niceness of what takes only what is left.
 LEAST = 19
+# How a test in Rust, and a planted mistake, report that they failed.
+FAILED = re.compile(r"^test (?P<test>\S+) \.\.\. FAILED|^(?P<mistake>NOT caught|does not build|moved) +(?P<name>\S+)")
 
 
 def main(testbed: Testbed) -> int:
-    """Runs everything; 0 if all of it passed, else 1. What the tests in Rust write is printed when the stories are over."""
+    """Runs everything; 0 if all of it passed, else 1. What the tests in Rust write is printed when the stories are over.
+
+    The last lines name what failed: where only the end of a log is kept, they are what is left.
+    """
+    results = [testbed.logs / "stories.xml", testbed.logs / "secrets.xml"]
     # Ended early, the commands end first: the executor waits for them.
     with (testbed.logs / "tests-in-rust.log").open("w+") as log, ThreadPoolExecutor() as executor, Commands(testbed) as commands:
         rust = executor.submit(_tests_in_rust, commands, log)
-        codes = [commands.run("stories", [*PYTEST, f"--numprocesses={WORKERS}", "--dist=loadgroup", f"--ignore={SECRETS}", TESTS])]
+        several = [f"--numprocesses={WORKERS}", "--dist=loadgroup"]
+        codes = [commands.run("stories", [*PYTEST, *several, f"--junit-xml={results[0]}", f"--ignore={SECRETS}", TESTS])]
         codes += rust.result()
         log.seek(0)
-        print(log.read(), end="", flush=True)
-        codes.append(commands.run("secrets", [*PYTEST, SECRETS]))
-        commands.tell()
+        said = log.read()
+        print(said, end="", flush=True)
+        codes.append(commands.run("secrets", [*PYTEST, f"--junit-xml={results[1]}", SECRETS]))
+        commands.report()
+    for failure in [*_failed_in_rust(said), *(name for file in results for name in _failed_stories(file))]:
+        print(f"failed: {failure}", flush=True)
     return 1 if any(codes) else 0
+
+
+def _failed_in_rust(said: str) -> Iterator[str]:
+    for found in filter(None, map(FAILED.match, said.splitlines())):
+        yield found["test"] or f"{found['name']} ({found['mistake']})"
+
+
+def _failed_stories(file: Path) -> Iterator[str]:
+    if not file.exists():
+        return
+    for case in xml.parse(file).iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            yield f"{case.get('classname')}::{case.get('name')}"
 
 
 def _tests_in_rust(commands: Commands, log: IO[str]) -> list[int]:
@@ -72,6 +97,7 @@ class Commands:
         self._running: list[subprocess.Popen[bytes]] = []
         self._ended = threading.Event()
         self._seconds: dict[str, float] = {}
+        self._failed: dict[str, int] = {}
 
     def run(
         self, phase: str, command: Sequence[str | Path], log: IO[str] | None = None, *, gives_way: bool = False
@@ -97,11 +123,16 @@ class Commands:
             _give_way(process.pid)
         code = process.wait()
         self._seconds[phase] = time.monotonic() - began
+        if code != 0:
+            self._failed[phase] = code
         return code
 
-    def tell(self) -> None:
+    def report(self) -> None:
+        """Prints how long each took, and with which exit code those ended that failed."""
         for phase, seconds in self._seconds.items():
             print(f"phase {phase}: {seconds:.0f} s", flush=True)
+        for phase, code in self._failed.items():
+            print(f"failed: phase {phase}, exit code {code}", flush=True)
 
     def __enter__(self) -> Commands:
         return self
