@@ -260,18 +260,26 @@ impl Testbed {
         self.copied_by(SecretCopy::ExternalSecret { name: "token".to_owned(), secret_key })
     }
 
-    /// Forces a sync and waits for it.
+    /// Forces a sync and waits for it. `None` if there is no such copy.
+    async fn refreshed(
+        &self,
+        workload: &Workload,
+        value: &str,
+        within: Duration,
+    ) -> Result<Option<Progress<SecretRevision>>, changeover_core::error::Error> {
+        let intended = BTreeMap::from([(self.parameter(), Digest::of(value))]);
+        self.clusters.refresh(&[workload], "me", &intended, within).await.remove(0)
+    }
+
+    /// Forces a sync of a copy that exists, and waits for it.
     async fn synced(
         &self,
         workload: &Workload,
         value: &str,
         within: Duration,
     ) -> Progress<SecretRevision> {
-        let before = self.clusters.force_sync(workload, "me").await.expect("an answer");
-        let told = [(workload, before.expect("it is there"))];
-        let intended = BTreeMap::from([(self.parameter(), Digest::of(value))]);
-        let progress = self.clusters.synced(&told, &intended, within).await.remove(0);
-        progress.unwrap_or_else(|error| panic!("{error}"))
+        let progress = self.refreshed(workload, value, within).await;
+        progress.unwrap_or_else(|error| panic!("{error}")).expect("the copy exists")
     }
 
     /// Forces a sync until its progress is under way with these words. Any other progress fails the test.

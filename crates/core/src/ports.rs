@@ -374,27 +374,22 @@ pub trait Clusters: Send + Sync {
 /// answers [`Progress::UnderWay`]: waiting is a return value.
 #[async_trait]
 pub trait SecretCopies: Send + Sync {
-    /// Forces the External Secret of this workload, or the ClusterExternalSecret that keeps it, to refresh,
-    /// by setting its `force-sync` annotation to a new value that begins with `force`. Returns the version
-    /// that was synced before; `None` if what the spec names does not exist. A crash after it means one
-    /// more refresh, which is harmless.
-    async fn force_sync(
+    /// Forces the External Secret of each workload, or the ClusterExternalSecret that keeps it, to refresh, by
+    /// setting its `force-sync` annotation to a new value that begins with `force`. Waits until each has
+    /// synced since, and its Secret's data is one of `intended`: the digest of the bytes that each parameter
+    /// of this side was given. A copy that several of them read is forced once; one that synced something
+    /// else is forced again. Ends with the first that is stuck or cannot be read, and returns what is known
+    /// of the others. The workloads are of one namespace of one cluster, and the results are in their order.
+    /// `None` if what the spec names does not exist.
+    ///
+    /// A crash at any time means at most some more refreshes, which are harmless.
+    async fn refresh(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         force: &str,
-    ) -> Result<Option<SyncedBefore>, Error>;
-
-    /// Waits until each of these External Secrets has synced since its refresh was forced, and its Secret's
-    /// data is one of `intended`: the digest of the bytes that each parameter of this side was given. Ends
-    /// with the first that is stuck or cannot be read, and returns what is known of the others. The
-    /// workloads are of one namespace of one cluster, and the results are in their order. What synced
-    /// something else is forced to refresh again; no other effect.
-    async fn synced(
-        &self,
-        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Vec<Result<Progress<SecretRevision>, Error>>;
+    ) -> Vec<Result<Option<Progress<SecretRevision>>, Error>>;
 
     /// Writes the bytes of a side's view under the key of the Secret that this workload's spec names, and
     /// the view's fence beside it. Creates the Secret if there is none, and does not change its other keys.
@@ -466,13 +461,6 @@ pub enum Progress<T> {
     /// The object carries this later fence of the view, and was not changed. The fence proves nothing:
     /// another invocation was first, the record was restored, or another record writes there.
     Ahead(Fence),
-}
-
-/// The state of an External Secret at the time that its refresh was forced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncedBefore {
-    /// Its `status.syncedResourceVersion`; empty if it never synced.
-    pub synced_resource_version: String,
 }
 
 /// A stamp, `verifier.changeover.dev/<token>: "<life>.<revision>"`, on a pod template, or on a Secret that

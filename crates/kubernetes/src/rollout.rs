@@ -3,15 +3,25 @@
 //! A roll of a workload costs one GET, one PATCH, and its share of the requests for all of its namespace:
 //! one LIST and WATCH of each kind that is waited for, one of pods, a list of ReplicaSets (their metadata
 //! alone), and a last LIST of pods.
+//!
+//! ```text
+//! stamp      a pod template is stamped
+//! wait       all workloads of a namespace are waited for, by their watches and that of their pods
+//! progress   the wait for one of them, as states
+//! pods       the pods of each
+//! owners     the ReplicaSets between a Deployment and its pods
+//! refusals   the reason that pods are not made
+//! ```
 
 mod owners;
 mod pods;
+mod progress;
 mod refusals;
 mod stamp;
 mod wait;
 
 pub(super) use self::stamp::{annotation, manager};
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use changeover_core::{
@@ -25,9 +35,8 @@ use k8s_openapi::{
 };
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
 
-use self::wait::{Subject, Wait};
+use self::wait::rolled_out;
 use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
@@ -116,37 +125,12 @@ impl Workloads for KubernetesClusters {
         }
     }
 
-    /// It returns as soon as one of them is stuck, with the progress of the others.
     async fn rolled_out(
         &self,
         workloads: &[&Workload],
         stamp: &Stamp,
         within: Duration,
     ) -> Vec<Result<Progress<()>, Error>> {
-        let deadline = Instant::now() + within;
-        let Some(first) = workloads.first() else {
-            return Vec::new();
-        };
-        let annotation = stamp::annotation(stamp);
-        let mut subjects: Vec<Subject> = workloads.iter().map(|it| Subject::new(it)).collect();
-        let wait = Wait {
-            kubernetes: self,
-            beside: first,
-            annotation: &annotation,
-            fence: stamp.fence,
-            by_name: workloads
-                .iter()
-                .enumerate()
-                .map(|(at, it)| ((it.kind, &*it.name), at))
-                .collect(),
-        };
-        let error = match timeout_at(deadline, wait.until_rolled_out(&mut subjects)).await {
-            Ok(Err(error)) => Some(error),
-            Ok(Ok(())) | Err(_) => None,
-        };
-        subjects.into_iter().map(|subject| subject.answer(error.as_ref())).collect()
+        rolled_out(self, workloads, stamp, within).await
     }
 }
-
-/// The index of each workload in the request, by its kind and name.
-type ByName<'a> = BTreeMap<(WorkloadKind, &'a str), usize>;

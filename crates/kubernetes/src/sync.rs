@@ -1,11 +1,11 @@
 //! The delivery of a view into a Secret, and the proof that it arrived.
 //!
 //! ```text
-//! force    an ExternalSecret, or the ClusterExternalSecret that keeps it, is forced to refresh
-//! wait     all of a namespace are waited for, by one watch
-//! write    a Secret that has no other writer
-//! secret   the contents of a Secret, as digests
-//! api      the API of External Secrets
+//! refresh    all ExternalSecrets of a namespace are forced to refresh, and waited for by one watch
+//! progress   the wait for one of them, as states
+//! force      the annotation of an ExternalSecret, or of the ClusterExternalSecret that keeps it
+//! write      a Secret that has no other writer
+//! secret     the contents of a Secret, as digests
 //! ```
 //!
 //! `Ready=True` proves nothing, since it may describe the sync before. Two facts together prove a sync:
@@ -13,8 +13,9 @@
 //! of the published value (external-secrets `externalsecret_controller.go`, `markAsDone`).
 
 mod force;
+mod progress;
+mod refresh;
 mod secret;
-mod wait;
 mod write;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
 use async_trait::async_trait;
 use changeover_core::{
     error::Error,
-    ports::{Progress, SecretCopies, Stamp, SyncedBefore},
+    ports::{Progress, SecretCopies, Stamp},
     record::SecretRevision,
     spec::{ParameterName, SecretCopy, Workload},
 };
@@ -35,8 +36,8 @@ use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ManagedField
 use kube::{Api, Client, core::ObjectMeta};
 
 pub(super) use self::{
-    force::{dry_run as dry_run_of_force, force_sync},
-    wait::synced,
+    force::dry_run as dry_run_of_force,
+    refresh::refresh,
     write::{
         Found, dry_run_of_write, look_at_written, object as secret_object, write_secret,
         written_secret,
@@ -53,21 +54,14 @@ use crate::{
 
 #[async_trait]
 impl SecretCopies for KubernetesClusters {
-    async fn force_sync(
+    async fn refresh(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         force: &str,
-    ) -> Result<Option<SyncedBefore>, Error> {
-        force_sync(self, workload, force).await
-    }
-
-    async fn synced(
-        &self,
-        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        synced(self, told, intended, within).await
+    ) -> Vec<Result<Option<Progress<SecretRevision>>, Error>> {
+        refresh(self, workloads, force, intended, within).await
     }
 
     async fn write_secret(

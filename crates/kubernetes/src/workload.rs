@@ -81,7 +81,7 @@ impl Live {
     }
 
     /// The answer that `kubectl rollout status` would give.
-    pub(super) fn by_kubectl(&self) -> ByKubectl {
+    pub(super) fn by_kubectl(&self) -> KubectlStatus {
         match self {
             Live::Deployment(it) => deployment::by_kubectl(it),
             Live::StatefulSet(it) => stateful_set::by_kubectl(it),
@@ -92,14 +92,14 @@ impl Live {
     /// The work that is left by its own numbers. `None` if they say that it is rolled out.
     fn left(&self) -> Option<String> {
         match (self.by_kubectl(), self) {
-            (ByKubectl::Unobserved, _) => Some(UNOBSERVED.to_owned()),
-            (ByKubectl::Waiting(left), _) => Some(left),
-            (ByKubectl::DeadlineExceeded, _) => Some("no progress was made".to_owned()),
-            (ByKubectl::Complete | ByKubectl::NotRolling, Live::StatefulSet(it)) => {
+            (KubectlStatus::Unobserved, _) => Some(UNOBSERVED.to_owned()),
+            (KubectlStatus::Waiting(left), _) => Some(left),
+            (KubectlStatus::DeadlineExceeded, _) => Some("no progress was made".to_owned()),
+            (KubectlStatus::Complete | KubectlStatus::NotRolling, Live::StatefulSet(it)) => {
                 stateful_set::beyond_kubectl(it)
             }
-            (ByKubectl::NotRolling, Live::DaemonSet(it)) => daemon_set::beyond_kubectl(it),
-            (ByKubectl::Complete | ByKubectl::NotRolling, _) => None,
+            (KubectlStatus::NotRolling, Live::DaemonSet(it)) => daemon_set::beyond_kubectl(it),
+            (KubectlStatus::Complete | KubectlStatus::NotRolling, _) => None,
         }
     }
 
@@ -152,7 +152,7 @@ impl Live {
 
 /// The answers of `kubectl rollout status`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum ByKubectl {
+pub(super) enum KubectlStatus {
     /// "successfully rolled out".
     Complete,
     /// "Waiting for ... spec update to be observed".
@@ -183,7 +183,7 @@ const UNOBSERVED: &str = "the new pod template was not observed yet";
 
 /// The state of a rollout, as one observation of a workload and its pods shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RolloutStatus {
     /// It is rolled out, and no older pod is left.
     Done,
     /// It is not rolled out yet. Holds what is left, in words.
@@ -194,7 +194,7 @@ pub(super) enum Verdict {
     /// A state that seldom recovers. It counts as stuck if it lasts for a while.
     Suspect {
         /// The cause of the trouble. It stays the same as long as the trouble does.
-        culprit: String,
+        problem: String,
         /// The hold to report.
         held: Held,
     },
@@ -222,10 +222,10 @@ impl Rollout<'_> {
         live: &Live,
         replica_set: Option<&str>,
         replicas: &[&Replica],
-    ) -> Verdict {
+    ) -> RolloutStatus {
         let stamped = live.stamped(self.annotation);
         if let Some(later) = stamped.filter(|stamp| *stamp > self.fence) {
-            return Verdict::Ahead(later);
+            return RolloutStatus::Ahead(later);
         }
         // Without the stamp on the template, no pod can prove that it runs on the view.
         if stamped != Some(self.fence) {
@@ -235,18 +235,18 @@ impl Rollout<'_> {
                  template alone, then run it again: the sweep stamps it anew three times only, since \
                  each time replaces pods",
             );
-            return Verdict::Stuck(Held { is_undone: true, ..held });
+            return RolloutStatus::Stuck(Held { is_undone: true, ..held });
         }
         let by_kubectl = live.by_kubectl();
         let trouble = match by_kubectl {
             // What is known of its pods' templates still belongs to the previous template.
-            ByKubectl::Unobserved => None,
+            KubectlStatus::Unobserved => None,
             _ => self.trouble(live, replica_set, replicas),
         };
         let told = trouble.as_ref().map(|trouble| trouble.told.clone());
-        if by_kubectl == ByKubectl::DeadlineExceeded {
+        if by_kubectl == KubectlStatus::DeadlineExceeded {
             let why = told.map_or_else(String::new, |told| format!(": {told}"));
-            return Verdict::Stuck(self.held(
+            return RolloutStatus::Stuck(self.held(
                 format!("the rollout made no progress within its progressDeadlineSeconds{why}"),
                 "see why the new pods do not become ready (kubectl describe pod), and repair it; \
                  both tokens stay valid, and the next run carries on",
@@ -255,20 +255,20 @@ impl Rollout<'_> {
         // Complete numbers alone are no proof: a pod of an older view may still run.
         let older = replicas.iter().find(|replica| replica.is_of_another_view(self.fence));
         let left = match (live.left(), older) {
-            (None, None) => return Verdict::Done,
+            (None, None) => return RolloutStatus::Done,
             (Some(left), _) => left,
             (None, Some(_)) => "all pods are replaced".to_owned(),
         };
         // Judged after completion: an obstacle does not matter once every pod is replaced.
         if let Some(Obstacle { what, fix }) = live.obstacle() {
-            return Verdict::Stuck(self.held(what, fix));
+            return RolloutStatus::Stuck(self.held(what, fix));
         }
         match trouble {
             Some(Trouble { weight: Weight::Certain, told, fix, .. }) => {
-                return Verdict::Stuck(self.held(told, fix));
+                return RolloutStatus::Stuck(self.held(told, fix));
             }
-            Some(Trouble { weight: Weight::Suspicious, told, fix, culprit }) => {
-                return Verdict::Suspect { culprit, held: self.held(told, fix) };
+            Some(Trouble { weight: Weight::Suspicious, told, fix, problem }) => {
+                return RolloutStatus::Suspect { problem, held: self.held(told, fix) };
             }
             _ => {}
         }
@@ -276,8 +276,8 @@ impl Rollout<'_> {
         if let Live::Deployment(deployment) = live
             && let Some(refused) = deployment::refused(deployment)
         {
-            return Verdict::Suspect {
-                culprit: "ReplicaFailure".to_owned(),
+            return RolloutStatus::Suspect {
+                problem: "ReplicaFailure".to_owned(),
                 held: self.not_created(&refused),
             };
         }
@@ -289,7 +289,7 @@ impl Rollout<'_> {
                 format!("{} runs on an older view", replica.told())
             }
         });
-        let is_early = by_kubectl == ByKubectl::Unobserved || live.is_complete();
+        let is_early = by_kubectl == KubectlStatus::Unobserved || live.is_complete();
         let missing = live
             .wanted(replicas)
             .filter(|wanted| !is_early && replicas.len() < *wanted)
@@ -297,9 +297,9 @@ impl Rollout<'_> {
         let is_missing = missing.is_some();
         let words: Vec<String> = [Some(left), missing, older, told].into_iter().flatten().collect();
         if is_missing {
-            Verdict::Missing(words.join("; "))
+            RolloutStatus::Missing(words.join("; "))
         } else {
-            Verdict::UnderWay(words.join("; "))
+            RolloutStatus::UnderWay(words.join("; "))
         }
     }
 
@@ -340,7 +340,7 @@ impl Rollout<'_> {
             }
             Some(Trouble {
                 told: replica.told_with(trouble),
-                culprit: replica.culprit(trouble),
+                problem: replica.problem(trouble),
                 weight: if is_current {
                     trouble.weight
                 } else {
@@ -370,7 +370,7 @@ impl Rollout<'_> {
 /// A problem that may keep a rollout from completing.
 struct Trouble {
     told: String,
-    culprit: String,
+    problem: String,
     weight: Weight,
     fix: &'static str,
 }

@@ -76,7 +76,7 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
     testbed.kubectl(&["create", "--filename=-"], &keeper.to_string());
     let copy = SecretCopy::ClusterExternalSecret { name: name.clone(), secret_key: None };
     let workload = testbed.copied_by(copy);
-    let error = testbed.clusters.force_sync(&workload, "me").await.expect_err("no right to it");
+    let error = testbed.refreshed(&workload, "one", LONG).await.expect_err("no right to it");
     let fix = "grant the verb get on clusterexternalsecrets.external-secrets.io in a ClusterRole";
     assert!(error.fix.contains(fix), "{error}");
     testbed.grant("ClusterRole", rule);
@@ -92,7 +92,7 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
     assert_ne!(first, second);
     let parameters = [testbed.parameter()];
     assert_eq!(testbed.clusters.secret_revision(&workload, &parameters).await, Ok(Some(second)));
-    assert_eq!(testbed.clusters.force_sync(&testbed.copied(None), "me").await.map(|_| ()), Ok(()));
+    done(testbed.synced(&testbed.copied(None), "two", LONG).await);
     let findings = testbed.clusters.inspect(&subject(&testbed.copied(None), &parameters)).await;
     let findings = findings.expect("an answer");
     assert!(findings.iter().any(|it| it.fix.contains("cluster_external_secret")), "{findings:?}");

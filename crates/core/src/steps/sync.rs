@@ -96,36 +96,15 @@ async fn sync_in_namespace<'a>(
         let written = copies.write_secret(workload, &view.stamp, value).await;
         (workload, written.map(Some))
     });
-    let syncs = async {
-        // A copy that several workloads read is refreshed once.
-        let mut by_copy: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for workload in copied {
-            let copy = workload.copy.as_ref().map(ToString::to_string);
-            by_copy.entry(copy).or_default().push(workload);
+    let refreshes = async {
+        if copied.is_empty() {
+            return Vec::new();
         }
-        let forced = by_copy.values().map(|it| copies.force_sync(it[0], session.holder()));
-        let forced = join_all(forced).await;
-        let mut told = Vec::new();
-        let mut ended = Vec::new();
-        for (workloads, forced) in by_copy.into_values().zip(forced) {
-            for workload in workloads {
-                match forced.clone() {
-                    Ok(Some(before)) => told.push((workload, before)),
-                    Ok(None) => ended.push((workload, Ok(None))),
-                    Err(error) => ended.push((workload, Err(error))),
-                }
-            }
-        }
-        if !told.is_empty() {
-            let within = time_until(session, give_up_at);
-            let synced = copies.synced(&told, &view.intended, within).await;
-            let synced = synced.into_iter().map(|progress| progress.map(Some));
-            ended.extend(told.into_iter().map(|(workload, _)| workload).zip(synced));
-        }
-        ended
+        let within = time_until(session, give_up_at);
+        copies.refresh(&copied, session.holder(), &view.intended, within).await
     };
-    let (written, mut ended) = tokio::join!(join_all(writes), syncs);
-    ended.extend(written);
+    let (mut ended, refreshed) = tokio::join!(join_all(writes), refreshes);
+    ended.extend(copied.iter().copied().zip(refreshed));
     ended
 }
 

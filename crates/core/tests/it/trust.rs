@@ -56,8 +56,8 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
         fence: record.view(Side::Presenters),
     };
     let world = hand.memory.world();
-    world.copies.force_sync(&presenters[0], "by-hand").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let within = Duration::from_secs(10);
+    world.copies.refresh(&[&presenters[0]], "by-hand", &BTreeMap::new(), within).await;
     world.workloads.stamp(&presenters[0], &stamp).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     hand.assert_noticed(&format!("a pod of {}", deployed("datastore")));

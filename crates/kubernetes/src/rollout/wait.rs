@@ -1,14 +1,16 @@
 //! The wait for all workloads of one namespace that are rolled together.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use changeover_core::{
     error::{Error, Kind},
-    ports::Progress,
+    ports::{Progress, Stamp},
     record::Held,
     spec::{Workload, WorkloadKind},
 };
-use changeover_token::Fence;
 use futures::{
     StreamExt,
     stream::{BoxStream, select_all},
@@ -17,38 +19,81 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use kube::{
     Api,
     core::Selector,
-    runtime::watcher::{self, Event},
+    runtime::watcher::{self, Event as Watched},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    ByName, Rolled,
+    Rolled, annotation,
     owners::Owners,
     pods::{Mine, Pods, selecting},
+    progress::{Action, Event, RolloutWait},
     refusals,
 };
 use crate::{
     KubernetesClusters,
     call::Target,
     watch::watch,
-    workload::{Live, Pod, Replica, Rollout, Verdict, deployment::revision},
+    workload::{Live, Pod, Replica, Rollout, RolloutStatus, deployment::revision},
 };
 
+/// See [`changeover_core::ports::Workloads::rolled_out`].
+///
+/// It returns as soon as one of them is stuck, with the progress of the others.
+pub(super) async fn rolled_out(
+    kubernetes: &KubernetesClusters,
+    workloads: &[&Workload],
+    stamp: &Stamp,
+    within: Duration,
+) -> Vec<Result<Progress<()>, Error>> {
+    let deadline = Instant::now() + within;
+    let Some(beside) = workloads.first() else { return Vec::new() };
+    let annotation = annotation(stamp);
+    let by_name = workloads.iter().enumerate().map(|(at, it)| ((it.kind, &*it.name), at));
+    let mut wait = Wait {
+        kubernetes,
+        beside,
+        annotation: &annotation,
+        stamp,
+        by_name: by_name.collect(),
+        subjects: workloads.iter().map(|it| Subject::new(it)).collect(),
+        selector: None,
+        pods: Pods::of(Vec::new(), &annotation),
+        owners: Owners::default(),
+        confirm_at: None,
+    };
+    let error = match timeout_at(deadline, wait.until_rolled_out()).await {
+        Ok(Err(error)) => Some(error),
+        Ok(Ok(())) | Err(_) => None,
+    };
+    let answers = wait.subjects.into_iter().map(|subject| match &error {
+        Some(error) if !subject.wait.has_ended() => Err(error.clone()),
+        _ => Ok(subject.wait.progress()),
+    });
+    answers.collect()
+}
+
 /// One wait for some workloads of one namespace.
-pub(super) struct Wait<'a> {
-    pub(super) kubernetes: &'a KubernetesClusters,
+struct Wait<'a> {
+    kubernetes: &'a KubernetesClusters,
     /// One of them, which determines the cluster and the namespace.
-    pub(super) beside: &'a Workload,
+    beside: &'a Workload,
     /// The annotation that carries the stamp.
-    pub(super) annotation: &'a str,
-    /// The fence of the stamp.
-    pub(super) fence: Fence,
-    /// The index of each among the subjects.
-    pub(super) by_name: ByName<'a>,
+    annotation: &'a str,
+    stamp: &'a Stamp,
+    /// The index of each among the subjects, by its kind and name.
+    by_name: BTreeMap<(WorkloadKind, &'a str), usize>,
+    subjects: Vec<Subject<'a>>,
+    /// The selector of their pods, if they have a label in common. Known once all of them were seen.
+    selector: Option<String>,
+    pods: Pods<'a>,
+    owners: Owners,
+    /// The time at which those that are complete are confirmed.
+    confirm_at: Option<Instant>,
 }
 
 /// One workload that is waited for.
-pub(super) struct Subject<'a> {
+struct Subject<'a> {
     workload: &'a Workload,
     /// Its name in reports.
     object: String,
@@ -58,211 +103,81 @@ pub(super) struct Subject<'a> {
     is_listed: bool,
     /// Its revision when ReplicaSets were last listed.
     listed_at: Option<String>,
-    suspicion: Option<Suspicion>,
-    state: State,
-}
-
-enum State {
-    /// Not rolled out; the condition that is awaited, in words.
-    Awaited(String),
-    /// Rolled out, as far as the watches have reported.
-    Complete,
-    /// Has its final answer.
-    Ended(Result<Progress<()>, Error>),
-}
-
-/// Trouble that seldom passes by itself.
-struct Suspicion {
-    culprit: String,
-    certain_at: Instant,
+    wait: RolloutWait,
 }
 
 /// An event of a workload of this kind.
-type Happened = (WorkloadKind, Event<Live>);
-
-impl<'a> Subject<'a> {
-    pub(super) fn new(workload: &'a Workload) -> Self {
-        Self {
-            workload,
-            object: workload.to_string(),
-            live: None,
-            is_listed: false,
-            listed_at: None,
-            suspicion: None,
-            state: State::Awaited("it was not looked at yet".to_owned()),
-        }
-    }
-
-    /// Its progress. `error` is the one that ended the wait for all of them.
-    pub(super) fn answer(self, error: Option<&Error>) -> Result<Progress<()>, Error> {
-        match (self.state, error) {
-            (State::Ended(ended), _) => ended,
-            (_, Some(error)) => Err(error.clone()),
-            (State::Awaited(words), None) => Ok(Progress::UnderWay(words)),
-            (State::Complete, None) => {
-                Ok(Progress::UnderWay("all pods are replaced, by all that is known".to_owned()))
-            }
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        matches!(self.state, State::Ended(_))
-    }
-
-    /// True if it ended otherwise than rolled out.
-    fn is_stopped(&self) -> bool {
-        matches!(&self.state, State::Ended(ended) if *ended != Ok(Progress::Done(())))
-    }
-
-    fn is_complete(&self) -> bool {
-        matches!(self.state, State::Complete)
-    }
-
-    fn stuck(&mut self, reason: &str, fix: &str) {
-        self.end(Held::new(&self.object, reason, fix));
-    }
-
-    fn end(&mut self, held: Held) {
-        self.state = State::Ended(Ok(Progress::Stuck(held)));
-    }
-
-    /// The revision that its Deployment is at.
-    fn revision(&self) -> Option<&str> {
-        revision(self.live.as_ref()?.metadata())
-    }
-
-    fn is_deployment(&self) -> bool {
-        self.workload.kind == WorkloadKind::Deployment
-    }
-
-    /// Records its present state.
-    fn note(&mut self, seen: Live) {
-        self.is_listed = true;
-        let uid = |live: &Live| live.metadata().uid.clone();
-        if self.live.as_ref().is_some_and(|known| uid(known) != uid(&seen)) {
-            return self.stuck(
-                "it was deleted and created anew",
-                "nothing, if that is meant: the next run stamps the new one",
-            );
-        }
-        if self.live.is_none() {
-            self.state = State::Awaited(seen.awaited());
-        }
-        self.live = Some(seen);
-    }
-
-    /// Records the suspicion that it is stuck because of `culprit`. True if that suspicion has lasted for
-    /// long enough to be certain.
-    fn is_certain(&mut self, culprit: &str) -> bool {
-        let now = Instant::now();
-        let known = self.suspicion.take().filter(|known| known.culprit == culprit);
-        let certain_at = known.map_or(now + SUSPECTED_FOR, |known| known.certain_at);
-        if certain_at <= now {
-            return true;
-        }
-        self.suspicion = Some(Suspicion { culprit: culprit.to_owned(), certain_at });
-        false
-    }
-}
+type Happened = (WorkloadKind, Watched<Live>);
 
 impl<'a> Wait<'a> {
-    /// Returns when all are rolled out, or when one of them has ended otherwise.
-    pub(super) async fn until_rolled_out(&self, subjects: &mut [Subject<'a>]) -> Result<(), Error> {
+    /// Returns when all are rolled out, or when one of them has ended otherwise, so that it is reported soon.
+    async fn until_rolled_out(&mut self) -> Result<(), Error> {
         let mut workloads = select_all(self.watches());
-        let mut watched: Option<BoxStream<'_, Result<Event<Pod>, Error>>> = None;
-        let mut pods = Pods::of(Vec::new(), self.annotation);
-        let mut selector = None;
-        let mut owners = Owners::default();
-        // A workload that is rolled out is confirmed together with those that soon will be.
-        let mut confirm_at: Option<Instant> = None;
-        loop {
-            let suspected = subjects.iter().filter_map(|it| it.suspicion.as_ref());
-            let wake_at = suspected.map(|it| it.certain_at).chain(confirm_at).min();
+        let mut pods: Option<BoxStream<'a, Result<Watched<Pod>, Error>>> = None;
+        while !self.is_over() {
+            let suspected = self.subjects.iter().filter_map(|it| it.wait.wakes_at());
+            let wake_at = suspected.chain(self.confirm_at).min();
             let about = tokio::select! {
                 event = workloads.next() => match event.transpose()? {
-                    Some(happened) => self.note(happened, subjects),
+                    Some(happened) => self.note(happened),
                     None => Vec::new(),
                 },
-                event = next(&mut watched) => match event.transpose()? {
-                    Some(event) => pods.note(event),
+                event = next(&mut pods) => match event.transpose()? {
+                    Some(event) => self.pods.note(event),
                     None => Vec::new(),
                 },
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
-                    (0..subjects.len()).collect()
+                    (0..self.subjects.len()).collect()
                 }
             };
             // The pods are watched as soon as every workload was seen, since its object names its selector.
-            if watched.is_none() && subjects.iter().all(|it| it.live.is_some()) {
-                let mine: Result<Vec<Mine>, Error> = subjects.iter().map(mine).collect();
-                let mine = mine?;
-                selector = selecting(&mine);
-                pods = Pods::of(mine, self.annotation);
-                watched = Some(self.pods(selector.as_deref()));
+            if pods.is_none() && self.subjects.iter().all(|it| it.live.is_some()) {
+                pods = Some(self.watch_pods()?);
             }
-            if pods.are_complete {
-                self.judge(&about, subjects, &pods, &mut owners, selector.as_deref()).await?;
+            if self.pods.are_complete {
+                self.judge(&about).await?;
             }
-            // One that is stuck ends the wait for all, so that it is reported soon.
-            if subjects.iter().any(Subject::is_stopped) {
-                return Ok(());
-            }
-            if !subjects.iter().any(|it| it.is_complete()) {
-                confirm_at = None;
-                continue;
-            }
-            let are_all = subjects.iter().all(|it| it.is_complete() || it.has_ended());
-            let at = *confirm_at.get_or_insert_with(|| Instant::now() + CONFIRMED_WITHIN);
-            if !are_all && Instant::now() < at {
-                continue;
-            }
-            confirm_at = None;
-
-            // The watches are not in step: a pod of the older template may have been made just before its
-            // workload was observed. One list of all pods, made after that observation, shows it.
-            let numbered = subjects.iter().enumerate();
-            let complete: Vec<usize> =
-                numbered.filter(|(_, it)| it.is_complete()).map(|(at, _)| at).collect();
-            pods.list(self.kubernetes, self.beside, selector.as_deref()).await?;
-            self.judge(&complete, subjects, &pods, &mut owners, selector.as_deref()).await?;
-            for at in complete {
-                if subjects[at].is_complete() {
-                    subjects[at].state = State::Ended(Ok(Progress::Done(())));
-                }
-            }
-            if subjects.iter().all(Subject::has_ended) {
-                return Ok(());
+            if self.is_time_to_confirm() {
+                self.confirm().await?;
             }
         }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.subjects.iter().any(|it| it.wait.is_stopped())
+            || self.subjects.iter().all(|it| it.wait.has_ended())
     }
 
     /// Records an event of a workload, and returns the indices of the subjects that it is about.
-    fn note(&self, (kind, event): Happened, subjects: &mut [Subject<'_>]) -> Vec<usize> {
-        const DELETED: &str = "it was deleted";
-        const CREATE: &str = "create it again, or take it out of the spec";
+    fn note(&mut self, (kind, event): Happened) -> Vec<usize> {
+        let by_name = &self.by_name;
         let ours = |live: &Live| {
             let name = live.metadata().name.as_deref()?;
-            self.by_name.get(&(kind, name)).copied()
+            by_name.get(&(kind, name)).copied()
         };
         match event {
-            Event::Init => {
-                subjects.iter_mut().filter(|it| it.workload.kind == kind).for_each(|subject| {
-                    subject.is_listed = false;
-                });
+            Watched::Init => {
+                self.subjects.iter_mut().filter(|it| it.workload.kind == kind).for_each(
+                    |subject| {
+                        subject.is_listed = false;
+                    },
+                );
             }
-            Event::InitApply(live) | Event::Apply(live) => {
+            Watched::InitApply(live) | Watched::Apply(live) => {
                 if let Some(at) = ours(&live) {
-                    subjects[at].note(live);
+                    self.subjects[at].note(live);
                     return vec![at];
                 }
             }
-            Event::InitDone => {
+            Watched::InitDone => {
                 let unlisted =
-                    subjects.iter_mut().filter(|it| it.workload.kind == kind && !it.is_listed);
-                unlisted.for_each(|subject| subject.stuck(DELETED, CREATE));
+                    self.subjects.iter_mut().filter(|it| it.workload.kind == kind && !it.is_listed);
+                unlisted.for_each(Subject::is_deleted);
             }
-            Event::Delete(live) => {
+            Watched::Delete(live) => {
                 if let Some(at) = ours(&live) {
-                    subjects[at].stuck(DELETED, CREATE);
+                    self.subjects[at].is_deleted();
                 }
             }
         }
@@ -270,97 +185,105 @@ impl<'a> Wait<'a> {
     }
 
     /// Judges these with their pods.
-    async fn judge(
-        &self,
-        about: &[usize],
-        subjects: &mut [Subject<'_>],
-        pods: &Pods<'_>,
-        owners: &mut Owners,
-        selector: Option<&str>,
-    ) -> Result<(), Error> {
-        // The owners of ReplicaSets matter only for pods that a verdict depends on.
-        let is_unknown = |at: &usize| {
-            let subject = &subjects[*at];
-            let Some(live) = subject.live.as_ref().filter(|_| subject.is_deployment()) else {
-                return false;
-            };
-            let is_complete = live.is_complete();
-            let matters = |replica: &&Replica| {
-                is_complete && replica.is_of_another_view(self.fence) || replica.is_in_trouble()
-            };
-            let is_current = subject.listed_at.as_deref() == subject.revision();
-            let mut depended_on = pods.of_workload(*at).values().filter(matters);
-            depended_on.any(|it| !(is_current && owners.knows(&it.controller.uid)))
-        };
-        if about.iter().any(is_unknown) {
-            let numbered = subjects.iter().enumerate().filter(|(_, it)| it.is_deployment());
-            let seen: BTreeSet<String> = numbered
-                .flat_map(|(at, _)| pods.of_workload(at).values())
-                .map(|replica| replica.controller.uid.clone())
-                .collect();
-            *owners = Owners::list(self.kubernetes, self.beside, selector, seen).await?;
-            for subject in subjects.iter_mut() {
-                subject.listed_at = subject.revision().map(str::to_owned);
-            }
+    async fn judge(&mut self, about: &[usize]) -> Result<(), Error> {
+        if about.iter().any(|at| self.depends_on_owners(*at)) {
+            self.list_owners().await?;
         }
         for at in about {
-            let subject = &mut subjects[*at];
-            let Some(live) = subject.live.as_ref().filter(|_| !subject.has_ended()) else {
+            let subject = &self.subjects[*at];
+            let Some(live) = subject.live.as_ref().filter(|_| !subject.wait.has_ended()) else {
                 continue;
             };
-            let is_foreign = |replica: &Replica| {
-                subject.is_deployment()
-                    && owners.is_foreign(&replica.controller.uid, &subject.workload.name)
-            };
-            let replicas: Vec<&Replica> =
-                pods.of_workload(*at).values().filter(|it| !is_foreign(it)).collect();
-            let current = owners.current(live.metadata().uid.as_deref(), subject.revision());
+            let replicas: Vec<&Replica> = self
+                .pods
+                .of_workload(*at)
+                .values()
+                .filter(|replica| !subject.is_of_another(replica, &self.owners))
+                .collect();
+            let uid = live.metadata().uid.as_deref();
+            let current = self.owners.current(uid, subject.revision());
             let object = subject.object.clone();
-            let rollout =
-                Rollout { object: &object, annotation: self.annotation, fence: self.fence };
-            match rollout.judge(live, current, &replicas) {
-                Verdict::Done => {
-                    subject.suspicion = None;
-                    subject.state = State::Complete;
-                }
-                Verdict::Stuck(held) => subject.end(held),
-                Verdict::Ahead(found) => {
-                    subject.state = State::Ended(Ok(Progress::Ahead(found)));
-                }
-                Verdict::UnderWay(left) => {
-                    subject.suspicion = None;
-                    subject.state = State::Awaited(left);
-                }
-                Verdict::Suspect { culprit, held } => {
-                    subject.state = State::Awaited(held.reason.clone());
-                    if subject.is_certain(&culprit) {
-                        subject.end(held);
-                    }
-                }
-                // The reason is in an event alone. Without one, the suspicion starts anew.
-                Verdict::Missing(left) => {
-                    subject.state = State::Awaited(left);
-                    if subject.is_certain(MISSING) {
-                        let live = subject.live.as_ref().map(Live::metadata);
-                        let refused = match live {
-                            Some(live) => {
-                                refusals::newest(self.kubernetes, subject.workload, live).await
-                            }
-                            None => None,
-                        };
-                        match refused {
-                            Some(why) => subject.end(rollout.not_created(&why)),
-                            None => drop(subject.is_certain(MISSING)),
+            let (annotation, fence) = (self.annotation, self.stamp.fence);
+            let rollout = Rollout { object: &object, annotation, fence };
+            let status = rollout.judge(live, current, &replicas);
+            match self.subjects[*at].on(Event::Judged(status)) {
+                Action::Wait => {}
+                Action::ReadRefusal => {
+                    let subject = &mut self.subjects[*at];
+                    let read = match subject.live.as_ref().map(Live::metadata) {
+                        Some(live) => {
+                            refusals::newest(self.kubernetes, subject.workload, live).await
                         }
-                    }
+                        None => None,
+                    };
+                    subject.on(Event::RefusalRead(read.map(|why| rollout.not_created(&why))));
                 }
             }
         }
         Ok(())
     }
 
+    /// True if the judgement of one of them depends on ReplicaSets whose owners are not known. Owners matter
+    /// only for pods that the judgement depends on.
+    fn depends_on_owners(&self, at: usize) -> bool {
+        let subject = &self.subjects[at];
+        let Some(live) = subject.live.as_ref().filter(|_| subject.is_deployment()) else {
+            return false;
+        };
+        let is_complete = live.is_complete();
+        let matters = |replica: &&Replica| {
+            is_complete && replica.is_of_another_view(self.stamp.fence) || replica.is_in_trouble()
+        };
+        let is_current = subject.listed_at.as_deref() == subject.revision();
+        let mut depended_on = self.pods.of_workload(at).values().filter(matters);
+        depended_on.any(|it| !(is_current && self.owners.knows(&it.controller.uid)))
+    }
+
+    async fn list_owners(&mut self) -> Result<(), Error> {
+        let numbered = self.subjects.iter().enumerate().filter(|(_, it)| it.is_deployment());
+        let seen: BTreeSet<String> = numbered
+            .flat_map(|(at, _)| self.pods.of_workload(at).values())
+            .map(|replica| replica.controller.uid.clone())
+            .collect();
+        let selector = self.selector.as_deref();
+        self.owners = Owners::list(self.kubernetes, self.beside, selector, seen).await?;
+        for subject in &mut self.subjects {
+            subject.listed_at = subject.revision().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    /// True if those that are complete are to be confirmed now: together with those that soon will be, but
+    /// not much later.
+    fn is_time_to_confirm(&mut self) -> bool {
+        if self.is_over() || !self.subjects.iter().any(|it| it.wait.is_complete()) {
+            self.confirm_at = None;
+            return false;
+        }
+        let now = Instant::now();
+        let at = *self.confirm_at.get_or_insert(now + CONFIRMED_WITHIN);
+        let mut subjects = self.subjects.iter();
+        at <= now || subjects.all(|it| it.wait.is_complete() || it.wait.has_ended())
+    }
+
+    /// Confirms those that are complete. The watches are not in step: a pod of the older template may have
+    /// been made just before its workload was observed. One list of all pods, made after that observation,
+    /// shows it.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        self.confirm_at = None;
+        let numbered = self.subjects.iter().enumerate();
+        let complete: Vec<usize> =
+            numbered.filter(|(_, it)| it.wait.is_complete()).map(|(at, _)| at).collect();
+        self.pods.list(self.kubernetes, self.beside, self.selector.as_deref()).await?;
+        self.judge(&complete).await?;
+        for at in complete {
+            self.subjects[at].on(Event::Confirmed);
+        }
+        Ok(())
+    }
+
     /// Opens one watch of each kind: of the only one that is waited for, or of all in the namespace.
-    fn watches(&self) -> Vec<BoxStream<'_, Result<Happened, Error>>> {
+    fn watches(&self) -> Vec<BoxStream<'a, Result<Happened, Error>>> {
         let kinds: BTreeSet<WorkloadKind> = self.by_name.keys().map(|(kind, _)| *kind).collect();
         let watch = |kind: &WorkloadKind| match kind {
             WorkloadKind::Deployment => self.watch_of::<Deployment>(*kind),
@@ -370,7 +293,7 @@ impl<'a> Wait<'a> {
         kinds.iter().map(watch).collect()
     }
 
-    fn watch_of<K: Rolled>(&self, kind: WorkloadKind) -> BoxStream<'_, Result<Happened, Error>> {
+    fn watch_of<K: Rolled>(&self, kind: WorkloadKind) -> BoxStream<'a, Result<Happened, Error>> {
         let names = self.by_name.keys().filter(|(of, _)| *of == kind).map(|(_, name)| *name);
         let names: Vec<&str> = names.collect();
         let (name, configuration) = match names[..] {
@@ -385,11 +308,11 @@ impl<'a> Wait<'a> {
         .map(move |event| {
             event.map(|event| {
                 let event = match event {
-                    Event::Init => Event::Init,
-                    Event::InitDone => Event::InitDone,
-                    Event::InitApply(object) => Event::InitApply(object.into()),
-                    Event::Apply(object) => Event::Apply(object.into()),
-                    Event::Delete(object) => Event::Delete(object.into()),
+                    Watched::Init => Watched::Init,
+                    Watched::InitDone => Watched::InitDone,
+                    Watched::InitApply(object) => Watched::InitApply(object.into()),
+                    Watched::Apply(object) => Watched::Apply(object.into()),
+                    Watched::Delete(object) => Watched::Delete(object.into()),
                 };
                 (kind, event)
             })
@@ -397,35 +320,97 @@ impl<'a> Wait<'a> {
         .boxed()
     }
 
-    fn pods(&self, selector: Option<&str>) -> BoxStream<'_, Result<Event<Pod>, Error>> {
+    /// Opens the watch of their pods, by the selectors that their objects name.
+    fn watch_pods(&mut self) -> Result<BoxStream<'a, Result<Watched<Pod>, Error>>, Error> {
+        let mine = self.subjects.iter().map(Subject::pods).collect::<Result<Vec<Mine>, Error>>()?;
+        self.selector = selecting(&mine);
+        self.pods = Pods::of(mine, self.annotation);
         let configuration = watcher::Config::default();
-        let configuration = match selector {
+        let configuration = match &self.selector {
             Some(selector) => configuration.labels(selector),
             None => configuration,
         };
         let namespace = &self.beside.namespace;
         let target = Target::beside(self.beside, "watch", "pods", "");
-        watch(&*self.kubernetes.access, target, configuration, move |client| {
+        Ok(watch(&*self.kubernetes.access, target, configuration, move |client| {
             Api::namespaced(client, namespace)
         })
-        .boxed()
+        .boxed())
     }
 }
 
-fn mine(subject: &Subject<'_>) -> Result<Mine, Error> {
-    let selector = subject.live.as_ref().and_then(Live::selector).cloned().unwrap_or_default();
-    let selector = Selector::try_from(selector).map_err(|error| {
-        Error::new(
-            Kind::Internal,
-            "select the pods of",
-            "its selector is not understood",
-            "report this message",
-        )
-        .on(subject.workload)
-        .caused_by(&error)
-    })?;
-    let Workload { kind, name, .. } = subject.workload;
-    Ok(Mine { kind: *kind, name: name.clone(), selector })
+impl<'a> Subject<'a> {
+    fn new(workload: &'a Workload) -> Self {
+        Self {
+            workload,
+            object: workload.to_string(),
+            live: None,
+            is_listed: false,
+            listed_at: None,
+            wait: RolloutWait::new(),
+        }
+    }
+
+    /// Applies an event, and returns the action that it calls for.
+    fn on(&mut self, event: Event) -> Action {
+        let (after, action) = self.wait.clone().on(event, Instant::now());
+        self.wait = after;
+        action
+    }
+
+    /// Records its present state.
+    fn note(&mut self, seen: Live) {
+        self.is_listed = true;
+        let uid = |live: &Live| live.metadata().uid.clone();
+        if self.live.as_ref().is_some_and(|known| uid(known) != uid(&seen)) {
+            let fix = "nothing, if that is meant: the next run stamps the new one";
+            return self.is_lost("it was deleted and created anew", fix);
+        }
+        if self.live.is_none() {
+            self.on(Event::Judged(RolloutStatus::UnderWay(seen.awaited())));
+        }
+        self.live = Some(seen);
+    }
+
+    fn is_deleted(&mut self) {
+        self.is_lost("it was deleted", "create it again, or take it out of the spec");
+    }
+
+    fn is_lost(&mut self, reason: &str, fix: &str) {
+        let held = Held::new(&self.object, reason, fix);
+        self.on(Event::Lost(held));
+    }
+
+    fn is_deployment(&self) -> bool {
+        self.workload.kind == WorkloadKind::Deployment
+    }
+
+    /// The revision that its Deployment is at.
+    fn revision(&self) -> Option<&str> {
+        revision(self.live.as_ref()?.metadata())
+    }
+
+    /// True if a pod that its selector matches belongs to another Deployment.
+    fn is_of_another(&self, replica: &Replica, owners: &Owners) -> bool {
+        self.is_deployment() && owners.is_foreign(&replica.controller.uid, &self.workload.name)
+    }
+
+    /// The criteria by which pods are its own.
+    fn pods(&self) -> Result<Mine, Error> {
+        let selector = self.live.as_ref().and_then(Live::selector).cloned().unwrap_or_default();
+        let selector = Selector::try_from(selector).map_err(|error| {
+            Error::new(
+                Kind::Internal,
+                "select the pods of",
+                "its selector is not understood",
+                "report this message",
+            )
+            .on(self.workload)
+            .caused_by(&error)
+        })?;
+        let Workload { kind, name, .. } = self.workload;
+        Ok(Mine { kind: *kind, name: name.clone(), selector })
+    }
 }
 
 /// The next event of a watch. It never returns while there is no watch yet.
@@ -436,12 +421,5 @@ async fn next<T>(events: &mut Option<BoxStream<'_, T>>) -> Option<T> {
     }
 }
 
-/// The time that trouble which seldom passes must last to be reported. A kubelet may see a Secret or an
-/// image a moment late, and a quota is free again when the older pods are gone.
-const SUSPECTED_FOR: Duration = Duration::from_secs(15);
-
 /// The time that a workload which is rolled out waits for others to be confirmed with it.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
-
-/// The suspicion if pods are not made.
-const MISSING: &str = "pods are missing";

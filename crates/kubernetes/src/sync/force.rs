@@ -1,6 +1,6 @@
 //! The forced refresh of an ExternalSecret.
 
-use changeover_core::{error::Error, ports::SyncedBefore, spec::Workload};
+use changeover_core::{error::Error, spec::Workload};
 
 use super::{Source, found, get, source};
 use crate::{
@@ -10,29 +10,29 @@ use crate::{
     external_secrets_api,
 };
 
-/// See [`changeover_core::ports::SecretCopies::force_sync`].
-pub(crate) async fn force_sync(
+/// Forces the ExternalSecret of a workload to refresh. Returns it, and its `syncedResourceVersion` before,
+/// which is empty if it never synced. `None` if what the spec names does not exist.
+pub(super) async fn force<'a>(
     kubernetes: &KubernetesClusters,
-    workload: &Workload,
-    force: &str,
-) -> Result<Option<SyncedBefore>, Error> {
+    workload: &'a Workload,
+    value: &str,
+) -> Result<Option<(Source<'a>, String)>, Error> {
     let Some(source) = source(kubernetes, workload).await? else { return Ok(None) };
-    let synced = |external_secret: ExternalSecret| SyncedBefore {
-        synced_resource_version: external_secret.status.unwrap_or_default().synced_resource_version,
+    let synced = |external_secret: ExternalSecret| {
+        external_secret.status.unwrap_or_default().synced_resource_version
     };
     if source.keeper.is_none() {
         // The answer to a patch is the object as the patch left it, with its status: no sync has followed
         // it yet.
-        let patched = force_again(kubernetes, workload, &source, force).await?;
-        return Ok(patched.map(synced));
+        let patched = force_again(kubernetes, workload, &source, value).await?;
+        return Ok(patched.map(|it| (source, synced(it))));
     }
     // Read before the patch of its ClusterExternalSecret, whose answer does not contain it. A sync between
     // this read and the patch is recognised by its digest. The ClusterExternalSecret may not have made it
     // yet.
     let before = get(kubernetes, workload, &source.name).await?;
-    let before = before.map_or(SyncedBefore { synced_resource_version: String::new() }, synced);
-    force_again(kubernetes, workload, &source, force).await?;
-    Ok(Some(before))
+    force_again(kubernetes, workload, &source, value).await?;
+    Ok(Some((source, before.map(synced).unwrap_or_default())))
 }
 
 /// Sets the annotation to a new value that begins with `force`. Returns the ExternalSecret if it was

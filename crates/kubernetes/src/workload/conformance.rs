@@ -7,7 +7,7 @@
 use changeover_token::Fence;
 use serde_json::{Value, json};
 
-use super::{ByKubectl, Live, Pod, Replica, Rollout, Verdict};
+use super::{KubectlStatus, Live, Pod, Replica, Rollout, RolloutStatus};
 
 const STAMP: &str = "verifier.changeover.dev/token";
 
@@ -265,18 +265,20 @@ fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained()
         let told = format!("{} {:?}", row.kind, row.state);
         let live = row.live();
         let kubectl = match live.by_kubectl() {
-            ByKubectl::Complete => Done,
-            ByKubectl::Unobserved | ByKubectl::Waiting(_) => Waits,
-            ByKubectl::DeadlineExceeded | ByKubectl::NotRolling => Fails,
+            KubectlStatus::Complete => Done,
+            KubectlStatus::Unobserved | KubectlStatus::Waiting(_) => Waits,
+            KubectlStatus::DeadlineExceeded | KubectlStatus::NotRolling => Fails,
         };
         assert_eq!(kubectl, row.kubectl, "kubectl's answer to {told}");
         let rollout = Rollout { object: "foo", annotation: STAMP, fence: Fence::bare(7) };
         let replicas = row.replicas();
         let verdict = rollout.judge(&live, Some("1"), &replicas.iter().collect::<Vec<_>>());
         let ours = match &verdict {
-            Verdict::Done => Done,
-            Verdict::UnderWay(_) | Verdict::Missing(_) | Verdict::Suspect { .. } => Waits,
-            Verdict::Stuck(_) | Verdict::Ahead(_) => Fails,
+            RolloutStatus::Done => Done,
+            RolloutStatus::UnderWay(_)
+            | RolloutStatus::Missing(_)
+            | RolloutStatus::Suspect { .. } => Waits,
+            RolloutStatus::Stuck(_) | RolloutStatus::Ahead(_) => Fails,
         };
         assert_eq!(ours, row.ours, "our answer to {told}: {verdict:?}");
         assert_eq!(row.why.is_empty(), row.kubectl == row.ours, "why {told} differs");

@@ -2,19 +2,19 @@
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 
-use super::{ByKubectl, Obstacle};
+use super::{KubectlStatus, Obstacle};
 
 /// kubectl's rule for DaemonSets, in kubectl's order (kubectl
 /// `pkg/polymorphichelpers/rollout_status.go`, `DaemonSetStatusViewer`).
-pub(super) fn by_kubectl(daemon_set: &DaemonSet) -> ByKubectl {
+pub(super) fn by_kubectl(daemon_set: &DaemonSet) -> KubectlStatus {
     let strategy = daemon_set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
     if strategy.and_then(|it| it.type_.as_deref()).is_some_and(|it| it != "RollingUpdate") {
-        return ByKubectl::NotRolling;
+        return KubectlStatus::NotRolling;
     }
     match left(daemon_set) {
-        _ if !is_observed(daemon_set) => ByKubectl::Unobserved,
-        Some(left) => ByKubectl::Waiting(left),
-        None => ByKubectl::Complete,
+        _ if !is_observed(daemon_set) => KubectlStatus::Unobserved,
+        Some(left) => KubectlStatus::Waiting(left),
+        None => KubectlStatus::Complete,
     }
 }
 

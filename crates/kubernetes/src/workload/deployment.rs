@@ -3,20 +3,20 @@
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use kube::core::ObjectMeta;
 
-use super::{ByKubectl, Obstacle, pod::words};
+use super::{KubectlStatus, Obstacle, pod::words};
 
 /// kubectl's rule for Deployments, in kubectl's order. The deadline is looked at only once this template
 /// was observed: until then, its condition belongs to the previous rollout (kubectl
 /// `pkg/polymorphichelpers/rollout_status.go`, `DeploymentStatusViewer`).
-pub(super) fn by_kubectl(deployment: &Deployment) -> ByKubectl {
+pub(super) fn by_kubectl(deployment: &Deployment) -> KubectlStatus {
     let status = deployment.status.clone().unwrap_or_default();
     let generation = deployment.metadata.generation.unwrap_or_default();
     if generation > status.observed_generation.unwrap_or_default() {
-        return ByKubectl::Unobserved;
+        return KubectlStatus::Unobserved;
     }
     let progressing = condition(deployment, "Progressing");
     if progressing.and_then(|it| it.reason.as_deref()) == Some("ProgressDeadlineExceeded") {
-        return ByKubectl::DeadlineExceeded;
+        return KubectlStatus::DeadlineExceeded;
     }
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
     let updated = status.updated_replicas.unwrap_or_default();
@@ -24,15 +24,15 @@ pub(super) fn by_kubectl(deployment: &Deployment) -> ByKubectl {
     let all = status.replicas.unwrap_or_default();
     match wanted {
         Some(wanted) if updated < wanted => {
-            ByKubectl::Waiting(format!("{updated} of {wanted} pods are updated"))
+            KubectlStatus::Waiting(format!("{updated} of {wanted} pods are updated"))
         }
         _ if all > updated => {
-            ByKubectl::Waiting(format!("{} older pods are to end", all.saturating_sub(updated)))
+            KubectlStatus::Waiting(format!("{} older pods are to end", all.saturating_sub(updated)))
         }
         _ if available < updated => {
-            ByKubectl::Waiting(format!("{available} of {updated} updated pods are available"))
+            KubectlStatus::Waiting(format!("{available} of {updated} updated pods are available"))
         }
-        _ => ByKubectl::Complete,
+        _ => KubectlStatus::Complete,
     }
 }
 

@@ -315,7 +315,7 @@ impl Replica {
     }
 
     /// The identity of a problem: it stays the same as long as the problem does.
-    pub(super) fn culprit(&self, trouble: &Trouble) -> String {
+    pub(super) fn problem(&self, trouble: &Trouble) -> String {
         format!("{} {:?}", self.name, trouble.container)
     }
 }

@@ -2,39 +2,39 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 
-use super::{ByKubectl, Obstacle};
+use super::{KubectlStatus, Obstacle};
 
 /// kubectl's rule for StatefulSets, in kubectl's order (kubectl
 /// `pkg/polymorphichelpers/rollout_status.go`, `StatefulSetStatusViewer`).
-pub(super) fn by_kubectl(stateful_set: &StatefulSet) -> ByKubectl {
+pub(super) fn by_kubectl(stateful_set: &StatefulSet) -> KubectlStatus {
     let status = stateful_set.status.clone().unwrap_or_default();
     let spec = stateful_set.spec.as_ref();
     let strategy = spec.and_then(|spec| spec.update_strategy.as_ref());
     if strategy.and_then(|it| it.type_.as_deref()).is_some_and(|it| it != "RollingUpdate") {
-        return ByKubectl::NotRolling;
+        return KubectlStatus::NotRolling;
     }
     if !is_observed(stateful_set) {
-        return ByKubectl::Unobserved;
+        return KubectlStatus::Unobserved;
     }
     let wanted = spec.and_then(|spec| spec.replicas);
     let ready = status.ready_replicas.unwrap_or_default();
     let updated = status.updated_replicas.unwrap_or_default();
     if let Some(wanted) = wanted.filter(|wanted| ready < *wanted) {
-        return ByKubectl::Waiting(format!("{ready} of {wanted} pods are ready"));
+        return KubectlStatus::Waiting(format!("{ready} of {wanted} pods are ready"));
     }
     if let Some(rolling) = strategy.and_then(|strategy| strategy.rolling_update.as_ref()) {
         let above = wanted.zip(rolling.partition).map(|(wanted, it)| wanted.saturating_sub(it));
         return match above {
             Some(above) if updated < above => {
-                ByKubectl::Waiting(format!("{updated} of {above} pods are updated"))
+                KubectlStatus::Waiting(format!("{updated} of {above} pods are updated"))
             }
-            _ => ByKubectl::Complete,
+            _ => KubectlStatus::Complete,
         };
     }
     if status.update_revision == status.current_revision {
-        ByKubectl::Complete
+        KubectlStatus::Complete
     } else {
-        ByKubectl::Waiting(format!("{updated} pods are updated"))
+        KubectlStatus::Waiting(format!("{updated} pods are updated"))
     }
 }
 

@@ -1,7 +1,7 @@
 use changeover_token::Fence;
 use serde_json::{Value, json};
 
-use super::{ByKubectl, Live, Pod, Replica, Rollout, Verdict};
+use super::{KubectlStatus, Live, Pod, Replica, Rollout, RolloutStatus};
 
 const STAMP: &str = "presenter.changeover.dev/datastore-token";
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
@@ -115,28 +115,31 @@ fn waiting(reason: &str, restarts: u32) -> Value {
     }))
 }
 
-fn judge(live: &Live, pods: &[Pod]) -> Verdict {
+fn judge(live: &Live, pods: &[Pod]) -> RolloutStatus {
     let rollout =
         Rollout { object: "prod/web/deployment/backend", annotation: STAMP, fence: Fence::bare(7) };
     let replicas: Vec<_> = pods.iter().filter_map(|it| Replica::of(it.clone(), STAMP)).collect();
     rollout.judge(live, Some("new"), &replicas.iter().collect::<Vec<_>>())
 }
 
-fn under_way(verdict: &Verdict, words: &str) {
-    assert!(matches!(verdict, Verdict::UnderWay(left) if left.contains(words)), "{verdict:?}");
+fn under_way(verdict: &RolloutStatus, words: &str) {
+    assert!(
+        matches!(verdict, RolloutStatus::UnderWay(left) if left.contains(words)),
+        "{verdict:?}"
+    );
 }
 
-fn stuck(verdict: &Verdict, words: &str) {
+fn stuck(verdict: &RolloutStatus, words: &str) {
     assert!(
-        matches!(verdict, Verdict::Stuck(held) if held.reason.contains(words)
+        matches!(verdict, RolloutStatus::Stuck(held) if held.reason.contains(words)
             && held.object == "prod/web/deployment/backend" && !held.fix.is_empty()),
         "{verdict:?}"
     );
 }
 
-fn suspect(verdict: &Verdict, words: &str) {
+fn suspect(verdict: &RolloutStatus, words: &str) {
     assert!(
-        matches!(verdict, Verdict::Suspect { held, .. } if held.reason.contains(words)),
+        matches!(verdict, RolloutStatus::Suspect { held, .. } if held.reason.contains(words)),
         "{verdict:?}"
     );
 }
@@ -145,7 +148,7 @@ fn suspect(verdict: &Verdict, words: &str) {
 fn it_is_done_when_kubectl_says_so_and_every_pod_has_the_stamp() {
     for kind in KINDS {
         let pods = [pod(kind, "a", "7", json!({})), pod(kind, "b", "7", json!({}))];
-        assert_eq!(judge(&with(kind, &[]), &pods), Verdict::Done, "{kind}");
+        assert_eq!(judge(&with(kind, &[]), &pods), RolloutStatus::Done, "{kind}");
     }
 }
 
@@ -163,7 +166,7 @@ fn template_of_a_later_stamp_is_ahead() {
     for kind in KINDS {
         let live = with(kind, &[(stamp, json!({STAMP: "8"}))]);
         let verdict = judge(&live, &[pod(kind, "a", "8", json!({}))]);
-        assert_eq!(verdict, Verdict::Ahead(Fence::bare(8)), "{kind}");
+        assert_eq!(verdict, RolloutStatus::Ahead(Fence::bare(8)), "{kind}");
     }
 }
 
@@ -177,11 +180,11 @@ fn what_kubectl_says_is_said_in_words() {
         ("DaemonSet", "/status/numberAvailable", "1 of 3 updated pods are available"),
     ];
     for (kind, number, words) in cases {
-        let expected = ByKubectl::Waiting(words.to_owned());
+        let expected = KubectlStatus::Waiting(words.to_owned());
         assert_eq!(with(kind, &[(number, json!(1))]).by_kubectl(), expected, "{kind} {number}");
     }
     let more = with("Deployment", &[("/status/replicas", json!(5))]);
-    assert_eq!(more.by_kubectl(), ByKubectl::Waiting("2 older pods are to end".to_owned()));
+    assert_eq!(more.by_kubectl(), KubectlStatus::Waiting("2 older pods are to end".to_owned()));
 }
 
 #[test]
@@ -204,7 +207,7 @@ fn pods_that_ended_and_pods_of_nobody_are_not_waited_for() {
         let failed = pod(kind, "a", "6", json!({"status": {"phase": "Failed"}}));
         let succeeded = pod(kind, "b", "6", json!({"status": {"phase": "Succeeded"}}));
         let by_hand = pod(kind, "c", "6", json!({"metadata": {"ownerReferences": []}}));
-        assert_eq!(judge(&with(kind, &[]), &[failed, succeeded, by_hand]), Verdict::Done);
+        assert_eq!(judge(&with(kind, &[]), &[failed, succeeded, by_hand]), RolloutStatus::Done);
     }
 }
 
@@ -216,7 +219,7 @@ fn without_replicas_nothing_runs_on_an_older_view() {
             "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
         });
         let none = with(kind, &[("/spec/replicas", json!(0)), ("/status", status)]);
-        assert_eq!(judge(&none, &[]), Verdict::Done, "{kind}");
+        assert_eq!(judge(&none, &[]), RolloutStatus::Done, "{kind}");
         under_way(&judge(&none, &[pod(kind, "a", "6", json!({}))]), "pod a");
     }
 }
@@ -244,7 +247,11 @@ fn what_keeps_pods_from_being_replaced_is_stuck_and_only_while_it_does() {
         let older = pod(kind, "a", "6", json!({}));
         stuck(&judge(&with(kind, std::slice::from_ref(&obstacle)), &[older]), words);
         let newer = pod(kind, "a", "7", json!({}));
-        assert_eq!(judge(&with(kind, &[obstacle]), &[newer]), Verdict::Done, "{kind} {field}");
+        assert_eq!(
+            judge(&with(kind, &[obstacle]), &[newer]),
+            RolloutStatus::Done,
+            "{kind} {field}"
+        );
     }
 }
 
@@ -275,7 +282,7 @@ fn the_trouble_of_a_pod_is_told_with_its_container_reason_and_last_end() {
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
         "message": "0/3 nodes are available: 3 Insufficient cpu.",
     }]);
-    type Says = fn(&Verdict, &str);
+    type Says = fn(&RolloutStatus, &str);
     let crashing = container(json!({
         "restartCount": 2, "lastState": killed,
         "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}},
@@ -377,7 +384,7 @@ fn a_pod_of_another_template_that_is_not_ready_holds_a_stateful_set() {
     let verdict =
         judge(&under_way_of("StatefulSet"), &[pod("StatefulSet", "backend-2", "7", crashing)]);
     suspect(&verdict, "pod backend-2 on node node-1, container main: CrashLoopBackOff");
-    let Verdict::Suspect { held, .. } = verdict else { panic!("{verdict:?}") };
+    let RolloutStatus::Suspect { held, .. } = verdict else { panic!("{verdict:?}") };
     assert!(held.fix.starts_with("delete that pod"), "{}", held.fix);
 }
 
@@ -408,7 +415,7 @@ fn pods_that_should_have_been_made_are_missed() {
     for kind in ["StatefulSet", "DaemonSet"] {
         let verdict = judge(&under_way_of(kind), &pods(kind, json!({})));
         let words = "1 of 3 pods are updated; 2 of 3 pods exist";
-        assert_eq!(verdict, Verdict::Missing(words.to_owned()), "{kind}");
+        assert_eq!(verdict, RolloutStatus::Missing(words.to_owned()), "{kind}");
     }
     // A StatefulSet makes the next pod when this one is ready, or gone.
     for changes in [container(json!({"state": {"running": {}}})), ending] {

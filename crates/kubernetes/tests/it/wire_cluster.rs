@@ -21,7 +21,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use changeover_core::{
     error::Kind,
     finding::{Severity, Subject},
-    ports::{Clusters, Progress, SecretCopies, Stamp, SyncedBefore, Workloads},
+    ports::{Clusters, Progress, SecretCopies, Stamp, Workloads},
     record::SecretRevision,
     spec::{ParameterName, PicksUp, SecretCopy, Side, Workload, WorkloadKind},
 };
@@ -353,10 +353,13 @@ mod failing {
         syncing::external_secret(&server);
         server.put(EXTERNAL_SECRET, json!({"status": {"syncedResourceVersion": "2-b"}}));
         let clusters = clusters(&server);
-        clusters.force_sync(&workload(), "warm").await.unwrap();
-        let listed = || Fault::After(EXTERNAL_SECRET.to_owned(), json!({}));
-        server.fail([listed(), Fault::Garbage(r#"{"metadata": {}, "data": "c2VjcmV0"}"#)]);
-        let error = syncing::synced(&clusters, "1-a").await.unwrap_err();
+        // The version of External Secrets' API is read once, and is known from here on.
+        clusters.secret_revision(&workload(), &parameters()).await.unwrap();
+        let answered = || Fault::After(EXTERNAL_SECRET.to_owned(), json!({}));
+        server.operate(EXTERNAL_SECRET, [syncing::sync("3-c", "new")]);
+        let garbage = Fault::Garbage(r#"{"metadata": {}, "data": "c2VjcmV0"}"#);
+        server.fail([answered(), answered(), garbage]);
+        let error = syncing::refreshed(&clusters).await.unwrap_err();
         assert_eq!(error.kind, Kind::Internal);
         assert!(!error.to_string().contains("c2VjcmV0"), "{error}");
     }
@@ -394,25 +397,37 @@ mod syncing {
         );
     }
 
-    pub(super) fn synced_to(server: &ApiServer, version: &str, token: &str) {
-        server.put(SECRET, json!({"data": {"token": STANDARD.encode(token)}}));
-        server.put(
-            EXTERNAL_SECRET,
-            json!({"status": {
-                "syncedResourceVersion": version,
-                "conditions": [{"type": "Ready", "status": "True", "reason": "SecretSynced"}],
-            }}),
-        );
+    /// What External Secrets changes when it syncs this token.
+    pub(super) fn sync(version: &str, token: &str) -> Vec<(String, Value)> {
+        let ready = json!({"type": "Ready", "status": "True", "reason": "SecretSynced"});
+        let status = json!({"syncedResourceVersion": version, "conditions": [ready]});
+        vec![
+            (SECRET.to_owned(), json!({"data": {"token": STANDARD.encode(token)}})),
+            (EXTERNAL_SECRET.to_owned(), json!({"status": status})),
+        ]
     }
 
-    pub(super) async fn synced(
+    pub(super) fn synced_to(server: &ApiServer, version: &str, token: &str) {
+        for (path, change) in sync(version, token) {
+            server.put(&path, change);
+        }
+    }
+
+    /// Forces the copy of the workload to refresh, and waits for the value `new`.
+    pub(super) async fn refreshed_within(
+        within: Duration,
         clusters: &KubernetesClusters,
-        before: &str,
+        workload: &Workload,
+    ) -> Result<Option<Progress<SecretRevision>>, changeover_core::error::Error> {
+        let intended = BTreeMap::from([(parameters()[0].clone(), Digest::of("new"))]);
+        one(clusters.refresh(&[workload], "me", &intended, within).await)
+    }
+
+    pub(super) async fn refreshed(
+        clusters: &KubernetesClusters,
     ) -> Result<Progress<SecretRevision>, changeover_core::error::Error> {
-        let before = SyncedBefore { synced_resource_version: before.to_owned() };
-        let parameter = ParameterName::parse("/backend/token").unwrap();
-        let intended = BTreeMap::from([(parameter, Digest::of("new"))]);
-        one(clusters.synced(&[(&workload(), before)], &intended, MINUTE).await)
+        let answer = refreshed_within(MINUTE, clusters, &workload()).await;
+        answer.map(|it| it.expect("the copy exists"))
     }
 
     pub(super) fn done(progress: Progress<SecretRevision>) -> SecretRevision {
@@ -430,11 +445,11 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn forcing_patches_one_annotation_and_tells_what_was_synced_before() {
+    async fn forcing_patches_one_annotation() {
         let server = ApiServer::new();
         external_secret(&server);
-        let before = clusters(&server).force_sync(&workload(), "me").await.unwrap().unwrap();
-        assert_eq!(before.synced_resource_version, "1-a");
+        server.operate(EXTERNAL_SECRET, [sync("2-b", "new")]);
+        done(refreshed(&clusters(&server)).await.unwrap());
         let [patch] = server.patches().try_into().unwrap();
         assert_eq!(patch.query, "&fieldManager=changeover");
         assert_eq!(patch.content_type, "application/merge-patch+json");
@@ -446,9 +461,11 @@ mod syncing {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
-        clusters.force_sync(&workload(), "me").await.unwrap();
+        server.operate(EXTERNAL_SECRET, [sync("2-b", "new")]);
+        done(refreshed(&clusters).await.unwrap());
         server.fail([Fault::LostReply]);
-        clusters.force_sync(&workload(), "me").await.unwrap();
+        server.operate(EXTERNAL_SECRET, [sync("3-c", "new"), sync("4-d", "new")]);
+        done(refreshed(&clusters).await.unwrap());
         let values: Vec<Value> = server
             .patches()
             .iter()
@@ -460,9 +477,9 @@ mod syncing {
     #[tokio::test(start_paused = true)]
     async fn an_external_secret_that_does_not_exist_is_told() {
         let server = ApiServer::new();
-        assert_eq!(clusters(&server).force_sync(&workload(), "me").await, Ok(None));
-        assert_eq!(clusters(&server).secret_revision(&workload(), &parameters()).await, Ok(None));
-        assert!(stuck(synced(&clusters(&server), "1-a").await.unwrap()).contains("not exist"));
+        let clusters = clusters(&server);
+        assert_eq!(refreshed_within(MINUTE, &clusters, &workload()).await, Ok(None));
+        assert_eq!(clusters.secret_revision(&workload(), &parameters()).await, Ok(None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -478,12 +495,12 @@ mod syncing {
             assert_eq!(asked, 0, "it was looked at before it synced");
             synced_to(&server, "2-b", "new");
         };
-        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), waiting);
+        let (progress, ()) = tokio::join!(refreshed(&clusters), waiting);
         let revision = clusters.secret_revision(&workload(), &parameters()).await.unwrap().unwrap();
         assert_eq!(done(progress.unwrap()), revision);
         // A new sync, but the bytes of the former value.
-        synced_to(&server, "3-c", "old");
-        let progress = synced(&clusters, "2-b").await.unwrap();
+        server.operate(EXTERNAL_SECRET, [sync("3-c", "old")]);
+        let progress = refreshed(&clusters).await.unwrap();
         assert!(matches!(progress, Progress::UnderWay(_)), "{progress:?}");
     }
 
@@ -491,51 +508,35 @@ mod syncing {
     async fn a_sync_of_its_own_accord_counts() {
         let server = ApiServer::new();
         external_secret(&server);
-        synced_to(&server, "2-b", "new");
-        done(synced(&clusters(&server), "1-a").await.unwrap());
-        assert_eq!(server.patches().len(), 0);
+        let clusters = clusters(&server);
+        // The operator is busy: it syncs at its interval, long after the force.
+        let operator = async {
+            tokio::time::sleep(MINUTE / 2).await;
+            synced_to(&server, "2-b", "new");
+        };
+        let (progress, ()) = tokio::join!(refreshed(&clusters), operator);
+        done(progress.unwrap());
+        assert_eq!(server.patches().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_synced_an_older_value_is_told_to_refresh_again() {
         let server = ApiServer::new();
         external_secret(&server);
-        synced_to(&server, "2-b", "old");
-        let clusters = clusters(&server);
-        let refreshing = async {
-            while server.patches().is_empty() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            synced_to(&server, "3-c", "new");
-        };
-        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), refreshing);
-        done(progress.unwrap());
-        assert_eq!(server.patches().len(), 1);
+        server.operate(EXTERNAL_SECRET, [sync("2-b", "old"), sync("3-c", "new")]);
+        done(refreshed(&clusters(&server)).await.unwrap());
+        assert_eq!(server.patches().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_keeps_syncing_something_else_is_stuck_after_a_bounded_number_of_refreshes() {
         let server = ApiServer::new();
         external_secret(&server);
-        let clusters = clusters(&server);
-        synced_to(&server, "2-b", "old");
-        let operator = async {
-            let mut answered = 0;
-            loop {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                if server.patches().len() > answered {
-                    answered += 1;
-                    synced_to(&server, &format!("{}-c", answered + 2), "old");
-                }
-            }
-        };
-        let progress = tokio::select! {
-            progress = synced(&clusters, "1-a") => progress.unwrap(),
-            () = operator => unreachable!(),
-        };
-        let reason = stuck(progress);
+        let syncs = (2..20).map(|number| sync(&format!("{number}-c"), "old"));
+        server.operate(EXTERNAL_SECRET, syncs);
+        let reason = stuck(refreshed(&clusters(&server)).await.unwrap());
         assert!(reason.contains("does not hold what was published"), "{reason}");
-        assert_eq!(server.patches().len(), 5);
+        assert_eq!(server.patches().len(), 6);
     }
 
     #[tokio::test(start_paused = true)]
@@ -557,18 +558,13 @@ mod syncing {
             }),
         );
         let clusters = clusters(&server);
-        let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
-        let intended =
-            BTreeMap::from([(ParameterName::parse("/backend/token").unwrap(), Digest::of("new"))]);
-        let short = Duration::from_secs(30);
-        let told = [(&workload(), before)];
-        let progress = one(clusters.synced(&told, &intended, short).await).unwrap();
+        let (short, long) = (Duration::from_secs(30), MINUTE * 5);
+        let progress = refreshed_within(short, &clusters, &workload()).await.unwrap().unwrap();
         assert!(
             matches!(&progress, Progress::UnderWay(words) if words.contains("ParameterNotFound")),
             "{progress:?}"
         );
-        let long = MINUTE * 5;
-        let progress = one(clusters.synced(&told, &intended, long).await).unwrap();
+        let progress = refreshed_within(long, &clusters, &workload()).await.unwrap().unwrap();
         assert!(stuck(progress).contains("ParameterNotFound: gone"));
     }
 
@@ -577,7 +573,7 @@ mod syncing {
         let server = ApiServer::new();
         external_secret(&server);
         let began = Instant::now();
-        let progress = synced(&clusters(&server), "1-a").await.unwrap();
+        let progress = refreshed(&clusters(&server)).await.unwrap();
         assert!(matches!(progress, Progress::UnderWay(words) if words.contains("not synced")));
         assert!(began.elapsed() <= MINUTE + Duration::from_millis(10));
     }
@@ -591,7 +587,7 @@ mod syncing {
             all_wait().await;
             server.delete(EXTERNAL_SECRET);
         };
-        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), deleting);
+        let (progress, ()) = tokio::join!(refreshed(&clusters), deleting);
         assert!(stuck(progress.unwrap()).contains("not exist"));
 
         external_secret(&server);
@@ -599,7 +595,7 @@ mod syncing {
             all_wait().await;
             server.put(EXTERNAL_SECRET, json!({"spec": {"refreshInterval": "0"}}));
         };
-        let (progress, ()) = tokio::join!(synced(&clusters, "1-a"), changing);
+        let (progress, ()) = tokio::join!(refreshed(&clusters), changing);
         assert!(stuck(progress.unwrap()).contains("refreshInterval"));
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use changeover_core::{
     finding::{Finding, Severity},
-    ports::{Progress, Stamp, SyncedBefore},
+    ports::{Progress, Stamp},
     record::{Held, SecretRevision},
     spec::{ParameterName, Place, Side, Workload},
 };
@@ -20,13 +20,13 @@ impl State {
     pub(super) fn copy_progress(
         &self,
         name: &ObjectName,
-        before: &SyncedBefore,
+        before: &str,
         intended: &BTreeMap<ParameterName, Digest>,
     ) -> Progress<SecretRevision> {
         let Some(copy) = self.cluster.copies.get(name) else {
             return Progress::Stuck(Held::new(name, "it does not exist", "create it"));
         };
-        if copy.synced == before.synced_resource_version {
+        if copy.synced == before {
             return Progress::UnderWay("it has not synced since".into());
         }
         let Some((_, data)) = copy.data.last() else {

@@ -17,7 +17,7 @@ use changeover_core::{
     ports::{
         Arrival, Clusters, Described, Holding, Inboxes, Invocations, Meter, Pipeline, Progress,
         Publications, RecordStore, Save, Saved, SecretCopies, SpecText, Specs, Stamp, Subscribers,
-        SyncedBefore, Untold, Workloads, WriteError, Written,
+        Untold, Workloads, WriteError, Written,
     },
     record::{Audit, Failing, KeyDigest, KeyEntry, Loaded, SecretRevision},
     spec::{ParameterName, Place, Publication, Side, Workload},
@@ -27,7 +27,7 @@ use changeover_token::{Content, Digest, Fence, Sealed, Secret, TokenName, Versio
 
 use super::{
     FUNCTION,
-    cluster::copy_of,
+    cluster::{ObjectName, copy_of},
     faults::{Actor, Fault},
     place::Refused,
     records::{OwnedSave, open, sealed},
@@ -156,6 +156,12 @@ impl Ports {
         let on = on.to_string();
         let done = self.call(port, on.clone(), None, effect).await;
         done.map(|(result, _)| result).map_err(|_| unreachable(port, &on))
+    }
+
+    /// Forces a copy to refresh, and returns the version that was synced before.
+    async fn force(&self, workload: &Workload, name: ObjectName) -> Result<Option<String>, Error> {
+        self.reach(workload)?;
+        self.plain("force_sync", name.clone(), move |it| it.force(&name)).await
     }
 
     /// Fails if the object with this name is unreadable.
@@ -540,27 +546,27 @@ impl Clusters for Ports {
 
 #[async_trait]
 impl SecretCopies for Ports {
-    async fn force_sync(
+    async fn refresh(
         &self,
-        workload: &Workload,
+        workloads: &[&Workload],
         _force: &str,
-    ) -> Result<Option<SyncedBefore>, Error> {
-        self.reach(workload)?;
-        let Some(name) = copy_of(workload) else { return Ok(None) };
-        let before = self.plain("force_sync", name.clone(), move |it| it.force(&name));
-        Ok(before.await?.map(|synced_resource_version| SyncedBefore { synced_resource_version }))
-    }
-
-    async fn synced(
-        &self,
-        told: &[(&Workload, SyncedBefore)],
         intended: &BTreeMap<ParameterName, Digest>,
         within: Duration,
-    ) -> Vec<Result<Progress<SecretRevision>, Error>> {
-        let waits = told.iter().map(async |(workload, before)| {
+    ) -> Vec<Result<Option<Progress<SecretRevision>>, Error>> {
+        // A copy that several of them read is forced once.
+        let by_copy: BTreeMap<_, _> =
+            workloads.iter().filter_map(|it| Some((copy_of(it)?, *it))).collect();
+        let forced = by_copy.into_iter().map(async |(name, workload)| {
+            let before = self.force(workload, name.clone()).await;
+            (name, before)
+        });
+        let forced: BTreeMap<_, _> = join_all(forced).await.into_iter().collect();
+        let waits = workloads.iter().map(async |workload| {
+            let Some(name) = copy_of(workload) else { return Ok(None) };
+            let Some(before) = forced[&name].clone()? else { return Ok(None) };
             self.plain("synced", *workload, |_| ()).await?;
-            let name = copy_of(workload).unwrap_or_default();
-            self.watch(workload, within, |it| it.copy_progress(&name, before, intended)).await
+            let progress = |it: &State| it.copy_progress(&name, &before, intended);
+            self.watch(workload, within, progress).await.map(Some)
         });
         join_all(waits).await
     }

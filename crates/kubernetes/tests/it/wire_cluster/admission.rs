@@ -1,6 +1,9 @@
 //! Refusals by policies, webhooks and quotas of a change that the caller has the right to make.
 
-use super::{syncing::external_secret, *};
+use super::{
+    syncing::{external_secret, refreshed_within},
+    *,
+};
 
 const PREFLIGHT: [Severity; 1] = [Severity::Refusal];
 
@@ -211,7 +214,7 @@ async fn change_that_is_not_answered_midway_holds_its_object_and_not_its_cluster
     server.admit(EXTERNAL_SECRET, Fault::Silence);
     let clusters = clusters(&server);
     let stamped = clusters.stamp(&workload(), &stamp(7)).await.unwrap_err();
-    let forced = clusters.force_sync(&workload(), "me").await.unwrap_err();
+    let forced = refreshed_within(MINUTE, &clusters, &workload()).await.unwrap_err();
     for failed in [stamped, forced] {
         assert_eq!(failed.kind, Kind::PreflightFailed, "{failed}");
         assert!(failed.to_string().contains("an admission webhook may not answer"), "{failed}");

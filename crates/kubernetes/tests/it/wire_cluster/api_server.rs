@@ -51,6 +51,8 @@ struct State {
     /// Faults that answer changes of these objects, by their paths.
     admission: BTreeMap<String, Fault>,
     broken: BTreeMap<String, Fault>,
+    /// What an operator does after each change of these objects.
+    operators: BTreeMap<String, VecDeque<Vec<(String, Value)>>>,
     open: Option<(Connection, Instant)>,
     used_for: Option<Duration>,
     hidden: u32,
@@ -151,6 +153,15 @@ impl ApiServer {
     /// Makes admission answer each change of this object with this fault.
     pub(crate) fn admit(&self, path: &str, fault: Fault) {
         self.state().admission.insert(path.to_owned(), fault);
+    }
+
+    /// Makes an operator answer the next changes of this object by changes of its own, in this order.
+    pub(crate) fn operate(
+        &self,
+        path: &str,
+        reactions: impl IntoIterator<Item = Vec<(String, Value)>>,
+    ) {
+        self.state().operators.entry(path.to_owned()).or_default().extend(reactions);
     }
 
     /// Answers each read of this path like this.
@@ -442,6 +453,10 @@ impl ApiServer {
                 change["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 state.put(&request.path, change);
                 let answered = answer(&state.objects[&request.path]);
+                let reaction = state.operators.get_mut(&request.path).and_then(VecDeque::pop_front);
+                for (path, change) in reaction.into_iter().flatten() {
+                    state.put(&path, change);
+                }
                 drop(state);
                 self.changed.notify_waiters();
                 answered
@@ -453,6 +468,10 @@ impl ApiServer {
             Method::PATCH if request.content_type == "application/apply-patch+yaml" => {
                 state.put(&request.path, request.body.clone());
                 let answered = answer(&state.objects[&request.path]);
+                let reaction = state.operators.get_mut(&request.path).and_then(VecDeque::pop_front);
+                for (path, change) in reaction.into_iter().flatten() {
+                    state.put(&path, change);
+                }
                 drop(state);
                 self.changed.notify_waiters();
                 answered

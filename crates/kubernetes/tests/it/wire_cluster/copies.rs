@@ -24,29 +24,36 @@ fn named(name: &str, external_secret: &str, secret_key: Option<&str>) -> Workloa
     Workload { name: name.to_owned(), copy: Some(copy), ..workload() }
 }
 
-fn is_synced(server: &ApiServer, external_secret: &str, data: Value) {
+/// What External Secrets changes when it syncs this data.
+fn sync(external_secret: &str, data: Value) -> Vec<(String, Value)> {
     let secret = external_secret.rsplit('/').next().unwrap();
-    server.put(&format!("/api/v1/namespaces/web/secrets/{secret}"), json!({"data": data}));
-    server.put(external_secret, json!({"status": {"syncedResourceVersion": "2-b"}}));
+    vec![
+        (format!("/api/v1/namespaces/web/secrets/{secret}"), json!({"data": data})),
+        (external_secret.to_owned(), json!({"status": {"syncedResourceVersion": "2-b"}})),
+    ]
 }
 
-async fn synced(
-    server: &Arc<ApiServer>,
-    workloads: &[Workload],
-) -> Vec<Result<Progress<SecretRevision>, changeover_core::error::Error>> {
-    synced_within(MINUTE, server, workloads).await
+fn is_synced(server: &ApiServer, external_secret: &str, data: Value) {
+    for (path, change) in sync(external_secret, data) {
+        server.put(&path, change);
+    }
 }
 
-async fn synced_within(
+async fn refreshed(server: &Arc<ApiServer>, workloads: &[Workload]) -> Vec<Answer> {
+    refreshed_within(MINUTE, server, workloads).await
+}
+
+async fn refreshed_within(
     within: Duration,
     server: &Arc<ApiServer>,
     workloads: &[Workload],
-) -> Vec<Result<Progress<SecretRevision>, changeover_core::error::Error>> {
-    let before = || SyncedBefore { synced_resource_version: "1-a".to_owned() };
-    let told: Vec<_> = workloads.iter().map(|workload| (workload, before())).collect();
+) -> Vec<Answer> {
+    let workloads: Vec<&Workload> = workloads.iter().collect();
     let intended = BTreeMap::from([(parameters()[0].clone(), Digest::of("new"))]);
-    clusters(server).synced(&told, &intended, within).await
+    clusters(server).refresh(&workloads, "me", &intended, within).await
 }
+
+type Answer = Result<Option<Progress<SecretRevision>>, changeover_core::error::Error>;
 
 fn new() -> String {
     STANDARD.encode("new")
@@ -63,11 +70,11 @@ async fn one_watch_sees_them_all_and_the_answers_keep_their_order() {
         all_wait().await;
         is_synced(&server, OTHER, json!({"key": new()}));
     };
-    let (answers, ()) = tokio::join!(synced(&server, &workloads), operator);
+    let (answers, ()) = tokio::join!(refreshed(&server, &workloads), operator);
     let clusters = clusters(&server);
     for (workload, answer) in workloads.iter().zip(answers) {
         let revision = clusters.secret_revision(workload, &parameters()).await.unwrap().unwrap();
-        assert_eq!(answer, Ok(Progress::Done(revision)), "{workload}");
+        assert_eq!(answer, Ok(Some(Progress::Done(revision))), "{workload}");
     }
     let watches = server.requests().into_iter().filter(|it| it.path == COLLECTION);
     assert!(watches.clone().all(|it| !it.query.contains("fieldSelector")));
@@ -78,7 +85,7 @@ async fn one_watch_sees_them_all_and_the_answers_keep_their_order() {
 async fn the_first_that_is_stuck_ends_the_wait_with_what_is_known_of_the_others() {
     let server = ApiServer::new();
     both(&server);
-    is_synced(&server, EXTERNAL_SECRET, json!({"token": new()}));
+    server.operate(EXTERNAL_SECRET, [sync(EXTERNAL_SECRET, json!({"token": new()}))]);
     let third = OTHER.replace("other", "third");
     server.put(&third, json!({"spec": server.object(OTHER)["spec"].clone()}));
     let began = Instant::now();
@@ -88,15 +95,15 @@ async fn the_first_that_is_stuck_ends_the_wait_with_what_is_known_of_the_others(
         all_wait().await;
         server.put(OTHER, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
     };
-    let (answers, ()) = tokio::join!(synced(&server, &workloads), breaking);
+    let (answers, ()) = tokio::join!(refreshed(&server, &workloads), breaking);
     let [under_way, done, stuck] = <[_; 3]>::try_from(answers).unwrap();
     assert!(
-        matches!(&under_way, Ok(Progress::UnderWay(it)) if it.contains("third")),
+        matches!(&under_way, Ok(Some(Progress::UnderWay(it))) if it.contains("third")),
         "{under_way:?}"
     );
-    assert!(matches!(done, Ok(Progress::Done(_))), "{done:?}");
+    assert!(matches!(done, Ok(Some(Progress::Done(_)))), "{done:?}");
     assert!(
-        matches!(&stuck, Ok(Progress::Stuck(it)) if it.reason.contains("CreatedOnce")),
+        matches!(&stuck, Ok(Some(Progress::Stuck(it))) if it.reason.contains("CreatedOnce")),
         "{stuck:?}"
     );
     assert!(began.elapsed() < Duration::from_secs(1), "it went on waiting");
@@ -108,11 +115,11 @@ async fn what_two_workloads_share_is_looked_at_once_and_each_learns_of_its_own_k
     both(&server);
     let template = json!({"data": {"raw": "{{ .token }}"}, "mergePolicy": "Merge"});
     server.put(EXTERNAL_SECRET, json!({"spec": {"target": {"template": template}}}));
-    is_synced(&server, EXTERNAL_SECRET, json!({"token": new(), "raw": new()}));
+    server.operate(EXTERNAL_SECRET, [sync(EXTERNAL_SECRET, json!({"token": new(), "raw": new()}))]);
     let workloads =
         [named("a", "datastore-token", None), named("b", "datastore-token", Some("raw"))];
-    let answers = synced(&server, &workloads).await;
-    assert!(answers.iter().all(|it| matches!(it, Ok(Progress::Done(_)))), "{answers:?}");
+    let answers = refreshed(&server, &workloads).await;
+    assert!(answers.iter().all(|it| matches!(it, Ok(Some(Progress::Done(_))))), "{answers:?}");
     assert_ne!(answers[0], answers[1]);
     assert_eq!(server.asked_for(&Method::GET, SECRET), 1);
 }
@@ -125,22 +132,23 @@ async fn whatever_else_the_namespace_has_is_passed_over() {
         let stranger = OTHER.replace("other", &format!("stranger-{number}"));
         server.put(&stranger, json!({"spec": {"refreshPolicy": "CreatedOnce"}}));
     }
-    is_synced(&server, EXTERNAL_SECRET, json!({"token": new()}));
-    is_synced(&server, OTHER, json!({"key": new()}));
+    server.operate(EXTERNAL_SECRET, [sync(EXTERNAL_SECRET, json!({"token": new()}))]);
+    server.operate(OTHER, [sync(OTHER, json!({"key": new()}))]);
     let workloads = [named("a", "other", None), named("b", "datastore-token", None)];
-    let answers = synced(&server, &workloads).await;
-    assert!(answers.iter().all(|it| matches!(it, Ok(Progress::Done(_)))), "{answers:?}");
+    let answers = refreshed(&server, &workloads).await;
+    assert!(answers.iter().all(|it| matches!(it, Ok(Some(Progress::Done(_))))), "{answers:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_tokens_key_of_the_same_secret_is_no_change() {
     let server = ApiServer::new();
     both(&server);
-    is_synced(&server, EXTERNAL_SECRET, json!({"token": new(), "other": "eA=="}));
-    let answer = one(synced(&server, &[workload()]).await);
+    let data = json!({"token": new(), "other": "eA=="});
+    server.operate(EXTERNAL_SECRET, [sync(EXTERNAL_SECRET, data)]);
+    let answer = one(refreshed(&server, &[workload()]).await);
     server.put(SECRET, json!({"data": {"other": "eQ=="}}));
     let revision = clusters(&server).secret_revision(&workload(), &parameters()).await.unwrap();
-    assert_eq!(answer, Ok(Progress::Done(revision.clone().unwrap())));
+    assert_eq!(answer, Ok(Some(Progress::Done(revision.clone().unwrap()))));
     server.put(SECRET, json!({"data": {"token": "eQ=="}}));
     let edited = clusters(&server).secret_revision(&workload(), &parameters()).await.unwrap();
     assert_ne!(edited, revision);
@@ -158,14 +166,15 @@ async fn what_external_secrets_did_instead_is_told() {
         server.put(OTHER, json!({"status": {"conditions": [condition]}}));
         let secret = "/api/v1/namespaces/web/secrets/other";
         if words.contains("exist") {
-            server.put(OTHER, json!({"status": {"syncedResourceVersion": "2-b"}}))
+            let status = json!({"status": {"syncedResourceVersion": "2-b"}});
+            server.operate(OTHER, [vec![(OTHER.to_owned(), status)]]);
         } else {
-            is_synced(&server, OTHER, json!({"key": "b2xk"}))
+            server.operate(OTHER, [sync(OTHER, json!({"key": "b2xk"}))]);
         }
         // The wait ends before the next refresh is forced.
         let soon = Duration::from_millis(500);
-        let answer = one(synced_within(soon, &server, &[named("a", "other", None)]).await);
-        let Ok(Progress::UnderWay(said)) = answer else { panic!("{answer:?}") };
+        let answer = one(refreshed_within(soon, &server, &[named("a", "other", None)]).await);
+        let Ok(Some(Progress::UnderWay(said))) = answer else { panic!("{answer:?}") };
         assert!(said.contains(words) && said.contains(ready), "{said}");
         assert_eq!(server.asked_for(&Method::GET, secret), 1);
     }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use changeover_core::{
     error::Error,
-    ports::{Clusters, Progress, SecretCopies, SyncedBefore, Workloads},
-    spec::ParameterName,
+    ports::{Clusters, Progress, SecretCopies, Workloads},
+    spec::{ParameterName, Workload},
 };
 use changeover_testkit::{
     amount,
@@ -68,15 +68,16 @@ async fn ask_everything(server: &Arc<ApiServer>) {
     let workload = workload();
     let parameters = [ParameterName::parse("/backend/token").expect("a name")];
     let intended = BTreeMap::from([(parameters[0].clone(), Digest::of("new"))]);
-    let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
+    let refresh = async |workload: &Workload| {
+        one(clusters.refresh(&[workload], "force", &intended, MINUTE).await)
+    };
 
     let published = parameters.iter().cloned().collect();
     for finding in clusters.examine(&[subject(&workload, &parameters)], &published).await.findings {
         assert!(finding.reason.len() < 2_000 && !finding.fix.is_empty(), "{finding:?}");
     }
     clear(clusters.inspect(&subject(&workload, &parameters)).await.map(drop));
-    clear(clusters.force_sync(&workload, "force").await.map(drop));
-    clear(one(clusters.synced(&[(&workload, before)], &intended, MINUTE).await).map(said));
+    clear(refresh(&workload).await.map(|it| it.map_or((), said)));
     clear(clusters.secret_revision(&workload, &parameters).await.map(drop));
     clear(clusters.stamp(&workload, &stamp(8)).await.map(drop));
     clear(one(clusters.rolled_out(&[&workload], &stamp(8), MINUTE).await).map(said));
@@ -84,9 +85,7 @@ async fn ask_everything(server: &Arc<ApiServer>) {
 
     let kept = everywhere();
     clear(clusters.inspect(&subject(&kept, &parameters)).await.map(drop));
-    clear(clusters.force_sync(&kept, "force").await.map(drop));
-    let before = SyncedBefore { synced_resource_version: "1-a".to_owned() };
-    clear(one(clusters.synced(&[(&kept, before)], &intended, MINUTE).await).map(said));
+    clear(refresh(&kept).await.map(|it| it.map_or((), said)));
     let written = written();
     clear(clusters.inspect(&subject(&written, &parameters)).await.map(drop));
     let value = Secret::verbatim("new".to_owned());

@@ -250,9 +250,9 @@ async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
             continue;
         }
         // The wait for a sync and the Secret's revision resolve the name in the same way.
-        syncing::synced_to(&server, "2-b", "new");
+        server.operate(EXTERNAL_SECRET, [syncing::sync("2-b", "new")]);
         let clusters = clusters(&server);
-        let revision = syncing::done(syncing::synced(&clusters, "1-a").await.unwrap());
+        let revision = syncing::done(syncing::refreshed(&clusters).await.unwrap());
         let standing = clusters.secret_revision(&workload(), &[parameter()]).await;
         assert_eq!(standing, Ok(Some(revision)));
     }
