@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use changeover_core::{
-    error::{causes, quoted},
+    error::{error_chain, quote_for_log},
     spec::{self, ParameterName, Reserved, TABLE_RULE, is_kms_key, is_name_character, is_table},
 };
 use tracing_subscriber::filter::Targets;
@@ -160,7 +160,7 @@ impl Config {
             }
             log.parse::<Targets>()
                 .map(drop)
-                .map_err(|error| format!("is not a tracing filter: {}", causes(&error)))
+                .map_err(|error| format!("is not a tracing filter: {}", error_chain(&error)))
         });
 
         // A fault across variables leaves each of them present.
@@ -279,7 +279,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         match check(&value) {
             Ok(()) => Some(Some(value)),
             Err(because) => {
-                self.fault(variable, format!("is {}, which {because}", quoted(&value)));
+                self.fault(variable, format!("is {}, which {because}", quote_for_log(&value)));
                 None
             }
         }

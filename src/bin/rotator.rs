@@ -9,7 +9,7 @@ use changeover_aws::{
 };
 use changeover_core::{
     clock::Clock, embedded_metrics::EmbeddedMetrics, error::Error, event::Invocation, host, invoke,
-    ports::World, report::Answer, rotate::Settings,
+    ports::Ports, report::Answer, rotate::Settings,
 };
 use changeover_kubernetes::KubernetesClusters;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
@@ -100,7 +100,7 @@ impl Edge {
             reserved: self.config.reserved(),
         };
         let answered = async {
-            invoke::answer(&self.world().await?, &settings, &event.payload, &invocation).await
+            invoke::answer(&self.ports().await?, &settings, &event.payload, &invocation).await
         };
         answered.instrument(span).await.map_err(|error| {
             error!(error_type = error.kind.as_str(), %error, "failed");
@@ -109,12 +109,12 @@ impl Edge {
     }
 
     /// The adapters of one invocation. Its clock starts when it begins.
-    async fn world(&self) -> Result<World, Error> {
+    async fn ports(&self) -> Result<Ports, Error> {
         let config = &self.config;
         let Connections { aws, clusters } =
             self.connections.get_or_try_init(|| connect(config)).await?;
         let clock = Clock::starting_at(host::now());
-        Ok(World {
+        Ok(Ports {
             specs: Arc::new(SsmSpecs::new(Arc::clone(aws), config.specs.clone())),
             inboxes: Arc::new(SsmInboxes::new(Arc::clone(aws))),
             records: Arc::new(DynamoDbRecords::new(
@@ -125,7 +125,7 @@ impl Edge {
                     scope: config.scope.clone(),
                 },
                 clock,
-                Arc::new(host::fill),
+                Arc::new(host::random_source),
             )),
             publications: Arc::new(AwsPublications::new(
                 Arc::clone(aws),
@@ -136,11 +136,11 @@ impl Edge {
             workloads: Arc::clone(clusters) as _,
             pipeline: Arc::new(CodePipelineJobs::new(Arc::clone(aws))),
             invocations: Arc::new(LambdaInvocations::new(Arc::clone(aws))),
-            subscribers: config
+            event_publisher: config
                 .event_bus
                 .clone()
                 .map(|bus| Arc::new(EventBus::new(Arc::clone(aws), bus)) as _),
-            meter: Arc::new(EmbeddedMetrics::new(
+            metrics_sink: Arc::new(EmbeddedMetrics::new(
                 config.function_name.clone(),
                 Arc::new(host::print),
             )),
@@ -149,7 +149,7 @@ impl Edge {
                 move || aws.requests()
             }),
             clock,
-            fill: Arc::new(host::fill),
+            random_source: Arc::new(host::random_source),
         })
     }
 }

@@ -26,7 +26,16 @@ const COMING_IN: [&str; 1] = ["event"];
 
 /// Modules of the core that decide: values in, values out.
 const PURE: [&str; 10] = [
-    "error", "event", "finding", "metrics", "notice", "plan", "record", "report", "spec", "verdict",
+    "error",
+    "event",
+    "finding",
+    "job_result",
+    "metrics",
+    "plan",
+    "record",
+    "report",
+    "spec",
+    "token_event",
 ];
 /// Modules of the core that carry decisions out through the ports.
 const SHELL: [&str; 15] = [
@@ -36,7 +45,7 @@ const SHELL: [&str; 15] = [
     "forget",
     "inbox",
     "invoke",
-    "look",
+    "observe",
     "pipeline",
     "preflight",
     "rotate",
@@ -50,7 +59,7 @@ const SHELL: [&str; 15] = [
 /// none of their own.
 const EDGE: [&str; 5] = ["clock", "embedded_metrics", "host", "ports", "random"];
 /// Modules of the command that read answers, judge them and show them. They send no requests.
-const SHOWING: [&str; 3] = ["answer", "render", "verdict"];
+const SHOWING: [&str; 3] = ["answer", "render", "exit_status"];
 
 #[test]
 fn manifests_are_the_layers() {

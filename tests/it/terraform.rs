@@ -187,7 +187,11 @@ fn the_same_is_granted_under_the_same_conditions() {
         assert!(text.contains(&format!("Effect = {}", statement["Effect"])), "{sid}");
         let actions = between(text, "Action = ", "Resource = ");
         let actions = actions.replace("local.interfaces", between(&module, "interfaces = [", "]"));
-        assert_eq!(quoted(&actions), strings(&statement["Action"]).into_iter().collect(), "{sid}");
+        assert_eq!(
+            quote_for_log(&actions),
+            strings(&statement["Action"]).into_iter().collect(),
+            "{sid}"
+        );
         let everything = statement["Resource"] == "*";
         assert_eq!(text.contains("Resource = \"*\""), everything, "{sid}");
         for path in strings(&statement["Resource"]) {
@@ -434,7 +438,7 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
 }
 
 /// Texts in quotation marks.
-fn quoted(text: &str) -> BTreeSet<String> {
+fn quote_for_log(text: &str) -> BTreeSet<String> {
     text.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use aws_sdk_eventbridge::types::{PutEventsRequestEntry, PutEventsResultEntry};
 use changeover_core::{
     error::{Error, Kind},
-    notice::{Notice, SOURCE},
-    ports::{Subscribers, Untold},
+    ports::{EventPublisher, EventsLost},
+    token_event::{SOURCE, TokenEvent},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     sdk::{failed, incomplete},
 };
 
-/// [`Subscribers`] over EventBridge's API.
+/// [`EventPublisher`] over EventBridge's API.
 pub struct EventBus {
     aws: Arc<Aws>,
     bus: String,
@@ -29,9 +29,10 @@ impl EventBus {
 }
 
 #[async_trait]
-impl Subscribers for EventBus {
-    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold> {
-        let mut entries: Vec<_> = notices.iter().map(|notice| self.entry(notice)).collect();
+impl EventPublisher for EventBus {
+    async fn publish(&self, token_events: &[TokenEvent]) -> Result<(), EventsLost> {
+        let mut entries: Vec<_> =
+            token_events.iter().map(|token_event| self.entry(token_event)).collect();
         let mut told = 0;
         let mut refusal = None;
         for _ in 0..ROUNDS {
@@ -39,7 +40,9 @@ impl Subscribers for EventBus {
             for batch in entries.chunks(MOST_ENTRIES) {
                 let results = match self.put(batch).await {
                     Ok(results) => results,
-                    Err(error) => return Err(Untold { count: notices.len() - told, error }),
+                    Err(error) => {
+                        return Err(EventsLost { count: token_events.len() - told, error });
+                    }
                 };
                 for (entry, result) in batch.iter().zip(results) {
                     if result.error_code().is_some() {
@@ -54,20 +57,23 @@ impl Subscribers for EventBus {
         }
         match refusal.filter(|_| !entries.is_empty()) {
             None => Ok(()),
-            Some(refusal) => Err(Untold { count: entries.len(), error: self.refused(&refusal) }),
+            Some(refusal) => {
+                Err(EventsLost { count: entries.len(), error: self.refused(&refusal) })
+            }
         }
     }
 }
 
 impl EventBus {
-    fn entry(&self, notice: &Notice) -> PutEventsRequestEntry {
-        let detail = serde_json::to_string(notice).expect("a notice of plain fields serializes");
+    fn entry(&self, token_event: &TokenEvent) -> PutEventsRequestEntry {
+        let detail =
+            serde_json::to_string(token_event).expect("an event of plain fields serializes");
         PutEventsRequestEntry::builder()
             .event_bus_name(&self.bus)
             .source(SOURCE)
-            .detail_type(notice.detail_type())
+            .detail_type(token_event.detail_type())
             .detail(detail)
-            .time(SystemTime::from(notice.at).into())
+            .time(SystemTime::from(token_event.at).into())
             .build()
     }
 

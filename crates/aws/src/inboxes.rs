@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use aws_sdk_ssm::types::ParameterType;
 use changeover_core::{
     error::Error,
-    ports::{Arrival, Inboxes},
+    ports::{InboxValue, Inboxes},
     spec::ParameterName,
 };
 
@@ -29,12 +29,12 @@ impl SsmInboxes {
 
 #[async_trait]
 impl Inboxes for SsmInboxes {
-    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<InboxValue>, Error> {
         let Some(stored) = parameter::secret(&self.aws, READ, inbox).await? else {
             return Ok(None);
         };
         let lacking = || incomplete("ssm:GetParameter", READ, inbox, "date");
-        Ok(Some(Arrival {
+        Ok(Some(InboxValue {
             is_secure: stored.kind == Some(ParameterType::SecureString),
             version: stored.version,
             written_at: stored.written_at.ok_or_else(lacking)?,

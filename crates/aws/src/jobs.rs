@@ -11,8 +11,8 @@ use aws_sdk_codepipeline::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use changeover_core::{
     error::Error,
+    job_result::{Failure, JobResult},
     ports::Pipeline,
-    verdict::{Failure, Verdict},
 };
 
 use crate::{Aws, sdk::failed};
@@ -31,10 +31,10 @@ impl CodePipelineJobs {
 
 #[async_trait]
 impl Pipeline for CodePipelineJobs {
-    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error> {
+    async fn answer(&self, job: &str, job_result: &JobResult) -> Result<(), Error> {
         let success = self.aws.codepipeline().put_job_success_result().job_id(job);
-        match verdict {
-            Verdict::Succeeded(variables) => {
+        match job_result {
+            JobResult::Succeeded(variables) => {
                 let variables =
                     variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
                 let success = success.set_output_variables(Some(variables.collect()));
@@ -42,11 +42,11 @@ impl Pipeline for CodePipelineJobs {
             }
             // CodePipeline refuses output variables together with a continuation token (API reference,
             // `PutJobSuccessResult`).
-            Verdict::GoesOn { continuation } => {
+            JobResult::GoesOn { continuation } => {
                 let success = success.continuation_token(continuation);
                 answered("codepipeline:PutJobSuccessResult", job, success.send().await)
             }
-            Verdict::Failed { failure, message } => {
+            JobResult::Failed { failure, message } => {
                 let details = FailureDetails::builder()
                     .r#type(failure_type(*failure))
                     .message(message.chars().take(LONGEST_MESSAGE).collect::<String>())

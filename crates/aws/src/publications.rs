@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use changeover_core::{
     error::Error,
-    ports::{Described, Holding, Publications, WriteError, Written},
+    ports::{Described, Publications, StoredValue, WriteError, Written},
     spec::{Place, Publication, Side},
 };
 use changeover_token::Content;
@@ -35,7 +35,7 @@ impl AwsPublications {
 
 #[async_trait]
 impl Publications for AwsPublications {
-    async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error> {
+    async fn read(&self, place: &Place, side: Side) -> Result<Option<StoredValue>, Error> {
         match place {
             Place::Parameter(name) => self.parameters.read(name).await,
             Place::Item { table, key } => self.items.read(table, key, side).await,

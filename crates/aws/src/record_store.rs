@@ -29,7 +29,7 @@ use aws_sdk_dynamodb::{
 use changeover_core::{
     clock::Clock,
     error::{Error, Kind},
-    ports::Fill,
+    ports::RandomSource,
     ports::{RecordStore, Save, Saved},
     record::{Audit, Failing, KeyDigest, KeyEntry, Loaded},
 };
@@ -49,7 +49,7 @@ mod cancelled;
 mod item;
 mod sealing;
 
-use cancelled::{CancelledForNow, passes, was_cancelled_for_now};
+use cancelled::{RetryTransactionConflicts, passes, was_cancelled_for_now};
 use item::{
     AUDIT, DUE_AT, FAILING, FORGOTTEN_AT, LAST_VERSION, OWED, OWNER, PK, RECORD, REPORT, REVISION,
     SAVE_RECORD, WRITE_ID, audit_in, audit_item, audit_sort, bad_record, failing_attribute,
@@ -76,15 +76,15 @@ pub struct DynamoDbRecords {
     table: String,
     sealing: Sealing,
     clock: Clock,
-    fill: Fill,
+    random_source: RandomSource,
 }
 
 impl DynamoDbRecords {
     /// The records that are stored in this table and sealed with this key.
-    pub fn new(aws: Arc<Aws>, kept: Kept, clock: Clock, fill: Fill) -> Self {
+    pub fn new(aws: Arc<Aws>, kept: Kept, clock: Clock, random_source: RandomSource) -> Self {
         let Kept { table, key, scope } = kept;
         let sealing = Sealing::new(Arc::clone(&aws), key, scope);
-        Self { aws, table, sealing, clock, fill }
+        Self { aws, table, sealing, clock, random_source }
     }
 }
 
@@ -110,7 +110,9 @@ impl RecordStore for DynamoDbRecords {
             .transact_get_items()
             .set_transact_items(Some(gets))
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(CancelledForNow))
+            .config_override(
+                aws_sdk_dynamodb::Config::builder().retry_classifier(RetryTransactionConflicts),
+            )
             .send()
             .await
             .map_err(|error| {
@@ -202,7 +204,7 @@ impl RecordStore for DynamoDbRecords {
         self.transact("add a trigger's key to the record", token, writes, &write_id).await
     }
 
-    async fn postpone(
+    async fn heartbeat(
         &self,
         token: &TokenName,
         fence: Fence,
@@ -228,7 +230,7 @@ impl RecordStore for DynamoDbRecords {
             Err(error) if is_refused_by_condition(&error) => Ok(Saved::Overtaken),
             Err(error) => {
                 let on = self.named(token);
-                Err(failed("dynamodb:UpdateItem", "postpone the record", on, &error))
+                Err(failed("dynamodb:UpdateItem", "renew the heartbeat of", on, &error))
             }
         }
     }
@@ -559,7 +561,9 @@ impl DynamoDbRecords {
             .client_request_token(write_id)
             .set_transact_items(Some(writes))
             .customize()
-            .config_override(aws_sdk_dynamodb::Config::builder().retry_classifier(CancelledForNow))
+            .config_override(
+                aws_sdk_dynamodb::Config::builder().retry_classifier(RetryTransactionConflicts),
+            )
             .send()
             .await;
         let error = match answer {
@@ -625,7 +629,7 @@ impl DynamoDbRecords {
 
     fn write_id(&self) -> Result<String, Error> {
         let mut bytes = [0; 16];
-        (self.fill)(&mut bytes)?;
+        (self.random_source)(&mut bytes)?;
         Ok(hex::encode(bytes))
     }
 

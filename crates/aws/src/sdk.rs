@@ -32,9 +32,9 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
-use changeover_core::error::{Error, Kind, causes};
+use changeover_core::error::{Error, Kind, error_chain};
 
-use self::counted::Counted;
+use self::counted::CountingHttpClient;
 pub use self::http::client as http_client;
 
 /// Time limit of a call, its retries included. It is the longest time that an unfenced call may last, and
@@ -83,9 +83,9 @@ impl Aws {
     /// Clients of this configuration, with changeover's time-outs and retries.
     pub fn new(config: SdkConfig) -> Self {
         let requests = Arc::new(AtomicU64::new(0));
-        let counted = config
-            .http_client()
-            .map(|by| SharedHttpClient::new(Counted { by, requests: Arc::clone(&requests) }));
+        let counted = config.http_client().map(|by| {
+            SharedHttpClient::new(CountingHttpClient { by, requests: Arc::clone(&requests) })
+        });
         let mut builder = config.into_builder();
         builder.set_http_client(counted);
         Self::counting(builder.build(), requests)
@@ -250,7 +250,7 @@ where
     let because = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("AWS answered {code}: {message}"),
         (Some(code), None) => format!("AWS answered {code}"),
-        (None, _) => causes(error),
+        (None, _) => error_chain(error),
     };
     let because = match error.request_id() {
         Some(id) => format!("{because} (request {id})"),

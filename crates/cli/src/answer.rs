@@ -101,14 +101,14 @@ pub(crate) struct Version {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Imported {
-    pub(crate) arrival: Arrival,
+    pub(crate) arrival: InboxValue,
     pub(crate) refused: Option<String>,
 }
 
 /// A value that arrived in an inbox.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Arrival {
+pub(crate) struct InboxValue {
     pub(crate) parameter: String,
     pub(crate) version: u64,
     pub(crate) written_at: String,

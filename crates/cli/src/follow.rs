@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use changeover_core::{
     error::{Error, Kind},
-    ports::Fill,
+    ports::RandomSource,
 };
 use jiff::Timestamp;
 
 use crate::{
-    Surroundings,
+    Context,
     answer::{Answer, Done},
     arguments::Rotation,
     function::{Function, Reply},
@@ -42,7 +42,7 @@ pub(super) async fn follow(
     rotation: &Rotation,
     key: &str,
     limit: Timestamp,
-    here: &mut Surroundings<'_>,
+    here: &mut Context<'_>,
 ) -> Result<Option<Reply>, Error> {
     let clock = here.clock;
     let mut told: Vec<Done> = Vec::new();
@@ -57,7 +57,7 @@ pub(super) async fn follow(
         let replied = tokio::time::timeout(left + LAST_REPLY, function.invoke(&event)).await;
         let Ok(replied) = replied else { return Ok(last) };
         if let Some(failure) = passing(&replied) {
-            let again = clock.now() + back_off(failures, &here.fill)?;
+            let again = clock.now() + back_off(failures, &here.random_source)?;
             if again >= limit {
                 return replied.map(Some);
             }
@@ -120,9 +120,9 @@ fn passing(replied: &Result<Reply, Error>) -> Option<String> {
 
 /// A random pause between half of the current limit and all of it, so that callers that failed together do
 /// not retry together.
-fn back_off(failures: u32, fill: &Fill) -> Result<Duration, Error> {
+fn back_off(failures: u32, random_source: &RandomSource) -> Result<Duration, Error> {
     let mut byte = [0];
-    fill(&mut byte)?;
+    random_source(&mut byte)?;
     let longest = BACK_OFF.saturating_mul(1 << failures.min(16)).min(LONGEST_BACK_OFF);
     Ok(longest.mul_f64(0.5 + f64::from(byte[0]) / 510.0))
 }

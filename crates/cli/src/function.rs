@@ -125,7 +125,7 @@ impl Function {
     pub async fn invoke(&self, event: &Value) -> Result<Reply, Error> {
         let mut config = aws_sdk_lambda::Config::builder();
         if !may_come_twice(event) {
-            config = config.retry_classifier(NotAfterALostReply);
+            config = config.retry_classifier(NoRetryAfterSend);
         }
         let invoke = self.client.invoke().function_name(&self.name);
         let invoke = invoke.payload(Blob::new(event.to_string())).customize();
@@ -176,9 +176,9 @@ fn may_come_twice(event: &Value) -> bool {
 
 /// Keeps the SDK from repeating a call that may have arrived.
 #[derive(Debug)]
-struct NotAfterALostReply;
+struct NoRetryAfterSend;
 
-impl ClassifyRetry for NotAfterALostReply {
+impl ClassifyRetry for NoRetryAfterSend {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         // Only a refusal proves that the function was not started.
         match context.response() {

@@ -17,7 +17,7 @@ pub mod function;
 pub mod progress;
 mod render;
 mod timeline;
-pub mod verdict;
+pub mod exit_status;
 
 use std::{
     fmt::Write as _,
@@ -28,7 +28,7 @@ use std::{
 use changeover_core::{
     clock::Clock,
     error::{Error, Kind},
-    ports::Fill,
+    ports::RandomSource,
 };
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -36,13 +36,13 @@ use serde_json::{Value, json};
 use self::{
     answer::Answer,
     arguments::{Action, Arguments, Rotation},
+    exit_status::ExitStatus,
     function::{Function, Reply},
     progress::Progress,
-    verdict::Verdict,
 };
 
 /// The environment of a command while it runs.
-pub struct Surroundings<'a> {
+pub struct Context<'a> {
     /// Output for answers, and nothing else.
     pub out: &'a mut dyn io::Write,
     /// Output for everything else.
@@ -52,11 +52,11 @@ pub struct Surroundings<'a> {
     /// The clock.
     pub clock: Clock,
     /// The source of randomness.
-    pub fill: Fill,
+    pub random_source: RandomSource,
 }
 
 /// Carries out the action of the arguments, and returns its verdict.
-pub async fn run(arguments: &Arguments, mut here: Surroundings<'_>) -> Verdict {
+pub async fn run(arguments: &Arguments, mut here: Context<'_>) -> ExitStatus {
     let done = match &arguments.action {
         Action::Completions { shell } => {
             // Made in memory first: the generator panics if it cannot write.
@@ -79,7 +79,7 @@ pub async fn run(arguments: &Arguments, mut here: Surroundings<'_>) -> Verdict {
             };
         }
     };
-    ended(done.map(|()| Verdict::Done), &mut here.progress)
+    ended(done.map(|()| ExitStatus::Done), &mut here.progress)
 }
 
 /// Invokes the function for one action, and shows its answer.
@@ -87,8 +87,8 @@ pub async fn ask(
     function: &Function,
     action: &Action,
     as_json: bool,
-    mut here: Surroundings<'_>,
-) -> Verdict {
+    mut here: Context<'_>,
+) -> ExitStatus {
     let asked = match action {
         Action::Rotate(rotation) => rotate(function, rotation, &mut here).await,
         Action::Status { name: None } => {
@@ -100,14 +100,14 @@ pub async fn ask(
             function.invoke(&event(action)).await.map(Some).map_err(Failure::from)
         }
     };
-    let shown = asked.and_then(|reply| match action {
+    let displayed_value = asked.and_then(|reply| match action {
         Action::Timeline { output, requests, .. } => {
             picture(reply, output, requests.as_ref(), &mut here)
         }
-        Action::Rotate(_) => show(reply, Verdict::of_rotation, as_json, &mut here),
-        _ => show(reply, Verdict::of, as_json, &mut here),
+        Action::Rotate(_) => show(reply, ExitStatus::of_rotation, as_json, &mut here),
+        _ => show(reply, ExitStatus::of, as_json, &mut here),
     });
-    ended(shown, &mut here.progress)
+    ended(displayed_value, &mut here.progress)
 }
 
 /// The name of the program.
@@ -118,11 +118,11 @@ const NAME: &str = "changeover";
 async fn rotate(
     function: &Function,
     rotation: &Rotation,
-    here: &mut Surroundings<'_>,
+    here: &mut Context<'_>,
 ) -> Result<Option<Reply>, Failure> {
     let key = match &rotation.key {
         Some(key) => key.clone(),
-        None => own_key(&here.fill)?,
+        None => own_key(&here.random_source)?,
     };
     here.progress.say(&format!("rotating {} with --key {key}", rotation.name));
     let limit = here.clock.now() + rotation.timeout;
@@ -137,7 +137,7 @@ async fn rotate(
         }
     };
     let reply = followed.map_err(|error| Failure::joinable(error, &key))?;
-    if reply.as_ref().is_none_or(|reply| Verdict::of(reply) == Verdict::InProgress) {
+    if reply.as_ref().is_none_or(|reply| ExitStatus::of(reply) == ExitStatus::InProgress) {
         here.progress.say(&format!(
             "not through yet; the function carries it on, and the same command with --key {key} joins it"
         ));
@@ -181,9 +181,9 @@ async fn every_page(function: &Function, mut event: Value) -> Result<Reply, Erro
 const MOST_PAGES: usize = 100;
 
 /// A unique key: 128 random bits.
-fn own_key(fill: &Fill) -> Result<String, Error> {
+fn own_key(random_source: &RandomSource) -> Result<String, Error> {
     let mut bytes = [0; 16];
-    fill(&mut bytes)?;
+    random_source(&mut bytes)?;
     Ok(format!("{NAME}-{}", hex::encode(bytes)))
 }
 
@@ -223,13 +223,13 @@ fn event(action: &Action) -> Value {
 /// Writes the answer. With `--json` a function error is written too: it is the function's answer.
 fn show(
     reply: Option<Reply>,
-    judge: fn(&Reply) -> Verdict,
+    judge: fn(&Reply) -> ExitStatus,
     as_json: bool,
-    here: &mut Surroundings<'_>,
-) -> Result<Verdict, Failure> {
+    here: &mut Context<'_>,
+) -> Result<ExitStatus, Failure> {
     here.progress.end();
-    let Some(reply) = reply else { return Ok(Verdict::InProgress) };
-    let verdict = judge(&reply);
+    let Some(reply) = reply else { return Ok(ExitStatus::InProgress) };
+    let exit_status = judge(&reply);
     if as_json {
         writeln!(here.out, "{}", reply.text.trim_end())?;
     }
@@ -241,7 +241,7 @@ fn show(
         Err(failed) => here.progress.say(&render::visible(&format!("{NAME}: {failed}"))),
     }
     here.out.flush()?;
-    Ok(verdict)
+    Ok(exit_status)
 }
 
 /// Draws the picture of an answer, and writes it to the output.
@@ -249,8 +249,8 @@ fn picture(
     reply: Option<Reply>,
     output: &Path,
     requests: Option<&PathBuf>,
-    here: &mut Surroundings<'_>,
-) -> Result<Verdict, Failure> {
+    here: &mut Context<'_>,
+) -> Result<ExitStatus, Failure> {
     here.progress.end();
     let told = |message: String| Failure(Some(message));
     let answer = reply.as_ref().map(Answer::read).transpose();
@@ -267,17 +267,17 @@ fn picture(
         written.map_err(|error| told(format!("could not write the picture to {file}: {error}")))?;
         here.progress.say(&render::visible(&format!("the picture is in {file}")));
     }
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// Reports a failed command, and returns its verdict.
-fn ended(done: Result<Verdict, Failure>, progress: &mut Progress<'_>) -> Verdict {
+fn ended(done: Result<ExitStatus, Failure>, progress: &mut Progress<'_>) -> ExitStatus {
     progress.end();
     done.unwrap_or_else(|Failure(message)| {
         if let Some(message) = message {
             progress.say(&render::visible(&format!("{NAME}: {message}")));
         }
-        Verdict::Failed
+        ExitStatus::Failed
     })
 }
 

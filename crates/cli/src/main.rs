@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use changeover_cli::{Surroundings, arguments::Arguments, progress::Progress};
+use changeover_cli::{Context, arguments::Arguments, progress::Progress};
 use changeover_core::{clock::Clock, host};
 use clap::Parser;
 use console::Term;
@@ -31,12 +31,12 @@ async fn main() -> ExitCode {
         }
     };
     let (mut out, mut log) = (io::stdout(), io::stderr());
-    let here = Surroundings {
+    let here = Context {
         progress: Progress::new(log.is_terminal(), &mut log),
         out: &mut out,
         width: Term::stdout().size_checked().map_or(WIDTH_OF_A_LOG, |(_, columns)| columns),
         clock: Clock::starting_at(host::now()),
-        fill: Arc::new(host::fill),
+        random_source: Arc::new(host::random_source),
     };
     changeover_cli::run(&arguments, here).await.into()
 }

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
 use crate::answer::{
-    Answer, Arrival, Done, Failing, Imported, Publication, Queued, Reason, Version,
+    Answer, Done, Failing, Imported, InboxValue, Publication, Queued, Reason, Version,
 };
 
 /// An answer as text. Each line ends with a newline, and is wrapped at this many columns.
@@ -107,7 +107,7 @@ impl Page {
         facts.extend(standing.without.iter().map(|cluster| ("without", cluster.clone())));
         // The value last taken from the inbox, and last of all the places, as a table.
         if let Some(Imported { arrival, refused }) = &standing.imported {
-            let Arrival { parameter, version, written_at } = arrival;
+            let InboxValue { parameter, version, written_at } = arrival;
             let taken = format!("{parameter}:{version}, of {}", self.when(written_at));
             facts.push(("imported", taken));
             facts.extend(refused.iter().map(|because| ("import refused", because.clone())));
@@ -258,7 +258,7 @@ mod tests {
     /// Wide enough that nothing is wrapped.
     const WIDE: u16 = 500;
 
-    fn shown(answer: Value, width: u16) -> String {
+    fn displayed_value(answer: Value, width: u16) -> String {
         let reply = Reply { text: answer.to_string(), is_error: false };
         let answer = Answer::read(&reply).expect("an answer");
         text(&answer, "2026-11-22T12:00:00Z".parse().expect("a time"), width)
@@ -273,7 +273,7 @@ mod tests {
             "warnings": ["no verifier restarts"], "held": null, "of_a_later_version": {"a": [1]},
         });
         assert_eq!(
-            shown(rotated, WIDE),
+            displayed_value(rotated, WIDE),
             "datastore-token: rotated, version 7\n  \
              presented       /backend/datastore-token:12\n  \
              previous until  2026-11-22T12:14:59.123Z (in 14m 59s)\n  \
@@ -289,7 +289,7 @@ mod tests {
             "container datastore is in CrashLoopBackOff", "fix": "mend it"},
         });
         assert_eq!(
-            shown(held, 45),
+            displayed_value(held, 45),
             "datastore-token: held, version 7\n  \
              stands at  expand roll out\n  \
              held       deployment backend/datastore\n  \
@@ -317,7 +317,8 @@ mod tests {
             "held": null, "drift": ["ssm:/b"],
         });
         let failed = json!({"token": "other-token", "error": "BadSpec", "message": "mend it"});
-        let text = shown(json!({"outcome": "reported", "results": [standing, failed]}), WIDE);
+        let text =
+            displayed_value(json!({"outcome": "reported", "results": [standing, failed]}), WIDE);
         let squeezed: Vec<String> = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -355,11 +356,11 @@ mod tests {
             json!({"outcome": "refused", "results": [result]})
         };
         for width in [40, 80, 120] {
-            let text = shown(refused(json!([finding])), width);
+            let text = displayed_value(refused(json!([finding])), width);
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(usize::from(width)), "{width}:\n{text}");
         }
-        let wide = shown(refused(json!([finding])), WIDE);
+        let wide = displayed_value(refused(json!([finding])), WIDE);
         let row = wide.lines().find(|line| line.contains("refusal")).expect("its row");
         assert!(row.contains("it is paused, and would never finish to roll out"), "{wide}");
         let row = wide.lines().find(|line| line.contains("deployment/backend ")).expect("its row");
@@ -373,7 +374,7 @@ mod tests {
             "held": {"object": "o", "reason": "\r\u{1b}]0;title\u{7}", "fix": "f"},
         });
         for width in [WIDE, 60] {
-            let text = shown(held.clone(), width);
+            let text = displayed_value(held.clone(), width);
             assert!(text.chars().all(|it| it == '\n' || !it.is_control()), "{text:?}");
             assert!(text.contains("\\u{1b}[2Jgone"), "{text}");
         }
@@ -381,9 +382,12 @@ mod tests {
 
     #[test]
     fn nothing_to_show_is_said() {
-        assert_eq!(shown(json!({"outcome": "swept", "results": []}), WIDE), "nothing was due\n");
+        assert_eq!(
+            displayed_value(json!({"outcome": "swept", "results": []}), WIDE),
+            "nothing was due\n"
+        );
         let none = json!({"outcome": "reported", "results": []});
-        assert_eq!(shown(none, WIDE), "no token has a spec\n");
+        assert_eq!(displayed_value(none, WIDE), "no token has a spec\n");
     }
 
     #[test]

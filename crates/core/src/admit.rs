@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::{
     error::{Error, Kind},
-    ports::World,
+    ports::Ports,
     record::Record,
     session::Settings,
     spec::{self, Place, Side, Spec},
@@ -28,19 +28,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// Those of [`spec`]. `Throttled` if Parameter Store keeps returning an earlier text.
 pub(crate) async fn read(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: &TokenName,
     record: Option<&Record>,
 ) -> Result<Spec, Error> {
     let pinned = record.and_then(Record::spec);
     for _ in 0..READS {
-        let spec = spec(world, settings, token).await?;
+        let spec = spec(ports, settings, token).await?;
         if pinned.is_none_or(|pinned| !spec.id.is_stale_beside(pinned)) {
             return Ok(spec);
         }
         info!(%token, version = spec.id.version, "an earlier text of the spec was read; reads it again");
-        tokio::time::sleep(world.random_pause(PAUSE)?).await;
+        tokio::time::sleep(ports.random_pause(PAUSE)?).await;
     }
     Err(Error::new(
         Kind::Throttled,
@@ -56,11 +56,11 @@ pub(crate) async fn read(
 /// # Errors
 /// `UnknownToken` if there is none. `BadSpec` if it asks for something that cannot be carried out.
 pub(crate) async fn spec(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: &TokenName,
 ) -> Result<Spec, Error> {
-    let text = world.specs.spec(token).await?.ok_or_else(|| {
+    let text = ports.specs.spec(token).await?.ok_or_else(|| {
         Error::new(
             Kind::UnknownToken,
             "find the spec of",
@@ -81,7 +81,7 @@ pub(crate) async fn spec(
 /// # Errors
 /// `BadSpec`, which names the place and both tokens.
 pub(crate) async fn admit(
-    world: &World,
+    ports: &Ports,
     spec: &mut Spec,
     record: Option<&Record>,
     without: &BTreeSet<String>,
@@ -92,12 +92,12 @@ pub(crate) async fn admit(
     let mut asked = spec.clusters();
     asked.retain(|name| !left_out(name));
     if !asked.is_empty() {
-        spec.id.clusters = world.clusters.describe(&asked).await;
+        spec.id.clusters = ports.clusters.describe(&asked).await;
     }
     if record.is_some_and(|record| record.works_from(&spec.id)) {
         return Ok(());
     }
-    match conflict(world, spec).await? {
+    match conflict(ports, spec).await? {
         Some(conflict) => Err(conflict),
         None => Ok(()),
     }
@@ -109,10 +109,10 @@ pub(crate) async fn admit(
 ///
 /// # Errors
 /// Those of the reads. A conflict is not an error of this function, but its result.
-async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
-    let (mut specs, broken) = others(world, spec).await?;
+async fn conflict(ports: &Ports, spec: &Spec) -> Result<Option<Error>, Error> {
+    let (mut specs, broken) = others(ports, spec).await?;
     specs.push(spec.clone());
-    conflict_among(world, spec, &specs, &broken).await
+    conflict_among(ports, spec, &specs, &broken).await
 }
 
 /// Returns the conflict of a spec among `specs`, which include it, and the tokens whose spec cannot be
@@ -121,7 +121,7 @@ async fn conflict(world: &World, spec: &Spec) -> Result<Option<Error>, Error> {
 /// # Errors
 /// Those of the reads.
 pub(crate) async fn conflict_among(
-    world: &World,
+    ports: &Ports,
     spec: &Spec,
     specs: &[Spec],
     broken: &[TokenName],
@@ -135,7 +135,7 @@ pub(crate) async fn conflict_among(
         .map(|publication| publication.place.to_string())
         .chain(spec.inbox().map(|inbox| Place::Parameter(inbox.clone()).to_string()))
         .collect();
-    let records = broken.iter().map(|token| world.records.load(token, None));
+    let records = broken.iter().map(|token| ports.records.load(token, None));
     for (other, loaded) in broken.iter().zip(join_all(records).await) {
         let Some(record) = loaded?.record else { continue };
         if let Some((place, _)) = record.published().find(|(place, _)| places.contains(*place)) {
@@ -156,11 +156,11 @@ pub(crate) async fn conflict_among(
 /// # Errors
 /// If they cannot be listed.
 pub(crate) async fn others(
-    world: &World,
+    ports: &Ports,
     spec: &Spec,
 ) -> Result<(Vec<Spec>, Vec<TokenName>), Error> {
     let (mut specs, mut broken) = (Vec::new(), Vec::new());
-    for (token, text) in world.specs.all().await? {
+    for (token, text) in ports.specs.all().await? {
         if token == spec.token {
             continue;
         }

@@ -18,10 +18,10 @@ use tracing::warn;
 use crate::{
     error::Error,
     inbox::has_arrival,
-    look::{self, away},
-    plan::{self, Decision, Terms},
-    ports::{Holding, Progress},
-    record::{Begin, Change, Purpose, RotationId},
+    observe::{self, cluster_unavailable},
+    plan::{self, Decision, Limits},
+    ports::{Progress, StoredValue},
+    record::{Begin, Purpose, RotationId, Transition},
     report::{Outcome, Report},
     session::{Next, Session, Stop, UnderWay},
     spec::{OnDrift, Place, Side, Spec},
@@ -65,16 +65,16 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     if drift.failed.is_none() || repairs || relabels || is_news {
         // A value that was written by hand becomes a version as soon as the other side is repaired.
         let again_after = match drift.failed {
-            None if !(repairs && adopts) => session.spec().looked_at_every(),
+            None if !(repairs && adopts) => session.spec().resync_interval(),
             _ => Duration::ZERO,
         };
-        let publications = look::publications(session.spec(), &Side::BOTH).into_iter();
+        let publications = observe::publications(session.spec(), &Side::BOTH).into_iter();
         let compared = publications.map(|(_, it)| it.place.to_string()).collect();
-        session.apply(Change::Compared { drift: places, places: compared, again_after })?;
+        session.apply(Transition::Compared { drift: places, places: compared, again_after })?;
     }
 
     if repairs {
-        let id = RotationId(session.world().random_name()?);
+        let id = RotationId(session.ports().random_name()?);
         let leaves_alone = drifted.first().copied();
         let repaired = drift.repaired;
         let begin = Begin { repaired, leaves_alone, ..slot(session, id, Purpose::Repair) };
@@ -84,7 +84,7 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     if relabels {
         // Readers by label are not restarted: the views are written again, and the labels with them.
         session.warn("the label `current` was on another version, and is put back");
-        let id = RotationId(session.world().random_name()?);
+        let id = RotationId(session.ports().random_name()?);
         let begin = slot(session, id, Purpose::Publish);
         take_slot(session, begin).await?;
         return Ok(Next::answer(resume(session).await?));
@@ -148,7 +148,7 @@ async fn compare_side(
         Side::Presenters => None,
     };
     let presented = session.record().presented().map(|version| version.sha256);
-    for (publication, holding) in session.holdings(side).await {
+    for (publication, holding) in session.stored_values(side).await {
         let found = match holding {
             Ok(found) => found,
             Err(error) => {
@@ -187,7 +187,7 @@ async fn compare_side(
 
 /// Starts what drift detection found: an edit that is adopted, an arrival, or a rotation that waits.
 async fn start_what_is_brought(session: &mut Session<'_>) -> Result<Report, Stop> {
-    match plan::mint(session.record(), Terms::of(session.spec()), session.now()) {
+    match plan::mint(session.record(), Limits::of(session.spec()), session.now()) {
         // Nothing is saved before this, because the start may be refused each time.
         Decision::Start(purpose) => match start(session, purpose).await? {
             Started::NoOp(report) => {
@@ -231,7 +231,7 @@ async fn rewrite_what_differs(
 ) -> Result<bool, Stop> {
     let written = session.workloads(side).into_iter().filter(|it| it.written_key().is_some());
     let written: Vec<_> = written.collect();
-    let reads = written.iter().map(|it| session.world().copies.written_secret(it));
+    let reads = written.iter().map(|it| session.ports().copies.written_secret(it));
     let mut differ = false;
     for (workload, held) in written.iter().zip(join_all(reads).await) {
         let rewritten = match held {
@@ -240,7 +240,7 @@ async fn rewrite_what_differs(
                 differ = true;
                 let value = view_of(session, side).await?.bytes(form);
                 session
-                    .world()
+                    .ports()
                     .copies
                     .write_secret(workload, &stamp_of(session, side), &value)
                     .await
@@ -253,13 +253,14 @@ async fn rewrite_what_differs(
             Ok(Progress::Stuck(held)) => held,
             // The repair meets the newer record again, and is held by it.
             Ok(Progress::Ahead(found)) => {
-                match continue_above(session, side, vec![(workload.copy_told(), found)]).await? {
+                match continue_above(session, side, vec![(workload.describe_copy(), found)]).await?
+                {
                     Some(UnderWay::Held(held)) => held,
                     _ => continue,
                 }
             }
             Ok(Progress::Done(_) | Progress::UnderWay(_)) => continue,
-            Err(error) => away(workload, error)?,
+            Err(error) => cluster_unavailable(workload, error)?,
         };
         session.warn(format!("{}: {}", held.object, held.reason));
     }
@@ -279,7 +280,7 @@ async fn is_label_elsewhere(session: &Session<'_>) -> Result<bool, Error> {
     });
     let labelled: Vec<_> = labelled.collect();
     let reads =
-        labelled.iter().map(|(place, _)| session.world().publications.labelled(place, "current"));
+        labelled.iter().map(|(place, _)| session.ports().publications.labelled(place, "current"));
     for ((_, expected), found) in labelled.iter().zip(join_all(reads).await) {
         if found? != Some(*expected) {
             return Ok(true);
@@ -292,7 +293,11 @@ async fn is_label_elsewhere(session: &Session<'_>) -> Result<bool, Error> {
 /// document that was written for this token. A document with the life of another record, or with none, is
 /// its own if any entry of it is a version that this token has or had. Entries are compared by digest,
 /// because any token has the same version numbers.
-async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> Result<bool, Error> {
+async fn is_own(
+    session: &Session<'_>,
+    side: Side,
+    found: Option<&StoredValue>,
+) -> Result<bool, Error> {
     let Some(found) = found else { return Ok(true) };
     if side == Side::Presenters {
         return Ok(session.record().holds(&found.value.digest()));
@@ -314,7 +319,7 @@ async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> R
     }
     let audits = entries
         .iter()
-        .map(|(version, _)| session.world().records.audit(session.record().token(), *version));
+        .map(|(version, _)| session.ports().records.audit(session.record().token(), *version));
     for ((_, digest), audit) in entries.iter().zip(join_all(audits).await) {
         if audit?.is_some_and(|audit| audit.sha256 == *digest) {
             return Ok(true);
@@ -324,7 +329,7 @@ async fn is_own(session: &Session<'_>, side: Side, found: Option<&Holding>) -> R
 }
 
 /// Returns the fence of a newer record of this token, if that record wrote what was found.
-fn other_record(session: &Session<'_>, side: Side, found: &Holding) -> Option<Fence> {
+fn other_record(session: &Session<'_>, side: Side, found: &StoredValue) -> Option<Fence> {
     found.fence_of(side).filter(|fence| fence.life > session.record().life())
 }
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    metrics::{FUNCTION_NAME, Measurement, Metric, NAMESPACE},
-    ports::Meter,
+    metrics::{FUNCTION_NAME, Metric, MetricPoint, NAMESPACE},
+    ports::MetricsSink,
 };
 
-/// [`Meter`] over the lines that the function prints.
+/// [`MetricsSink`] over the lines that the function prints.
 pub struct EmbeddedMetrics {
     function_name: String,
     print: Arc<dyn Fn(&str) + Send + Sync>,
@@ -26,9 +26,9 @@ impl EmbeddedMetrics {
     }
 }
 
-impl Meter for EmbeddedMetrics {
-    fn write(&self, measurement: &Measurement) {
-        let Measurement { at, values, dimensions, about } = measurement;
+impl MetricsSink for EmbeddedMetrics {
+    fn write(&self, measurement: &MetricPoint) {
+        let MetricPoint { at, values, dimensions, about } = measurement;
         let directives: Vec<Value> = values.iter().map(|(metric, _)| directive(*metric)).collect();
         let mut line = Map::new();
         line.insert(

@@ -11,10 +11,10 @@ use tracing::info;
 use crate::{
     drift::form_of,
     error::{Error, Kind},
-    ports::World,
+    ports::Ports,
     record::{Leg, Loaded, Record, Step},
     session::{Asking, Session, Settings, Stop},
-    spec::{Audience, OnDrift, Place, Publication, Side, Source, Spec, SpecId},
+    spec::{OnDrift, Place, Publication, Side, SideSpec, Source, Spec, SpecId},
     steps::resume,
 };
 
@@ -24,19 +24,19 @@ use crate::{
 /// # Errors
 /// Those of the step that failed. It is saved as held.
 pub(crate) async fn without_spec(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     asking: &Asking<'_>,
     record: &Record,
     because: Kind,
 ) -> Result<(), Error> {
-    if !needs_no_spec(record, because, world.clock.now()) {
+    if !needs_no_spec(record, because, ports.clock.now()) {
         return Ok(());
     }
-    let spec = spec_of(world, record).await?;
+    let spec = spec_of(ports, record).await?;
     info!(token = %record.token(), "versions end without a spec");
     let loaded = Loaded { record: Some(record.clone()), ..Loaded::default() };
-    let mut session = Session::new(world, settings, &spec, asking, loaded, None)?;
+    let mut session = Session::new(ports, settings, &spec, asking, loaded, None)?;
     match resume(&mut session).await {
         Ok(_) | Err(Stop::Overtaken) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
@@ -50,7 +50,7 @@ fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
         return false;
     }
     let is_due = record.due_at().is_some_and(|due_at| due_at <= now);
-    if !is_due || record.rotation().is_some() || record.is_attended(now) {
+    if !is_due || record.rotation().is_some() || record.is_active(now) {
         return false;
     }
     let Some(owed) = record.owed() else { return false };
@@ -71,10 +71,10 @@ fn needs_no_spec(record: &Record, because: Kind, now: Timestamp) -> bool {
 ///
 /// # Errors
 /// If one of these places cannot be read: a version leaves all of them or none.
-async fn spec_of(world: &World, record: &Record) -> Result<Spec, Error> {
+async fn spec_of(ports: &Ports, record: &Record) -> Result<Spec, Error> {
     let places = record.published().filter_map(|(place, seen)| Some((place.parse().ok()?, seen)));
     let places: Vec<(Place, _)> = places.collect();
-    let reads = places.iter().map(|(place, _)| world.publications.read(place, Side::Verifiers));
+    let reads = places.iter().map(|(place, _)| ports.publications.read(place, Side::Verifiers));
     let reads = join_all(reads).await;
     let mut publications = Vec::new();
     for ((place, seen), read) in places.into_iter().zip(reads) {
@@ -99,8 +99,8 @@ async fn spec_of(world: &World, record: &Record) -> Result<Spec, Error> {
         source: Source::Generated,
         generation,
         overlap: std::time::Duration::ZERO,
-        verifiers: Audience { publications, ..Audience::default() },
-        presenters: Audience::default(),
+        verifiers: SideSpec { publications, ..SideSpec::default() },
+        presenters: SideSpec::default(),
         rollout_timeout: std::time::Duration::ZERO,
         on_drift: OnDrift::Refuse,
     })

@@ -1,7 +1,7 @@
 //! The errors of the contract.
 //!
 //! An [`Error`] names what was attempted, on what, why it failed and how to fix it. Its text is safe to
-//! show. It never holds an SDK's error: [`causes`] renders the cause of a failed call once, and the text
+//! show. It never holds an SDK's error: [`error_chain`] renders the cause of a failed call once, and the text
 //! is kept.
 
 use std::{fmt, panic::AssertUnwindSafe};
@@ -125,7 +125,7 @@ impl Error {
     /// so it must not be kept inside an [`Error`].
     #[must_use]
     pub fn caused_by(self, cause: &dyn std::error::Error) -> Self {
-        Self { because: format!("{}: {}", self.because, causes(cause)), ..self }
+        Self { because: format!("{}: {}", self.because, error_chain(cause)), ..self }
     }
 }
 
@@ -146,7 +146,7 @@ impl From<Unfit> for Error {
 /// This is the only place that renders an error of another library. `Debug` of an SDK error prints the
 /// body of the response, and with it a decrypted parameter. `Display` along `source()` does not. A source
 /// that the text already ends with is not repeated. A chain longer than sixteen is cut there.
-pub fn causes(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let mut text = String::new();
     for message in chain.take(LONGEST_CHAIN).map(ToString::to_string) {
@@ -165,7 +165,7 @@ const LONGEST_CHAIN: usize = 16;
 
 /// Runs the work, and returns a panic of it as an error with a fixed message, because the panic's own
 /// message may hold a value. Like a crash, a panic keeps what was saved.
-pub(crate) fn caught<T>(
+pub(crate) fn catch_panic<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> impl Future<Output = Result<T, Error>> {
     AssertUnwindSafe(work).catch_unwind().map(|ended| {
@@ -181,17 +181,17 @@ pub(crate) fn caught<T>(
 }
 
 /// A text in the form for messages: in quotes, escaped, and cut to sixty-four characters.
-pub fn quoted(text: &str) -> String {
-    let shown: String = text.chars().take(LONGEST_QUOTE).collect();
-    let ellipsis = if shown.len() < text.len() { "…" } else { "" };
-    format!("\"{}{ellipsis}\"", shown.escape_debug())
+pub fn quote_for_log(text: &str) -> String {
+    let displayed_value: String = text.chars().take(LONGEST_QUOTE).collect();
+    let ellipsis = if displayed_value.len() < text.len() { "…" } else { "" };
+    format!("\"{}{ellipsis}\"", displayed_value.escape_debug())
 }
 
 /// A JSON value in the form for messages: a scalar by its value, with texts cut, and any other by its
 /// type.
-pub(crate) fn shown(value: &Value) -> String {
+pub(crate) fn displayed_value(value: &Value) -> String {
     match value {
-        Value::String(text) => quoted(text),
+        Value::String(text) => quote_for_log(text),
         Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::Array(_) => "an array".to_owned(),
         Value::Object(_) => "an object".to_owned(),
@@ -229,9 +229,9 @@ mod tests {
     fn causes_are_told_once_each_and_outermost_first() {
         let inner = Layer("connection reset", None);
         let middle = Layer("dispatch failure", Some(Box::new(inner)));
-        assert_eq!(causes(&middle), "dispatch failure: connection reset");
+        assert_eq!(error_chain(&middle), "dispatch failure: connection reset");
         let repeating = Layer("call failed: timed out", Some(Box::new(Layer("timed out", None))));
-        assert_eq!(causes(&repeating), "call failed: timed out");
+        assert_eq!(error_chain(&repeating), "call failed: timed out");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tracing::info;
 use crate::{
     error::{Error, Kind},
     plan::{self, Decision},
-    ports::{Saved, World},
+    ports::{Ports, Saved},
     record::Record,
     report::{Outcome, Report},
     rotate::Settings,
@@ -25,22 +25,22 @@ const TRIES: u32 = 5;
 /// `PreflightFailed` while the spec exists or a rotation is in progress, `Throttled` if the record keeps
 /// changing, and those of its calls.
 pub(crate) async fn run(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: &TokenName,
 ) -> Result<Report, Error> {
     for _ in 0..TRIES {
-        let loaded = world.records.load(token, None).await?;
+        let loaded = ports.records.load(token, None).await?;
         let Some(record) = loaded.record else {
             return Ok(Report::bare(Outcome::NothingOwed, token));
         };
         // Read after the record: if a spec was created since and a rotation starts from it, that start
         // saves a revision, and the write below fails.
-        if world.specs.spec(token).await?.is_some() {
+        if ports.specs.spec(token).await?.is_some() {
             let fix = "delete the parameter of the spec first, if the token is not to be rotated any more";
             return Err(refusal(token, "its spec exists", fix));
         }
-        match plan::forget(&record, settings.late_write, world.clock.now()) {
+        match plan::forget(&record, settings.late_write, ports.clock.now()) {
             Decision::Refuse { because, fix } => return Err(refusal(token, because, fix)),
             Decision::Defer { until, because } => {
                 return Ok(Report {
@@ -52,7 +52,7 @@ pub(crate) async fn run(
             _ => {}
         }
         let last = record.last_version();
-        if world.records.forget(token, record.fence(), last).await? == Saved::Saved {
+        if ports.records.forget(token, record.fence(), last).await? == Saved::Saved {
             info!(%token, last_version = last.get(), "forgotten");
             return Ok(report(&record));
         }

@@ -17,7 +17,7 @@ pub fn now() -> Timestamp {
 ///
 /// # Errors
 /// `Internal` if it has none.
-pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
+pub fn random_source(bytes: &mut [u8]) -> Result<(), Error> {
     SysRng.try_fill_bytes(bytes).map_err(|cause| {
         Error::new(
             Kind::Internal,

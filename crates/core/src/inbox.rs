@@ -9,20 +9,20 @@ use changeover_token::{Digest, Secret};
 
 use crate::{
     error::{Error, Kind},
-    ports::Arrival,
-    record::{ArrivalId, Change, Imported},
+    ports::InboxValue,
+    record::{Imported, InboxValueId, Transition},
     session::{Session, Stop},
     spec::ParameterName,
 };
 
 /// Content of an inbox.
-pub(crate) enum Arrived {
+pub(crate) enum Received {
     /// Nothing that was not examined before.
     Nothing,
     /// The value that is already current.
-    Same(ArrivalId),
+    Same(InboxValueId),
     /// The value of the next version.
-    New(Secret, ArrivalId),
+    New(Secret, InboxValueId),
 }
 
 /// True if an inbox holds a value that was not examined before. Has no effect.
@@ -30,7 +30,7 @@ pub(crate) async fn has_arrival(
     session: &Session<'_>,
     inbox: &ParameterName,
 ) -> Result<bool, Error> {
-    let arrival = session.world().inboxes.read(inbox).await?;
+    let arrival = session.ports().inboxes.read(inbox).await?;
     let seen = session.record().imported().map(|imported| &imported.arrival);
     Ok(arrival.is_some_and(|arrival| seen.is_none_or(|seen| id(inbox, &arrival).follows(seen))))
 }
@@ -44,9 +44,9 @@ pub(crate) async fn arrived(
     session: &mut Session<'_>,
     inbox: &ParameterName,
     current: Option<Digest>,
-) -> Result<Arrived, Stop> {
-    let Some(arrival) = session.world().inboxes.read(inbox).await? else {
-        return Ok(Arrived::Nothing);
+) -> Result<Received, Stop> {
+    let Some(arrival) = session.ports().inboxes.read(inbox).await? else {
+        return Ok(Received::Nothing);
     };
     let id = id(inbox, &arrival);
     match session.record().imported() {
@@ -54,18 +54,18 @@ pub(crate) async fn arrived(
         Some(Imported { arrival: seen, refused: Some(because) }) if *seen == id => {
             return Err(Stop::Failed(refusal(inbox, &arrival, because.clone())));
         }
-        Some(_) => return Ok(Arrived::Nothing),
+        Some(_) => return Ok(Received::Nothing),
         None => {}
     }
     let because = match fault(session, &arrival, current).await? {
         Some(because) => because,
-        None if current == Some(arrival.value.digest()) => return Ok(Arrived::Same(id)),
-        None => return Ok(Arrived::New(arrival.value, id)),
+        None if current == Some(arrival.value.digest()) => return Ok(Received::Same(id)),
+        None => return Ok(Received::New(arrival.value, id)),
     };
     // Without a record, no sweep processes the token, and there is no place to save the refusal.
     if session.stored().is_some() {
         let refused = Some(because.clone());
-        session.apply(Change::Imported(Imported { arrival: id, refused }))?;
+        session.apply(Transition::Imported(Imported { arrival: id, refused }))?;
         session.save().await?;
     }
     Err(Stop::Failed(refusal(inbox, &arrival, because)))
@@ -74,7 +74,7 @@ pub(crate) async fn arrived(
 /// The reason that an arrival cannot become a version; `None` if it can.
 async fn fault(
     session: &Session<'_>,
-    arrival: &Arrival,
+    arrival: &InboxValue,
     current: Option<Digest>,
 ) -> Result<Option<String>, Error> {
     if !arrival.is_secure {
@@ -97,14 +97,14 @@ async fn fault(
     if let Some(version) = live.find(|version| version.sha256 == digest) {
         return Ok(Some(format!("version {} has its value", version.version)));
     }
-    let ended = session.world().records.version_of(session.asking().token, &digest).await?;
+    let ended = session.ports().records.version_of(session.asking().token, &digest).await?;
     Ok(ended.map(|version| format!("it is the value of version {version}, which has ended")))
 }
 
 /// Refuses a value that was a version before and has ended: an edit by hand does not make it one again.
 pub(crate) async fn refuse_ended(session: &Session<'_>, value: &Secret) -> Result<(), Error> {
     let digest = value.digest();
-    match session.world().records.version_of(session.asking().token, &digest).await? {
+    match session.ports().records.version_of(session.asking().token, &digest).await? {
         None => Ok(()),
         Some(version) => Err(Error::new(
             Kind::PreflightFailed,
@@ -116,8 +116,8 @@ pub(crate) async fn refuse_ended(session: &Session<'_>, value: &Secret) -> Resul
     }
 }
 
-fn id(inbox: &ParameterName, arrival: &Arrival) -> ArrivalId {
-    ArrivalId {
+fn id(inbox: &ParameterName, arrival: &InboxValue) -> InboxValueId {
+    InboxValueId {
         parameter: inbox.to_string(),
         version: arrival.version,
         written_at: arrival.written_at,
@@ -130,7 +130,7 @@ pub(crate) fn weak_edit(weakness: String) -> Error {
     Error::new(Kind::BadToken, "adopt the value that was written by hand for", weakness, fix)
 }
 
-fn refusal(inbox: &ParameterName, arrival: &Arrival, because: String) -> Error {
+fn refusal(inbox: &ParameterName, arrival: &InboxValue, because: String) -> Error {
     let fix = "have the issuer make another value, and put it there as a SecureString, or lower \
                `source.least_bits` if it is too short and its issuer makes no longer ones; nothing was changed, \
                and the current version stays";

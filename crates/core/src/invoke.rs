@@ -8,13 +8,13 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::{
-    error::{Error, Kind, caught},
+    error::{Error, Kind, catch_panic},
     event::{Event, Invocation, Request},
-    forget, look,
-    metrics::Measurement,
-    pipeline,
+    forget,
+    metrics::MetricPoint,
+    observe, pipeline,
     plan::Ask,
-    ports::World,
+    ports::Ports,
     preflight,
     report::Answer,
     rotate::{self, Asking, Settings},
@@ -34,7 +34,7 @@ const LEAST_RESERVE: Duration = Duration::from_secs(10);
 /// `BadEvent` if it asks for nothing that is known, `AccessDenied` if its alias does not allow it, and
 /// those of [`handle`].
 pub async fn answer(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     payload: &Value,
     invocation: &Invocation,
@@ -42,9 +42,9 @@ pub async fn answer(
     let event = Event::parse(payload)
         .and_then(|event| event.allowed_through(&invocation.function).map(|()| event));
     match event {
-        Ok(event) => handle(world, settings, event, invocation).await,
+        Ok(event) => handle(ports, settings, event, invocation).await,
         Err(error) => {
-            world.meter.write(&Measurement::of_no_request(world.clock.now(), &error));
+            ports.metrics_sink.write(&MetricPoint::of_no_request(ports.clock.now(), &error));
             Err(error)
         }
     }
@@ -55,34 +55,34 @@ pub async fn answer(
 /// # Errors
 /// One of the contract's. A crash at any point leaves what was saved, and the sweep resumes it.
 pub async fn handle(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     event: Event,
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
     match event {
-        Event::Request(request) => carry_out(world, settings, request, invocation).await,
+        Event::Request(request) => carry_out(ports, settings, request, invocation).await,
         Event::Job(job) => {
             let invocation = Invocation { id: job.key().to_owned(), ..invocation.clone() };
             let answered = match job.request() {
-                Ok(request) => carry_out(world, settings, request, &invocation).await,
+                Ok(request) => carry_out(ports, settings, request, &invocation).await,
                 Err(error) => Err(error),
             };
-            pipeline::answer(world, &job, &answered).await
+            pipeline::answer(ports, &job, &answered).await
         }
     }
 }
 
 /// Carries out a request.
 async fn carry_out(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     request: Request,
     invocation: &Invocation,
 ) -> Result<Answer, Error> {
     info!(action = request.action(), request_id = %invocation.id, "invoke");
     // A caller may wait for less time than the invocation has.
-    let (now, calls) = (world.clock.now(), (world.calls)());
+    let (now, calls) = (ports.clock.now(), (ports.calls)());
     let last_moment = last_moment(now, invocation.deadline);
     let stop_at = match &request {
         Request::Rotate { wait: Some(wait), .. } => {
@@ -98,42 +98,42 @@ async fn carry_out(
             _ => &BTreeSet::new(),
         };
         let asking = Asking { ask, token, key, stop_at, without };
-        let report = rotate::run(world, settings, asking).await?;
+        let report = rotate::run(ports, settings, asking).await?;
         Ok(Answer::One(Box::new(report)))
     };
     let answered = async {
         match &request {
             Request::Rotate { token, fresh, .. } => one(Ask::Rotate { fresh: *fresh }, token).await,
             Request::Import { parameter } => {
-                let token = importer(world, parameter).await?;
+                let token = importer(ports, parameter).await?;
                 one(Ask::Rotate { fresh: false }, &token).await
             }
             Request::Publish { token, adopt } => one(Ask::Publish { adopt: *adopt }, token).await,
             Request::Drop { token } => one(Ask::Drop, token).await,
             Request::Forget { token } => {
-                let report = forget::run(world, settings, token).await?;
+                let report = forget::run(ports, settings, token).await?;
                 Ok(Answer::One(Box::new(report)))
             }
-            Request::Sweep => sweep::all(world, settings, invocation, stop_at).await,
+            Request::Sweep => sweep::all(ports, settings, invocation, stop_at).await,
             Request::SweepOne { token } => {
-                Ok(sweep::one(world, settings, token, invocation, stop_at).await)
+                Ok(sweep::one(ports, settings, token, invocation, stop_at).await)
             }
             Request::Status { token, after } => {
-                status::run(world, settings, token.as_ref(), after.as_ref())
+                status::run(ports, settings, token.as_ref(), after.as_ref())
                     .await
                     .map(Answer::Status)
             }
             Request::Preflight { token } => {
-                preflight::run(world, settings, token).await.map(Answer::Preflight)
+                preflight::run(ports, settings, token).await.map(Answer::Preflight)
             }
         }
     };
     // A panic becomes an error here, so that it is measured and returned like any other.
-    let answered = caught(answered).await;
-    let calls = (world.calls)().saturating_sub(calls);
+    let answered = catch_panic(answered).await;
+    let calls = (ports.calls)().saturating_sub(calls);
     let action = request.action();
-    let measurement = Measurement::of_invocation(world.clock.now(), action, &answered, calls);
-    world.meter.write(&measurement);
+    let measurement = MetricPoint::of_invocation(ports.clock.now(), action, &answered, calls);
+    ports.metrics_sink.write(&measurement);
     answered
 }
 
@@ -145,8 +145,8 @@ fn last_moment(now: Timestamp, deadline: Timestamp) -> Timestamp {
 }
 
 /// Returns the token whose spec names this inbox.
-async fn importer(world: &World, inbox: &ParameterName) -> Result<TokenName, Error> {
-    let mut specs = look::specs(world).await?.into_iter();
+async fn importer(ports: &Ports, inbox: &ParameterName) -> Result<TokenName, Error> {
+    let mut specs = observe::specs(ports).await?.into_iter();
     let importer = specs.find(|spec| spec.inbox() == Some(inbox));
     importer.map(|spec| spec.token).ok_or_else(|| {
         Error::new(

@@ -40,16 +40,16 @@ mod steps;
 mod inbox;
 mod session;
 pub mod plan;
-mod look;
+mod observe;
 pub mod embedded_metrics;
 pub mod random;
 pub mod ports;
 
 // Output: metrics, events, reports, verdicts and findings.
 pub mod metrics;
-pub mod notice;
+pub mod token_event;
 pub mod report;
-pub mod verdict;
+pub mod job_result;
 pub mod finding;
 
 // Time, randomness and the log, which enter and leave at the edge.

@@ -147,7 +147,7 @@ impl Dimension {
 /// Values that were measured at one moment of one subject, with a value for each dimension of their
 /// metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Measurement {
+pub struct MetricPoint {
     /// The time of the measurement.
     pub at: Timestamp,
     /// The metrics and their values, in the unit of each.
@@ -158,7 +158,7 @@ pub struct Measurement {
     pub about: Vec<(&'static str, String)>,
 }
 
-impl Measurement {
+impl MetricPoint {
     /// Measures the outcome of an invocation with this action, and the number of requests that it sent to
     /// AWS.
     pub fn of_invocation(
@@ -204,7 +204,7 @@ impl Measurement {
     }
 
     /// Measures events about a token that may not have reached the bus.
-    pub fn of_untold(at: Timestamp, token: &TokenName, count: usize) -> Self {
+    pub fn of_lost_events(at: Timestamp, token: &TokenName, count: usize) -> Self {
         let values = vec![(Metric::EventsNotSent, count.try_into().unwrap_or(u64::MAX))];
         Self { at, values, dimensions: Vec::new(), about: vec![("token", token.to_string())] }
     }

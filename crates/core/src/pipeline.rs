@@ -12,9 +12,9 @@ use tracing::{error, info};
 use crate::{
     error::{Error, Kind},
     event::{Job, Request},
-    ports::World,
+    job_result::{Failure, JobResult},
+    ports::Ports,
     report::{Answer, Outcome, Report, Results},
-    verdict::{Failure, Verdict},
 };
 
 /// Answers a job with the result of its request.
@@ -26,13 +26,13 @@ use crate::{
 /// Only if the job could not be answered and a retry may help. The retry does not carry out the request
 /// twice.
 pub(crate) async fn answer(
-    world: &World,
+    ports: &Ports,
     job: &Job,
     answered: &Result<Answer, Error>,
 ) -> Result<Answer, Error> {
-    let verdict = verdict(answered, job);
-    info!(job = job.id, verdict = verdict.name(), "answer the job");
-    match world.pipeline.answer(&job.id, &verdict).await {
+    let job_result = job_result(answered, job);
+    info!(job = job.id, job_result = job_result.name(), "answer the job");
+    match ports.pipeline.answer(&job.id, &job_result).await {
         Ok(()) => {}
         Err(unanswered) if matches!(unanswered.kind, Kind::Throttled | Kind::Unreachable) => {
             return Err(unanswered);
@@ -40,16 +40,16 @@ pub(crate) async fn answer(
         // Another attempt would be refused again.
         Err(unanswered) => error!(job = job.id, error = %unanswered, "the job hangs unanswered"),
     }
-    Ok(Answer::Job(verdict))
+    Ok(Answer::Job(job_result))
 }
 
 /// Converts the result of a request to the verdict for its job.
-fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
+fn job_result(answered: &Result<Answer, Error>, job: &Job) -> JobResult {
     let rotates = matches!(job.request(), Ok(Request::Rotate { .. }));
     match answered {
         Ok(Answer::One(report)) if rotates && report.outcome == Outcome::Dropped => {
             let message = format!("dropped: {}", report.warnings.join("; "));
-            Verdict::Failed { failure: Failure::JobFailed, message }
+            JobResult::Failed { failure: Failure::JobFailed, message }
         }
         // Nothing of the request was saved. CodePipeline asks again with the continuation.
         Err(Error { kind: Kind::Throttled, .. }) if rotates => goes_on(job),
@@ -58,36 +58,38 @@ fn verdict(answered: &Result<Answer, Error>, job: &Job) -> Verdict {
             let findings = inspections.results.iter().flat_map(|it| &it.findings);
             let told: Vec<_> =
                 findings.map(|it| format!("{}: {}; {}", it.object, it.reason, it.fix)).collect();
-            Verdict::Failed { failure: Failure::ConfigurationError, message: told.join("\n") }
+            JobResult::Failed { failure: Failure::ConfigurationError, message: told.join("\n") }
         }
         Ok(Answer::Preflight(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
         Ok(Answer::Sweep(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
         Ok(Answer::Status(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
-        Ok(Answer::Job(verdict)) => verdict.clone(),
-        Err(error) => Verdict::Failed { failure: failure(error.kind), message: error.to_string() },
+        Ok(Answer::Job(job_result)) => job_result.clone(),
+        Err(error) => {
+            JobResult::Failed { failure: failure(error.kind), message: error.to_string() }
+        }
     }
 }
 
-fn of_report(report: &Report, job: &Job) -> Verdict {
+fn of_report(report: &Report, job: &Job) -> JobResult {
     match (report.outcome, &report.held) {
         (Outcome::InProgress | Outcome::Deferred, _) => goes_on(job),
         (Outcome::Held, held) => {
             let held = held.iter().map(|it| format!(": {}: {}; {}", it.object, it.reason, it.fix));
             let message = format!("held{}", held.collect::<String>());
-            Verdict::Failed { failure: Failure::JobFailed, message }
+            JobResult::Failed { failure: Failure::JobFailed, message }
         }
         (outcome, _) => succeeded(outcome, variables(report)),
     }
 }
 
 /// Verdict for a request that continues: the next job of the action brings the key of the first.
-fn goes_on(job: &Job) -> Verdict {
-    Verdict::GoesOn { continuation: job.key().to_owned() }
+fn goes_on(job: &Job) -> JobResult {
+    JobResult::GoesOn { continuation: job.key().to_owned() }
 }
 
-fn succeeded(outcome: Outcome, mut variables: BTreeMap<&'static str, String>) -> Verdict {
+fn succeeded(outcome: Outcome, mut variables: BTreeMap<&'static str, String>) -> JobResult {
     variables.insert("outcome", outcome.as_str().to_owned());
-    Verdict::Succeeded(variables)
+    JobResult::Succeeded(variables)
 }
 
 fn failure(kind: Kind) -> Failure {

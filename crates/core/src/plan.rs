@@ -41,14 +41,14 @@ impl Ask {
 
 /// The terms of a spec that a plan depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct Limits {
     /// The most versions that the accepted set may hold.
     pub depth: usize,
     /// True if new versions are issued elsewhere.
     pub is_imported: bool,
 }
 
-impl Terms {
+impl Limits {
     /// The terms of a spec.
     pub fn of(spec: &Spec) -> Self {
         Self { depth: spec.accepted_depth(), is_imported: spec.inbox().is_some() }
@@ -164,7 +164,7 @@ impl fmt::Display for Deferred {
 }
 
 /// Decides about a request.
-pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision {
+pub fn plan(ask: Ask, loaded: &Loaded, terms: Limits, now: Timestamp) -> Decision {
     let Some(record) = &loaded.record else {
         return match (ask, &loaded.key) {
             // This key's rotation belongs to a record that was forgotten since.
@@ -174,7 +174,7 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision
             (Ask::Drop | Ask::Resume, _) => Decision::Nothing,
         };
     };
-    let attended = record.is_attended(now);
+    let attended = record.is_active(now);
     let purpose = record.rotation().map(|rotation| rotation.purpose);
     match ask {
         Ask::Rotate { fresh } => {
@@ -220,7 +220,7 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Terms, now: Timestamp) -> Decision
 struct Asked<'a> {
     key: Option<&'a KeyEntry>,
     fresh: bool,
-    terms: Terms,
+    terms: Limits,
 }
 
 fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Decision {
@@ -286,7 +286,7 @@ fn drop_pending(record: &Record, now: Timestamp) -> Decision {
 }
 
 /// Decides to mint a new version, unless other work comes first or a delay must pass.
-pub fn mint(record: &Record, terms: Terms, now: Timestamp) -> Decision {
+pub fn mint(record: &Record, terms: Limits, now: Timestamp) -> Decision {
     if record.is_leased(now) {
         return leased(record, now);
     }

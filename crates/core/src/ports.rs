@@ -34,15 +34,15 @@ use crate::{
     clock::Clock,
     error::Error,
     finding::{Examination, Finding, Subject},
-    metrics::Measurement,
-    notice::Notice,
+    job_result::JobResult,
+    metrics::MetricPoint,
     record::{Audit, Failing, Held, KeyDigest, KeyEntry, Loaded, Record, SecretRevision},
     spec::{ParameterName, Place, Publication, Side, Workload},
-    verdict::Verdict,
+    token_event::TokenEvent,
 };
 
 /// Everything outside the function, as one value that is made at the edge and passed down.
-pub struct World {
+pub struct Ports {
     /// Specs of tokens.
     pub specs: Arc<dyn Specs>,
     /// The inboxes, for values that are issued elsewhere.
@@ -62,19 +62,19 @@ pub struct World {
     /// Further invocations of this function.
     pub invocations: Arc<dyn Invocations>,
     /// The subscribers to events about tokens; `None` if there are none.
-    pub subscribers: Option<Arc<dyn Subscribers>>,
+    pub event_publisher: Option<Arc<dyn EventPublisher>>,
     /// The sink for measurements.
-    pub meter: Arc<dyn Meter>,
+    pub metrics_sink: Arc<dyn MetricsSink>,
     /// Returns the number of requests that were sent to AWS so far, repeated ones included.
     pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The current time, and waiting.
     pub clock: Clock,
     /// Fills a buffer from the operating system's random generator.
-    pub fill: Fill,
+    pub random_source: RandomSource,
 }
 
 /// Fills a buffer with random bytes.
-pub type Fill = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
+pub type RandomSource = Arc<dyn Fn(&mut [u8]) -> Result<(), Error> + Send + Sync>;
 
 /// The store of the specs of tokens. Reading has no effect: a crash means nothing.
 #[async_trait]
@@ -102,12 +102,12 @@ pub struct SpecText {
 #[async_trait]
 pub trait Inboxes: Send + Sync {
     /// Returns the content of an inbox; `None` if the parameter does not exist.
-    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error>;
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<InboxValue>, Error>;
 }
 
 /// A value that arrived in an inbox.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct InboxValue {
     /// The value, as it was put there.
     pub value: Secret,
     /// True if the parameter is a SecureString.
@@ -147,7 +147,7 @@ pub trait RecordStore: Send + Sync {
 
     /// Moves the time at which the record is due, if it still has this fence, without giving it a new
     /// revision. It is the heartbeat of an invocation that watches a cluster.
-    async fn postpone(
+    async fn heartbeat(
         &self,
         token: &TokenName,
         fence: Fence,
@@ -252,7 +252,7 @@ pub enum Saved {
 pub trait Publications: Send + Sync {
     /// Returns what a place holds for this side, read consistently if the store can; `None` if it holds
     /// nothing. Has no effect.
-    async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error>;
+    async fn read(&self, place: &Place, side: Side) -> Result<Option<StoredValue>, Error>;
 
     /// Returns the storage settings of a place; `None` if it has none, or holds nothing. Has no effect.
     async fn describe(&self, place: &Place) -> Result<Option<Described>, Error>;
@@ -296,7 +296,7 @@ pub struct Described {
 
 /// Content of a place.
 #[derive(Clone, Debug)]
-pub struct Holding {
+pub struct StoredValue {
     /// The bare token, or the accepted document in the bytes of [`Content::bytes`].
     pub value: Secret,
     /// SSM: the version of the parameter. DynamoDB: the revision of the view, or 0 if it has none.
@@ -307,7 +307,7 @@ pub struct Holding {
     pub token: Option<TokenName>,
 }
 
-impl Holding {
+impl StoredValue {
     /// Returns the fence of what a side reads there: the item's, or that of the accepted document. A
     /// presented token in a parameter has none.
     pub fn fence_of(&self, side: Side) -> Option<Fence> {
@@ -481,7 +481,7 @@ pub trait Pipeline: Send + Sync {
     /// Answers a job. One that was answered already, or is no longer waited for, counts as answered. A
     /// crash before it: the job waits, until the next attempt of the same invocation or its time-out. A
     /// crash after it: it is answered.
-    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error>;
+    async fn answer(&self, job: &str, job_result: &JobResult) -> Result<(), Error>;
 }
 
 /// Further invocations of this function, whose results are not waited for.
@@ -496,17 +496,17 @@ pub trait Invocations: Send + Sync {
 
 /// The subscribers to events about tokens.
 #[async_trait]
-pub trait Subscribers: Send + Sync {
+pub trait EventPublisher: Send + Sync {
     /// Publishes the events of a save, in this order as far as it can be kept. Called after the save.
     ///
     /// A crash before it: the events are not published, and are not made up for. A crash after it: they are
     /// published. An event whose reply was lost may arrive twice, and late.
-    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold>;
+    async fn publish(&self, token_events: &[TokenEvent]) -> Result<(), EventsLost>;
 }
 
 /// Events that may not have arrived.
 #[derive(Debug)]
-pub struct Untold {
+pub struct EventsLost {
     /// The number of events.
     pub count: usize,
     /// The reason.
@@ -514,8 +514,8 @@ pub struct Untold {
 }
 
 /// The sink for measurements.
-pub trait Meter: Send + Sync {
+pub trait MetricsSink: Send + Sync {
     /// Writes a measurement. Nothing waits for it and nothing depends on it: one that is lost with a crash
     /// is a point that a chart lacks, and one that is written again is there twice.
-    fn write(&self, measurement: &Measurement);
+    fn write(&self, measurement: &MetricPoint);
 }

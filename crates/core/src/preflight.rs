@@ -13,9 +13,9 @@ use crate::{
     admit,
     error::Error,
     finding::{Examination, Finding, Severity},
-    look::{self, Look},
-    ports::{Described, World},
-    report::{Checked, Inspection, Outcome, Results},
+    observe::{self, Snapshot},
+    ports::{Described, Ports},
+    report::{Checked, Outcome, PreflightReport, Results},
     rotate::Settings,
     spec::{OnDrift, ParameterName, PicksUp, Publication, Side, Spec},
 };
@@ -25,19 +25,19 @@ use crate::{
 /// # Errors
 /// If there is no spec that can be read, or if the record cannot be read.
 pub(crate) async fn run(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: &TokenName,
-) -> Result<Results<Inspection>, Error> {
-    let spec = admit::spec(world, settings, token).await?;
-    let record = world.records.load(token, None).await?.record;
+) -> Result<Results<PreflightReport>, Error> {
+    let spec = admit::spec(ports, settings, token).await?;
+    let record = ports.records.load(token, None).await?.record;
     let adopts = spec.on_drift == OnDrift::Adopt;
     let mut came_to = Examination::default();
 
     // Another token may publish to the same places. If the other specs cannot be listed, this one is still
     // checked.
     let mut are_listed = true;
-    let (mut specs, broken) = match admit::others(world, &spec).await {
+    let (mut specs, broken) = match admit::others(ports, &spec).await {
         Ok(others) => others,
         Err(error) => {
             came_to.findings.push(Finding::failed("the specs of other tokens", error));
@@ -47,7 +47,7 @@ pub(crate) async fn run(
     };
     specs.push(spec.clone());
     let object = format!("the spec of {token}");
-    match admit::conflict_among(world, &spec, &specs, &broken).await {
+    match admit::conflict_among(ports, &spec, &specs, &broken).await {
         Ok(Some(conflict)) | Err(conflict) => {
             came_to.findings.push(Finding::failed(&object, conflict));
         }
@@ -56,37 +56,37 @@ pub(crate) async fn run(
     }
     let published: BTreeSet<_> = specs
         .iter()
-        .flat_map(|spec| look::publications(spec, &Side::BOTH))
-        .filter_map(|(_, publication)| look::parameter(publication))
+        .flat_map(|spec| observe::publications(spec, &Side::BOTH))
+        .filter_map(|(_, publication)| observe::parameter(publication))
         .collect();
 
     // Places and clusters are independent of each other, and are read at the same time.
-    let publications = look::publications(&spec, &Side::BOTH);
+    let publications = observe::publications(&spec, &Side::BOTH);
     let looks = stream::iter(&publications).map(|(side, publication)| async move {
-        let read = world.publications.read(&publication.place, *side).await;
-        let described = world.publications.describe(&publication.place).await;
+        let read = ports.publications.read(&publication.place, *side).await;
+        let described = ports.publications.describe(&publication.place).await;
         (*side, *publication, read, described)
     });
-    let subjects = look::subjects(&spec, record.as_ref());
+    let subjects = observe::subjects(&spec, record.as_ref());
     // Renews the connections: one to what a cluster's name meant before would be used otherwise.
     let clusters = spec.clusters();
     if !clusters.is_empty() {
-        world.clusters.describe(&clusters).await;
+        ports.clusters.describe(&clusters).await;
     }
     let (looks, examination) = tokio::join!(
         looks.buffered(AT_ONCE).collect::<Vec<_>>(),
-        world.clusters.examine(&subjects, &published)
+        ports.clusters.examine(&subjects, &published)
     );
 
     // A place that cannot be read is a finding. Any other counts as checked.
-    let mut holdings = Vec::new();
+    let mut stored_values = Vec::new();
     for (side, publication, read, described) in looks {
         let place = publication.place.to_string();
         match read {
             Ok(holding) => {
                 let what = if holding.is_some() { "it can be read" } else { "it may be read" };
                 came_to.right(&place, what);
-                holdings.extend(holding.map(|holding| (side, &publication.place, holding)));
+                stored_values.extend(holding.map(|holding| (side, &publication.place, holding)));
             }
             Err(error) => came_to.findings.push(Finding::failed(&place, error)),
         }
@@ -96,9 +96,9 @@ pub(crate) async fn run(
             Err(error) => came_to.findings.push(Finding::failed(&place, error)),
         }
     }
-    came_to.findings.extend(Look::at(&spec, record.as_ref(), adopts, holdings).findings);
+    came_to.findings.extend(Snapshot::at(&spec, record.as_ref(), adopts, stored_values).findings);
     if let Some(inbox) = spec.inbox() {
-        came_to.add(look_into(world, inbox).await);
+        came_to.add(look_into(ports, inbox).await);
     }
     came_to.findings.extend(both_views_in_one(&spec));
     came_to.findings.extend(too_short(&spec, &examination));
@@ -113,14 +113,14 @@ pub(crate) async fn run(
         Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
     };
     let checked = checked.into_iter().map(|(object, what)| Checked { object, what }).collect();
-    let results = vec![Inspection { token: token.clone(), findings, checked }];
+    let results = vec![PreflightReport { token: token.clone(), findings, checked }];
     Ok(Results { outcome, results, next: None })
 }
 
 /// Examines an inbox: values that are issued elsewhere must be able to arrive there.
-async fn look_into(world: &World, inbox: &ParameterName) -> Examination {
+async fn look_into(ports: &Ports, inbox: &ParameterName) -> Examination {
     let mut came_to = Examination::default();
-    match world.inboxes.read(inbox).await {
+    match ports.inboxes.read(inbox).await {
         Ok(Some(arrival)) if arrival.is_secure => came_to.right(inbox.as_str(), "it can be read"),
         Ok(Some(_)) => came_to.findings.push(Finding::refusal(
             inbox.as_str(),
@@ -145,7 +145,7 @@ fn kept(publication: &Publication, described: &Described) -> Examination {
         came_to.findings.push(Finding::warning(
             &place,
             format!("its policy Expiration deletes it at {at}, whatever is published until then"),
-            "take the policy away (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
+            "take the policy cluster_unavailable (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
              another parameter",
         ));
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use changeover_token::Life;
 use rand::{TryCryptoRng, TryRng};
 
-use crate::{error::Error, ports::World};
+use crate::{error::Error, ports::Ports};
 
-impl World {
+impl Ports {
     /// Returns the source of randomness, for callers that draw from one.
     pub fn random(&self) -> Random<'_> {
         Random(self)
@@ -19,7 +19,7 @@ impl World {
     /// If the source has none.
     pub fn random_name(&self) -> Result<String, Error> {
         let mut bytes = [0; 16];
-        (self.fill)(&mut bytes)?;
+        (self.random_source)(&mut bytes)?;
         Ok(hex::encode(bytes))
     }
 
@@ -42,7 +42,7 @@ impl World {
 }
 
 /// The world's source of randomness.
-pub struct Random<'a>(&'a World);
+pub struct Random<'a>(&'a Ports);
 
 impl TryRng for Random<'_> {
     type Error = Error;
@@ -60,7 +60,7 @@ impl TryRng for Random<'_> {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        (self.0.fill)(bytes)
+        (self.0.random_source)(bytes)
     }
 }
 

@@ -11,11 +11,11 @@
 //!          └────────────────────────────────────────────────┘   contract: retire publish sync ─► ∎
 //! ```
 //!
-//! Everything here is pure. A [`Change`] requests a transition. [`Record::after`] is the one function that
-//! returns the record after it, or [`Illegal`].
+//! Everything here is pure. A [`Transition`] requests a transition. [`Record::after`] is the one function that
+//! returns the record after it, or [`IllegalTransition`].
 
 mod audit;
-mod change;
+mod transition;
 mod failing;
 mod imported;
 mod queued;
@@ -36,11 +36,11 @@ use sha2::Digest as _;
 
 use crate::spec::{COMPARE_EVERY, Side, SpecId};
 pub use audit::Audit;
-pub use change::{Begin, Change, Illegal, Minted};
 pub use failing::{Failing, back_off};
-pub use imported::{ArrivalId, Imported};
+pub use imported::{Imported, InboxValueId};
 pub use queued::Queued;
 pub use rotation::{Entry, Leg, Owed, Purpose, Rotation, RotationId, Step};
+pub use transition::{Begin, IllegalTransition, Minted, Transition};
 
 /// Grace period after the end of a lease in which it is still honoured, for clocks that disagree.
 pub const LEASE_GRACE: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ pub struct Record {
     /// Progress of each workload on this leg.
     waits: BTreeMap<String, Wait>,
     /// Last known content of each publication.
-    publications: BTreeMap<String, Seen>,
+    publications: BTreeMap<String, LastWrite>,
     lease: Option<Lease>,
     /// The invocation that watches a cluster without a lease. It is considered alive until `due_at`.
     watcher: Option<String>,
@@ -199,7 +199,7 @@ pub struct SecretRevision(pub String);
 /// The last known content of a publication, as its last acknowledged write left it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Seen {
+pub struct LastWrite {
     /// The revision of the view.
     pub revision: u64,
     /// The life that belongs to the revision.
@@ -248,7 +248,7 @@ pub struct Held {
     pub is_undone: bool,
 }
 
-impl Seen {
+impl LastWrite {
     /// The fence of the view.
     pub fn fence(&self) -> Fence {
         Fence { life: self.life, revision: self.revision }
@@ -311,7 +311,7 @@ impl Record {
     }
 
     /// This record with the watcher's heartbeat. It is not a change, and keeps the revision.
-    pub fn postponed(&self, due_at: Timestamp) -> Record {
+    pub fn with_due_at(&self, due_at: Timestamp) -> Record {
         Record { due_at: Some(due_at), ..self.clone() }
     }
 
@@ -415,12 +415,12 @@ impl Record {
     }
 
     /// The last known content of a publication.
-    pub fn seen(&self, place: &str) -> Option<&Seen> {
+    pub fn seen(&self, place: &str) -> Option<&LastWrite> {
         self.publications.get(place)
     }
 
     /// Every publication that was written so far, with its last known content.
-    pub fn published(&self) -> impl Iterator<Item = (&str, &Seen)> {
+    pub fn published(&self) -> impl Iterator<Item = (&str, &LastWrite)> {
         self.publications.iter().map(|(place, seen)| (place.as_str(), seen))
     }
 
@@ -512,7 +512,7 @@ impl Record {
 
     /// True if another invocation works on the token: one with a live lease, or a watcher with a recent
     /// heartbeat.
-    pub fn is_attended(&self, now: Timestamp) -> bool {
+    pub fn is_active(&self, now: Timestamp) -> bool {
         let watched = self.watcher.is_some() && self.due_at.is_some_and(|due_at| due_at > now);
         self.is_leased(now) || watched
     }

@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use crate::{
     error::Error,
     finding::Finding,
+    job_result::JobResult,
     record::{Entry, Failing, Held, Imported, Leg, Queued, RotationId, Step},
-    verdict::Verdict,
 };
 
 /// The answer of an invocation.
@@ -34,11 +34,11 @@ pub enum Answer {
     /// these fields; others may be added.
     Sweep(Results<Each<Report>>),
     /// The result of a status: the state of each token.
-    Status(Results<Each<Standing>>),
+    Status(Results<Each<TokenStatus>>),
     /// The result of a preflight: everything that would stop a rotation.
-    Preflight(Results<Inspection>),
+    Preflight(Results<PreflightReport>),
     /// The answer to a CodePipeline job: the verdict that was sent.
-    Job(Verdict),
+    Job(JobResult),
 }
 
 impl Answer {
@@ -238,7 +238,7 @@ impl<T> Each<T> {
 
 /// The state of a token.
 #[derive(Clone, Debug, Serialize)]
-pub struct Standing {
+pub struct TokenStatus {
     /// The token.
     pub token: TokenName,
     /// The version of its spec's parameter; `None` if the spec is gone.
@@ -360,7 +360,7 @@ pub struct Published {
 /// `severity` is `warning`, `missing` (stops a rotation, not a first publication) or `refusal`.
 /// Clients may rely on these fields; others may be added.
 #[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
+pub struct PreflightReport {
     /// The token.
     pub token: TokenName,
     /// The findings, the worst first.

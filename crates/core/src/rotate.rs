@@ -22,10 +22,10 @@ use crate::{
     drift::{detect_drift, due_at_rest},
     ends,
     error::{Error, Kind},
-    metrics::Measurement,
-    plan::{self, Ask, Decision, Deferred, Relation, Terms},
-    ports::{Saved, World},
-    record::{Change, KeyDigest, KeyEntry, Leg, Purpose, Record},
+    metrics::MetricPoint,
+    plan::{self, Ask, Decision, Deferred, Limits, Relation},
+    ports::{Ports, Saved},
+    record::{KeyDigest, KeyEntry, Leg, Purpose, Record, Transition},
     report::{Outcome, Report},
     session::{Next, Session, Stop},
     spec::Spec,
@@ -47,13 +47,13 @@ const VALUES_BEFORE: usize = 3;
 ///
 /// # Errors
 /// One of the contract's. What was saved stays owed, and the sweep resumes it.
-pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
+pub async fn run(ports: &Ports, settings: &Settings, asking: Asking<'_>) -> Result<Report, Error> {
     let key = KeyDigest::of(asking.key);
     let key = asking.ask.is_rotate().then_some(&key);
     // Plans that were followed by another plan, and reads of a lease that another invocation held.
     let (mut plans, mut looks) = (0, 0);
     while plans < PLANS {
-        match attempt(world, settings, &asking, key, looks < LOOKS_AT_A_LEASE).await {
+        match attempt(ports, settings, &asking, key, looks < LOOKS_AT_A_LEASE).await {
             Ok(Next::Answer(report)) => {
                 info!(
                     token = %report.token,
@@ -67,17 +67,17 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
             Ok(Next::PlanAgain) => plans += 1,
             Ok(Next::LookAgain { at }) => {
                 looks += 1;
-                world.clock.sleep_until(at).await;
+                ports.clock.sleep_until(at).await;
             }
             Err(Stop::Overtaken) => {
                 // The second plan follows at once, even for a caller that does not wait. Later ones pause,
                 // so that many callers spread out.
                 if plans > 0 {
-                    if world.clock.now() >= asking.stop_at {
+                    if ports.clock.now() >= asking.stop_at {
                         break;
                     }
                     let doubled = PAUSE.saturating_mul(1 << plans.min(16));
-                    let pause = world.random_pause(doubled.min(LONGEST_PAUSE))?;
+                    let pause = ports.random_pause(doubled.min(LONGEST_PAUSE))?;
                     tokio::time::sleep(pause).await;
                 }
                 plans += 1;
@@ -90,7 +90,7 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
         return Err(unsaved(asking.token, "other invocations saved its record first each time"));
     }
     Ok(Report {
-        not_before: Some(world.clock.now() + LONGEST_PAUSE),
+        not_before: Some(ports.clock.now() + LONGEST_PAUSE),
         warnings: vec![Deferred::Contended.to_string()],
         ..Report::bare(Outcome::Deferred, asking.token)
     })
@@ -99,31 +99,31 @@ pub async fn run(world: &World, settings: &Settings, asking: Asking<'_>) -> Resu
 /// Reads what is stored, plans from it, and carries the decision out. If another invocation holds the lease,
 /// `may_look` decides between another look at it and an answer.
 async fn attempt(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     asking: &Asking<'_>,
     key: Option<&KeyDigest>,
     may_look: bool,
 ) -> Result<Next, Stop> {
-    let loaded = world.records.load(asking.token, key).await?;
+    let loaded = ports.records.load(asking.token, key).await?;
     // Read after the record: the invocation that saved the record worked from this spec or from an earlier
     // one, and a later save of that invocation would overtake this one.
     let record = loaded.record.as_ref();
-    let read = admit::read(world, settings, asking.token, record).await;
-    let mut spec = or_ends(read, world, settings, asking, record).await?;
-    let now = world.clock.now();
-    let decision = plan::plan(asking.ask, &loaded, Terms::of(&spec), now);
+    let read = admit::read(ports, settings, asking.token, record).await;
+    let mut spec = or_ends(read, ports, settings, asking, record).await?;
+    let now = ports.clock.now();
+    let decision = plan::plan(asking.ask, &loaded, Limits::of(&spec), now);
     let decision = plan::leaving_out(decision, asking.without, &loaded, now);
     if decision.needs_spec() {
-        let admitted = admit::admit(world, &mut spec, record, asking.without).await;
-        or_ends(admitted, world, settings, asking, record).await?;
+        let admitted = admit::admit(ports, &mut spec, record, asking.without).await;
+        or_ends(admitted, ports, settings, asking, record).await?;
     }
     if !matches!(decision, Decision::Ended(_)) {
         check_known(&spec, asking.without)?;
     }
     info!(token = %asking.token, action = ?asking.ask, decision = decision.name(), "plan");
     match decision {
-        Decision::Ended(entry) => return Ok(Next::answer(ended(world, &spec, &entry).await?)),
+        Decision::Ended(entry) => return Ok(Next::answer(ended(ports, &spec, &entry).await?)),
         Decision::Defer { until, because: Deferred::Leased }
             if may_look && now < asking.stop_at =>
         {
@@ -135,12 +135,12 @@ async fn attempt(
     }
     // A key that is saved already is not saved again.
     let key = key.filter(|_| loaded.key.is_none());
-    let mut session = Session::new(world, settings, &spec, asking, loaded, key)?;
+    let mut session = Session::new(ports, settings, &spec, asking, loaded, key)?;
     let done = execute(&mut session, decision).await;
     // An attempt that is followed by another one is measured by the last.
     let is_last = matches!(done, Ok(Next::Answer(_)) | Err(Stop::Failed(_)));
     if let Some(record) = session.stored().filter(|_| is_last) {
-        world.meter.write(&Measurement::of_token(world.clock.now(), record));
+        ports.metrics_sink.write(&MetricPoint::of_token(ports.clock.now(), record));
     }
     done
 }
@@ -174,13 +174,13 @@ async fn execute(session: &mut Session<'_>, decision: Decision) -> Result<Next, 
 /// resumed before the error is returned.
 async fn or_ends<T>(
     read: Result<T, Error>,
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     asking: &Asking<'_>,
     record: Option<&Record>,
 ) -> Result<T, Error> {
     if let (Err(error), Some(record), Ask::Resume) = (&read, record, asking.ask) {
-        ends::without_spec(world, settings, asking, record, error.kind).await?;
+        ends::without_spec(ports, settings, asking, record, error.kind).await?;
     }
     read
 }
@@ -203,10 +203,10 @@ fn check_known(spec: &Spec, without: &BTreeSet<String>) -> Result<(), Error> {
 }
 
 /// Reports the end of a key's rotation: presenters were brought to its version, or it was given up.
-async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, Error> {
+async fn ended(ports: &Ports, spec: &Spec, entry: &KeyEntry) -> Result<Report, Error> {
     let token = &spec.token;
     let mut version = entry.version;
-    let mut audit = world.records.audit(token, version).await?;
+    let mut audit = ports.records.audit(token, version).await?;
     // A queued rotation has a later number than was foreseen if values that were written by hand became
     // versions first.
     for _ in 0..VALUES_BEFORE {
@@ -214,7 +214,7 @@ async fn ended(world: &World, spec: &Spec, entry: &KeyEntry) -> Result<Report, E
             break;
         }
         version = version.next();
-        audit = world.records.audit(token, version).await?;
+        audit = ports.records.audit(token, version).await?;
     }
     let audit = audit.filter(|audit| audit.rotation == entry.rotation);
     let rotation = Some(entry.rotation.clone());
@@ -255,7 +255,7 @@ async fn resume_as(session: &mut Session<'_>, relation: Relation) -> Result<Next
         Relation::BeforeQueued => queue(session)?,
         Relation::Same | Relation::Before => {}
     }
-    session.leave_out(session.asking().without)?;
+    session.exclude_clusters(session.asking().without)?;
     match relation {
         Relation::Same | Relation::Joined => Ok(Next::answer(resume(session).await?)),
         Relation::Before | Relation::BeforeQueued => resume_prerequisite(session).await,
@@ -300,7 +300,7 @@ async fn leave_until(session: &Session<'_>, until: Timestamp) -> Result<(), Stop
     let record = session.record();
     let others = [Some(record.compare_at()), record.next_end()].into_iter().flatten();
     let next = others.filter(|time| *time > session.now()).fold(until, Timestamp::min);
-    match session.world().records.postpone(record.token(), record.fence(), next).await? {
+    match session.ports().records.heartbeat(record.token(), record.fence(), next).await? {
         Saved::Saved => Ok(()),
         Saved::Overtaken => Err(Stop::Overtaken),
     }
@@ -309,7 +309,7 @@ async fn leave_until(session: &Session<'_>, until: Timestamp) -> Result<(), Stop
 /// Queues a rotation behind what it waits for. The next save keeps it, with the trigger's key.
 fn queue(session: &mut Session<'_>) -> Result<(), Stop> {
     let queued = session.follow(session.record().next_version())?;
-    session.apply(Change::Queue(Some(queued)))
+    session.apply(Transition::Queue(Some(queued)))
 }
 
 async fn join(session: &mut Session<'_>, relation: Relation) -> Result<Report, Stop> {
@@ -318,7 +318,7 @@ async fn join(session: &mut Session<'_>, relation: Relation) -> Result<Report, S
     {
         let entry = session.key_entry(rotation);
         let (token, fence) = (session.record().token(), session.record().fence());
-        if session.world().records.join(token, fence, key, &entry).await? == Saved::Overtaken {
+        if session.ports().records.join(token, fence, key, &entry).await? == Saved::Overtaken {
             return Err(Stop::Overtaken);
         }
     }
@@ -340,9 +340,9 @@ async fn drop_pending(session: &mut Session<'_>) -> Result<Report, Stop> {
         return Ok(session.deferred(until, Deferred::Unanswered));
     }
     let (rotation, version) = session.subject().cloned().unzip();
-    session.apply(Change::Drop)?;
+    session.apply(Transition::Drop)?;
     if session.record().queued().is_some() {
-        session.apply(Change::Queue(None))?;
+        session.apply(Transition::Queue(None))?;
         session.warn("the rotation that was to follow is taken back too".to_owned());
     }
     session.save().await?;
@@ -357,7 +357,7 @@ async fn drop_pending(session: &mut Session<'_>) -> Result<Report, Stop> {
 async fn take_back(session: &mut Session<'_>) -> Result<Report, Stop> {
     let rotation = session.record().queued().map(|queued| queued.rotation.clone());
     note_unfinished_publish(session)?;
-    session.apply(Change::Queue(None))?;
+    session.apply(Transition::Queue(None))?;
     if let Some(rotation) = session.record().rotation().filter(|it| it.purpose == Purpose::Rotate) {
         let version = rotation.version;
         session.warn(format!("version {version} continues: presenters may have it already"));

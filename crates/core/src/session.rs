@@ -15,16 +15,16 @@ use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind},
-    metrics::Measurement,
-    notice,
+    metrics::MetricPoint,
     plan::{Ask, Deferred},
-    ports::{Holding, Save, Saved, Untold, World},
+    ports::{EventsLost, Ports, Save, Saved, StoredValue},
     record::{
-        Audit, Change, Entry, Held, Illegal, KeyDigest, KeyEntry, Lease, Leg, Loaded, Minted, Owed,
-        Purpose, Queued, Record, Rotation, RotationId, Version,
+        Audit, Entry, Held, IllegalTransition, KeyDigest, KeyEntry, Lease, Leg, Loaded, Minted,
+        Owed, Purpose, Queued, Record, Rotation, RotationId, Transition, Version,
     },
     report::{Outcome, Report},
     spec::{Place, Publication, Reserved, Side, Spec, Workload},
+    token_event,
 };
 
 /// Time for which the key of a trigger is remembered.
@@ -67,7 +67,7 @@ pub struct Asking<'a> {
 
 /// One invocation's hold on one token: it owns the record in hand, the lease and the saves.
 pub(crate) struct Session<'a> {
-    world: &'a World,
+    ports: &'a Ports,
     settings: &'a Settings,
     spec: &'a Spec,
     asking: &'a Asking<'a>,
@@ -86,7 +86,7 @@ pub(crate) struct Session<'a> {
     /// Values that were minted or opened in this session.
     values: BTreeMap<VersionNumber, Secret>,
     /// The content of the presented publications when this session observed them.
-    found: BTreeMap<Place, Holding>,
+    found: BTreeMap<Place, StoredValue>,
     warnings: Vec<String>,
     /// The steps done in the rotation that `subject` names.
     timeline: Vec<Entry>,
@@ -98,7 +98,7 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(
-        world: &'a World,
+        ports: &'a Ports,
         settings: &'a Settings,
         spec: &'a Spec,
         asking: &'a Asking<'a>,
@@ -106,20 +106,20 @@ impl<'a> Session<'a> {
         key: Option<&'a KeyDigest>,
     ) -> Result<Self, Error> {
         let Loaded { record: stored, last_version, .. } = loaded;
-        let life = world.random_life()?;
+        let life = ports.random_life()?;
         let record = match &stored {
             Some(record) => record.clone(),
-            None => Record::new(asking.token.clone(), life, world.clock.now()),
+            None => Record::new(asking.token.clone(), life, ports.clock.now()),
         };
         let record = record.numbered_after(last_version);
         let mut session = Self {
             life,
-            world,
+            ports,
             settings,
             spec,
             asking,
             key,
-            holder: world.random_name()?,
+            holder: ports.random_name()?,
             stored,
             record,
             joins: None,
@@ -140,8 +140,8 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    pub(crate) fn world(&self) -> &'a World {
-        self.world
+    pub(crate) fn ports(&self) -> &'a Ports {
+        self.ports
     }
 
     pub(crate) fn settings(&self) -> &'a Settings {
@@ -213,13 +213,17 @@ impl<'a> Session<'a> {
     }
 
     /// The content of the presented publications when they were observed.
-    pub(crate) fn found(&self) -> &BTreeMap<Place, Holding> {
+    pub(crate) fn observed(&self) -> &BTreeMap<Place, StoredValue> {
         &self.found
     }
 
     /// Keeps what was observed. A record that does not exist yet begins with a life above all that were
     /// found.
-    pub(crate) fn keep_found(&mut self, found: BTreeMap<Place, Holding>, highest: Option<Life>) {
+    pub(crate) fn keep_observed(
+        &mut self,
+        found: BTreeMap<Place, StoredValue>,
+        highest: Option<Life>,
+    ) {
         self.found = found;
         self.life = self.life.above(highest);
         if self.stored.is_none() {
@@ -230,7 +234,7 @@ impl<'a> Session<'a> {
     }
 
     /// Forgets what was observed: it was published over.
-    pub(crate) fn forget_found(&mut self) {
+    pub(crate) fn forget_observed(&mut self) {
         self.found.clear();
     }
 
@@ -245,7 +249,7 @@ impl<'a> Session<'a> {
     pub(crate) async fn open_values(&mut self, versions: &[Version]) -> Result<(), Error> {
         let sealed = versions.iter().filter(|it| !self.values.contains_key(&it.version));
         let sealed: Vec<_> = sealed.collect();
-        let (token, records) = (self.record.token(), &self.world.records);
+        let (token, records) = (self.record.token(), &self.ports.records);
         let opened = sealed.iter().map(|it| records.open(token, it.version, &it.sealed));
         let opened = sealed.iter().map(|it| it.version).zip(join_all(opened).await);
         let opened: Vec<_> =
@@ -267,22 +271,22 @@ impl<'a> Session<'a> {
     }
 
     /// Reads what each publication of a side holds now, in the spec's order.
-    pub(crate) async fn holdings(
+    pub(crate) async fn stored_values(
         &self,
         side: Side,
-    ) -> Vec<(&'a Publication, Result<Option<Holding>, Error>)> {
+    ) -> Vec<(&'a Publication, Result<Option<StoredValue>, Error>)> {
         let spec: &'a Spec = self.spec;
         let publications = &spec.side(side).publications;
-        let reads = publications.iter().map(|it| self.world.publications.read(&it.place, side));
+        let reads = publications.iter().map(|it| self.ports.publications.read(&it.place, side));
         publications.iter().zip(join_all(reads).await).collect()
     }
 
     /// Leaves these clusters out of what is owed; the next save keeps it.
-    pub(crate) fn leave_out(&mut self, without: &BTreeSet<String>) -> Result<(), Stop> {
+    pub(crate) fn exclude_clusters(&mut self, without: &BTreeSet<String>) -> Result<(), Stop> {
         if without.is_subset(self.record.without()) || self.record.owed().is_none() {
             return Ok(());
         }
-        self.apply(Change::LeaveOut(without.clone()))
+        self.apply(Transition::LeaveOut(without.clone()))
     }
 
     /// The clusters that a start with this purpose leaves out: those of this request, and those of the
@@ -294,7 +298,7 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.world.clock.now()
+        self.ports.clock.now()
     }
 
     /// Returns a lease of this session from now on.
@@ -306,7 +310,7 @@ impl<'a> Session<'a> {
     pub(crate) fn lease(&mut self, leg: Leg) -> Result<(), Stop> {
         let publications = &self.spec.side(leg.side()).publications;
         let unfenced = publications.iter().any(|publication| !publication.place.is_fenced());
-        self.apply(Change::Lease {
+        self.apply(Transition::Lease {
             lease: self.new_lease(),
             late_write: unfenced.then_some(self.settings.late_write),
         })
@@ -332,7 +336,7 @@ impl<'a> Session<'a> {
     /// Releases the lease and saves that this session watches a cluster.
     pub(crate) async fn save_as_watcher(&mut self) -> Result<(), Stop> {
         let due_at = self.now() + self.settings.watch();
-        self.apply(Change::Await { due_at, watcher: Some(self.holder.clone()) })?;
+        self.apply(Transition::Await { due_at, watcher: Some(self.holder.clone()) })?;
         self.save().await
     }
 
@@ -346,7 +350,7 @@ impl<'a> Session<'a> {
                 () = tokio::time::sleep(self.settings.watch() / 2) => {
                     let (token, fence) = (self.record.token(), self.record.fence());
                     let due_at = self.now() + self.settings.watch();
-                    match self.world.records.postpone(token, fence, due_at).await {
+                    match self.ports.records.heartbeat(token, fence, due_at).await {
                         Ok(Saved::Saved) => {}
                         Ok(Saved::Overtaken) => return Err(Stop::Overtaken),
                         // Another invocation may take over now; the revision keeps the two apart.
@@ -358,7 +362,7 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) async fn release(&mut self, due_at: Timestamp) -> Result<(), Stop> {
-        self.apply(Change::Await { due_at, watcher: None })?;
+        self.apply(Transition::Await { due_at, watcher: None })?;
         self.save().await
     }
 
@@ -381,7 +385,7 @@ impl<'a> Session<'a> {
                 });
             }
             let ended = record.ended_since(stored);
-            let records = &self.world.records;
+            let records = &self.ports.records;
             let reads = ended.iter().map(|it| records.audit(record.token(), it.version));
             for (version, before) in ended.iter().zip(join_all(reads).await) {
                 let before = before?.unwrap_or_else(|| record.audit_of(version, Vec::new()));
@@ -399,10 +403,10 @@ impl<'a> Session<'a> {
             key: self.key.zip(self.joins.as_ref()),
             audit: &audit,
         };
-        match self.world.records.save(save).await? {
+        match self.ports.records.save(save).await? {
             Saved::Overtaken => Err(Stop::Overtaken),
             Saved::Saved => {
-                self.tell(self.stored.as_ref(), &record, now).await;
+                self.publish_events(self.stored.as_ref(), &record, now).await;
                 self.joins = None;
                 self.record = record.clone();
                 self.stored = Some(record);
@@ -413,20 +417,24 @@ impl<'a> Session<'a> {
 
     /// Publishes the events of this save, best effort, within [`TELLING`]. A failure is logged and counted,
     /// never returned: the audit is authoritative.
-    async fn tell(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
-        let Some(subscribers) = &self.world.subscribers else { return };
-        let notices = notice::between(before, after, saved_at, self.selectors());
-        if notices.is_empty() {
+    async fn publish_events(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
+        let Some(event_publisher) = &self.ports.event_publisher else { return };
+        let token_events = token_event::between(before, after, saved_at, self.selectors());
+        if token_events.is_empty() {
             return;
         }
-        let told = tokio::time::timeout(TELLING, subscribers.tell(&notices)).await;
+        let told = tokio::time::timeout(TELLING, event_publisher.publish(&token_events)).await;
         let (count, error) = match told {
             Ok(Ok(())) => return,
-            Ok(Err(Untold { count, error })) => (count, error.to_string()),
-            Err(_) => (notices.len(), format!("no answer within {TELLING:?}")),
+            Ok(Err(EventsLost { count, error })) => (count, error.to_string()),
+            Err(_) => (token_events.len(), format!("no answer within {TELLING:?}")),
         };
         warn!(token = %after.token(), count, error, "events not sent");
-        self.world.meter.write(&Measurement::of_untold(self.now(), after.token(), count));
+        self.ports.metrics_sink.write(&MetricPoint::of_lost_events(
+            self.now(),
+            after.token(),
+            count,
+        ));
     }
 
     /// Seals a value as a version. The value is decided only once the record that has it is saved.
@@ -436,7 +444,7 @@ impl<'a> Session<'a> {
         value: Secret,
         held_at: BTreeMap<String, u64>,
     ) -> Result<Minted, Error> {
-        let sealed = self.world.records.seal(self.asking.token, number, &value).await?;
+        let sealed = self.ports.records.seal(self.asking.token, number, &value).await?;
         let sha256 = value.digest();
         self.values.insert(number, value);
         Ok(Minted { sha256, sealed, held_at })
@@ -458,7 +466,7 @@ impl<'a> Session<'a> {
     pub(crate) fn follow(&mut self, version: VersionNumber) -> Result<Queued, Error> {
         let mut queued = match self.record.queued() {
             Some(queued) => queued.clone(),
-            None => Queued::new(RotationId(self.world.random_name()?), self.now()),
+            None => Queued::new(RotationId(self.ports.random_name()?), self.now()),
         };
         queued.without.extend(self.asking.without.iter().cloned());
         self.joins = Some(self.key_entry_of(queued.rotation.clone(), version));
@@ -466,10 +474,13 @@ impl<'a> Session<'a> {
     }
 
     /// Makes a change on the record in memory, and logs and measures the step that it ends.
-    pub(crate) fn apply(&mut self, change: Change) -> Result<(), Stop> {
+    pub(crate) fn apply(&mut self, change: Transition) -> Result<(), Stop> {
         let ends_step = matches!(
             change,
-            Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. } | Change::Retire
+            Transition::Published(_)
+                | Transition::Synced(_)
+                | Transition::RolledOut { .. }
+                | Transition::Retire
         );
         let now = self.now();
         let next = self.record.after(change, now)?;
@@ -478,7 +489,7 @@ impl<'a> Session<'a> {
             let took = now.as_millisecond().saturating_sub(owed.since.as_millisecond());
             let took_ms = took.try_into().unwrap_or(0);
             let done = Entry { leg: owed.leg, step: owed.step, at: now, took_ms };
-            self.world.meter.write(&Measurement::of_step(&self.record, &done));
+            self.ports.metrics_sink.write(&MetricPoint::of_step(&self.record, &done));
             self.timeline.push(done);
         }
         self.record = next;
@@ -594,8 +605,8 @@ impl From<Error> for Stop {
     }
 }
 
-impl From<Illegal> for Stop {
-    fn from(illegal: Illegal) -> Self {
+impl From<IllegalTransition> for Stop {
+    fn from(illegal: IllegalTransition) -> Self {
         Stop::Failed(Error::new(
             Kind::Internal,
             "change the record",

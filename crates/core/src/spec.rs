@@ -40,9 +40,9 @@ pub struct Spec {
     /// Time for which the previous version stays accepted after migrate is complete. At least 5 s.
     pub overlap: Duration,
     /// The side that checks the token.
-    pub verifiers: Audience,
+    pub verifiers: SideSpec,
     /// The side that sends the token.
-    pub presenters: Audience,
+    pub presenters: SideSpec,
     /// The longest time that a workload may take to roll out, from its stamp, in each leg.
     pub rollout_timeout: Duration,
     /// The reaction to a value that was written by someone else to a presented publication.
@@ -92,7 +92,7 @@ impl Spec {
     }
 
     /// The audience on this side; empty if the spec leaves the side out.
-    pub fn side(&self, side: Side) -> &Audience {
+    pub fn side(&self, side: Side) -> &SideSpec {
         match side {
             Side::Verifiers => &self.verifiers,
             Side::Presenters => &self.presenters,
@@ -144,7 +144,7 @@ impl Spec {
 
     /// The interval at which a token that owes nothing is processed. It is one day, or less than a minute
     /// if its next version may be brought by another actor.
-    pub fn looked_at_every(&self) -> Duration {
+    pub fn resync_interval(&self) -> Duration {
         match (&self.source, self.on_drift) {
             (Source::Generated, OnDrift::Refuse) => COMPARE_EVERY,
             // Shorter than the interval between two sweeps, so that each sweep processes the token.
@@ -234,7 +234,7 @@ impl fmt::Display for Side {
 /// The publications and workloads of one side of a token. It is empty (its default) if the spec leaves the
 /// side out. Otherwise it has at least one publication.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Audience {
+pub struct SideSpec {
     /// The places of the side's view, in the spec's order. No place is listed twice.
     pub publications: Vec<Publication>,
     /// The longest time for which a reader that is not restarted may hold its copy, counted from the last
@@ -245,7 +245,7 @@ pub struct Audience {
     pub workloads: Vec<Workload>,
 }
 
-impl Audience {
+impl SideSpec {
     /// The form of the view in Secrets that changeover writes: that of the first publication. `None` if
     /// the spec leaves the side out.
     pub fn written_form(&self) -> Option<AcceptedForm> {
@@ -349,7 +349,7 @@ impl fmt::Display for WrittenKey<'_> {
 
 impl Workload {
     /// The name in reports of the object that copies the view into the workload's Secret.
-    pub fn copy_told(&self) -> String {
+    pub fn describe_copy(&self) -> String {
         match &self.copy {
             Some(copy) => format!("{copy} of {self}"),
             None => self.to_string(),
@@ -422,7 +422,7 @@ pub fn conflicts(specs: &[Spec]) -> BTreeMap<TokenName, Error> {
     let mut claims: BTreeMap<Claim<'_>, BTreeMap<&TokenName, i64>> = BTreeMap::new();
     for spec in specs {
         for side in Side::BOTH {
-            let Audience { publications, workloads, .. } = spec.side(side);
+            let SideSpec { publications, workloads, .. } = spec.side(side);
             let places = publications.iter().map(|publication| Claim::Place(&publication.place));
             let keys = workloads.iter().filter_map(Workload::written_key).map(Claim::Key);
             let inbox = spec.inbox().map(Claim::Inbox);

@@ -10,11 +10,11 @@ use changeover_token::{Content, Digest, Generation, LARGEST_VALUE, Secret, Stage
 use crate::{
     error::{Error, Kind},
     finding::Severity,
-    inbox::{Arrived, arrived, refuse_ended, weak_edit},
-    look::look,
+    inbox::{Received, arrived, refuse_ended, weak_edit},
+    observe::observe,
     plan::{Ask, Deferred},
-    ports::Holding,
-    record::{Begin, Change, Imported, Minted, Purpose, Record, RotationId},
+    ports::StoredValue,
+    record::{Begin, Imported, Minted, Purpose, Record, RotationId, Transition},
     report::{Outcome, Report},
     session::{Session, Stop},
     spec::{OnDrift, Place, Side, Source},
@@ -36,18 +36,19 @@ pub(crate) enum Started {
 pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result<Started, Stop> {
     let without = &session.without_for(purpose);
     let adopts = adopts(session);
-    let mut look = look(session.world(), session.spec(), session.stored(), adopts, without).await?;
+    let mut snapshot =
+        observe(session.ports(), session.spec(), session.stored(), adopts, without).await?;
     let first = session.stored().is_none();
-    let refused = look.findings.iter().find(|finding| match finding.severity {
+    let refused = snapshot.findings.iter().find(|finding| match finding.severity {
         Severity::Refusal => true,
         // Pods cannot start before the Secret exists, nor can the Secret exist before the first
         // publication.
-        Severity::Missing => purpose == Purpose::Rotate && look.has_current,
+        Severity::Missing => purpose == Purpose::Rotate && snapshot.has_current,
         Severity::Warning => false,
     });
     if let Some(finding) = refused {
         // The publications were read after the record: another invocation may have changed both since.
-        let now = session.world().records.load(session.asking().token, None).await?.record;
+        let now = session.ports().records.load(session.asking().token, None).await?.record;
         if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
             return Err(Stop::Overtaken);
         }
@@ -61,22 +62,22 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
             .on(&finding.object),
         ));
     }
-    session.warn_all(look.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
-    session.keep_found(std::mem::take(&mut look.found), look.highest_life);
+    session.warn_all(snapshot.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
+    session.keep_observed(std::mem::take(&mut snapshot.found), snapshot.highest_life);
     // A value that presenters were given by hand comes before anything that would be published over it.
-    if let Some(edited) = edited_value(session, look.edited.take()).await? {
+    if let Some(edited) = edited_value(session, snapshot.edited.take()).await? {
         return take_over(session, edited).await;
     }
-    let adopted = look.adopted.filter(|_| first);
+    let adopted = snapshot.adopted.filter(|_| first);
     if let Some(bits) = adopted.as_ref().and_then(weak) {
         session.warn(format!(
             "the value that is adopted has at most {bits} bits: a reader of its digest may find it \
              by trying, until its end"
         ));
     }
-    let purpose = if look.has_current { purpose } else { Purpose::Publish };
+    let purpose = if snapshot.has_current { purpose } else { Purpose::Publish };
     let mut next = Candidate::default();
-    if purpose == Purpose::Rotate || !look.has_current {
+    if purpose == Purpose::Rotate || !snapshot.has_current {
         let current = session.record().in_stage(Stage::Current).map(|current| current.sha256);
         next = next_value(session, current.or(adopted.as_ref().map(Secret::digest))).await?;
     }
@@ -92,7 +93,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
     let mut number = session.record().next_version();
     let adopted = match adopted {
         Some(value) => {
-            let held_at = held_at(session.found(), &value);
+            let held_at = held_at(session.observed(), &value);
             let sealed = session.seal(number, value, held_at).await?;
             number = number.next();
             Some(sealed)
@@ -105,7 +106,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
     };
     let id = match session.record().queued() {
         Some(queued) if minted.is_some() => queued.rotation.clone(),
-        _ => RotationId(session.world().random_name()?),
+        _ => RotationId(session.ports().random_name()?),
     };
     let begin = Begin { adopted, minted, imported: next.imported, ..slot(session, id, purpose) };
     take_slot(session, begin).await?;
@@ -114,7 +115,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
 
 /// Returns a rotation under this session's lease and spec that changes nothing yet.
 pub(crate) fn slot(session: &Session<'_>, id: RotationId, purpose: Purpose) -> Begin {
-    let compare_within = session.spec().looked_at_every();
+    let compare_within = session.spec().resync_interval();
     let begin = Begin::new(id, purpose, session.spec().id.clone(), session.new_lease());
     Begin { life: Some(session.life()), compare_within, ..begin }
 }
@@ -122,8 +123,8 @@ pub(crate) fn slot(session: &Session<'_>, id: RotationId, purpose: Purpose) -> B
 /// Saves the rotation, its version, its trigger's key and the lease, all or nothing.
 pub(crate) async fn take_slot(session: &mut Session<'_>, begin: Begin) -> Result<(), Stop> {
     let without = session.without_for(begin.purpose);
-    session.apply(Change::Begin(Box::new(begin)))?;
-    session.leave_out(&without)?;
+    session.apply(Transition::Begin(Box::new(begin)))?;
+    session.exclude_clusters(&without)?;
     refuse_what_does_not_fit(session).await?;
     session.join_rotation();
     session.save().await
@@ -148,7 +149,7 @@ async fn edited_value(
     {
         return Err(Stop::Failed(weak_edit(weakness).on(session.asking().token)));
     }
-    let held_at = held_at(session.found(), &value);
+    let held_at = held_at(session.observed(), &value);
     Ok(Some(session.seal(session.record().next_version(), value, held_at).await?))
 }
 
@@ -161,7 +162,7 @@ async fn take_over(session: &mut Session<'_>, edited: Minted) -> Result<Started,
         let report = session.deferred(until, Deferred::Unanswered);
         return Ok(Started::NoOp(Box::new(report)));
     }
-    let id = RotationId(session.world().random_name()?);
+    let id = RotationId(session.ports().random_name()?);
     let mut begin =
         Begin { minted: Some(edited), is_presented: true, ..slot(session, id, Purpose::Rotate) };
     if !session.asking().ask.is_rotate() {
@@ -184,23 +185,23 @@ async fn next_value(session: &mut Session<'_>, current: Option<Digest>) -> Resul
             return Ok(Candidate::default());
         }
         Source::Generated => {
-            let value = session.spec().generation.mint(&mut session.world().random())?;
+            let value = session.spec().generation.mint(&mut session.ports().random())?;
             return Ok(Candidate { value: Some(value), ..Candidate::default() });
         }
     };
     match arrived(session, inbox, current).await? {
-        Arrived::New(value, arrival) => Ok(Candidate {
+        Received::New(value, arrival) => Ok(Candidate {
             warning: weak(&value)
                 .map(|bits| format!("the value that arrived in {inbox} has at most {bits} bits")),
             value: Some(value),
             imported: Some(Imported { arrival, refused: None }),
         }),
-        Arrived::Same(arrival) => Ok(Candidate {
+        Received::Same(arrival) => Ok(Candidate {
             imported: Some(Imported { arrival, refused: None }),
             warning: Some(format!("{inbox} holds the value that is current")),
             value: None,
         }),
-        Arrived::Nothing if current.is_none() => Err(Stop::Failed(
+        Received::Nothing if current.is_none() => Err(Stop::Failed(
             Error::new(
                 Kind::PreflightFailed,
                 "import the first value from",
@@ -210,7 +211,7 @@ async fn next_value(session: &mut Session<'_>, current: Option<Digest>) -> Resul
             )
             .on(inbox),
         )),
-        Arrived::Nothing => Ok(Candidate {
+        Received::Nothing => Ok(Candidate {
             warning: Some(format!("nothing new has arrived in {inbox}")),
             ..Candidate::default()
         }),
@@ -220,10 +221,10 @@ async fn next_value(session: &mut Session<'_>, current: Option<Digest>) -> Resul
 /// Saves what was examined, and that nothing is to follow.
 async fn nothing_new(session: &mut Session<'_>, next: Candidate) -> Result<Started, Stop> {
     if let Some(imported) = next.imported {
-        session.apply(Change::Imported(imported))?;
+        session.apply(Transition::Imported(imported))?;
     }
     if session.record().queued().is_some() {
-        session.apply(Change::Queue(None))?;
+        session.apply(Transition::Queue(None))?;
     }
     if !session.is_saved() {
         session.save().await?;
@@ -276,9 +277,9 @@ fn weak(value: &Secret) -> Option<u16> {
 }
 
 /// Returns the version of each parameter that holds this value.
-fn held_at(found: &BTreeMap<Place, Holding>, value: &Secret) -> BTreeMap<String, u64> {
+fn held_at(found: &BTreeMap<Place, StoredValue>, value: &Secret) -> BTreeMap<String, u64> {
     let digest = value.digest();
-    let holds = |place: &Place, holding: &Holding| {
+    let holds = |place: &Place, holding: &StoredValue| {
         matches!(place, Place::Parameter(_)) && holding.value.digest() == digest
     };
     let parameters = found.iter().filter(|(place, holding)| holds(place, holding));

@@ -13,9 +13,9 @@ use tracing::warn;
 use crate::{
     admit,
     error::{Error, Kind},
-    ports::{SpecText, World},
+    ports::{Ports, SpecText},
     record::{Loaded, Purpose, Record},
-    report::{Each, LiveVersion, Newest, Outcome, Published, Replaced, Results, Standing},
+    report::{Each, LiveVersion, Newest, Outcome, Published, Replaced, Results, TokenStatus},
     rotate::Settings,
     spec::{Side, Spec},
 };
@@ -25,36 +25,36 @@ use crate::{
 /// # Errors
 /// If the token that is named cannot be read, or the specs cannot be listed.
 pub(crate) async fn run(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: Option<&TokenName>,
     after: Option<&TokenName>,
-) -> Result<Results<Each<Standing>>, Error> {
+) -> Result<Results<Each<TokenStatus>>, Error> {
     let mut next = None;
     let results = match token {
         Some(token) => {
-            let spec = admit::spec(world, settings, token).await;
-            let loaded = world.records.load(token, None).await?;
+            let spec = admit::spec(ports, settings, token).await;
+            let loaded = ports.records.load(token, None).await?;
             let spec = match spec {
                 Err(error) if error.kind == Kind::UnknownToken && loaded.record.is_some() => None,
                 spec => Some(spec?),
             };
             let newest = match &loaded.record {
-                Some(record) => newest(world, record).await.unwrap_or_else(|error| {
+                Some(record) => newest(ports, record).await.unwrap_or_else(|error| {
                     // The state of the token matters more than the history of its version.
                     warn!(%token, %error, "the audit of the newest version could not be read");
                     None
                 }),
                 None => None,
             };
-            let standing = Standing { newest, ..standing(token, spec.as_ref(), &loaded) };
-            vec![Each::Done(Box::new(standing))]
+            let status = TokenStatus { newest, ..status_of(token, spec.as_ref(), &loaded) };
+            vec![Each::Done(Box::new(status))]
         }
         None => {
-            let tokens = all(world).await?.into_iter();
+            let tokens = all(ports).await?.into_iter();
             let tokens = tokens.filter(|(token, _)| after.is_none_or(|after| token > after));
             let each = stream::iter(tokens).map(|(token, text)| async move {
-                (token.clone(), stands(world, token, text).await)
+                (token.clone(), stands(ports, token, text).await)
             });
             let mut each = pin!(each.buffered(AT_ONCE));
             let (mut results, mut last, mut bytes) = (Vec::new(), None, 0);
@@ -75,12 +75,12 @@ pub(crate) async fn run(
 }
 
 /// Returns every token that has a spec, with its text, or a record.
-async fn all(world: &World) -> Result<BTreeMap<TokenName, Option<Result<SpecText, Error>>>, Error> {
-    let any_time = world.clock.now() + LONGEST_WAIT;
+async fn all(ports: &Ports) -> Result<BTreeMap<TokenName, Option<Result<SpecText, Error>>>, Error> {
+    let any_time = ports.clock.now() + LONGEST_WAIT;
     let (specs, due, failing) = tokio::join!(
-        world.specs.all(),
-        world.records.due(any_time, MOST_RECORDS),
-        world.records.failing(MOST_RECORDS),
+        ports.specs.all(),
+        ports.records.due(any_time, MOST_RECORDS),
+        ports.records.failing(MOST_RECORDS),
     );
     let records = due?.into_iter().chain(failing?);
     let mut all: BTreeMap<_, _> = records.map(|(token, _)| (token, None)).collect();
@@ -91,25 +91,25 @@ async fn all(world: &World) -> Result<BTreeMap<TokenName, Option<Result<SpecText
 /// Returns the state of one of all tokens; `None` if it has neither a spec nor a record, because the index
 /// is late.
 async fn stands(
-    world: &World,
+    ports: &Ports,
     token: TokenName,
     text: Option<Result<SpecText, Error>>,
-) -> Option<Each<Standing>> {
+) -> Option<Each<TokenStatus>> {
     let spec = text.map(|text| text.and_then(|it| Spec::parse(&token, it.version, &it.json)));
     let spec = match spec.transpose() {
         Ok(spec) => spec,
         Err(error) => return Some(Each::of(token, Err(error))),
     };
-    let standing = match world.records.load(&token, None).await {
+    let status = match ports.records.load(&token, None).await {
         Ok(loaded) if spec.is_none() && loaded.record.is_none() => return None,
-        Ok(loaded) => Ok(standing(&token, spec.as_ref(), &loaded)),
+        Ok(loaded) => Ok(status_of(&token, spec.as_ref(), &loaded)),
         Err(error) => Err(error),
     };
-    Some(Each::of(token, standing))
+    Some(Each::of(token, status))
 }
 
 /// Returns the history of the newest version: from the rotation in progress, or else from the audit.
-async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error> {
+async fn newest(ports: &Ports, record: &Record) -> Result<Option<Newest>, Error> {
     let coming = record.rotation().filter(|rotation| rotation.purpose == Purpose::Rotate);
     let newest = match coming {
         Some(_) => record.in_stage(Stage::Pending),
@@ -118,7 +118,7 @@ async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error>
     let Some(newest) = newest else { return Ok(None) };
     let (rotated_at, timeline) = match coming {
         Some(rotation) => (None, rotation.timeline.clone()),
-        None => match world.records.audit(record.token(), newest.version).await? {
+        None => match ports.records.audit(record.token(), newest.version).await? {
             Some(audit) => (audit.rotated_at, audit.timeline),
             None => (None, Vec::new()),
         },
@@ -131,7 +131,7 @@ async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error>
         }
         // A number that was dropped was never presented: it is not known what was replaced then.
         (None, Some(number)) => {
-            let audit = world.records.audit(record.token(), number).await?;
+            let audit = ports.records.audit(record.token(), number).await?;
             audit.filter(|audit| audit.rotated_at.is_some()).map(|audit| Replaced {
                 version: number,
                 not_after: audit.not_after,
@@ -150,7 +150,7 @@ async fn newest(world: &World, record: &Record) -> Result<Option<Newest>, Error>
     }))
 }
 
-fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing {
+fn status_of(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> TokenStatus {
     let record = loaded.record.as_ref();
     let owed = record.and_then(Record::owed);
     let versions = record.map(Record::versions).unwrap_or_default();
@@ -179,7 +179,7 @@ fn standing(token: &TokenName, spec: Option<&Spec>, loaded: &Loaded) -> Standing
             place,
         }
     });
-    Standing {
+    TokenStatus {
         token: token.clone(),
         spec: spec.map(|spec| spec.id.version),
         revision: record.map(Record::revision),

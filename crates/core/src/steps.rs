@@ -20,7 +20,7 @@ use self::{publish::publish, roll_out::roll_out, sync::sync};
 use crate::{
     error::Error,
     plan::Ask,
-    record::{Change, Held, Leg, Owed, Step, back_off},
+    record::{Held, Leg, Owed, Step, Transition, back_off},
     report::{Outcome, Report},
     session::{Next, Session, Stop, UnderWay},
 };
@@ -86,7 +86,7 @@ pub(crate) fn follow_spec(session: &mut Session<'_>) -> Result<(), Stop> {
     if session.record().works_from(&session.spec().id) {
         Ok(())
     } else {
-        session.apply(Change::Respecify(session.spec().id.clone()))
+        session.apply(Transition::Respecify(session.spec().id.clone()))
     }
 }
 
@@ -122,7 +122,7 @@ async fn retire(session: &mut Session<'_>) -> Result<Option<Report>, Stop> {
         return Ok(Some(session.report(outcome)));
     }
     session.lease(Leg::Contract)?;
-    session.apply(Change::Retire)?;
+    session.apply(Transition::Retire)?;
     Ok(None)
 }
 
@@ -142,7 +142,7 @@ async fn checkpoint(session: &mut Session<'_>) -> Result<Report, Stop> {
 
 async fn save_hold(session: &mut Session<'_>, owed: Owed, held: Held) -> Result<Report, Stop> {
     session.log(owed, "held", &held.reason);
-    session.apply(Change::Hold(held))?;
+    session.apply(Transition::Hold(held))?;
     session.save().await?;
     Ok(session.report(Outcome::Held))
 }
@@ -152,7 +152,7 @@ async fn save_failure(session: &mut Session<'_>, owed: Owed, error: Error) -> St
     session.log(owed, "failed", &error.to_string());
     let object = error.on.clone().unwrap_or_else(|| session.record().token().to_string());
     let held = Held::new(object, error.because.clone(), error.fix.clone());
-    let saved = match session.apply(Change::Hold(held)) {
+    let saved = match session.apply(Transition::Hold(held)) {
         Ok(()) => session.save().await,
         Err(stop) => Err(stop),
     };

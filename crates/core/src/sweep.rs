@@ -23,11 +23,11 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::{
-    error::{Error, caught},
+    error::{Error, catch_panic},
     event::{Invocation, Request},
-    metrics::Measurement,
+    metrics::MetricPoint,
     plan::Ask,
-    ports::World,
+    ports::Ports,
     report::{Answer, Each, Outcome, Report, Results},
     rotate::{self, Asking, Settings},
 };
@@ -57,14 +57,14 @@ const HANDS_ON_FOR: Duration = Duration::from_secs(60);
 /// # Errors
 /// If the due tokens cannot be listed.
 pub(crate) async fn all(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     invocation: &Invocation,
     stop_at: Timestamp,
 ) -> Result<Answer, Error> {
-    let now = world.clock.now();
+    let now = ports.clock.now();
     let (due, failing) =
-        tokio::join!(world.records.due(now, MOST), world.records.failing(MOST_FAILING));
+        tokio::join!(ports.records.due(now, MOST), ports.records.failing(MOST_FAILING));
     let (due, failing) = (due?, failing?);
     let stuck = failing.len();
     let mut own: Vec<_> = due.into_iter().map(|(token, _)| token).collect();
@@ -77,29 +77,29 @@ pub(crate) async fn all(
     let further = own.split_off(own.len().min(BY_ITSELF));
     info!(own = own.len(), further = further.len(), "sweep");
     let own = stream::iter(own)
-        .map(|token| carry_on(world, settings, token, invocation, stop_at))
+        .map(|token| carry_on(ports, settings, token, invocation, stop_at))
         .buffer_unordered(BY_ITSELF)
         .collect();
     let hand_on_until = (now + HANDS_ON_FOR).min(stop_at);
     let further = stream::iter(further)
-        .map(|token| hand_on(world, token, &invocation.function, hand_on_until))
+        .map(|token| hand_on(ports, token, &invocation.function, hand_on_until))
         .buffer_unordered(HANDED_ON_AT_ONCE)
         .collect();
     let (mut results, further): (Vec<_>, Vec<_>) = tokio::join!(own, further);
     results.extend(further);
-    world.meter.write(&Measurement::of_sweep(world.clock.now(), count, stuck));
+    ports.metrics_sink.write(&MetricPoint::of_sweep(ports.clock.now(), count, stuck));
     Ok(answer(results))
 }
 
 /// Resumes one token, if it owes anything. Never lists any, and starts no further invocation.
 pub(crate) async fn one(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: &TokenName,
     invocation: &Invocation,
     stop_at: Timestamp,
 ) -> Answer {
-    answer(vec![carry_on(world, settings, token.clone(), invocation, stop_at).await])
+    answer(vec![carry_on(ports, settings, token.clone(), invocation, stop_at).await])
 }
 
 /// A token and its result.
@@ -112,7 +112,7 @@ fn answer(mut results: Vec<Swept>) -> Answer {
 }
 
 async fn carry_on(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     token: TokenName,
     invocation: &Invocation,
@@ -121,32 +121,32 @@ async fn carry_on(
     let without = &BTreeSet::new();
     let key = &invocation.id;
     let asking = Asking { ask: Ask::Resume, token: &token, key, stop_at, without };
-    let report = caught(rotate::run(world, settings, asking)).await;
+    let report = catch_panic(rotate::run(ports, settings, asking)).await;
     if let Err(error) = &report {
-        back_off(world, &token, error).await;
+        back_off(ports, &token, error).await;
     }
-    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &report));
+    ports.metrics_sink.write(&MetricPoint::of_swept_token(ports.clock.now(), &token, &report));
     (token.clone(), Each::of(token, report))
 }
 
 /// Makes a token whose run failed due again after its back-off, for whatever reason it failed, and measures
 /// its state. If that fails too, the token stays due.
-async fn back_off(world: &World, token: &TokenName, error: &Error) {
-    let record = world.records.load(token, None).await.map(|loaded| loaded.record);
-    let now = world.clock.now();
+async fn back_off(ports: &Ports, token: &TokenName, error: &Error) {
+    let record = ports.records.load(token, None).await.map(|loaded| loaded.record);
+    let now = ports.clock.now();
     // The end of a version needs less than what failed, so the back-off must not delay it.
     let next_end = match &record {
         Ok(Some(record)) => record.ends().filter(|end| *end > now).min(),
         _ => None,
     };
-    match world.records.back_off(token, error, now, next_end).await {
+    match ports.records.back_off(token, error, now, next_end).await {
         Ok(Some(failing)) => {
             warn!(%token, tries = failing.tries, since = %failing.since, %error, "failed; backs off");
             let measurement = match &record {
-                Ok(Some(record)) => Measurement::of_failing_token(now, record),
-                _ => Measurement::of_unreadable(now, token, failing.since),
+                Ok(Some(record)) => MetricPoint::of_failing_token(now, record),
+                _ => MetricPoint::of_unreadable(now, token, failing.since),
             };
-            world.meter.write(&measurement);
+            ports.metrics_sink.write(&measurement);
         }
         Ok(None) => {}
         Err(second) => warn!(%token, error = %second, "back-off not saved; it stays due"),
@@ -154,10 +154,10 @@ async fn back_off(world: &World, token: &TokenName, error: &Error) {
 }
 
 /// Starts an invocation that resumes this token, after a pause.
-async fn hand_on(world: &World, token: TokenName, function: &str, until: Timestamp) -> Swept {
+async fn hand_on(ports: &Ports, token: TokenName, function: &str, until: Timestamp) -> Swept {
     let started = async {
-        tokio::time::sleep(world.random_pause(LONGEST_PAUSE)?).await;
-        let now = world.clock.now();
+        tokio::time::sleep(ports.random_pause(LONGEST_PAUSE)?).await;
+        let now = ports.clock.now();
         if now >= until {
             return Ok(Report {
                 not_before: Some(now),
@@ -165,13 +165,13 @@ async fn hand_on(world: &World, token: TokenName, function: &str, until: Timesta
                 ..Report::bare(Outcome::Deferred, &token)
             });
         }
-        world.invocations.start(function, &Request::sweep_of(&token)).await?;
+        ports.invocations.start(function, &Request::sweep_of(&token)).await?;
         Ok(Report::bare(Outcome::HandedOn, &token))
     };
     let started = started.await;
     if let Err(error) = &started {
         warn!(%token, %error, "not handed on; it stays due");
     }
-    world.meter.write(&Measurement::of_swept_token(world.clock.now(), &token, &started));
+    ports.metrics_sink.write(&MetricPoint::of_swept_token(ports.clock.now(), &token, &started));
     (token.clone(), Each::of(token, started))
 }

@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, time::Duration};
 
 use changeover_core::{
-    error::{Error, Kind, causes},
+    error::{Error, Kind, error_chain},
     spec::Workload,
 };
 use kube::core::Status;
@@ -167,9 +167,9 @@ impl Failure {
     pub(super) fn of(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::answered(&status),
-            kube::Error::Service(cause) => Self::unanswered(causes(&*cause)),
-            kube::Error::HyperError(cause) => Self::unanswered(causes(&cause)),
-            kube::Error::ReadEvents(cause) => Self::unanswered(causes(&cause)),
+            kube::Error::Service(cause) => Self::unanswered(error_chain(&*cause)),
+            kube::Error::HyperError(cause) => Self::unanswered(error_chain(&cause)),
+            kube::Error::ReadEvents(cause) => Self::unanswered(error_chain(&cause)),
             // The text of a syntax error could repeat the answer, and with it a value.
             kube::Error::SerdeError(cause) => Self::Final {
                 code: None,
@@ -179,7 +179,7 @@ impl Failure {
                     cause.column()
                 ),
             },
-            other => Self::Final { code: None, because: causes(&other) },
+            other => Self::Final { code: None, because: error_chain(&other) },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use changeover_core::error::causes;
+use changeover_core::error::error_chain;
 use http::{
     Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
@@ -47,12 +47,12 @@ pub struct Identity {
 /// The fault of the endpoint, in words.
 pub async fn client(endpoint: &Endpoint, identity: &Identity) -> Result<Client, String> {
     let mut configuration =
-        configuration(endpoint, identity).await.map_err(|error| causes(&error))?;
+        configuration(endpoint, identity).await.map_err(|error| error_chain(&error))?;
     configuration.proxy_url = None;
     configuration.connect_timeout = Some(CONNECT_WITHIN);
     // `call` and `watch` retry, since they know how much time they have.
     configuration.default_retry = false;
-    let builder = ClientBuilder::try_from(configuration).map_err(|error| causes(&error))?;
+    let builder = ClientBuilder::try_from(configuration).map_err(|error| error_chain(&error))?;
     Ok(builder.with_layer(&MapResultLayer::new(keep_retry_after)).build())
 }
 

@@ -36,7 +36,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
 use tracing::warn;
 
-use self::{chain::Source, discovery::Neighbourhood, rights::Alone};
+use self::{chain::Source, discovery::NamespaceScan, rights::SoleWatcher};
 use crate::{
     KubernetesClusters,
     call::{Target, call},
@@ -44,7 +44,7 @@ use crate::{
     external_secret::{ExternalSecret, copies, obstacles, secret_name},
     rollout,
     sync::{self, Found},
-    workload::Live,
+    workload::WorkloadObject,
 };
 
 #[async_trait]
@@ -96,7 +96,7 @@ impl Clusters for KubernetesClusters {
         reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
         let looks = reachable.iter().map(|it| look(self, it)).collect();
         let mut needed = BTreeSet::new();
-        let mut neighbourhoods: BTreeMap<(&str, &str), Neighbourhood> = BTreeMap::new();
+        let mut neighbourhoods: BTreeMap<(&str, &str), NamespaceScan> = BTreeMap::new();
         for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
             let workload = subject.workload;
             let mut looked = looked.unwrap_or_else(|error| {
@@ -123,7 +123,8 @@ impl Clusters for KubernetesClusters {
             let synced = beside.filter(
                 |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
             );
-            let alone = Alone { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
+            let alone =
+                SoleWatcher { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
             let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
             let secret = looked.secret.as_deref();
             needed.extend(rights::needed(workload, alone, external_secret, secret));
@@ -202,7 +203,7 @@ impl Looked {
         &mut self,
         kubernetes: &KubernetesClusters,
         subject: &Subject<'_>,
-        live: &Live,
+        live: &WorkloadObject,
     ) -> Result<(), Error> {
         let (workload, stamp) = (subject.workload, &stamp_of(subject));
         let object = workload.to_string();
@@ -284,7 +285,7 @@ impl Looked {
 
     /// Checks that the content of the Secret reaches the workload's containers, and looks for other actors
     /// that act on the workload.
-    fn reaches(&mut self, subject: &Subject<'_>, live: &Live) {
+    fn reaches(&mut self, subject: &Subject<'_>, live: &WorkloadObject) {
         let workload = subject.workload;
         let object = workload.to_string();
         let Some(template) = live.template() else { return };
@@ -392,16 +393,19 @@ impl Copying<'_> {
 }
 
 /// The workload's object, of the kind that its spec gives. `None` if it does not exist.
-async fn read(kubernetes: &KubernetesClusters, workload: &Workload) -> Result<Option<Live>, Error> {
+async fn read(
+    kubernetes: &KubernetesClusters,
+    workload: &Workload,
+) -> Result<Option<WorkloadObject>, Error> {
     Ok(match workload.kind {
         WorkloadKind::Deployment => {
-            rollout::read::<Deployment>(kubernetes, workload).await?.map(Live::from)
+            rollout::read::<Deployment>(kubernetes, workload).await?.map(WorkloadObject::from)
         }
         WorkloadKind::StatefulSet => {
-            rollout::read::<StatefulSet>(kubernetes, workload).await?.map(Live::from)
+            rollout::read::<StatefulSet>(kubernetes, workload).await?.map(WorkloadObject::from)
         }
         WorkloadKind::DaemonSet => {
-            rollout::read::<DaemonSet>(kubernetes, workload).await?.map(Live::from)
+            rollout::read::<DaemonSet>(kubernetes, workload).await?.map(WorkloadObject::from)
         }
     })
 }

@@ -41,7 +41,7 @@ use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
     sync::found,
-    workload::Live,
+    workload::WorkloadObject,
 };
 
 /// The entry of a Role's `resources` for Deployments.
@@ -57,7 +57,7 @@ pub(super) trait Rolled:
     + Clone
     + Debug
     + DeserializeOwned
-    + Into<Live>
+    + Into<WorkloadObject>
     + Send
     + Sync
     + 'static
@@ -82,7 +82,7 @@ impl Rolled for DaemonSet {
 pub(super) async fn dry_run(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
     stamp: &Stamp,
 ) -> Result<(), Failed> {
     match workload.kind {

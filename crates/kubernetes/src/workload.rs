@@ -17,60 +17,60 @@ use k8s_openapi::{
 use kube::{Resource, core::ObjectMeta};
 
 use self::pod::Weight;
-pub(super) use self::pod::{Pod, Replica};
+pub(super) use self::pod::{Pod, PodState};
 
 /// The part that all names of our annotations contain.
 pub(super) const ANNOTATIONS: &str = "changeover.dev/";
 
 /// A workload, as the API server holds it.
 #[derive(Clone, Debug)]
-pub(super) enum Live {
+pub(super) enum WorkloadObject {
     Deployment(Box<Deployment>),
     StatefulSet(Box<StatefulSet>),
     DaemonSet(Box<DaemonSet>),
 }
 
-impl From<Deployment> for Live {
+impl From<Deployment> for WorkloadObject {
     fn from(deployment: Deployment) -> Self {
-        Live::Deployment(Box::new(deployment))
+        WorkloadObject::Deployment(Box::new(deployment))
     }
 }
 
-impl From<StatefulSet> for Live {
+impl From<StatefulSet> for WorkloadObject {
     fn from(stateful_set: StatefulSet) -> Self {
-        Live::StatefulSet(Box::new(stateful_set))
+        WorkloadObject::StatefulSet(Box::new(stateful_set))
     }
 }
 
-impl From<DaemonSet> for Live {
+impl From<DaemonSet> for WorkloadObject {
     fn from(daemon_set: DaemonSet) -> Self {
-        Live::DaemonSet(Box::new(daemon_set))
+        WorkloadObject::DaemonSet(Box::new(daemon_set))
     }
 }
 
-impl Live {
+impl WorkloadObject {
     pub(super) fn metadata(&self) -> &ObjectMeta {
         match self {
-            Live::Deployment(it) => it.meta(),
-            Live::StatefulSet(it) => it.meta(),
-            Live::DaemonSet(it) => it.meta(),
+            WorkloadObject::Deployment(it) => it.meta(),
+            WorkloadObject::StatefulSet(it) => it.meta(),
+            WorkloadObject::DaemonSet(it) => it.meta(),
         }
     }
 
     /// The selector of its pods. It may match other pods, too.
     pub(super) fn selector(&self) -> Option<&LabelSelector> {
         match self {
-            Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.selector),
-            Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
-            Live::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
+            WorkloadObject::Deployment(it) => it.spec.as_ref().map(|spec| &spec.selector),
+            WorkloadObject::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
+            WorkloadObject::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.selector),
         }
     }
 
     pub(super) fn template(&self) -> Option<&PodTemplateSpec> {
         match self {
-            Live::Deployment(it) => it.spec.as_ref().map(|spec| &spec.template),
-            Live::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.template),
-            Live::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.template),
+            WorkloadObject::Deployment(it) => it.spec.as_ref().map(|spec| &spec.template),
+            WorkloadObject::StatefulSet(it) => it.spec.as_ref().map(|spec| &spec.template),
+            WorkloadObject::DaemonSet(it) => it.spec.as_ref().map(|spec| &spec.template),
         }
     }
 
@@ -83,9 +83,9 @@ impl Live {
     /// The answer that `kubectl rollout status` would give.
     pub(super) fn by_kubectl(&self) -> KubectlStatus {
         match self {
-            Live::Deployment(it) => deployment::by_kubectl(it),
-            Live::StatefulSet(it) => stateful_set::by_kubectl(it),
-            Live::DaemonSet(it) => daemon_set::by_kubectl(it),
+            WorkloadObject::Deployment(it) => deployment::by_kubectl(it),
+            WorkloadObject::StatefulSet(it) => stateful_set::by_kubectl(it),
+            WorkloadObject::DaemonSet(it) => daemon_set::by_kubectl(it),
         }
     }
 
@@ -95,10 +95,13 @@ impl Live {
             (KubectlStatus::Unobserved, _) => Some(UNOBSERVED.to_owned()),
             (KubectlStatus::Waiting(left), _) => Some(left),
             (KubectlStatus::DeadlineExceeded, _) => Some("no progress was made".to_owned()),
-            (KubectlStatus::Complete | KubectlStatus::NotRolling, Live::StatefulSet(it)) => {
-                stateful_set::beyond_kubectl(it)
+            (
+                KubectlStatus::Complete | KubectlStatus::NotRolling,
+                WorkloadObject::StatefulSet(it),
+            ) => stateful_set::beyond_kubectl(it),
+            (KubectlStatus::NotRolling, WorkloadObject::DaemonSet(it)) => {
+                daemon_set::beyond_kubectl(it)
             }
-            (KubectlStatus::NotRolling, Live::DaemonSet(it)) => daemon_set::beyond_kubectl(it),
             (KubectlStatus::Complete | KubectlStatus::NotRolling, _) => None,
         }
     }
@@ -115,36 +118,36 @@ impl Live {
 
     fn obstacle(&self) -> Option<Obstacle> {
         match self {
-            Live::Deployment(it) => deployment::obstacle(it),
-            Live::StatefulSet(it) => stateful_set::obstacle(it),
-            Live::DaemonSet(it) => daemon_set::obstacle(it),
+            WorkloadObject::Deployment(it) => deployment::obstacle(it),
+            WorkloadObject::StatefulSet(it) => stateful_set::obstacle(it),
+            WorkloadObject::DaemonSet(it) => daemon_set::obstacle(it),
         }
     }
 
-    /// The template that its pods must be made from, in the form in which pods name it: see [`Replica`].
+    /// The template that its pods must be made from, in the form in which pods name it: see [`PodState`].
     /// `replica_set` is the uid of the current ReplicaSet, if there is one.
     fn current<'a>(&'a self, replica_set: Option<&'a str>) -> Option<&'a str> {
         match self {
-            Live::Deployment(_) => replica_set,
-            Live::StatefulSet(it) => it.status.as_ref()?.update_revision.as_deref(),
-            Live::DaemonSet(it) => daemon_set::template(it),
+            WorkloadObject::Deployment(_) => replica_set,
+            WorkloadObject::StatefulSet(it) => it.status.as_ref()?.update_revision.as_deref(),
+            WorkloadObject::DaemonSet(it) => daemon_set::template(it),
         }
     }
 
     /// The number of pods that its controller should have made by now. If the controller may not make them,
     /// only an event says so. `None` if the controller waits for the pods that exist, or says itself why
     /// pods are missing.
-    fn wanted(&self, replicas: &[&Replica]) -> Option<usize> {
+    fn wanted(&self, replicas: &[&PodState]) -> Option<usize> {
         let wanted = match self {
-            Live::Deployment(_) => return None,
-            Live::StatefulSet(it) => {
+            WorkloadObject::Deployment(_) => return None,
+            WorkloadObject::StatefulSet(it) => {
                 // It makes one pod after the other, unless its pods are managed in parallel.
                 if !replicas.iter().all(|it| it.is_ready && !it.is_terminating) {
                     return None;
                 }
                 stateful_set::wanted(it)
             }
-            Live::DaemonSet(it) => daemon_set::wanted(it),
+            WorkloadObject::DaemonSet(it) => daemon_set::wanted(it),
         };
         usize::try_from(wanted).ok()
     }
@@ -219,9 +222,9 @@ impl Rollout<'_> {
     /// current ReplicaSet of a Deployment.
     pub(super) fn judge(
         &self,
-        live: &Live,
+        live: &WorkloadObject,
         replica_set: Option<&str>,
-        replicas: &[&Replica],
+        replicas: &[&PodState],
     ) -> RolloutStatus {
         let stamped = live.stamped(self.annotation);
         if let Some(later) = stamped.filter(|stamp| *stamp > self.fence) {
@@ -264,16 +267,16 @@ impl Rollout<'_> {
             return RolloutStatus::Stuck(self.held(what, fix));
         }
         match trouble {
-            Some(Trouble { weight: Weight::Certain, told, fix, .. }) => {
+            Some(PodProblem { weight: Weight::Certain, told, fix, .. }) => {
                 return RolloutStatus::Stuck(self.held(told, fix));
             }
-            Some(Trouble { weight: Weight::Suspicious, told, fix, problem }) => {
+            Some(PodProblem { weight: Weight::Suspicious, told, fix, problem }) => {
                 return RolloutStatus::Suspect { problem, held: self.held(told, fix) };
             }
             _ => {}
         }
         // A quota or a webhook may let the pods pass later, so this is stuck only if it lasts.
-        if let Live::Deployment(deployment) = live
+        if let WorkloadObject::Deployment(deployment) = live
             && let Some(refused) = deployment::refused(deployment)
         {
             return RolloutStatus::Suspect {
@@ -323,12 +326,12 @@ impl Rollout<'_> {
     /// pods are ready (kubernetes issue 67250), so every pod of a StatefulSet can.
     fn trouble(
         &self,
-        live: &Live,
+        live: &WorkloadObject,
         replica_set: Option<&str>,
-        replicas: &[&Replica],
-    ) -> Option<Trouble> {
+        replicas: &[&PodState],
+    ) -> Option<PodProblem> {
         let current = live.current(replica_set);
-        let waits_for_all = matches!(live, Live::StatefulSet(_));
+        let waits_for_all = matches!(live, WorkloadObject::StatefulSet(_));
         let troubles = replicas.iter().filter(|it| !it.is_terminating).filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
             let is_current = current.is_some() && current == replica.template.as_deref();
@@ -338,7 +341,7 @@ impl Rollout<'_> {
             if !is_current && !waits_for_all && !is_told {
                 return None;
             }
-            Some(Trouble {
+            Some(PodProblem {
                 told: replica.told_with(trouble),
                 problem: replica.problem(trouble),
                 weight: if is_current {
@@ -368,7 +371,7 @@ impl Rollout<'_> {
 }
 
 /// A problem that may keep a rollout from completing.
-struct Trouble {
+struct PodProblem {
     told: String,
     problem: String,
     weight: Weight,

@@ -29,7 +29,7 @@ pub struct Stores {
 
 impl Stores {
     pub fn in_memory() -> Self {
-        let world = MemoryWorld::new(0).world();
+        let world = MemoryWorld::new(0).ports();
         Self {
             records: world.records,
             publications: world.publications,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use changeover_core::{
     record::{
-        ArrivalId, Audit, Begin, Change, Imported, KeyDigest, KeyEntry, Lease, Minted, Purpose,
-        Queued, Record, RotationId,
+        Audit, Begin, Imported, InboxValueId, KeyDigest, KeyEntry, Lease, Minted, Purpose, Queued,
+        Record, RotationId, Transition,
     },
     spec::SpecId,
 };
@@ -44,7 +44,7 @@ pub fn begun_record(token: &TokenName) -> Record {
     };
     let id = RotationId("3f0c".to_owned());
     let lease = Lease { holder: "somebody".to_owned(), until: at(30) };
-    let arrival = ArrivalId {
+    let arrival = InboxValueId {
         parameter: "/inbox/datastore-token".to_owned(),
         version: 7,
         written_at: at(-9),
@@ -60,8 +60,8 @@ pub fn begun_record(token: &TokenName) -> Record {
         ..Begin::new(id, Purpose::Rotate, SpecId::of(4, "{}"), lease)
     };
     let record = Record::new(token.clone(), life(0), at(0));
-    let begun = record.after(Change::Begin(Box::new(begin)), at(0)).expect("a rotation begins");
-    let edited = Change::Edited(Minted { held_at: BTreeMap::new(), ..value("edited") });
+    let begun = record.after(Transition::Begin(Box::new(begin)), at(0)).expect("a rotation begins");
+    let edited = Transition::Edited(Minted { held_at: BTreeMap::new(), ..value("edited") });
     begun.after(edited, at(0)).expect("somebody edits").to_save()
 }
 

@@ -15,7 +15,7 @@ mod faults;
 mod invariants;
 mod lives;
 mod looks;
-mod notices;
+mod token_events;
 pub mod place;
 mod ports;
 mod records;
@@ -34,12 +34,12 @@ use changeover_core::{
     error::Error,
     event::{Event, Invocation, Request},
     invoke,
-    notice::Notice,
-    ports::{Arrival, Meter, SpecText, World},
+    job_result::JobResult,
+    ports::{InboxValue, MetricsSink, Ports, SpecText},
     record::{Audit, Failing, Record},
     rotate::Settings,
     spec::{ParameterName, Place, Reserved, Side, Spec},
-    verdict::Verdict,
+    token_event::TokenEvent,
 };
 use changeover_token::{Secret, TokenName};
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
@@ -51,7 +51,7 @@ pub use lives::Backup;
 pub use rest::Rest;
 
 use faults::{Actor, Signal};
-use ports::Ports;
+use ports::MemoryPorts;
 pub use state::Bus;
 use state::{Job, State};
 
@@ -103,7 +103,7 @@ impl MemoryWorld {
     }
 
     /// The ports as an invocation without faults has them.
-    pub fn world(&self) -> World {
+    pub fn ports(&self) -> Ports {
         let (actor, _) = Actor::new("somebody", Faults::none());
         self.world_of(Arc::new(actor))
     }
@@ -181,9 +181,9 @@ impl MemoryWorld {
     }
 
     /// The verdict that this job received, or `None` while it waits.
-    pub fn told(&self, job: &str) -> Option<Verdict> {
+    pub fn told(&self, job: &str) -> Option<JobResult> {
         match self.state().jobs.get(job) {
-            Some(Job::Answered(verdict)) => Some(verdict.clone()),
+            Some(Job::Answered(job_result)) => Some(job_result.clone()),
             _ => None,
         }
     }
@@ -226,7 +226,7 @@ impl MemoryWorld {
         let inbox = ParameterName::parse(inbox).expect("a name");
         let version = state.inboxes.get(&inbox).map_or(1, |arrival| arrival.version + 1);
         let (value, written_at) = (Secret::verbatim(value.to_owned()), state.now);
-        state.inboxes.insert(inbox.clone(), Arrival { value, is_secure, version, written_at });
+        state.inboxes.insert(inbox.clone(), InboxValue { value, is_secure, version, written_at });
         state.happened(&format!("a value arrives in {inbox}"));
     }
 
@@ -372,9 +372,9 @@ impl MemoryWorld {
     }
 
     /// The notices that subscribers received, in order.
-    pub fn told_of(&self, token: &TokenName) -> Vec<Notice> {
+    pub fn told_of(&self, token: &TokenName) -> Vec<TokenEvent> {
         let told = &self.state().told;
-        told.iter().filter(|notice| notice.token == *token).cloned().collect()
+        told.iter().filter(|token_event| token_event.token == *token).cloned().collect()
     }
 
     /// Every record of a token that was ever saved, in order.
@@ -391,9 +391,9 @@ impl MemoryWorld {
     pub fn measured_by(&self, function_name: &str) -> Vec<String> {
         let (print, lines) = mpsc::channel();
         let print = Arc::new(move |line: &str| print.send(line.to_owned()).unwrap());
-        let meter = EmbeddedMetrics::new(function_name.to_owned(), print);
+        let metrics_sink = EmbeddedMetrics::new(function_name.to_owned(), print);
         for measurement in &self.state().measured {
-            meter.write(measurement);
+            metrics_sink.write(measurement);
         }
         lines.try_iter().collect()
     }
@@ -542,10 +542,10 @@ impl MemoryWorld {
         to_run.map(|each| run(each).boxed_local()).collect()
     }
 
-    fn world_of(&self, actor: Arc<Actor>) -> World {
-        let ports = Arc::new(Ports { state: self.0.clone(), actor });
+    fn world_of(&self, actor: Arc<Actor>) -> Ports {
+        let ports = Arc::new(MemoryPorts { state: self.0.clone(), actor });
         let state = self.0.clone();
-        World {
+        Ports {
             specs: ports.clone(),
             inboxes: ports.clone(),
             records: ports.clone(),
@@ -555,11 +555,11 @@ impl MemoryWorld {
             workloads: ports.clone(),
             pipeline: ports.clone(),
             invocations: ports.clone(),
-            subscribers: Some(ports.clone()),
-            meter: ports.clone(),
+            event_publisher: Some(ports.clone()),
+            metrics_sink: ports.clone(),
             calls: Arc::new(move || ports.actor.calls() as u64),
             clock: Clock::starting_at(self.now()),
-            fill: Arc::new(move |buffer| {
+            random_source: Arc::new(move |buffer| {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 buffer.fill_with(|| state.dice.roll() as u8);
                 Ok(())

@@ -92,7 +92,8 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
     assert_ne!(first, second);
     let parameters = [testbed.parameter()];
     assert_eq!(testbed.clusters.secret_revision(&workload, &parameters).await, Ok(Some(second)));
-    done(testbed.synced(&testbed.copied(None), "two", LONG).await);
+    let reason = stuck(testbed.synced(&testbed.copied(None), "two", LONG).await);
+    assert!(reason.contains("it belongs to ClusterExternalSecret"), "{reason}");
     let findings = testbed.clusters.inspect(&subject(&testbed.copied(None), &parameters)).await;
     let findings = findings.expect("an answer");
     assert!(findings.iter().any(|it| it.fix.contains("cluster_external_secret")), "{findings:?}");

@@ -87,7 +87,7 @@ fn what_is_made_for_a_token_bears_the_name_of_its_function() {
 
 #[test]
 fn the_dashboard_is_json_and_shows_every_alarm_that_is_always_there() {
-    let shown: BTreeSet<_> =
+    let displayed_value: BTreeSet<_> =
         strings(&dashboard()["widgets"][0]["properties"]["alarms"]).into_iter().collect();
     let template = template();
     let there: BTreeSet<_> = template["Resources"]
@@ -97,7 +97,7 @@ fn the_dashboard_is_json_and_shows_every_alarm_that_is_always_there() {
         .filter(|(_, it)| it["Type"] == "AWS::CloudWatch::Alarm" && it["Condition"].is_null())
         .map(|(name, _)| format!("${{{name}.Arn}}"))
         .collect();
-    assert_eq!(shown, there);
+    assert_eq!(displayed_value, there);
 }
 
 /// A metric that an alarm or a graph reads.

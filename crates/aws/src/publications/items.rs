@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
 };
 use changeover_core::{
     error::{Error, Kind},
-    ports::{Holding, WriteError, Written},
+    ports::{StoredValue, WriteError, Written},
     spec::{ItemKey, KeyValue, Place, Side, WRITTEN_ATTRIBUTES},
 };
 use changeover_token::{AcceptedForm, Content, Fence, Secret, TokenName};
@@ -40,7 +40,7 @@ impl Items {
         table: &str,
         key: &ItemKey,
         side: Side,
-    ) -> Result<Option<Holding>, Error> {
+    ) -> Result<Option<StoredValue>, Error> {
         let place = place_of(table, key);
         let Some(item) = self.item(table, key, &place).await? else {
             return Ok(None);
@@ -185,7 +185,7 @@ impl Items {
 }
 
 /// The view of a side that an item holds; `None` if the item has no attribute for that side.
-fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> {
+fn holding_in(item: &Attributes, side: Side) -> Result<Option<StoredValue>, String> {
     let value = match (side, item.get(view_name(side))) {
         (_, None) => return Ok(None),
         (Side::Verifiers, Some(accepted)) => document(accepted, fence_in(item, side)?),
@@ -195,7 +195,7 @@ fn holding_in(item: &Attributes, side: Side) -> Result<Option<Holding>, String> 
         }
     };
     let fence = fence_in(item, side)?;
-    Ok(Some(Holding {
+    Ok(Some(StoredValue {
         value: Secret::verbatim(value),
         store_version: fence.revision,
         fence: Some(fence),

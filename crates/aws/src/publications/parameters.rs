@@ -14,7 +14,7 @@ use aws_sdk_ssm::{
 };
 use changeover_core::{
     error::{Error, Kind},
-    ports::{Described, Holding, WriteError, Written},
+    ports::{Described, StoredValue, WriteError, Written},
     spec::ParameterName,
 };
 use changeover_token::{LARGEST_VALUE, Secret};
@@ -39,12 +39,12 @@ impl Parameters {
         Self { aws, default_key }
     }
 
-    pub(super) async fn read(&self, name: &ParameterName) -> Result<Option<Holding>, Error> {
+    pub(super) async fn read(&self, name: &ParameterName) -> Result<Option<StoredValue>, Error> {
         let Some(stored) = parameter::secret(&self.aws, READ, name).await? else {
             return Ok(None);
         };
         check_type(READ, name, stored.kind.as_ref())?;
-        Ok(Some(Holding {
+        Ok(Some(StoredValue {
             value: stored.value,
             store_version: stored.version,
             fence: None,

@@ -12,9 +12,9 @@ use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 /// Makes the SDK repeat a transaction that was cancelled because another one was under way on the same
 /// items, or because of its rate. The SDK itself takes every cancellation as final.
 #[derive(Debug)]
-pub(super) struct CancelledForNow;
+pub(super) struct RetryTransactionConflicts;
 
-impl ClassifyRetry for CancelledForNow {
+impl ClassifyRetry for RetryTransactionConflicts {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         let Some(Err(error)) = context.output_or_error() else {
             return RetryAction::NoActionIndicated;

@@ -77,7 +77,7 @@ fn record_in(item: Attributes, token: &TokenName) -> Result<Record, Error> {
     // The attribute may be later than the time in the record: a heartbeat changes the attribute alone.
     let due_at = due_at.as_s().ok().and_then(|text| time::read(text));
     match due_at {
-        Some(due_at) if record.due_at() != Some(due_at) => Ok(record.postponed(due_at)),
+        Some(due_at) if record.due_at() != Some(due_at) => Ok(record.with_due_at(due_at)),
         Some(_) => Ok(record),
         None => Err(bad("its attribute `due_at` is not a time".to_owned())),
     }

@@ -21,21 +21,21 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 /// A client, or a connection of one, that counts the requests that it sends.
 #[derive(Clone, Debug)]
-pub(super) struct Counted<T> {
+pub(super) struct CountingHttpClient<T> {
     /// The client or connection that sends them.
     pub(super) by: T,
     /// Number of requests so far.
     pub(super) requests: Arc<AtomicU64>,
 }
 
-impl HttpClient for Counted<SharedHttpClient> {
+impl HttpClient for CountingHttpClient<SharedHttpClient> {
     fn http_connector(
         &self,
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
         let by = self.by.http_connector(settings, components);
-        SharedHttpConnector::new(Counted { by, requests: Arc::clone(&self.requests) })
+        SharedHttpConnector::new(CountingHttpClient { by, requests: Arc::clone(&self.requests) })
     }
 
     fn validate_base_client_config(
@@ -59,7 +59,7 @@ impl HttpClient for Counted<SharedHttpClient> {
     }
 }
 
-impl HttpConnector for Counted<SharedHttpConnector> {
+impl HttpConnector for CountingHttpClient<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.by.call(request)

@@ -9,7 +9,7 @@ use aws_smithy_http_client::{
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use changeover_core::error::{Error, Kind, causes};
+use changeover_core::error::{Error, Kind, error_chain};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
@@ -39,7 +39,7 @@ pub fn client() -> Result<SharedHttpClient, Error> {
         None => TrustStore::default(),
     };
     let context = TlsContext::builder().with_trust_store(trust_store).build();
-    let context = context.map_err(|error| unusable(CA_BUNDLE.as_ref(), causes(&error)))?;
+    let context = context.map_err(|error| unusable(CA_BUNDLE.as_ref(), error_chain(&error)))?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder()
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
@@ -57,12 +57,12 @@ pub fn client() -> Result<SharedHttpClient, Error> {
 /// The trust store of a file of certificates in PEM. It is checked here, because the client itself would
 /// panic if the file is invalid.
 fn bundled(path: &OsStr) -> Result<TrustStore, Error> {
-    let pem = fs::read(path).map_err(|error| unusable(path, causes(&error)))?;
+    let pem = fs::read(path).map_err(|error| unusable(path, error_chain(&error)))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let added = certificate
-            .map_err(|error| causes(&error))
-            .and_then(|certificate| roots.add(certificate).map_err(|error| causes(&error)));
+            .map_err(|error| error_chain(&error))
+            .and_then(|certificate| roots.add(certificate).map_err(|error| error_chain(&error)));
         added.map_err(|because| unusable(path, because))?;
     }
     if roots.is_empty() {

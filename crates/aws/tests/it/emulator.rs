@@ -59,13 +59,13 @@ impl Testbed {
 
     pub(super) fn stores(&self) -> Stores {
         let clock = Clock::starting_at(self.now);
-        let fill = Arc::new(|buffer: &mut [u8]| {
+        let random_source = Arc::new(|buffer: &mut [u8]| {
             SysRng.try_fill_bytes(buffer).expect("random bytes");
             Ok(())
         });
         let aws = Arc::clone(&self.aws);
         Stores {
-            records: Arc::new(DynamoDbRecords::new(aws, self.kept(), clock, fill)),
+            records: Arc::new(DynamoDbRecords::new(aws, self.kept(), clock, random_source)),
             publications: Arc::new(self.publications(&self.aws)),
             clock,
             items: ITEMS.to_owned(),

@@ -3,19 +3,19 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use changeover_cli::{
-    Surroundings,
+    Context,
     arguments::{Action, Arguments},
+    exit_status::ExitStatus,
     function::Function,
     progress::Progress,
-    verdict::Verdict,
 };
 use changeover_core::{
     clock::Clock,
     finding::{Finding, Severity},
-    record::{ArrivalId, Entry, Failing, Imported, Leg, Queued, RotationId, Step},
+    record::{Entry, Failing, Imported, InboxValueId, Leg, Queued, RotationId, Step},
     report::{
-        self, Checked, Each, Inspection, LiveVersion, Outcome, Published, Reason, Report, Results,
-        Standing,
+        self, Checked, Each, LiveVersion, Outcome, PreflightReport, Published, Reason, Report,
+        Results, TokenStatus,
     },
 };
 use changeover_testkit::sample::{at, token};
@@ -27,32 +27,32 @@ use serde_json::{Value, json};
 
 /// Verdict and output of a command.
 struct Ran {
-    verdict: Verdict,
+    exit_status: ExitStatus,
     out: String,
     log: String,
 }
 
 /// Runs `changeover` with these arguments against the service. An argument with spaces is in quotes.
 async fn run(wire: &Wire, words: &str) -> Ran {
-    let quoted = words.split('"').enumerate();
-    let words = quoted.flat_map(|(number, part)| match number % 2 {
+    let quote_for_log = words.split('"').enumerate();
+    let words = quote_for_log.flat_map(|(number, part)| match number % 2 {
         0 => part.split(' ').filter(|word| !word.is_empty()).collect(),
         _ => vec![part],
     });
     let words = ["changeover"].into_iter().chain(words);
     let arguments = Arguments::try_parse_from(words).expect("they are right");
     let (mut out, mut log) = (Vec::new(), Vec::new());
-    let here = Surroundings {
+    let here = Context {
         out: &mut out,
         progress: Progress::new(false, &mut log),
         width: 160,
         clock: Clock::starting_at(at(0)),
-        fill: Arc::new(|bytes| {
+        random_source: Arc::new(|bytes| {
             bytes.fill(7);
             Ok(())
         }),
     };
-    let verdict = match &arguments.action {
+    let exit_status = match &arguments.action {
         Action::Completions { .. } | Action::Man { .. } => {
             changeover_cli::run(&arguments, here).await
         }
@@ -62,7 +62,7 @@ async fn run(wire: &Wire, words: &str) -> Ran {
         }
     };
     let text = |bytes| String::from_utf8(bytes).expect("a text");
-    Ran { verdict, out: text(out), log: text(log) }
+    Ran { exit_status, out: text(out), log: text(log) }
 }
 
 fn answer(outcome: &str, more: Value) -> Answer {
@@ -119,7 +119,7 @@ async fn each_action_is_its_event() {
     ] {
         let wire = Wire::script([answer("nothing_owed", json!({}))]);
         let ran = run(&wire, words).await;
-        assert_eq!(ran.verdict, Verdict::Done, "{words}: {}", ran.log);
+        assert_eq!(ran.exit_status, ExitStatus::Done, "{words}: {}", ran.log);
         let call = wire.only_call();
         assert_eq!(call.operation, "/2015-03-31/functions/changeover-rotator/invocations");
         assert_eq!(call.body, event, "{words}");
@@ -158,7 +158,7 @@ async fn each_file_of_events_is_the_command_that_the_readme_names() {
 #[tokio::test(start_paused = true)]
 async fn every_answer_has_its_exit_code_and_is_shown() {
     let held = json!({"held": {"object": "deployment backend/datastore", "reason": "it crashes", "fix": "mend it"}});
-    for (answer, code, shown) in [
+    for (answer, code, displayed_value) in [
         (answer("rotated", json!({})), 0, "datastore-token: rotated, version 7"),
         (answer("unchanged", json!({})), 0, "/backend/datastore-token:12"),
         (answer("held", held), 3, "it crashes"),
@@ -171,8 +171,8 @@ async fn every_answer_has_its_exit_code_and_is_shown() {
         (answer("a later word", json!({"and": ["more"]})), 1, "a later word"),
     ] {
         let ran = run(&Wire::script([answer]), "rotate datastore-token").await;
-        assert_eq!(ran.verdict.code(), code, "{}", ran.out);
-        assert!(ran.out.contains(shown), "{}", ran.out);
+        assert_eq!(ran.exit_status.code(), code, "{}", ran.out);
+        assert!(ran.out.contains(displayed_value), "{}", ran.out);
     }
 }
 
@@ -190,7 +190,7 @@ async fn an_error_of_the_function_is_a_failure() {
         for words in ["rotate datastore-token", "rotate datastore-token --follow", "sweep"] {
             let wire = Wire::script([answer.clone()]);
             let ran = run(&wire, words).await;
-            assert_eq!(ran.verdict, Verdict::Failed, "{words}");
+            assert_eq!(ran.exit_status, ExitStatus::Failed, "{words}");
             assert!(ran.log.contains(told), "{words}: {}", ran.log);
             assert_eq!(ran.out, "", "{words}");
             assert_eq!(wire.calls().len(), 1, "it is not asked again: {words}");
@@ -213,7 +213,7 @@ async fn what_lambda_refuses_for_now_is_sent_again() {
             answer("rotated", json!({})),
         ]);
         let ran = run(&wire, words).await;
-        assert_eq!(ran.verdict, Verdict::Done, "{words}: {}", ran.log);
+        assert_eq!(ran.exit_status, ExitStatus::Done, "{words}: {}", ran.log);
         assert_eq!(wire.calls().len(), 3);
     }
 }
@@ -224,7 +224,7 @@ async fn a_rotation_whose_reply_was_lost_is_asked_for_again_by_the_same_key() {
     for lost in [Answer::Lost, Answer::Silence, Answer::With(500, failing)] {
         let wire = Wire::script([lost, answer("rotated", json!({}))]);
         let ran = run(&wire, "rotate datastore-token").await;
-        assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
+        assert_eq!(ran.exit_status, ExitStatus::Done, "{}", ran.log);
         let keys: Vec<_> = wire.calls().iter().map(|call| call.body["key"].clone()).collect();
         assert_eq!(keys, [OWN_KEY, OWN_KEY]);
         assert!(ran.log.contains(&format!("--key {OWN_KEY}")), "it is told: {}", ran.log);
@@ -237,7 +237,7 @@ async fn a_drop_whose_reply_was_lost_is_not_sent_again() {
     for lost in [Answer::Lost, Answer::Silence, Answer::With(500, failing)] {
         let wire = Wire::script([lost, answer("dropped", json!({}))]);
         let ran = run(&wire, "drop datastore-token").await;
-        assert_eq!(ran.verdict, Verdict::Failed);
+        assert_eq!(ran.exit_status, ExitStatus::Failed);
         assert_eq!(wire.calls().len(), 1);
         assert!(ran.log.contains("changeover status"), "{}", ran.log);
     }
@@ -260,7 +260,7 @@ async fn who_may_not_invoke_is_told_what_to_do() {
     ] {
         let wire = Wire::script([refused(code)]);
         let ran = run(&wire, "rotate datastore-token").await;
-        assert_eq!((ran.verdict, wire.calls().len()), (Verdict::Failed, 1));
+        assert_eq!((ran.exit_status, wire.calls().len()), (ExitStatus::Failed, 1));
         assert!(ran.log.contains(code) && ran.log.contains(fix), "{}", ran.log);
         assert!(ran.log.contains("changeover-rotator"), "{}", ran.log);
     }
@@ -278,7 +278,7 @@ async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
         answer("rotated", json!({"timeline": [done("overlap", "publish")]})),
     ]);
     let ran = run(&wire, "rotate datastore-token --follow --key k").await;
-    assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
+    assert_eq!(ran.exit_status, ExitStatus::Done, "{}", ran.log);
     let steps: Vec<_> = ran.log.lines().filter(|line| line.starts_with("2026-")).collect();
     assert_eq!(
         steps,
@@ -311,7 +311,7 @@ async fn following_rides_out_what_passes_by_itself() {
                 .chain([answer("rotated", json!({"timeline": [done("expand", "sync")]}))]),
         );
         let ran = run(&wire, "rotate datastore-token --follow").await;
-        assert_eq!(ran.verdict, Verdict::Done, "{trouble:?}: {}", ran.log);
+        assert_eq!(ran.exit_status, ExitStatus::Done, "{trouble:?}: {}", ran.log);
         assert!(ran.log.contains("; asking again"), "{}", ran.log);
         assert!(wire.calls().iter().all(|call| call.body["key"] == OWN_KEY), "the same key");
     }
@@ -327,7 +327,7 @@ async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit
         let began = tokio::time::Instant::now();
         let ran = run(&wire, "rotate datastore-token --follow --timeout 10m").await;
         let seconds = began.elapsed().as_secs();
-        assert_eq!(ran.verdict, Verdict::Failed);
+        assert_eq!(ran.exit_status, ExitStatus::Failed);
         assert!((9 * 60..10 * 60 + 5).contains(&seconds), "{seconds} s");
         assert!(ran.log.lines().last().is_some_and(|line| line.contains(told)), "{}", ran.log);
         // The pauses grow, so that the function is not polled at a constant rate.
@@ -341,7 +341,7 @@ async fn following_ends_when_it_is_held() {
     let held = json!({"held": {"object": "o", "reason": "it crashes", "fix": "mend it"}});
     let wire = Wire::script([answer("in_progress", json!({})), answer("held", held)]);
     let ran = run(&wire, "rotate datastore-token --follow").await;
-    assert_eq!(ran.verdict, Verdict::Held);
+    assert_eq!(ran.exit_status, ExitStatus::Held);
     assert!(ran.out.contains("it crashes") && ran.out.contains("mend it"), "{}", ran.out);
 }
 
@@ -349,13 +349,13 @@ async fn following_ends_when_it_is_held() {
 async fn session_that_ends_is_no_failure_of_the_rotation() {
     let wire = Wire::script([answer("in_progress", json!({})), refused("ExpiredTokenException")]);
     let ran = run(&wire, "rotate datastore-token --follow").await;
-    assert_eq!(ran.verdict, Verdict::InProgress);
+    assert_eq!(ran.exit_status, ExitStatus::InProgress);
     for told in ["the session of this shell has ended", &format!("--key {OWN_KEY} joins it")] {
         assert!(ran.log.contains(told), "{}", ran.log);
     }
     // Without any reply, it is not known that a rotation began.
     let wire = Wire::script([refused("ExpiredTokenException")]);
-    assert_eq!(run(&wire, "rotate datastore-token --follow").await.verdict, Verdict::Failed);
+    assert_eq!(run(&wire, "rotate datastore-token --follow").await.exit_status, ExitStatus::Failed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,7 +367,7 @@ async fn the_time_limit_ends_the_waiting_and_tells_how_to_go_on() {
     ] {
         let began = tokio::time::Instant::now();
         let ran = run(&Wire::script([answer]), words).await;
-        assert_eq!(ran.verdict, Verdict::InProgress, "{words}");
+        assert_eq!(ran.exit_status, ExitStatus::InProgress, "{words}");
         assert!(ran.log.contains(&format!("--key {OWN_KEY} joins it")), "{}", ran.log);
         assert!((55..70).contains(&began.elapsed().as_secs()), "{words}: {:?}", began.elapsed());
     }
@@ -379,11 +379,11 @@ async fn what_is_deferred_is_asked_for_again_when_it_can_begin_if_that_is_in_tim
     let wire = Wire::script([deferred(), answer("rotated", json!({}))]);
     let began = tokio::time::Instant::now();
     let ran = run(&wire, "rotate datastore-token --follow").await;
-    assert_eq!((ran.verdict, began.elapsed().as_secs()), (Verdict::Done, 300));
+    assert_eq!((ran.exit_status, began.elapsed().as_secs()), (ExitStatus::Done, 300));
 
     let wire = Wire::script([deferred()]);
     let ran = run(&wire, "rotate datastore-token --follow --timeout 4m").await;
-    assert_eq!((ran.verdict, wire.calls().len()), (Verdict::InProgress, 1));
+    assert_eq!((ran.exit_status, wire.calls().len()), (ExitStatus::InProgress, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -410,12 +410,12 @@ async fn json_is_the_answer_as_it_came_and_nothing_else() {
     let body = json!({"outcome": "held", "token": "datastore-token", "added": {"later": [1]}});
     let wire = Wire::script([answer("in_progress", json!({})), ok(body.clone())]);
     let ran = run(&wire, "rotate datastore-token --follow --json").await;
-    assert_eq!((ran.verdict, ran.out), (Verdict::Held, format!("{body}\n")));
+    assert_eq!((ran.exit_status, ran.out), (ExitStatus::Held, format!("{body}\n")));
 
     let error = json!({"errorType": "UnknownToken", "errorMessage": "could not find it"});
     let wire = Wire::script([Answer::FunctionError(error.clone())]);
     let ran = run(&wire, "status other-token --json").await;
-    assert_eq!((ran.verdict, ran.out), (Verdict::Failed, format!("{error}\n")));
+    assert_eq!((ran.exit_status, ran.out), (ExitStatus::Failed, format!("{error}\n")));
     assert!(ran.log.contains("UnknownToken: could not find it"), "{}", ran.log);
 }
 
@@ -436,7 +436,7 @@ async fn what_the_function_writes_is_what_is_shown() {
         store_version: Some(14),
         answered_at: Some(at(-3)),
     };
-    let standing = Standing {
+    let standing = TokenStatus {
         token: token(),
         spec: None,
         revision: Some(3),
@@ -458,7 +458,11 @@ async fn what_the_function_writes_is_what_is_shown() {
         without: BTreeSet::from(["far-away".to_owned()]),
         queued: Some(Queued::new(RotationId("51ab".to_owned()), at(-3))),
         imported: Some(Imported {
-            arrival: ArrivalId { parameter: "/inbox/a".to_owned(), version: 3, written_at: at(-9) },
+            arrival: InboxValueId {
+                parameter: "/inbox/a".to_owned(),
+                version: 3,
+                written_at: at(-9),
+            },
             refused: Some("it is easy to guess".to_owned()),
         }),
         newest: None,
@@ -490,11 +494,11 @@ async fn what_the_function_writes_is_what_is_shown() {
     let outcome = Outcome::Refused;
     let checked =
         vec![Checked { object: "ssm:/c".to_owned(), what: vec!["it can be read".to_owned()] }];
-    let looked = vec![Inspection { token: token(), findings: vec![finding], checked }];
+    let looked = vec![PreflightReport { token: token(), findings: vec![finding], checked }];
     let preflight = report::Answer::Preflight(Results { outcome, results: looked, next: None });
     let rotate = report::Answer::One(Box::new(report));
     // Each list names every value that the output must contain.
-    for (answer, words, code, shown) in [
+    for (answer, words, code, displayed_value) in [
         (
             status,
             "status",
@@ -549,8 +553,8 @@ async fn what_the_function_writes_is_what_is_shown() {
     ] {
         let wire = Wire::script([ok(serde_json::to_value(&answer).expect("JSON"))]);
         let ran = run(&wire, words).await;
-        assert_eq!(ran.verdict.code(), code, "{}", ran.log);
-        for word in shown {
+        assert_eq!(ran.exit_status.code(), code, "{}", ran.log);
+        for word in displayed_value {
             assert!(ran.out.contains(word), "{word} is not in:\n{}", ran.out);
         }
         let step = "2026-10-31T23:59:59.000Z  migrate  sync      2s";
@@ -568,7 +572,7 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
 
     let wire = Wire::script([reported(&standing)]);
     let ran = run(&wire, "timeline datastore-token -o -").await;
-    assert_eq!(ran.verdict, Verdict::Done, "{}", ran.log);
+    assert_eq!(ran.exit_status, ExitStatus::Done, "{}", ran.log);
     assert!(ran.out.starts_with("<svg ") && ran.out.ends_with("</svg>\n"), "{}", ran.out);
     assert_eq!(wire.only_call().body, json!({"action": "status", "token": "datastore-token"}));
 
@@ -583,10 +587,10 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
     assert!(!picture.descendants().any(|it| it.has_tag_name("script")), "{}", ran.out);
 
     let nowhere = run(&wire, "timeline datastore-token -o /nowhere/picture.svg").await;
-    assert_eq!((nowhere.verdict, nowhere.out.as_str()), (Verdict::Failed, ""));
+    assert_eq!((nowhere.exit_status, nowhere.out.as_str()), (ExitStatus::Failed, ""));
     assert!(nowhere.log.contains("could not write the picture to /nowhere"), "{}", nowhere.log);
     let ran = run(&wire, "timeline datastore-token -o - --requests Cargo.toml").await;
-    assert_eq!(ran.verdict, Verdict::Failed);
+    assert_eq!(ran.exit_status, ExitStatus::Failed);
     assert!(ran.log.contains("could not read the requests in Cargo.toml"), "{}", ran.log);
 
     for (answer, told) in [
@@ -597,7 +601,7 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
         (failed("UnknownToken"), "UnknownToken: could not do it"),
     ] {
         let ran = run(&Wire::script([answer]), "timeline datastore-token -o -").await;
-        assert_eq!((ran.verdict, ran.out.as_str()), (Verdict::Failed, ""), "{}", ran.log);
+        assert_eq!((ran.exit_status, ran.out.as_str()), (ExitStatus::Failed, ""), "{}", ran.log);
         assert!(ran.log.contains(told), "{}", ran.log);
     }
 }
@@ -625,10 +629,10 @@ async fn completions_and_the_manual_ask_nobody() {
     let wire = Wire::script([Answer::Lost]);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(&wire, &format!("completions {shell}")).await;
-        assert!(ran.verdict == Verdict::Done && ran.out.contains("preflight"), "{shell}");
+        assert!(ran.exit_status == ExitStatus::Done && ran.out.contains("preflight"), "{shell}");
     }
     let ran = run(&wire, "man").await;
-    assert_eq!(ran.verdict, Verdict::Done);
+    assert_eq!(ran.exit_status, ExitStatus::Done);
     assert!(ran.out.contains(".TH changeover 1") && ran.out.contains("changeover\\-rotate"));
     assert_eq!(wire.calls().len(), 0);
 }

@@ -6,7 +6,7 @@ use changeover_token::TokenName;
 use serde_json::{Map, Value};
 
 use crate::{
-    error::{Error, Kind, quoted, shown},
+    error::{Error, Kind, displayed_value, quote_for_log},
     spec::{self, ParameterName},
 };
 
@@ -19,7 +19,7 @@ impl Body<'_> {
         for field in self.0.keys().map(String::as_str) {
             if field != "action" && !known.contains(&field) {
                 return Err(bad_event(
-                    format!("{} is not a field of the action \"{action}\"", quoted(field)),
+                    format!("{} is not a field of the action \"{action}\"", quote_for_log(field)),
                     "leave it out",
                 ));
             }
@@ -75,7 +75,7 @@ impl Body<'_> {
         };
         parsed.map_err(|because| {
             bad_event(
-                format!("`parameter` is {}: {because}", shown(name)),
+                format!("`parameter` is {}: {because}", displayed_value(name)),
                 "give the rule's target an input transformer that writes the name of the parameter \
                  that changed, $.detail.name, there",
             )
@@ -87,7 +87,7 @@ impl Body<'_> {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(other) => Err(bad_event(
-                format!("`{field}` is {}", shown(other)),
+                format!("`{field}` is {}", displayed_value(other)),
                 "write true, or leave it out",
             )),
         }
@@ -119,7 +119,7 @@ impl Body<'_> {
         let text = wait.as_str().unwrap_or_default();
         spec::duration(text, Duration::ZERO..=spec::LONGEST_DURATION).map(Some).map_err(|fault| {
             bad_event(
-                format!("`wait` is {}, which {fault}", shown(wait)),
+                format!("`wait` is {}, which {fault}", displayed_value(wait)),
                 "or leave it out, to wait as long as the invocation has time",
             )
         })

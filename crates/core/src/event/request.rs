@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::body::{Body, bad_event};
 use crate::{
-    error::{Error, shown},
+    error::{Error, displayed_value},
     spec::ParameterName,
 };
 
@@ -82,7 +82,7 @@ impl Request {
     pub fn parse(event: &Value) -> Result<Self, Error> {
         let Value::Object(body) = event else {
             return Err(bad_event(
-                format!("it is {}", shown(event)),
+                format!("it is {}", displayed_value(event)),
                 "send an object such as {\"action\": \"sweep\"}",
             ));
         };
@@ -156,7 +156,7 @@ impl Request {
                 Ok(Request::Preflight { token })
             }
             Some(later @ "revoke") => Err(unavailable(&format!("the action \"{later}\""))),
-            _ => Err(bad_event(format!("`action` is {}", shown(action)), ACTIONS)),
+            _ => Err(bad_event(format!("`action` is {}", displayed_value(action)), ACTIONS)),
         }
     }
 

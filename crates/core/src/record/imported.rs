@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Imported {
     /// The identity of the arrival: its inbox, and its time.
-    pub arrival: ArrivalId,
+    pub arrival: InboxValueId,
     /// The reason why the value did not become a version. `None` if it did, or if the current version has
     /// the same value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -20,7 +20,7 @@ pub struct Imported {
 /// deleted and created again counts from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ArrivalId {
+pub struct InboxValueId {
     /// The inbox.
     pub parameter: String,
     /// The version of the parameter.
@@ -30,10 +30,10 @@ pub struct ArrivalId {
     pub written_at: Timestamp,
 }
 
-impl ArrivalId {
+impl InboxValueId {
     /// True if this arrived after an earlier arrival, or in another inbox. The check is needed because a
     /// read may be slightly stale.
-    pub fn follows(&self, earlier: &ArrivalId) -> bool {
+    pub fn follows(&self, earlier: &InboxValueId) -> bool {
         self.parameter != earlier.parameter
             || (self.written_at, self.version) > (earlier.written_at, earlier.version)
     }

@@ -47,8 +47,8 @@ pub(super) struct Spec {
     pub(super) token: Field<Object<Token>>,
     pub(super) source: Field<Value>,
     pub(super) overlap: Field<Value>,
-    pub(super) verifiers: Field<Object<Audience>>,
-    pub(super) presenters: Field<Object<Audience>>,
+    pub(super) verifiers: Field<Object<SideSpec>>,
+    pub(super) presenters: Field<Object<SideSpec>>,
     pub(super) rollout_timeout: Field<Value>,
     pub(super) on_drift: Field<Value>,
 }
@@ -62,7 +62,7 @@ pub(super) struct Token {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Audience {
+pub(super) struct SideSpec {
     pub(super) publish: Field<Vec<Object<Publication>>>,
     pub(super) within: Field<Value>,
     pub(super) workloads: Field<Vec<Object<Workload>>>,

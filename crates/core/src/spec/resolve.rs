@@ -14,12 +14,12 @@ use changeover_token::{AcceptedForm, Generation, Prefix, TokenName};
 use serde_json::Value;
 
 use super::{
-    Audience, OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, Source, Spec,
+    OnDrift, ParameterName, PicksUp, Place, Publication, SecretCopy, Side, SideSpec, Source, Spec,
     SpecId, Workload, WrittenKey,
     raw::{self, Field, Object},
     rules::{LONGEST_DURATION, duration},
 };
-use crate::error::{Error, Kind, shown};
+use crate::error::{Error, Kind, displayed_value};
 
 pub(super) use cluster::cluster;
 
@@ -144,7 +144,10 @@ impl Faults {
                 match bytes.filter(|bytes| Generation::BYTES.contains(bytes)) {
                     None => self.add(
                         "token.bytes",
-                        format!("is {}; write a whole number from 32 to 64", shown(&value)),
+                        format!(
+                            "is {}; write a whole number from 32 to 64",
+                            displayed_value(&value)
+                        ),
                     ),
                     bytes => bytes,
                 }
@@ -183,7 +186,7 @@ impl Faults {
                 format!(
                     "is {}; write \"generated\", or {{\"parameter\": \"<name>\"}} where values are \
                      issued elsewhere, and `least_bits` beside it if they are shorter",
-                    shown(&other)
+                    displayed_value(&other)
                 ),
             ),
         }
@@ -195,14 +198,14 @@ impl Faults {
         match bits.filter(|bits| LEAST_BITS.contains(bits)) {
             None => self.add(
                 "source.least_bits",
-                format!("is {}; write a whole number from 64 to 512", shown(value)),
+                format!("is {}; write a whole number from 64 to 512", displayed_value(value)),
             ),
             bits => bits,
         }
     }
 
     /// Refuses digests of short values: a digest of a short value can be reversed by trying all values.
-    fn digests(&mut self, source: &Source, verifiers: &Audience) {
+    fn digests(&mut self, source: &Source, verifiers: &SideSpec) {
         let Source::Inbox { least_bits, .. } = source else { return };
         let forms = verifiers.publications.iter().map(|publication| publication.form);
         let has_digests = forms.into_iter().any(|form| form == AcceptedForm::Digests);
@@ -219,7 +222,7 @@ impl Faults {
 
     /// Refuses a `rollout_timeout` that is not longer than a workload's own `picks_up` and `settle`.
     /// Otherwise the workload would be held though nothing is wrong.
-    fn time_outs(&mut self, audience: &Audience, timeout: Duration) {
+    fn time_outs(&mut self, audience: &SideSpec, timeout: Duration) {
         for workload in &audience.workloads {
             let within = match workload.picks_up {
                 PicksUp::Restart => Duration::ZERO,
@@ -240,7 +243,7 @@ impl Faults {
 
     /// Refuses an inbox that the spec publishes to. Otherwise an arrival would be taken for a publication,
     /// and a publication for an arrival.
-    fn inbox(&mut self, inbox: &ParameterName, sides: [&Audience; 2]) {
+    fn inbox(&mut self, inbox: &ParameterName, sides: [&SideSpec; 2]) {
         let mut published = sides.into_iter().flat_map(|side| &side.publications);
         if published.any(|it| matches!(&it.place, Place::Parameter(name) if name == inbox)) {
             self.add::<()>(
@@ -254,15 +257,16 @@ impl Faults {
         match on_drift.0.as_ref().map(|value| (value, value.as_str())) {
             None | Some((_, Some("refuse"))) => Some(OnDrift::Refuse),
             Some((_, Some("adopt"))) => Some(OnDrift::Adopt),
-            Some((other, _)) => {
-                self.add("on_drift", format!("is {}; write \"refuse\" or \"adopt\"", shown(other)))
-            }
+            Some((other, _)) => self.add(
+                "on_drift",
+                format!("is {}; write \"refuse\" or \"adopt\"", displayed_value(other)),
+            ),
         }
     }
 
-    fn audience(&mut self, side: Side, raw: Field<Object<raw::Audience>>) -> Option<Audience> {
+    fn audience(&mut self, side: Side, raw: Field<Object<raw::SideSpec>>) -> Option<SideSpec> {
         let Some(Object(raw)) = raw.0 else {
-            return Some(Audience::default());
+            return Some(SideSpec::default());
         };
         // Each entry is checked by itself first, with its index in the path of its faults.
         let publish = raw.publish.0.unwrap_or_default();
@@ -294,7 +298,7 @@ impl Faults {
             .map(|(index, Object(raw))| self.workload(&format!("{side}.workloads[{index}]"), raw))
             .collect();
 
-        let audience = Audience {
+        let audience = SideSpec {
             publications: publications.into_iter().collect::<Option<_>>()?,
             within: within?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
@@ -360,7 +364,7 @@ impl Faults {
         Some(audience)
     }
 
-    fn both_sides(&mut self, name: &TokenName, verifiers: &Audience, presenters: &Audience) {
+    fn both_sides(&mut self, name: &TokenName, verifiers: &SideSpec, presenters: &SideSpec) {
         // A token that is published to no side has no reader.
         if verifiers.is_empty() && presenters.is_empty() {
             self.add::<()>(
@@ -421,7 +425,7 @@ impl Faults {
         match value.0 {
             None => self.add(path, format!("is missing; write {rule}")),
             Some(Value::String(name)) if keeps(&name) => Some(name),
-            Some(other) => self.add(path, format!("is {}; write {rule}", shown(&other))),
+            Some(other) => self.add(path, format!("is {}; write {rule}", displayed_value(&other))),
         }
     }
 
@@ -434,7 +438,7 @@ impl Faults {
         // A number has no unit, and is not a duration.
         match duration(value.as_str().unwrap_or_default(), bounds) {
             Ok(duration) => Some(duration),
-            Err(fault) => self.add(path, format!("is {}, which {fault}", shown(value))),
+            Err(fault) => self.add(path, format!("is {}, which {fault}", displayed_value(value))),
         }
     }
 }

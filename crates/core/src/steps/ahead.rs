@@ -8,7 +8,7 @@ use changeover_token::Fence;
 
 use crate::{
     finding::Finding,
-    record::{Change, Held, Record},
+    record::{Held, Record, Transition},
     session::{Session, Stop, UnderWay},
     spec::Side,
 };
@@ -23,7 +23,7 @@ pub(crate) async fn continue_above(
     let Some((object, found)) = ahead.into_iter().max_by_key(|(_, found)| *found) else {
         return Ok(None);
     };
-    let now = session.world().records.load(session.asking().token, None).await?.record;
+    let now = session.ports().records.load(session.asking().token, None).await?.record;
     if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
         return Err(Stop::Overtaken);
     }
@@ -31,7 +31,7 @@ pub(crate) async fn continue_above(
         return Ok(Some(UnderWay::Held(held_by_newer_record(session, side, object, found))));
     }
     let enough = session.record().has_repeated_enough();
-    session.apply(Change::Surpass(found))?;
+    session.apply(Transition::Surpass(found))?;
     if !enough {
         session.warn(format!(
             "{object} carries the later revision {found}: this record continues above it"

@@ -10,8 +10,8 @@ use super::{ahead::continue_above, view::view_of};
 use crate::{
     error::Kind,
     inbox::{refuse_ended, weak_edit},
-    ports::{Holding, WriteError, Written},
-    record::{Change, Leg, Seen},
+    ports::{StoredValue, WriteError, Written},
+    record::{LastWrite, Leg, Transition},
     session::{Session, Stop, UnderWay},
     spec::{OnDrift, Place, Publication, Side},
 };
@@ -21,7 +21,7 @@ pub(super) async fn publish(session: &mut Session<'_>, leg: Leg) -> Result<Optio
     let side = leg.side();
     let publications = &session.spec().side(side).publications;
     if publications.is_empty() {
-        session.apply(Change::Published(BTreeMap::new()))?;
+        session.apply(Transition::Published(BTreeMap::new()))?;
         return Ok(None);
     }
     if side == Side::Presenters && session.spec().on_drift == OnDrift::Adopt {
@@ -58,10 +58,10 @@ pub(super) async fn publish(session: &mut Session<'_>, leg: Leg) -> Result<Optio
         let answered_at = session.now();
         seen.values_mut().for_each(|it| it.answered_at = answered_at);
     }
-    session.apply(Change::Published(seen))?;
+    session.apply(Transition::Published(seen))?;
     // What was observed is gone now: if this leg is published again, the view is written again.
     if side == Side::Presenters {
-        session.forget_found();
+        session.forget_observed();
     }
     Ok(None)
 }
@@ -69,8 +69,8 @@ pub(super) async fn publish(session: &mut Session<'_>, leg: Leg) -> Result<Optio
 /// Keeps a value that was written by hand since a rotation began, before it is published over. It is the
 /// next version, once this rotation is complete.
 async fn keep_edited(session: &mut Session<'_>) -> Result<(), Stop> {
-    for (publication, holding) in session.holdings(Side::Presenters).await {
-        let Some(Holding { value, .. }) = holding? else { continue };
+    for (publication, holding) in session.stored_values(Side::Presenters).await {
+        let Some(StoredValue { value, .. }) = holding? else { continue };
         let digest = value.digest();
         let is_kept = session.record().edited().is_some_and(|edited| edited.sha256 == digest);
         if is_kept || session.record().holds(&digest) {
@@ -90,7 +90,7 @@ async fn keep_edited(session: &mut Session<'_>) -> Result<(), Stop> {
                 let kept =
                     session.seal(session.record().next_version(), value, BTreeMap::new()).await?;
                 session.warn(format!("{place}: the value that was written there by hand is next"));
-                session.apply(Change::Edited(kept))?;
+                session.apply(Transition::Edited(kept))?;
             }
             Err(error) if matches!(error.kind, Kind::BadToken | Kind::PreflightFailed) => {
                 session.warn(format!("{place} is published over: {error}"));
@@ -109,14 +109,14 @@ async fn write(
     let place = publication.place.to_string();
     // A value that was found in place, and is to stay, needs no further version of its parameter.
     if let (Place::Parameter(_), Some(found)) =
-        (&publication.place, session.found().get(&publication.place))
+        (&publication.place, session.observed().get(&publication.place))
         && matches!(content, Content::Presented { value, .. }
             if value.digest() == found.value.digest())
     {
         return Ok(Written { store_version: found.store_version, key: None, unanswered: false });
     }
     let known_key = session.record().seen(&place).and_then(|seen| seen.key.as_deref());
-    session.world().publications.write(publication, known_key, content).await
+    session.ports().publications.write(publication, known_key, content).await
 }
 
 fn last_write(
@@ -126,7 +126,7 @@ fn last_write(
     content: &Content,
     written: Written,
     answered_at: Timestamp,
-) -> Seen {
+) -> LastWrite {
     let before = session.record().seen(&publication.place.to_string());
     let mut held_at = before.map(|seen| seen.held_at.clone()).unwrap_or_default();
     if let Content::Presented { version, .. } = content {
@@ -141,7 +141,7 @@ fn last_write(
         side == Side::Presenters
             && session.record().versions().iter().any(|live| live.version == *number)
     });
-    Seen {
+    LastWrite {
         revision: content.fence().revision,
         life: content.fence().life,
         store_version: written.store_version,
@@ -156,7 +156,7 @@ fn last_write(
 async fn move_labels(
     session: &mut Session<'_>,
     leg: Leg,
-    seen: &BTreeMap<String, Seen>,
+    seen: &BTreeMap<String, LastWrite>,
 ) -> Result<(), Stop> {
     let presented = session.record().presented().map(|version| version.version);
     let before = session
@@ -183,7 +183,7 @@ async fn move_labels(
         session.save_with_lease(leg).await?;
         let calls = moves
             .iter()
-            .map(|(place, version)| session.world().publications.label(place, label, *version));
+            .map(|(place, version)| session.ports().publications.label(place, label, *version));
         let results = join_all(calls).await;
         note_lost_replies(session, &results)?;
         for ((place, version), result) in moves.iter().zip(results) {
@@ -213,7 +213,7 @@ fn note_lost_replies(
         Err(error) => error.unanswered,
     };
     if results.iter().any(lost) {
-        session.apply(Change::Unanswered(session.now() + session.settings().late_write))?;
+        session.apply(Transition::Unanswered(session.now() + session.settings().late_write))?;
     }
     Ok(())
 }

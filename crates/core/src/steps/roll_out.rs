@@ -7,16 +7,16 @@ use jiff::Timestamp;
 
 use super::{
     ahead::continue_above,
-    verify::{Standing, publish_again, verify_still_published},
+    verify::{Verification, publish_again, verify_still_published},
     view::{answered_at, stamp_of},
     wait::{Waited, by_namespace, deadline_of, first_blocker, still_waiting, time_until},
 };
 use crate::{
     error::Error,
-    look::away,
+    observe::cluster_unavailable,
     plan::Ask,
     ports::{Progress, Stamp},
-    record::{Change, Held, Leg, Owed, Purpose},
+    record::{Held, Leg, Owed, Purpose, Transition},
     session::{Session, Stop, UnderWay},
     spec::{PicksUp, Side, Workload},
 };
@@ -46,7 +46,7 @@ pub(super) async fn roll_out(
         .and_then(|within| Some(answered_at(session, side)? + within));
     let workloads = if rolls { session.workloads(side) } else { Vec::new() };
     let cached_for =
-        cached_until.map_or(Duration::ZERO, |until| session.world().clock.until(until));
+        cached_until.map_or(Duration::ZERO, |until| session.ports().clock.until(until));
     // During a short wait for readers' own caches the lease is kept, which avoids a save. The publish that
     // follows renews it.
     if !workloads.is_empty() || cached_for > session.settings().lease / 3 {
@@ -57,7 +57,7 @@ pub(super) async fn roll_out(
     let readers = async {
         match cached_until {
             Some(until) => {
-                session.world().clock.sleep_until(until.min(stop_at)).await;
+                session.ports().clock.sleep_until(until.min(stop_at)).await;
                 let words = "readers that are not restarted may still hold their copy";
                 (until > session.now()).then(|| words.to_owned())
             }
@@ -79,7 +79,7 @@ pub(super) async fn roll_out(
     let mut stuck = Vec::new();
     let mut ahead = Vec::new();
     for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
-        match progress.or_else(|error| away(workload, error).map(Progress::Stuck))? {
+        match progress.or_else(|error| cluster_unavailable(workload, error).map(Progress::Stuck))? {
             Progress::Done(()) => {}
             Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
             Progress::Stuck(held) => stuck.push(held),
@@ -104,12 +104,12 @@ pub(super) async fn roll_out(
     let ends = owed.leg == Leg::Migrate && purpose == Some(Purpose::Rotate);
     if ends || !workloads.is_empty() {
         match verify_still_published(session, side).await? {
-            Standing::Stands => {}
-            Standing::Changed(changed) => return publish_again(session, side, changed).await,
-            Standing::Unknown(held) => return Ok(Some(UnderWay::Held(held))),
+            Verification::Unchanged => {}
+            Verification::Changed(changed) => return publish_again(session, side, changed).await,
+            Verification::Unreadable(held) => return Ok(Some(UnderWay::Held(held))),
         }
     }
-    session.apply(Change::RolledOut { overlap: session.spec().overlap })?;
+    session.apply(Transition::RolledOut { overlap: session.spec().overlap })?;
     Ok(None)
 }
 
@@ -131,7 +131,7 @@ async fn roll_in_namespace<'a>(
     }
     if !rolling.is_empty() {
         let within = time_until(session, give_up_at);
-        let rolled = session.world().workloads.rolled_out(&rolling, stamp, within).await;
+        let rolled = session.ports().workloads.rolled_out(&rolling, stamp, within).await;
         ended.extend(rolling.into_iter().zip(rolled));
     }
     ended
@@ -142,13 +142,13 @@ async fn stamp_settled(
     workload: &Workload,
     stamp: &Stamp,
 ) -> Result<Progress<()>, Error> {
-    let clock = &session.world().clock;
+    let clock = &session.ports().clock;
     let settled_at = synced_at(session, workload, stamp.side) + workload.settle;
     clock.sleep_until(settled_at.min(session.asking().stop_at)).await;
     if settled_at > session.now() {
         return Ok(Progress::UnderWay("its Secret is settling".to_owned()));
     }
-    Ok(match session.world().workloads.stamp(workload, stamp).await? {
+    Ok(match session.ports().workloads.stamp(workload, stamp).await? {
         Some(progress) => progress,
         None => Progress::Stuck(Held::new(
             workload.to_string(),
@@ -168,7 +168,7 @@ async fn wait_for_mounted<'a>(
         return (workload, Ok(Progress::Done(())));
     };
     let until = synced_at(session, workload, side) + within;
-    session.world().clock.sleep_until(until.min(session.asking().stop_at)).await;
+    session.ports().clock.sleep_until(until.min(session.asking().stop_at)).await;
     let progress = if until <= session.now() {
         Progress::Done(())
     } else {

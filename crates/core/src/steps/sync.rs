@@ -12,9 +12,9 @@ use super::{
     wait::{Waited, by_namespace, deadline_of, first_blocker, still_waiting, time_until},
 };
 use crate::{
-    look::away,
+    observe::cluster_unavailable,
     ports::Progress,
-    record::{Change, Held, Leg, Owed, Purpose, SecretRevision, Wait},
+    record::{Held, Leg, Owed, Purpose, SecretRevision, Transition, Wait},
     session::{Session, Stop, UnderWay},
     spec::Workload,
 };
@@ -37,8 +37,9 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
         let mut stuck = Vec::new();
         let mut ahead = Vec::new();
         for (workload, progress) in synced.into_iter().flatten() {
-            let progress = progress
-                .or_else(|error| away(workload, error).map(|held| Some(Progress::Stuck(held))));
+            let progress = progress.or_else(|error| {
+                cluster_unavailable(workload, error).map(|held| Some(Progress::Stuck(held)))
+            });
             match progress? {
                 Some(Progress::Done(secret)) => {
                     let wait = Wait { secret: Some(secret), synced_at: session.now() };
@@ -48,9 +49,9 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
                     under_way.push((workload.to_string(), awaited));
                 }
                 Some(Progress::Stuck(held)) => stuck.push(held),
-                Some(Progress::Ahead(found)) => ahead.push((workload.copy_told(), found)),
+                Some(Progress::Ahead(found)) => ahead.push((workload.describe_copy(), found)),
                 None => {
-                    let object = workload.copy_told();
+                    let object = workload.describe_copy();
                     if passes_over_absent(session, owed) {
                         session.warn(format!("{object} does not exist yet"));
                     } else {
@@ -76,7 +77,7 @@ pub(super) async fn sync(session: &mut Session<'_>, owed: Owed) -> Result<Option
             return Ok(Some(waiting));
         }
     }
-    session.apply(Change::Synced(waits))?;
+    session.apply(Transition::Synced(waits))?;
     Ok(None)
 }
 
@@ -88,7 +89,7 @@ async fn sync_in_namespace<'a>(
     view: &CopiedView,
     give_up_at: Timestamp,
 ) -> Vec<Waited<'a, Option<Progress<SecretRevision>>>> {
-    let copies = &session.world().copies;
+    let copies = &session.ports().copies;
     let (written, copied): (Vec<_>, Vec<_>) =
         workloads.into_iter().partition(|workload| workload.written_key().is_some());
     let writes = written.into_iter().map(async |workload| {

@@ -6,19 +6,20 @@ use futures::future::join_all;
 use super::{ahead::continue_above, view::intended_digests};
 use crate::{
     error::Error,
-    look::away,
-    record::{Change, Held, SecretRevision},
+    observe::cluster_unavailable,
+    record::{Held, SecretRevision, Transition},
     session::{Session, Stop, UnderWay},
     spec::Side,
 };
 
-/// State of what was published and synced.
-pub(super) enum Standing {
-    Stands,
+/// State of what a leg published and synced.
+pub(super) enum Verification {
+    /// Everything holds it still.
+    Unchanged,
     /// This has changed.
     Changed(Changed),
     /// A cluster cannot be read.
-    Unknown(Held),
+    Unreadable(Held),
 }
 
 /// Object that no longer holds what was published.
@@ -32,17 +33,17 @@ pub(super) struct Changed {
 pub(super) async fn verify_still_published(
     session: &Session<'_>,
     side: Side,
-) -> Result<Standing, Error> {
+) -> Result<Verification, Error> {
     let workloads = session.workloads(side).into_iter();
     let copied: Vec<_> = workloads.filter(|it| it.copy.is_some()).collect();
     let parameters: Vec<_> = intended_digests(session, side).into_keys().collect();
-    let copies = &session.world().copies;
+    let copies = &session.ports().copies;
     let secrets = join_all(copied.iter().map(|it| copies.secret_revision(it, &parameters)));
     let (changed, secrets) = tokio::join!(changed_publication(session, side), secrets);
     if let Some(changed) = changed? {
-        return Ok(Standing::Changed(changed));
+        return Ok(Verification::Changed(changed));
     }
-    let mut standing = Standing::Stands;
+    let mut verification = Verification::Unchanged;
     for (workload, revision) in copied.into_iter().zip(secrets) {
         let synced: Option<&SecretRevision> =
             session.record().wait(&workload.to_string()).and_then(|wait| wait.secret.as_ref());
@@ -50,12 +51,14 @@ pub(super) async fn verify_still_published(
             Ok(revision) if revision.as_ref() == synced => {}
             Ok(_) => {
                 let object = format!("the Secret of {workload}");
-                return Ok(Standing::Changed(Changed { object, ahead: None }));
+                return Ok(Verification::Changed(Changed { object, ahead: None }));
             }
-            Err(error) => standing = Standing::Unknown(away(workload, error)?),
+            Err(error) => {
+                verification = Verification::Unreadable(cluster_unavailable(workload, error)?)
+            }
         }
     }
-    Ok(standing)
+    Ok(verification)
 }
 
 /// Returns a place of this side that no longer holds what was written to it.
@@ -64,7 +67,7 @@ pub(super) async fn changed_publication(
     side: Side,
 ) -> Result<Option<Changed>, Error> {
     let mut changed = None;
-    for (publication, holding) in session.holdings(side).await {
+    for (publication, holding) in session.stored_values(side).await {
         let object = publication.place.to_string();
         let holding = holding?;
         let stands = match (&holding, session.record().seen(&object)) {
@@ -98,16 +101,16 @@ pub(super) async fn publish_again(
         return continue_above(session, side, vec![(changed, found)]).await;
     }
     let enough = session.record().has_repeated_enough();
-    session.apply(Change::Repeat)?;
+    session.apply(Transition::Repeat)?;
     if !enough {
         session.warn(format!("{changed} was changed meanwhile, and is published again"));
         return Ok(None);
     }
     let mut editors = Vec::new();
     for workload in session.workloads(side) {
-        match session.world().copies.editors(workload).await {
+        match session.ports().copies.editors(workload).await {
             Ok(of_workload) => editors.extend(of_workload),
-            Err(error) => drop(away(workload, error)?),
+            Err(error) => drop(cluster_unavailable(workload, error)?),
         }
     }
     editors.dedup();

@@ -33,7 +33,7 @@ pub(super) fn deadline_of(session: &Session<'_>, owed: Owed) -> Timestamp {
 }
 
 pub(super) fn time_until(session: &Session<'_>, give_up_at: Timestamp) -> Duration {
-    session.world().clock.until(give_up_at.min(session.asking().stop_at))
+    session.ports().clock.until(give_up_at.min(session.asking().stop_at))
 }
 
 pub(super) fn still_waiting(

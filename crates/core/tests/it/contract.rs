@@ -24,7 +24,7 @@ promises_of_stores!(in_memory);
 
 #[tokio::test(start_paused = true)]
 async fn in_memory_a_key_of_a_secret_keeps_its_newest_view() {
-    let world = MemoryWorld::new(0).world();
+    let world = MemoryWorld::new(0).ports();
     let written = |key: &str| Workload {
         cluster: "prod".to_owned(),
         namespace: "backend".to_owned(),

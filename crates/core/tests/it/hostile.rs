@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 use changeover_core::{
     error::Kind,
     event::Request,
-    plan::{self, Ask, Terms},
-    record::{Change, Held, Lease, Loaded, Record},
+    plan::{self, Ask, Limits},
+    record::{Held, Lease, Loaded, Record, Transition},
     spec::{Spec, SpecId},
 };
 use changeover_testkit::{
@@ -168,28 +168,28 @@ fn pure_functions_take(record: &Record, now: Timestamp) {
     ];
     for ask in asks {
         for (depth, is_imported) in [(0, true), (1, false), (27, true), (27, false)] {
-            let _ = plan::plan(ask, &loaded, Terms { depth, is_imported }, now);
+            let _ = plan::plan(ask, &loaded, Limits { depth, is_imported }, now);
         }
     }
     let lease = Lease { holder: "somebody".to_owned(), until: now + Duration::from_secs(30) };
     let late_write = Some(Duration::from_secs(300));
     for change in [
-        Change::Lease { lease, late_write },
-        Change::Respecify(SpecId::of(7, "{}")),
-        Change::Published(Default::default()),
-        Change::Synced(Default::default()),
-        Change::RolledOut { overlap: Duration::from_secs(365 * 24 * 3600) },
-        Change::Repeat,
-        Change::Retire,
-        Change::Drop,
-        Change::Await { due_at: now, watcher: None },
-        Change::Hold(Held::new("object", "reason", "fix")),
-        Change::Compared {
+        Transition::Lease { lease, late_write },
+        Transition::Respecify(SpecId::of(7, "{}")),
+        Transition::Published(Default::default()),
+        Transition::Synced(Default::default()),
+        Transition::RolledOut { overlap: Duration::from_secs(365 * 24 * 3600) },
+        Transition::Repeat,
+        Transition::Retire,
+        Transition::Drop,
+        Transition::Await { due_at: now, watcher: None },
+        Transition::Hold(Held::new("object", "reason", "fix")),
+        Transition::Compared {
             drift: Vec::new(),
             places: BTreeSet::new(),
             again_after: Duration::from_secs(365 * 24 * 3600),
         },
-        Change::Queue(None),
+        Transition::Queue(None),
     ] {
         if let Ok(after) = record.after(change, now) {
             let _ = after.to_save();

@@ -17,7 +17,7 @@ mod metrics;
 mod model;
 mod moves;
 mod names;
-mod notices;
+mod token_events;
 mod parse;
 mod pipeline;
 mod race;

@@ -149,7 +149,7 @@ async fn a_failure_is_counted_by_its_error_type_and_without() {
         deadline: world.now() + LONG,
         function: "rotator".to_owned(),
     };
-    let answered = invoke::answer(&world.world(), &settings(), &payload, &invocation).await;
+    let answered = invoke::answer(&world.ports(), &settings(), &payload, &invocation).await;
     assert_eq!(answered.unwrap_err().kind, Kind::BadEvent);
     let last = parsed(&world.measured()).pop().unwrap();
     assert_eq!((&last["Errors"], &last["ErrorType"]), (&json!(1), &json!("BadEvent")));

@@ -7,7 +7,7 @@ use std::{
 
 use changeover_core::{
     record::{
-        Begin, Change, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Step,
+        Begin, Held, LEASE_GRACE, Lease, Leg, Minted, Purpose, Record, RotationId, Step, Transition,
     },
     spec::{Side, SpecId},
 };
@@ -171,49 +171,50 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 impl Ask {
-    fn change(&self, record: &Record, minted: u64, now: Timestamp) -> Change {
+    fn change(&self, record: &Record, minted: u64, now: Timestamp) -> Transition {
         let lease = Lease {
             holder: format!("holder {}", self.holder),
             until: now + Duration::from_secs(30),
         };
         match self.what {
             0..3 => self.begin(record, minted, lease),
-            3 | 4 => {
-                Change::Lease { lease, late_write: self.flag.then_some(Duration::from_secs(300)) }
-            }
-            5 => Change::Respecify(SpecId::of(minted as i64, "{}")),
-            6 => Change::Unanswered(now + Duration::from_secs(300)),
-            7 => Change::Repeat,
-            8 => Change::Retire,
-            9 => Change::Drop,
-            10 => Change::Await {
+            3 | 4 => Transition::Lease {
+                lease,
+                late_write: self.flag.then_some(Duration::from_secs(300)),
+            },
+            5 => Transition::Respecify(SpecId::of(minted as i64, "{}")),
+            6 => Transition::Unanswered(now + Duration::from_secs(300)),
+            7 => Transition::Repeat,
+            8 => Transition::Retire,
+            9 => Transition::Drop,
+            10 => Transition::Await {
                 due_at: now + Duration::from_secs(60),
                 watcher: self.flag.then(|| "watcher".to_owned()),
             },
-            11 => Change::Hold(Held::new("object", "reason", "fix")),
-            12 => Change::Compared {
+            11 => Transition::Hold(Held::new("object", "reason", "fix")),
+            12 => Transition::Compared {
                 drift: Vec::new(),
                 places: BTreeSet::new(),
                 again_after: OVERLAP,
             },
             // A step that is not owed is sometimes reported as done.
-            13 => Change::RolledOut { overlap: OVERLAP },
-            14 => Change::Published(BTreeMap::new()),
+            13 => Transition::RolledOut { overlap: OVERLAP },
+            14 => Transition::Published(BTreeMap::new()),
             24 => {
                 let ahead = if self.flag { 0 } else { 1_000 };
-                Change::Surpass(Fence { revision: record.revision() + ahead, ..record.fence() })
+                Transition::Surpass(Fence { revision: record.revision() + ahead, ..record.fence() })
             }
             _ => match record.owed().map(|owed| owed.step) {
                 None => self.begin(record, minted, lease),
-                Some(Step::Retire) => Change::Retire,
-                Some(Step::Publish) => Change::Published(BTreeMap::new()),
-                Some(Step::Sync) => Change::Synced(BTreeMap::new()),
-                Some(Step::RollOut) => Change::RolledOut { overlap: OVERLAP },
+                Some(Step::Retire) => Transition::Retire,
+                Some(Step::Publish) => Transition::Published(BTreeMap::new()),
+                Some(Step::Sync) => Transition::Synced(BTreeMap::new()),
+                Some(Step::RollOut) => Transition::RolledOut { overlap: OVERLAP },
             },
         }
     }
 
-    fn begin(&self, record: &Record, minted: u64, lease: Lease) -> Change {
+    fn begin(&self, record: &Record, minted: u64, lease: Lease) -> Transition {
         let value = |number: u64| Minted {
             sha256: Digest::of(format!("value {number}")),
             sealed: Sealed(number.to_be_bytes().to_vec()),
@@ -230,7 +231,7 @@ impl Ask {
         let purpose = if is_first && !adopts { Purpose::Publish } else { purpose };
         let mints = purpose == Purpose::Rotate || (is_first && !adopts);
         let id = RotationId(format!("rotation {minted}"));
-        Change::Begin(Box::new(Begin {
+        Transition::Begin(Box::new(Begin {
             adopted: adopts.then(|| value(minted * 2)),
             minted: mints.then(|| value(minted * 2 + 1)),
             repaired: if self.flag { vec![Side::Verifiers] } else { Vec::new() },
@@ -257,7 +258,7 @@ fn a_held_rotation_is_tried_again_later_and_later() {
     let mut record = record.after(begun, now).unwrap().to_save();
     let mut pauses = Vec::new();
     for _ in 0..9 {
-        let held = Change::Hold(Held::new("object", "reason", "fix"));
+        let held = Transition::Hold(Held::new("object", "reason", "fix"));
         record = record.after(held, now).unwrap().to_save();
         let due_at = record.due_at().unwrap();
         pauses.push(due_at.duration_since(now).as_secs() / 60);
@@ -273,21 +274,21 @@ fn restored_record_is_raised_above_what_it_found() {
     let record = Record::new(subject(), life(0), now);
     let begun = record.after(ask.change(&record, 1, now), now).unwrap().to_save();
     let found = Fence { revision: 4_000, ..begun.fence() };
-    let raised = begun.after(Change::Surpass(found), now).unwrap();
+    let raised = begun.after(Transition::Surpass(found), now).unwrap();
     assert!(raised.view(Side::Verifiers) > found, "what is published next is above it");
     assert_eq!(raised.view(Side::Verifiers), raised.to_save().fence(), "and saved before");
     assert_eq!(raised.owed().map(|owed| owed.step), Some(Step::Publish));
 
     // An older record is below this one, whatever its revision. A newer one is left for a person to decide.
     for older in [None, Some(life(-60))] {
-        let above = begun.after(Change::Surpass(Fence { life: older, ..found }), now).unwrap();
+        let above = begun.after(Transition::Surpass(Fence { life: older, ..found }), now).unwrap();
         assert_eq!(above.revision(), begun.revision());
         assert!(above.view(Side::Verifiers) > begun.view(Side::Verifiers));
     }
     let newer = Fence { life: Some(life(60)), ..found };
-    assert!(begun.after(Change::Surpass(newer), now).is_err());
+    assert!(begun.after(Transition::Surpass(newer), now).is_err());
     let damage = Fence { revision: u64::MAX, ..found };
-    assert!(begun.after(Change::Surpass(damage), now).is_err());
+    assert!(begun.after(Transition::Surpass(damage), now).is_err());
 }
 
 #[test]
@@ -301,7 +302,7 @@ fn a_lease_that_ran_out_is_taken_over_only_after_its_grace() {
     let late_write = Duration::from_secs(300);
     let take = |at: Timestamp| {
         let lease = Lease { holder: "other".to_owned(), until: at + Duration::from_secs(30) };
-        record.after(Change::Lease { lease, late_write: Some(late_write) }, at)
+        record.after(Transition::Lease { lease, late_write: Some(late_write) }, at)
     };
     assert!(take(until).is_err());
     assert!(take(until + LEASE_GRACE - Duration::from_millis(1)).is_err());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use changeover_core::{
     event::{Event, Job},
-    verdict::{Failure, Verdict},
+    job_result::{Failure, JobResult},
 };
 use changeover_testkit::{
     scene::*,
@@ -34,16 +34,16 @@ fn job(id: &str, parameters: Option<&str>, continuation: Option<&str>) -> Job {
 }
 
 /// Runs a job and returns its verdict.
-async fn told(world: &MemoryWorld, job: Job) -> Verdict {
+async fn told(world: &MemoryWorld, job: Job) -> JobResult {
     let id = job.id.clone();
     world.start_job(&id);
     let ending = world.invoke("an invocation", Event::Job(job)).await;
     world.told(&id).unwrap_or_else(|| world.fail(&format!("the job hangs: {ending:?}")))
 }
 
-fn variable<'a>(verdict: &'a Verdict, name: &str) -> &'a str {
-    match verdict {
-        Verdict::Succeeded(variables) => variables.get(name).map_or("", String::as_str),
+fn variable<'a>(job_result: &'a JobResult, name: &str) -> &'a str {
+    match job_result {
+        JobResult::Succeeded(variables) => variables.get(name).map_or("", String::as_str),
         other => panic!("{other:?}"),
     }
 }
@@ -52,10 +52,10 @@ fn variable<'a>(verdict: &'a Verdict, name: &str) -> &'a str {
 async fn a_job_rotates_and_its_variables_say_where_the_token_is_but_not_what() {
     for (kind, spec) in kinds() {
         let world = in_service(1, &spec).await;
-        let verdict = told(&world, job("1", Some(ROTATE), None)).await;
-        let version = ["outcome", "token", "version"].map(|name| variable(&verdict, name));
+        let job_result = told(&world, job("1", Some(ROTATE), None)).await;
+        let version = ["outcome", "token", "version"].map(|name| variable(&job_result, name));
         assert_eq!(version, ["rotated", "datastore-token", "2"], "{kind}");
-        let selectors = variable(&verdict, "selectors").split(' ').count();
+        let selectors = variable(&job_result, "selectors").split(' ').count();
         assert_eq!(Some(selectors), spec["presenters"]["publish"].as_array().map(Vec::len));
     }
 }
@@ -64,15 +64,15 @@ async fn a_job_rotates_and_its_variables_say_where_the_token_is_but_not_what() {
 async fn an_action_that_goes_on_over_many_jobs_mints_once() {
     let world = in_service(1, &everything()).await;
     let impatient = r#"{"action": "rotate", "token": "datastore-token", "wait": "1s"}"#;
-    let mut verdict = told(&world, job("1", Some(impatient), None)).await;
+    let mut job_result = told(&world, job("1", Some(impatient), None)).await;
     for number in 2..100 {
-        let Verdict::GoesOn { continuation } = &verdict else { break };
+        let JobResult::GoesOn { continuation } = &job_result else { break };
         assert_eq!(continuation, "1");
         world.pass(Duration::from_secs(30)).await;
         let next = job(&number.to_string(), Some(impatient), Some(continuation));
-        verdict = told(&world, next).await;
+        job_result = told(&world, next).await;
     }
-    assert_eq!(variable(&verdict, "version"), "2");
+    assert_eq!(variable(&job_result, "version"), "2");
     world.sweep_until_rest(&subject()).await;
     world.assert_settled_on(2);
 }
@@ -116,7 +116,7 @@ async fn what_stands_in_the_way_fails_the_action_and_is_named() {
     for (parameters, kind, words) in table {
         let world = in_service(1, &everything()).await;
         match told(&world, job("1", parameters, None)).await {
-            Verdict::Failed { failure, message } => {
+            JobResult::Failed { failure, message } => {
                 assert_eq!(failure, kind, "{message}");
                 assert!(message.contains(words), "{message}");
                 assert!(!message.contains("ds_0123456789"), "{message}");
@@ -132,7 +132,7 @@ async fn a_rollout_that_fails_fails_the_stage_and_the_next_execution_goes_on_wit
     let world = in_service(1, &everything()).await;
     world.break_workload(&deployed("backend"), "it crashes");
     let held = told(&world, job("1", Some(ROTATE), None)).await;
-    let Verdict::Failed { failure: Failure::JobFailed, message } = held else {
+    let JobResult::Failed { failure: Failure::JobFailed, message } = held else {
         panic!("{held:?}");
     };
     assert!(message.contains("backend") && message.contains("it crashes"), "{message}");

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover_core::{
-    ports::{Save, Saved, World},
-    record::{Begin, Change, KeyDigest, KeyEntry, Lease, Minted, Purpose, Record, RotationId},
+    ports::{Ports, Save, Saved},
+    record::{Begin, KeyDigest, KeyEntry, Lease, Minted, Purpose, Record, RotationId, Transition},
     spec::{Publication, Side, SpecId},
 };
 use changeover_testkit::{
@@ -22,7 +22,8 @@ const OVERLAP: Duration = Duration::from_secs(15);
 async fn presenting_before_verifiers_know_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     // Expand is reported as done without being published.
-    let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
+    let expanded =
+        [Transition::Published(BTreeMap::new()), Transition::Synced(BTreeMap::new()), ROLLED];
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
     hand.assert_noticed("presents version 2");
@@ -33,7 +34,8 @@ async fn presenting_while_a_verifier_may_hold_its_copy_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     hand.accept(&hand.record()).await;
     // Readers of the accepted view hold their copy for two seconds.
-    let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
+    let expanded =
+        [Transition::Published(BTreeMap::new()), Transition::Synced(BTreeMap::new()), ROLLED];
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
     hand.assert_noticed("a reader of dynamodb:configuration/id=accepted");
@@ -44,7 +46,8 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
     let hand = Hand::with_pending(&workloads()).await;
     hand.accept(&hand.record()).await;
     hand.memory.pass(Duration::from_secs(2 * 60 * 60)).await;
-    let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
+    let expanded =
+        [Transition::Published(BTreeMap::new()), Transition::Synced(BTreeMap::new()), ROLLED];
     let record = hand.saved(expanded).await;
     hand.present(&record).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -55,7 +58,7 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
         token: subject(),
         fence: record.view(Side::Presenters),
     };
-    let world = hand.memory.world();
+    let world = hand.memory.ports();
     let within = Duration::from_secs(10);
     world.copies.refresh(&[&presenters[0]], "by-hand", &BTreeMap::new(), within).await;
     world.workloads.stamp(&presenters[0], &stamp).await.unwrap();
@@ -70,7 +73,7 @@ async fn an_end_before_presenters_moved_is_noticed_when_it_comes() {
         json["versions"][1]["not_after"] = json!("2026-11-01T00:05:00.000Z");
     });
     hand.accept(&record.await).await;
-    hand.memory.world().clock.sleep_until("2026-11-01T00:05:01Z".parse().unwrap()).await;
+    hand.memory.ports().clock.sleep_until("2026-11-01T00:05:01Z".parse().unwrap()).await;
     hand.assert_noticed("presents version 1");
 }
 
@@ -140,7 +143,8 @@ async fn a_presented_version_that_is_dropped_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     hand.accept(&hand.record()).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let expanded = [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
+    let expanded =
+        [Transition::Published(BTreeMap::new()), Transition::Synced(BTreeMap::new()), ROLLED];
     hand.saved(expanded).await;
     hand.saved_with(|json| {
         json["versions"].as_array_mut().unwrap().remove(0);
@@ -152,24 +156,24 @@ async fn a_presented_version_that_is_dropped_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn a_save_from_a_stale_record_is_refused() {
     let hand = Hand::with_pending(&items()).await;
-    let world = hand.memory.world();
+    let world = hand.memory.ports();
     let stale = hand.record();
-    let postponed = Change::Await { due_at: hand.memory.now(), watcher: None };
-    hand.saved([postponed]).await;
+    let with_due_at = Transition::Await { due_at: hand.memory.now(), watcher: None };
+    hand.saved([with_due_at]).await;
     let record = stale.to_save();
     let save = Save { replaces: Some(stale.fence()), record: &record, key: None, audit: &[] };
     assert_eq!(world.records.save(save).await.unwrap(), Saved::Overtaken);
     let save = Save { replaces: None, record: &record, key: None, audit: &[] };
     assert_eq!(world.records.save(save).await.unwrap(), Saved::Overtaken);
-    let postponed =
-        world.records.postpone(&subject(), stale.fence(), hand.memory.now()).await.unwrap();
-    assert_eq!(postponed, Saved::Overtaken);
+    let with_due_at =
+        world.records.heartbeat(&subject(), stale.fence(), hand.memory.now()).await.unwrap();
+    assert_eq!(with_due_at, Saved::Overtaken);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_key_is_taken_once() {
     let hand = Hand::with_pending(&items()).await;
-    let world = hand.memory.world();
+    let world = hand.memory.ports();
     let record = hand.record();
     let entry = KeyEntry {
         rotation: RotationId("by hand".to_owned()),
@@ -196,11 +200,11 @@ async fn an_item_refuses_an_older_view_and_a_parameter_takes_it() {
         hand.write(Side::Verifiers, &accepted).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         let expanded =
-            [Change::Published(BTreeMap::new()), Change::Synced(BTreeMap::new()), ROLLED];
+            [Transition::Published(BTreeMap::new()), Transition::Synced(BTreeMap::new()), ROLLED];
         let record = hand.saved(expanded).await;
         hand.present(&record).await;
         let publication = &hand.spec(Side::Presenters).publications[0];
-        let world = hand.memory.world();
+        let world = hand.memory.ports();
         let written = world.publications.write(publication, None, &old).await;
         assert_eq!(written.is_err_and(|error| error.ahead.is_some()), refuses);
         assert_eq!(hand.memory.violation(), None);
@@ -240,7 +244,7 @@ struct Hand {
     memory: MemoryWorld,
 }
 
-const ROLLED: Change = Change::RolledOut { overlap: OVERLAP };
+const ROLLED: Transition = Transition::RolledOut { overlap: OVERLAP };
 
 impl Hand {
     /// Creates a world in which version 1 is in service, version 2 is pending and nothing of version 2 is
@@ -248,14 +252,14 @@ impl Hand {
     async fn with_pending(spec: &Value) -> Self {
         let memory = in_service(1, spec).await;
         let hand = Self { memory };
-        let world = hand.memory.world();
+        let world = hand.memory.ports();
         let value = Secret::verbatim("pending".to_owned());
         let number = VersionNumber::new(2);
         let sealed = world.records.seal(&subject(), number, &value).await.unwrap();
         let record = hand.record();
         let id = RotationId("by hand".to_owned());
         let lease = Lease { holder: "hand".to_owned(), until: hand.memory.now() + LEASE };
-        let begin = Change::Begin(Box::new(Begin {
+        let begin = Transition::Begin(Box::new(Begin {
             minted: Some(Minted { sha256: value.digest(), sealed, held_at: BTreeMap::new() }),
             ..Begin::new(id, Purpose::Rotate, SpecId::of(1, "{}"), lease)
         }));
@@ -277,16 +281,16 @@ impl Hand {
         self.memory.record(&subject()).expect("a record")
     }
 
-    fn spec(&self, side: Side) -> changeover_core::spec::Audience {
+    fn spec(&self, side: Side) -> changeover_core::spec::SideSpec {
         self.memory.spec(&subject()).side(side).clone()
     }
 
     /// Saves the next record, with the lease renewed and these changes applied.
-    async fn saved(&self, changes: impl IntoIterator<Item = Change>) -> Record {
+    async fn saved(&self, changes: impl IntoIterator<Item = Transition>) -> Record {
         let before = self.record();
         let now = self.memory.now();
         let lease = Lease { holder: "hand".to_owned(), until: now + LEASE };
-        let changed = [Change::Lease { lease, late_write: None }]
+        let changed = [Transition::Lease { lease, late_write: None }]
             .into_iter()
             .chain(changes)
             .fold(before.clone(), |record, change| record.after(change, now).unwrap());
@@ -303,7 +307,7 @@ impl Hand {
     }
 
     async fn save(&self, before: &Record, record: Record) -> Record {
-        let world = self.memory.world();
+        let world = self.memory.ports();
         let replaces = Some(before.fence());
         let save = Save { replaces, record: &record, key: None, audit: &[] };
         assert_eq!(world.records.save(save).await.unwrap(), Saved::Saved);
@@ -348,7 +352,7 @@ impl Hand {
     }
 
     async fn write(&self, side: Side, content: &Content) {
-        let World { publications, .. } = self.memory.world();
+        let Ports { publications, .. } = self.memory.ports();
         for publication in self.spec(side).publications {
             let Publication { form, .. } = &publication;
             assert_eq!(*form, AcceptedForm::Digests);

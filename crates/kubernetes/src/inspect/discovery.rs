@@ -25,7 +25,7 @@ use crate::{
 
 /// A namespace: the Secrets that views are copied into, and the workloads that are known to read them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Neighbourhood {
+pub(super) struct NamespaceScan {
     /// Names of Secrets.
     pub(super) secrets: BTreeSet<String>,
     /// `deployment/backend`: the workloads of the spec.
@@ -35,7 +35,7 @@ pub(super) struct Neighbourhood {
 /// Looks for workloads that use one of these Secrets and are not known, by cluster and namespace.
 pub(super) async fn examine(
     kubernetes: &KubernetesClusters,
-    neighbourhoods: &BTreeMap<(&str, &str), Neighbourhood>,
+    neighbourhoods: &BTreeMap<(&str, &str), NamespaceScan>,
 ) -> Examination {
     let looks = neighbourhoods.iter().map(|((cluster, namespace), neighbourhood)| {
         Place { kubernetes, cluster, namespace }.look(neighbourhood)
@@ -55,7 +55,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    async fn look(self, neighbourhood: &Neighbourhood) -> Examination {
+    async fn look(self, neighbourhood: &NamespaceScan) -> Examination {
         let secrets = &neighbourhood.secrets;
         // One kind after the other: a list may be large, but few of its objects are kept.
         let listed = [

@@ -13,24 +13,24 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::workload::{Live, deployment::condition};
+use crate::workload::{WorkloadObject, deployment::condition};
 
 /// Finds what keeps a workload from replacing its pods, and what its next rollout must cope with.
-pub(super) fn judge(object: &str, live: &Live) -> Vec<Finding> {
+pub(super) fn judge(object: &str, live: &WorkloadObject) -> Vec<Finding> {
     match live {
-        Live::Deployment(it) => of_deployment(object, it),
-        Live::StatefulSet(it) => of_stateful_set(object, it),
-        Live::DaemonSet(it) => of_daemon_set(object, it),
+        WorkloadObject::Deployment(it) => of_deployment(object, it),
+        WorkloadObject::StatefulSet(it) => of_stateful_set(object, it),
+        WorkloadObject::DaemonSet(it) => of_daemon_set(object, it),
     }
 }
 
 /// The longest time that a rollout takes if nothing goes wrong and pods are ready at once. Every batch is
 /// available after `minReadySeconds`, and the pods that it replaces end within their grace period.
-pub(super) fn takes(live: &Live) -> Duration {
+pub(super) fn takes(live: &WorkloadObject) -> Duration {
     match live {
-        Live::Deployment(it) => deployment_takes(it),
-        Live::StatefulSet(it) => stateful_set_takes(it),
-        Live::DaemonSet(it) => daemon_set_takes(it),
+        WorkloadObject::Deployment(it) => deployment_takes(it),
+        WorkloadObject::StatefulSet(it) => stateful_set_takes(it),
+        WorkloadObject::DaemonSet(it) => daemon_set_takes(it),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Right {
 /// object is listed and watched by its name, which a Role can grant. If there are several, all objects are
 /// listed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Alone {
+pub(super) struct SoleWatcher {
     /// True if no other workload of its kind is restarted.
     pub(super) in_rolling: bool,
     /// True if no other workload has an ExternalSecret.
@@ -49,7 +49,7 @@ pub(super) struct Alone {
 /// words.
 pub(super) fn needed(
     workload: &Workload,
-    alone: Alone,
+    alone: SoleWatcher,
     kept: Option<&str>,
     secret: Option<&str>,
 ) -> Vec<Right> {

@@ -30,7 +30,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
-    workload::Live,
+    workload::WorkloadObject,
 };
 
 /// Refuses a Deployment if a Rollout serves beside it, and a workload without replicas if other pods serve
@@ -39,7 +39,7 @@ use crate::{
 pub(super) async fn look(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
 ) -> Result<Option<Finding>, Error> {
     let object = workload.to_string();
     let beside = |pods: &str| {
@@ -74,18 +74,18 @@ pub(super) async fn look(
 }
 
 /// True if a workload wants no pods and has none.
-fn is_empty(live: &Live) -> bool {
+fn is_empty(live: &WorkloadObject) -> bool {
     match live {
-        Live::Deployment(it) => {
+        WorkloadObject::Deployment(it) => {
             let wanted = it.spec.as_ref().and_then(|spec| spec.replicas);
             let counted = it.status.as_ref().and_then(|status| status.replicas);
             wanted == Some(0) && counted.unwrap_or_default() == 0
         }
-        Live::StatefulSet(it) => {
+        WorkloadObject::StatefulSet(it) => {
             let wanted = it.spec.as_ref().and_then(|spec| spec.replicas);
             wanted == Some(0) && it.status.as_ref().is_none_or(|status| status.replicas == 0)
         }
-        Live::DaemonSet(_) => false,
+        WorkloadObject::DaemonSet(_) => false,
     }
 }
 
@@ -94,7 +94,7 @@ fn is_empty(live: &Live) -> bool {
 async fn stranger(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
 ) -> Result<Option<String>, Error> {
     let pods = matched::<Pod>(kubernetes, workload, live, "pods").await?;
     let serves = |pod: &&Pod| {
@@ -112,7 +112,7 @@ async fn stranger(
 async fn rollout_beside(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
 ) -> Result<Option<String>, Error> {
     if workload.kind != WorkloadKind::Deployment {
         return Ok(None);
@@ -130,7 +130,7 @@ async fn rollout_beside(
 async fn matched<K>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
     resource: &str,
 ) -> Result<Vec<K>, Error>
 where

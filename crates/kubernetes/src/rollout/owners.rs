@@ -14,7 +14,7 @@ use crate::{
 
 /// The ReplicaSets, as of their last list.
 #[derive(Default)]
-pub(super) struct Owners {
+pub(super) struct ReplicaSetOwners {
     listed: BTreeMap<String, Owned>,
     /// The ReplicaSets of all pods that existed then. One that is not listed was gone already.
     known: BTreeSet<String>,
@@ -29,7 +29,7 @@ struct Owned {
     revision: Option<String>,
 }
 
-impl Owners {
+impl ReplicaSetOwners {
     /// Lists them all. `seen` are those that pods name.
     pub(super) async fn list(
         kubernetes: &KubernetesClusters,

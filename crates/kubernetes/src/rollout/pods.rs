@@ -16,20 +16,20 @@ use kube::{
 use crate::{
     KubernetesClusters,
     call::{Target, call},
-    workload::{Pod, Replica},
+    workload::{Pod, PodState},
 };
 
 /// The criteria by which pods belong to one workload.
-pub(super) struct Mine {
+pub(super) struct PodOwnership {
     pub(super) kind: WorkloadKind,
     pub(super) name: String,
     pub(super) selector: Selector,
 }
 
-impl Mine {
+impl PodOwnership {
     /// True if a pod may belong to this workload: the Deployment that owns a ReplicaSet is not visible
     /// here.
-    fn may_be(&self, replica: &Replica) -> bool {
+    fn may_be(&self, replica: &PodState) -> bool {
         match self.kind {
             WorkloadKind::Deployment => {
                 replica.controller.kind == "ReplicaSet" && self.selector.matches(&replica.labels)
@@ -46,11 +46,11 @@ impl Mine {
 
 /// A selector of the pods of all of these, and of as few others as one selector can. It is the selector of
 /// the only one, or the values of a label that all of them require. `None` if they have no label in common.
-pub(super) fn selecting(all: &[Mine]) -> Option<String> {
+pub(super) fn selecting(all: &[PodOwnership]) -> Option<String> {
     if let [only] = all {
         return Some(only.selector.to_string());
     }
-    let asked = |mine: &Mine| -> BTreeMap<String, String> {
+    let asked = |mine: &PodOwnership| -> BTreeMap<String, String> {
         let expressions = mine.selector.clone().into_iter();
         let equals = expressions.filter_map(|expression| match expression {
             Expression::Equal(label, value) => Some((label, value)),
@@ -68,22 +68,22 @@ pub(super) fn selecting(all: &[Mine]) -> Option<String> {
 /// The pods of each workload, as far as the watch has reported. Pods of other workloads are not kept.
 pub(super) struct Pods<'a> {
     annotation: &'a str,
-    all: Vec<Mine>,
+    all: Vec<PodOwnership>,
     /// True if the first list is complete.
     pub(super) are_complete: bool,
-    pods: Vec<BTreeMap<String, Replica>>,
+    pods: Vec<BTreeMap<String, PodState>>,
     /// The pods of a list that is in progress.
-    listing: Vec<BTreeMap<String, Replica>>,
+    listing: Vec<BTreeMap<String, PodState>>,
 }
 
 impl<'a> Pods<'a> {
-    pub(super) fn of(all: Vec<Mine>, annotation: &'a str) -> Self {
+    pub(super) fn of(all: Vec<PodOwnership>, annotation: &'a str) -> Self {
         let none = vec![BTreeMap::new(); all.len()];
         Self { annotation, are_complete: false, pods: none.clone(), listing: none, all }
     }
 
     /// The pods of the workload at this index.
-    pub(super) fn of_workload(&self, at: usize) -> &BTreeMap<String, Replica> {
+    pub(super) fn of_workload(&self, at: usize) -> &BTreeMap<String, PodState> {
         &self.pods[at]
     }
 
@@ -92,7 +92,7 @@ impl<'a> Pods<'a> {
         match event {
             Event::Init => self.listing.iter_mut().for_each(BTreeMap::clear),
             Event::InitApply(pod) => {
-                if let Some(replica) = Replica::of(pod, self.annotation) {
+                if let Some(replica) = PodState::of(pod, self.annotation) {
                     add(&self.all, &mut self.listing, replica);
                 }
             }
@@ -105,7 +105,7 @@ impl<'a> Pods<'a> {
             Event::Apply(pod) => {
                 let name = pod.meta().name.clone().unwrap_or_default();
                 let mut about = self.remove(&name);
-                if let Some(replica) = Replica::of(pod, self.annotation) {
+                if let Some(replica) = PodState::of(pod, self.annotation) {
                     about.extend(add(&self.all, &mut self.pods, replica));
                 }
                 about.sort_unstable();
@@ -147,7 +147,7 @@ impl<'a> Pods<'a> {
             });
             let answer = answer.await?;
             for replica in
-                answer.items.into_iter().filter_map(|it| Replica::of(it, self.annotation))
+                answer.items.into_iter().filter_map(|it| PodState::of(it, self.annotation))
             {
                 add(&self.all, &mut listed, replica);
             }
@@ -161,7 +161,11 @@ impl<'a> Pods<'a> {
     }
 }
 
-fn add(all: &[Mine], pods: &mut [BTreeMap<String, Replica>], replica: Replica) -> Vec<usize> {
+fn add(
+    all: &[PodOwnership],
+    pods: &mut [BTreeMap<String, PodState>],
+    replica: PodState,
+) -> Vec<usize> {
     let of: Vec<usize> =
         all.iter().enumerate().filter(|(_, it)| it.may_be(&replica)).map(|(at, _)| at).collect();
     for at in &of {

@@ -21,7 +21,7 @@ use crate::{
     KubernetesClusters, MANAGER,
     call::{Failed, Mode, Target, call, spread},
     sync::found,
-    workload::{ANNOTATIONS, Live},
+    workload::{ANNOTATIONS, WorkloadObject},
 };
 
 /// See [`changeover_core::ports::Workloads::stamp`].
@@ -39,7 +39,7 @@ pub(super) async fn stamp<K: Rolled>(
         let Some(live) = read::<K>(kubernetes, workload).await? else {
             return Ok(None);
         };
-        let live: Live = live.into();
+        let live: WorkloadObject = live.into();
         match live.stamped(&annotation) {
             Some(standing) if standing == stamp.fence => return Ok(Some(Progress::Done(()))),
             Some(standing) if standing > stamp.fence => {
@@ -73,7 +73,7 @@ pub(super) async fn stamp<K: Rolled>(
 pub(super) async fn dry_run<K: Rolled>(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    live: &Live,
+    live: &WorkloadObject,
     stamp: &Stamp,
 ) -> Result<(), Failed> {
     let standing = live.stamped(&annotation(stamp)).unwrap_or_default();

@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Rolled, annotation,
-    owners::Owners,
-    pods::{Mine, Pods, selecting},
+    owners::ReplicaSetOwners,
+    pods::{PodOwnership, Pods, selecting},
     progress::{Action, Event, RolloutWait},
     refusals,
 };
@@ -34,7 +34,7 @@ use crate::{
     KubernetesClusters,
     call::Target,
     watch::watch,
-    workload::{Live, Pod, Replica, Rollout, RolloutStatus, deployment::revision},
+    workload::{Pod, PodState, Rollout, RolloutStatus, WorkloadObject, deployment::revision},
 };
 
 /// See [`changeover_core::ports::Workloads::rolled_out`].
@@ -59,7 +59,7 @@ pub(super) async fn rolled_out(
         subjects: workloads.iter().map(|it| Subject::new(it)).collect(),
         selector: None,
         pods: Pods::of(Vec::new(), &annotation),
-        owners: Owners::default(),
+        owners: ReplicaSetOwners::default(),
         confirm_at: None,
     };
     let error = match timeout_at(deadline, wait.until_rolled_out()).await {
@@ -87,7 +87,7 @@ struct Wait<'a> {
     /// The selector of their pods, if they have a label in common. Known once all of them were seen.
     selector: Option<String>,
     pods: Pods<'a>,
-    owners: Owners,
+    owners: ReplicaSetOwners,
     /// The time at which those that are complete are confirmed.
     confirm_at: Option<Instant>,
 }
@@ -98,7 +98,7 @@ struct Subject<'a> {
     /// Its name in reports.
     object: String,
     /// The workload as it was last seen.
-    live: Option<Live>,
+    live: Option<WorkloadObject>,
     /// True if the list in progress has shown it.
     is_listed: bool,
     /// Its revision when ReplicaSets were last listed.
@@ -107,7 +107,7 @@ struct Subject<'a> {
 }
 
 /// An event of a workload of this kind.
-type Happened = (WorkloadKind, Watched<Live>);
+type Happened = (WorkloadKind, Watched<WorkloadObject>);
 
 impl<'a> Wait<'a> {
     /// Returns when all are rolled out, or when one of them has ended otherwise, so that it is reported soon.
@@ -152,7 +152,7 @@ impl<'a> Wait<'a> {
     /// Records an event of a workload, and returns the indices of the subjects that it is about.
     fn note(&mut self, (kind, event): Happened) -> Vec<usize> {
         let by_name = &self.by_name;
-        let ours = |live: &Live| {
+        let ours = |live: &WorkloadObject| {
             let name = live.metadata().name.as_deref()?;
             by_name.get(&(kind, name)).copied()
         };
@@ -194,7 +194,7 @@ impl<'a> Wait<'a> {
             let Some(live) = subject.live.as_ref().filter(|_| !subject.wait.has_ended()) else {
                 continue;
             };
-            let replicas: Vec<&Replica> = self
+            let replicas: Vec<&PodState> = self
                 .pods
                 .of_workload(*at)
                 .values()
@@ -210,7 +210,7 @@ impl<'a> Wait<'a> {
                 Action::Wait => {}
                 Action::ReadRefusal => {
                     let subject = &mut self.subjects[*at];
-                    let read = match subject.live.as_ref().map(Live::metadata) {
+                    let read = match subject.live.as_ref().map(WorkloadObject::metadata) {
                         Some(live) => {
                             refusals::newest(self.kubernetes, subject.workload, live).await
                         }
@@ -231,7 +231,7 @@ impl<'a> Wait<'a> {
             return false;
         };
         let is_complete = live.is_complete();
-        let matters = |replica: &&Replica| {
+        let matters = |replica: &&PodState| {
             is_complete && replica.is_of_another_view(self.stamp.fence) || replica.is_in_trouble()
         };
         let is_current = subject.listed_at.as_deref() == subject.revision();
@@ -246,7 +246,7 @@ impl<'a> Wait<'a> {
             .map(|replica| replica.controller.uid.clone())
             .collect();
         let selector = self.selector.as_deref();
-        self.owners = Owners::list(self.kubernetes, self.beside, selector, seen).await?;
+        self.owners = ReplicaSetOwners::list(self.kubernetes, self.beside, selector, seen).await?;
         for subject in &mut self.subjects {
             subject.listed_at = subject.revision().map(str::to_owned);
         }
@@ -322,7 +322,11 @@ impl<'a> Wait<'a> {
 
     /// Opens the watch of their pods, by the selectors that their objects name.
     fn watch_pods(&mut self) -> Result<BoxStream<'a, Result<Watched<Pod>, Error>>, Error> {
-        let mine = self.subjects.iter().map(Subject::pods).collect::<Result<Vec<Mine>, Error>>()?;
+        let mine = self
+            .subjects
+            .iter()
+            .map(Subject::pods)
+            .collect::<Result<Vec<PodOwnership>, Error>>()?;
         self.selector = selecting(&mine);
         self.pods = Pods::of(mine, self.annotation);
         let configuration = watcher::Config::default();
@@ -359,9 +363,9 @@ impl<'a> Subject<'a> {
     }
 
     /// Records its present state.
-    fn note(&mut self, seen: Live) {
+    fn note(&mut self, seen: WorkloadObject) {
         self.is_listed = true;
-        let uid = |live: &Live| live.metadata().uid.clone();
+        let uid = |live: &WorkloadObject| live.metadata().uid.clone();
         if self.live.as_ref().is_some_and(|known| uid(known) != uid(&seen)) {
             let fix = "nothing, if that is meant: the next run stamps the new one";
             return self.is_lost("it was deleted and created anew", fix);
@@ -391,13 +395,14 @@ impl<'a> Subject<'a> {
     }
 
     /// True if a pod that its selector matches belongs to another Deployment.
-    fn is_of_another(&self, replica: &Replica, owners: &Owners) -> bool {
+    fn is_of_another(&self, replica: &PodState, owners: &ReplicaSetOwners) -> bool {
         self.is_deployment() && owners.is_foreign(&replica.controller.uid, &self.workload.name)
     }
 
     /// The criteria by which pods are its own.
-    fn pods(&self) -> Result<Mine, Error> {
-        let selector = self.live.as_ref().and_then(Live::selector).cloned().unwrap_or_default();
+    fn pods(&self) -> Result<PodOwnership, Error> {
+        let selector =
+            self.live.as_ref().and_then(WorkloadObject::selector).cloned().unwrap_or_default();
         let selector = Selector::try_from(selector).map_err(|error| {
             Error::new(
                 Kind::Internal,
@@ -409,7 +414,7 @@ impl<'a> Subject<'a> {
             .caused_by(&error)
         })?;
         let Workload { kind, name, .. } = self.workload;
-        Ok(Mine { kind: *kind, name: name.clone(), selector })
+        Ok(PodOwnership { kind: *kind, name: name.clone(), selector })
     }
 }
 

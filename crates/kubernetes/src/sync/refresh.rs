@@ -228,7 +228,7 @@ impl<'a> Refresh<'a> {
                         Some(keeper) => why_absent(&keeper, &workload.namespace),
                         None => ("it was deleted".to_owned(), "create it again".to_owned()),
                     };
-                    self.block(index, workload.copy_told(), reason, fix);
+                    self.block(index, workload.describe_copy(), reason, fix);
                 }
             },
             Action::GiveUp(message) => {

@@ -7,7 +7,7 @@
 use changeover_token::Fence;
 use serde_json::{Value, json};
 
-use super::{KubectlStatus, Live, Pod, Replica, Rollout, RolloutStatus};
+use super::{KubectlStatus, Pod, PodState, Rollout, RolloutStatus, WorkloadObject};
 
 const STAMP: &str = "verifier.changeover.dev/token";
 
@@ -286,7 +286,7 @@ fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained()
 }
 
 impl Row {
-    fn live(&self) -> Live {
+    fn live(&self) -> WorkloadObject {
         let mut spec = self.spec.clone();
         spec["selector"] = json!({});
         spec["template"] = json!({"metadata": {"annotations": {STAMP: "7"}}});
@@ -298,7 +298,7 @@ impl Row {
         super::tests::live(self.kind, object)
     }
 
-    fn replicas(&self) -> Vec<Replica> {
+    fn replicas(&self) -> Vec<PodState> {
         let pod = |(number, stamp): (usize, &i64)| {
             let ends = (*stamp < 0).then_some("2026-01-01T00:00:00Z");
             let pod: Pod = serde_json::from_value(json!({
@@ -313,7 +313,7 @@ impl Row {
                 },
             }))
             .unwrap();
-            Replica::of(pod, STAMP).unwrap()
+            PodState::of(pod, STAMP).unwrap()
         };
         self.pods.iter().enumerate().map(pod).collect()
     }

@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for Stamps {
 
 /// A pod that runs, or may run, on behalf of a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Replica {
+pub(crate) struct PodState {
     /// Its name.
     pub(crate) name: String,
     /// Its labels.
@@ -187,7 +187,7 @@ pub(crate) struct Replica {
     /// True if it is ready, as far as the API server knows.
     pub(super) is_ready: bool,
     /// The problem that keeps it from being ready.
-    pub(super) trouble: Option<Trouble>,
+    pub(super) trouble: Option<PodProblem>,
 }
 
 /// The controller of a pod.
@@ -203,7 +203,7 @@ pub(crate) struct Controller {
 
 /// A problem that keeps a pod from being ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct PodProblem {
     /// The container. `None` if the problem is that of the pod itself.
     container: Option<String>,
     /// The problem in words.
@@ -223,7 +223,7 @@ pub(super) enum Weight {
     Certain,
 }
 
-impl Replica {
+impl PodState {
     /// Reads a pod. `None` if it has ended, or if it has no controller that rolls pods out.
     pub(crate) fn of(pod: Pod, annotation: &str) -> Option<Self> {
         let Pod { metadata, spec, status } = pod;
@@ -251,7 +251,7 @@ impl Replica {
             .filter_map(Container::trouble)
             .chain(containers.clone().filter_map(Container::trouble))
             .max_by_key(|trouble| trouble.weight);
-        let told = |what| Some(Trouble { container: None, what, weight: Weight::Told });
+        let told = |what| Some(PodProblem { container: None, what, weight: Weight::Told });
         let of_itself = || {
             let scheduled = condition("PodScheduled").filter(|it| it.status == "False");
             if let Some(Condition { reason, message, .. }) = scheduled {
@@ -307,7 +307,7 @@ impl Replica {
     }
 
     /// The problem that keeps it from being ready, in words.
-    pub(super) fn told_with(&self, trouble: &Trouble) -> String {
+    pub(super) fn told_with(&self, trouble: &PodProblem) -> String {
         match &trouble.container {
             Some(container) => format!("{}, container {container}: {}", self.told(), trouble.what),
             None => format!("{}: {}", self.told(), trouble.what),
@@ -315,7 +315,7 @@ impl Replica {
     }
 
     /// The identity of a problem: it stays the same as long as the problem does.
-    pub(super) fn problem(&self, trouble: &Trouble) -> String {
+    pub(super) fn problem(&self, trouble: &PodProblem) -> String {
         format!("{} {:?}", self.name, trouble.container)
     }
 }
@@ -323,9 +323,9 @@ impl Replica {
 impl Container {
     /// The reason for which it waits (kubelet `pkg/kubelet/kuberuntime`, `pkg/kubelet/images/types.go`), or
     /// is not ready while it runs.
-    fn trouble(&self) -> Option<Trouble> {
+    fn trouble(&self) -> Option<PodProblem> {
         let trouble =
-            |what, weight| Some(Trouble { container: Some(self.name.clone()), what, weight });
+            |what, weight| Some(PodProblem { container: Some(self.name.clone()), what, weight });
         let state = self.state.as_ref()?;
         let last = self.last_state.as_ref().and_then(|last| last.terminated.as_ref());
         let restarts = self.restart_count;

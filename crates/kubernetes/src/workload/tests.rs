@@ -1,17 +1,17 @@
 use changeover_token::Fence;
 use serde_json::{Value, json};
 
-use super::{KubectlStatus, Live, Pod, Replica, Rollout, RolloutStatus};
+use super::{KubectlStatus, Pod, PodState, Rollout, RolloutStatus, WorkloadObject};
 
 const STAMP: &str = "presenter.changeover.dev/datastore-token";
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
 
 /// Parses a workload of this kind.
-pub(super) fn live(kind: &str, object: Value) -> Live {
+pub(super) fn live(kind: &str, object: Value) -> WorkloadObject {
     match kind {
-        "Deployment" => Live::Deployment(serde_json::from_value(object).unwrap()),
-        "StatefulSet" => Live::StatefulSet(serde_json::from_value(object).unwrap()),
-        "DaemonSet" => Live::DaemonSet(serde_json::from_value(object).unwrap()),
+        "Deployment" => WorkloadObject::Deployment(serde_json::from_value(object).unwrap()),
+        "StatefulSet" => WorkloadObject::StatefulSet(serde_json::from_value(object).unwrap()),
+        "DaemonSet" => WorkloadObject::DaemonSet(serde_json::from_value(object).unwrap()),
         other => panic!("{other}"),
     }
 }
@@ -50,7 +50,7 @@ fn rolled_out(kind: &str) -> Value {
 }
 
 /// A rolled-out workload with some fields changed, each named by a JSON pointer.
-fn with(kind: &str, changes: &[(&str, Value)]) -> Live {
+fn with(kind: &str, changes: &[(&str, Value)]) -> WorkloadObject {
     let mut object = rolled_out(kind);
     for (pointer, value) in changes {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
@@ -60,7 +60,7 @@ fn with(kind: &str, changes: &[(&str, Value)]) -> Live {
 }
 
 /// A workload of which one of three pods is updated.
-fn under_way_of(kind: &str) -> Live {
+fn under_way_of(kind: &str) -> WorkloadObject {
     let updated = match kind {
         "DaemonSet" => "/status/updatedNumberScheduled",
         _ => "/status/updatedReplicas",
@@ -115,10 +115,10 @@ fn waiting(reason: &str, restarts: u32) -> Value {
     }))
 }
 
-fn judge(live: &Live, pods: &[Pod]) -> RolloutStatus {
+fn judge(live: &WorkloadObject, pods: &[Pod]) -> RolloutStatus {
     let rollout =
         Rollout { object: "prod/web/deployment/backend", annotation: STAMP, fence: Fence::bare(7) };
-    let replicas: Vec<_> = pods.iter().filter_map(|it| Replica::of(it.clone(), STAMP)).collect();
+    let replicas: Vec<_> = pods.iter().filter_map(|it| PodState::of(it.clone(), STAMP)).collect();
     rollout.judge(live, Some("new"), &replicas.iter().collect::<Vec<_>>())
 }
 
@@ -371,7 +371,7 @@ fn trouble_of_another_template_is_no_trouble_where_its_pods_are_ended_anyway() {
 #[test]
 fn what_may_go_by_is_told_before_it_is_known_whose_a_replica_set_is() {
     let starting = container(json!({"state": {"running": {}}}));
-    let replica = Replica::of(pod("Deployment", "a", "7", starting), STAMP).unwrap();
+    let replica = PodState::of(pod("Deployment", "a", "7", starting), STAMP).unwrap();
     let rollout = Rollout { object: "a", annotation: STAMP, fence: Fence::bare(7) };
     let verdict = rollout.judge(&under_way_of("Deployment"), None, &[&replica]);
     under_way(&verdict, "container main: it runs and is not ready");

@@ -1,7 +1,7 @@
 //! Guarantees of the publications port.
 
 use changeover_core::{
-    ports::{Holding, Written},
+    ports::{StoredValue, Written},
     spec::{Publication, Side},
 };
 use changeover_token::{AcceptedForm, Content, Fence};
@@ -15,7 +15,7 @@ impl Stores {
         written.unwrap_or_else(|error| panic!("{}", error.error))
     }
 
-    async fn holding(&self, publication: &Publication, side: Side) -> Option<Holding> {
+    async fn holding(&self, publication: &Publication, side: Side) -> Option<StoredValue> {
         let holding = self.publications.read(&publication.place, side).await;
         holding.unwrap_or_else(|error| panic!("{error}"))
     }
@@ -123,10 +123,10 @@ pub async fn take_the_same_view_again(stores: &Stores) {
 
 pub async fn hold_both_views_in_one_item(stores: &Stores) {
     let (token, place) = (stores.token("both"), stores.item("both"));
-    let (shown, known) = (presented(&token, 9, "ds_s3cret"), accepted(&token, 2));
-    stores.wrote(&place, &shown).await;
+    let (displayed_value, known) = (presented(&token, 9, "ds_s3cret"), accepted(&token, 2));
+    stores.wrote(&place, &displayed_value).await;
     stores.wrote(&place, &known).await;
-    for (side, view) in [(Side::Presenters, shown), (Side::Verifiers, known)] {
+    for (side, view) in [(Side::Presenters, displayed_value), (Side::Verifiers, known)] {
         let holding = stores.holding(&place, side).await.expect("a view");
         assert_eq!(holding.value.expose(), view.bytes(AcceptedForm::Digests).expose());
         assert_eq!(holding.fence, Some(view.fence()), "each view has its own fence");

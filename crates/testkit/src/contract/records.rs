@@ -75,10 +75,10 @@ pub async fn knows_nothing_of_what_was_never_saved(stores: &Stores) {
     assert_eq!(audit.expect("an answer"), None);
     let due_at = stores.clock.now();
     let another = Fence { life: Some(life(60)), revision: 1 };
-    let postponed = stores.records.postpone(&token, another, due_at).await.expect("an answer");
-    assert_eq!(postponed, Saved::Overtaken, "another life");
-    let postponed = stores.records.postpone(&token, fence(1), due_at).await;
-    assert_eq!(postponed.expect("an answer"), Saved::Overtaken);
+    let with_due_at = stores.records.heartbeat(&token, another, due_at).await.expect("an answer");
+    assert_eq!(with_due_at, Saved::Overtaken, "another life");
+    let with_due_at = stores.records.heartbeat(&token, fence(1), due_at).await;
+    assert_eq!(with_due_at.expect("an answer"), Saved::Overtaken);
     let joined =
         stores.records.join(&token, fence(1), &key("k"), &key_entry(stores.in_a_week())).await;
     assert_eq!(joined.expect("an answer"), Saved::Overtaken);
@@ -145,19 +145,19 @@ pub async fn adds_a_key_only_to_the_record_that_was_read(stores: &Stores) {
 }
 
 pub async fn postpones_without_a_new_revision(stores: &Stores) {
-    let token = stores.token("postpone");
+    let token = stores.token("heartbeat");
     let record = begun_record(&token);
     assert_eq!(stores.saved(&record, None).await, Saved::Saved);
     let due_at = stores.clock.now() + Duration::from_secs(60);
-    let postponed = stores.records.postpone(&token, fence(2), due_at).await.expect("an answer");
-    assert_eq!(postponed, Saved::Overtaken, "another revision");
+    let with_due_at = stores.records.heartbeat(&token, fence(2), due_at).await.expect("an answer");
+    assert_eq!(with_due_at, Saved::Overtaken, "another revision");
     let another = Fence { life: Some(life(60)), revision: 1 };
-    let postponed = stores.records.postpone(&token, another, due_at).await.expect("an answer");
-    assert_eq!(postponed, Saved::Overtaken, "another life");
-    let postponed = stores.records.postpone(&token, fence(1), due_at).await.expect("an answer");
-    assert_eq!(postponed, Saved::Saved);
+    let with_due_at = stores.records.heartbeat(&token, another, due_at).await.expect("an answer");
+    assert_eq!(with_due_at, Saved::Overtaken, "another life");
+    let with_due_at = stores.records.heartbeat(&token, fence(1), due_at).await.expect("an answer");
+    assert_eq!(with_due_at, Saved::Saved);
     let loaded = stores.loaded(&token, None).await.record;
-    assert_eq!(loaded, Some(record.postponed(due_at)));
+    assert_eq!(loaded, Some(record.with_due_at(due_at)));
     assert_eq!(stores.saved(&record.to_save(), Some(1)).await, Saved::Saved, "the fence stands");
 }
 
@@ -170,7 +170,7 @@ pub async fn counts_failed_runs_beside_the_record(stores: &Stores) {
         counted.expect("an answer")
     };
     assert_eq!(count(now, None).await, None, "there is no record");
-    let record = bare_record(&token).postponed(now - Duration::from_secs(1));
+    let record = bare_record(&token).with_due_at(now - Duration::from_secs(1));
     assert_eq!(stores.saved(&record, None).await, Saved::Saved);
 
     let first = count(now, None).await.expect("it was due");
@@ -179,18 +179,18 @@ pub async fn counts_failed_runs_beside_the_record(stores: &Stores) {
     let loaded = stores.loaded(&token, Some("k")).await;
     assert_eq!(loaded.failing.as_ref(), Some(&first));
     let again = now + Duration::from_secs(60);
-    let record = record.postponed(again);
+    let record = record.with_due_at(again);
     assert_eq!(loaded.record, Some(record.clone()), "only its time has moved");
     assert_eq!(count(now, None).await, None, "it is not due any more");
 
     let second = count(again, None).await.expect("it was due");
     assert_eq!((second.tries, second.since), (2, first.since));
     let third_at = again + Duration::from_secs(120);
-    let record = record.postponed(third_at);
+    let record = record.with_due_at(third_at);
     assert_eq!(stores.loaded(&token, None).await.record, Some(record.clone()));
     let end = third_at + Duration::from_secs(5);
     assert_eq!(count(third_at, Some(end)).await.expect("it was due").tries, 3);
-    let record = record.postponed(end);
+    let record = record.with_due_at(end);
     assert_eq!(stores.loaded(&token, None).await.record, Some(record.clone()));
 
     assert_eq!(stores.saved(&record.to_save(), Some(1)).await, Saved::Saved, "the fence stands");
@@ -202,7 +202,7 @@ pub async fn lists_what_fails_apart_from_what_is_due(stores: &Stores) {
     let now = stores.clock.now();
     let [healthy, failing] = ["apart-healthy", "apart-failing"].map(|name| stores.token(name));
     for token in [&healthy, &failing] {
-        let record = bare_record(token).postponed(now - Duration::from_secs(1));
+        let record = bare_record(token).with_due_at(now - Duration::from_secs(1));
         assert_eq!(stores.saved(&record, None).await, Saved::Saved);
     }
     let counted = stores.records.back_off(&failing, &error, now, None).await.expect("an answer");
@@ -250,8 +250,8 @@ pub async fn forgets_a_record_and_no_more(stores: &Stores) {
     assert_eq!(forget(fence(1)).await, Saved::Overtaken);
     assert_eq!(stores.saved(&first.to_save(), Some(1)).await, Saved::Overtaken);
     let error = Error::new(Kind::BadSpec, "read the spec of", "it is empty", "fill it in");
-    let postponed = stores.records.postpone(&token, fence(1), stores.clock.now()).await;
-    assert_eq!(postponed.expect("an answer"), Saved::Overtaken);
+    let with_due_at = stores.records.heartbeat(&token, fence(1), stores.clock.now()).await;
+    assert_eq!(with_due_at.expect("an answer"), Saved::Overtaken);
     let counted = stores.records.back_off(&token, &error, stores.clock.now(), None).await;
     assert_eq!(counted.expect("an answer"), None);
 
@@ -269,11 +269,11 @@ pub async fn tells_what_is_due_in_order(stores: &Stores) {
         (stores.token("due-a"), before(30)),
     ];
     for (token, due_at) in &table {
-        let record = bare_record(token).postponed(*due_at);
+        let record = bare_record(token).with_due_at(*due_at);
         assert_eq!(stores.saved(&record, None).await, Saved::Saved);
     }
     let later = bare_record(&stores.token("due-later"));
-    let later = later.postponed(now + Duration::from_secs(600));
+    let later = later.with_due_at(now + Duration::from_secs(600));
     assert_eq!(stores.saved(&later, None).await, Saved::Saved);
     assert_eq!(stores.saved(&bare_record(&stores.token("due-never")), None).await, Saved::Saved);
 

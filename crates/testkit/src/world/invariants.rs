@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use changeover_core::{
     record::{Leg, Record},
-    spec::{Audience, Place, Side, Spec},
+    spec::{Place, Side, SideSpec, Spec},
 };
 use changeover_token::TokenName;
 
@@ -173,7 +173,7 @@ impl State {
 const CROWD: usize = 8;
 
 /// The places of a side that readers read without a restart.
-fn dynamic(audience: &Audience) -> impl Iterator<Item = &Place> {
+fn dynamic(audience: &SideSpec) -> impl Iterator<Item = &Place> {
     let places = audience.publications.iter().map(|publication| &publication.place);
     places.filter(|_| audience.within.is_some())
 }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use changeover_core::{
-    ports::{Holding, Written},
+    ports::{StoredValue, Written},
     spec::{Place, Publication, Side},
 };
 use changeover_token::{Content, Digest, Fence, Secret, TokenName, VersionNumber};
@@ -90,10 +90,10 @@ pub enum Refused {
 
 impl State {
     /// The view of a side at a place.
-    pub(super) fn holding(&self, place: &Place, side: Side) -> Option<Holding> {
+    pub(super) fn holding(&self, place: &Place, side: Side) -> Option<StoredValue> {
         let stored = self.places.get(place)?;
         let view = stored.views.get(&side)?.last()?;
-        Some(Holding {
+        Some(StoredValue {
             value: Secret::verbatim(view.value.clone()),
             store_version: match place {
                 Place::Parameter(_) => stored.last_version,

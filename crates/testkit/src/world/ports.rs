@@ -12,16 +12,16 @@ use changeover_core::{
     error::{Error, Kind},
     event::Request,
     finding::{Examination, Finding, Subject},
-    metrics::Measurement,
-    notice::Notice,
+    job_result::JobResult,
+    metrics::MetricPoint,
     ports::{
-        Arrival, Clusters, Described, Holding, Inboxes, Invocations, Meter, Pipeline, Progress,
-        Publications, RecordStore, Save, Saved, SecretCopies, SpecText, Specs, Stamp, Subscribers,
-        Untold, Workloads, WriteError, Written,
+        Clusters, Described, EventPublisher, EventsLost, InboxValue, Inboxes, Invocations,
+        MetricsSink, Pipeline, Progress, Publications, RecordStore, Save, Saved, SecretCopies,
+        SpecText, Specs, Stamp, StoredValue, Workloads, WriteError, Written,
     },
     record::{Audit, Failing, KeyDigest, KeyEntry, Loaded, SecretRevision},
     spec::{ParameterName, Place, Publication, Side, Workload},
-    verdict::Verdict,
+    token_event::TokenEvent,
 };
 use changeover_token::{Content, Digest, Fence, Sealed, Secret, TokenName, VersionNumber};
 
@@ -40,12 +40,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 /// All ports of one invocation.
-pub(super) struct Ports {
+pub(super) struct MemoryPorts {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) actor: Arc<Actor>,
 }
 
-impl Ports {
+impl MemoryPorts {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.catch_up();
@@ -224,7 +224,7 @@ const LOOKS: [&str; 19] = [
     "secret_revision",
     "rolled_out",
     "editors",
-    "tell",
+    "publish",
 ];
 
 /// A call that got no reply.
@@ -243,7 +243,7 @@ fn unreachable(port: &str, on: &str) -> Error {
 }
 
 #[async_trait]
-impl Specs for Ports {
+impl Specs for MemoryPorts {
     async fn spec(&self, token: &TokenName) -> Result<Option<SpecText>, Error> {
         let name = token.clone();
         self.plain("spec", token, move |it| {
@@ -272,8 +272,8 @@ impl Specs for Ports {
 }
 
 #[async_trait]
-impl Inboxes for Ports {
-    async fn read(&self, inbox: &ParameterName) -> Result<Option<Arrival>, Error> {
+impl Inboxes for MemoryPorts {
+    async fn read(&self, inbox: &ParameterName) -> Result<Option<InboxValue>, Error> {
         self.check_readable(inbox)?;
         let name = inbox.clone();
         self.plain("inbox", inbox, move |it| it.inboxes.get(&name).cloned()).await
@@ -281,7 +281,7 @@ impl Inboxes for Ports {
 }
 
 #[async_trait]
-impl RecordStore for Ports {
+impl RecordStore for MemoryPorts {
     async fn load(&self, token: &TokenName, key: Option<&KeyDigest>) -> Result<Loaded, Error> {
         let (name, key) = (token.clone(), key.cloned());
         let loaded = self.plain("load", token, move |it| it.load(&name, key.as_ref())).await?;
@@ -322,14 +322,14 @@ impl RecordStore for Ports {
         self.plain("join", token, move |it| it.join(&name, fence, &key, &entry)).await
     }
 
-    async fn postpone(
+    async fn heartbeat(
         &self,
         token: &TokenName,
         fence: Fence,
         due_at: Timestamp,
     ) -> Result<Saved, Error> {
         let name = token.clone();
-        self.plain("postpone", token, move |it| it.postpone(&name, fence, due_at)).await
+        self.plain("heartbeat", token, move |it| it.heartbeat(&name, fence, due_at)).await
     }
 
     async fn back_off(
@@ -407,8 +407,8 @@ impl RecordStore for Ports {
 }
 
 #[async_trait]
-impl Publications for Ports {
-    async fn read(&self, place: &Place, side: Side) -> Result<Option<Holding>, Error> {
+impl Publications for MemoryPorts {
+    async fn read(&self, place: &Place, side: Side) -> Result<Option<StoredValue>, Error> {
         self.check_readable(place)?;
         let from = place.clone();
         self.plain("read", place, move |it| it.holding(&from, side)).await
@@ -454,7 +454,7 @@ impl Publications for Ports {
     }
 }
 
-impl Ports {
+impl MemoryPorts {
     async fn written(
         &self,
         port: &'static str,
@@ -504,7 +504,7 @@ fn stamp_of(subject: &Subject<'_>) -> Stamp {
 }
 
 #[async_trait]
-impl Clusters for Ports {
+impl Clusters for MemoryPorts {
     async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
         let asked = clusters.clone();
         let described = self.plain("describe", "clusters", move |it| {
@@ -545,7 +545,7 @@ impl Clusters for Ports {
 }
 
 #[async_trait]
-impl SecretCopies for Ports {
+impl SecretCopies for MemoryPorts {
     async fn refresh(
         &self,
         workloads: &[&Workload],
@@ -617,7 +617,7 @@ impl SecretCopies for Ports {
 }
 
 #[async_trait]
-impl Workloads for Ports {
+impl Workloads for MemoryPorts {
     async fn stamp(
         &self,
         workload: &Workload,
@@ -646,13 +646,13 @@ impl Workloads for Ports {
 }
 
 #[async_trait]
-impl Pipeline for Ports {
-    async fn answer(&self, job: &str, verdict: &Verdict) -> Result<(), Error> {
-        let (job, verdict) = (job.to_owned(), verdict.clone());
+impl Pipeline for MemoryPorts {
+    async fn answer(&self, job: &str, job_result: &JobResult) -> Result<(), Error> {
+        let (job, job_result) = (job.to_owned(), job_result.clone());
         self.plain("answer", job.clone(), move |it| {
             // A second answer changes nothing.
             if let Some(waiting @ Job::Waiting) = it.jobs.get_mut(&job) {
-                *waiting = Job::Answered(verdict.clone());
+                *waiting = Job::Answered(job_result.clone());
             }
         })
         .await
@@ -660,27 +660,27 @@ impl Pipeline for Ports {
 }
 
 #[async_trait]
-impl Subscribers for Ports {
-    async fn tell(&self, notices: &[Notice]) -> Result<(), Untold> {
+impl EventPublisher for MemoryPorts {
+    async fn publish(&self, token_events: &[TokenEvent]) -> Result<(), EventsLost> {
         let bus = self.state().bus;
-        let (on, owned) = (notices.len(), notices.to_vec());
+        let (on, owned) = (token_events.len(), token_events.to_vec());
         let told = match bus {
-            Bus::Takes => self.plain("tell", on, move |it| it.tell(&owned)).await,
-            Bus::Refuses => Err(unreachable("tell", "the bus")),
+            Bus::Takes => self.plain("publish", on, move |it| it.deliver(&owned)).await,
+            Bus::Refuses => Err(unreachable("publish", "the bus")),
             Bus::Silent => std::future::pending().await,
         };
-        told.map_err(|error| Untold { count: notices.len(), error })
+        told.map_err(|error| EventsLost { count: token_events.len(), error })
     }
 }
 
-impl Meter for Ports {
-    fn write(&self, measurement: &Measurement) {
+impl MetricsSink for MemoryPorts {
+    fn write(&self, measurement: &MetricPoint) {
         self.state().measured.push(measurement.clone());
     }
 }
 
 #[async_trait]
-impl Invocations for Ports {
+impl Invocations for MemoryPorts {
     async fn start(&self, function: &str, event: &Value) -> Result<(), Error> {
         assert_eq!(function, FUNCTION, "an invocation starts others of what it came in on itself");
         let request = Request::parse(event)?;

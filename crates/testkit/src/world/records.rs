@@ -188,10 +188,10 @@ impl State {
         Saved::Saved
     }
 
-    pub(super) fn postpone(&mut self, token: &TokenName, fence: Fence, to: Timestamp) -> Saved {
+    pub(super) fn heartbeat(&mut self, token: &TokenName, fence: Fence, to: Timestamp) -> Saved {
         match self.records.record(token) {
             Some(record) if record.fence() == fence => {
-                let record = record.postponed(to);
+                let record = record.with_due_at(to);
                 let json = serde_json::to_value(&record).expect("a record serializes");
                 self.records.stored.insert(token.clone(), json);
                 self.index(token, record.due_at());
@@ -212,7 +212,7 @@ impl State {
         record.due_at().filter(|due_at| *due_at <= now)?;
         let before = self.records.failing.get(token).cloned();
         let failing = Failing::after(before, error, now);
-        self.records.replace(token, &record.postponed(failing.due_at(now, latest)));
+        self.records.replace(token, &record.with_due_at(failing.due_at(now, latest)));
         self.records.failing.insert(token.clone(), failing.clone());
         self.index(token, Some(failing.due_at(now, latest)));
         Some(failing)

@@ -10,11 +10,11 @@ use std::{
 
 use changeover_core::{
     event::Request,
-    metrics::Measurement,
-    notice::Notice,
-    ports::{Arrival, SpecText},
+    job_result::JobResult,
+    metrics::MetricPoint,
+    ports::{InboxValue, SpecText},
     spec::{ParameterName, Place, Spec},
-    verdict::Verdict,
+    token_event::TokenEvent,
 };
 use changeover_token::TokenName;
 
@@ -47,7 +47,7 @@ pub(super) struct State {
     pub(super) places: BTreeMap<Place, Stored>,
     pub(super) cluster: Cluster,
     /// The last arrival in each inbox.
-    pub(super) inboxes: BTreeMap<ParameterName, Arrival>,
+    pub(super) inboxes: BTreeMap<ParameterName, InboxValue>,
     /// Digests of values that were written to presented places by hand, and that no verifier accepts yet.
     pub(super) by_hand: BTreeSet<String>,
     /// Jobs of pipelines.
@@ -69,9 +69,9 @@ pub(super) struct State {
     pub(super) in_flight: BTreeMap<TokenName, usize>,
     pub(super) bus: Bus,
     /// The notices that subscribers received.
-    pub(super) told: Vec<Notice>,
+    pub(super) told: Vec<TokenEvent>,
     /// The measurements that were written.
-    pub(super) measured: Vec<Measurement>,
+    pub(super) measured: Vec<MetricPoint>,
     /// The number of calls of each port.
     pub(super) calls: BTreeMap<&'static str, usize>,
     /// The command that replays this world.
@@ -105,7 +105,7 @@ pub(super) enum Job {
     /// It has no answer yet.
     Waiting,
     /// It received this verdict, and takes no second one.
-    Answered(Verdict),
+    Answered(JobResult),
 }
 
 struct Event {

@@ -55,11 +55,12 @@ async fn answered_with(read: &str, damages: &Damages) {
     let mut answer = good(read).await;
     damages.befall(&mut answer);
     let wire = Wire::script([ok(answer)]);
-    let fill = Arc::new(|buffer: &mut [u8]| {
+    let random_source = Arc::new(|buffer: &mut [u8]| {
         buffer.fill(0xab);
         Ok(())
     });
-    let records = DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), fill);
+    let records =
+        DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), random_source);
     let publications = AwsPublications::new(wire.aws(), publication_key());
     let read: Result<(), Error> = match read {
         "record" => records.load(&token(), None).await.map(drop),

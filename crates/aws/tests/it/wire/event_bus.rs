@@ -2,9 +2,9 @@
 
 use changeover_aws::EventBus;
 use changeover_core::{
-    notice::{Notice, What},
-    ports::Subscribers,
+    ports::EventPublisher,
     record::RotationId,
+    token_event::{TokenEvent, TokenEventKind},
 };
 use changeover_testkit::scene::subject;
 use changeover_token::{Stage, VersionNumber};
@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// Events about this many versions, which were retired one after the other.
-fn notices(count: u64) -> Vec<Notice> {
+fn token_events(count: u64) -> Vec<TokenEvent> {
     let at: Timestamp = "2026-11-22T12:00:31.400Z".parse().unwrap();
-    let retired = |version| What::VersionStageChanged {
+    let retired = |version| TokenEventKind::VersionStageChanged {
         version: VersionNumber::new(version),
         rotation: RotationId("r".to_owned()),
         stage: Stage::Retired,
@@ -26,7 +26,7 @@ fn notices(count: u64) -> Vec<Notice> {
         not_after: Some(at),
     };
     (1..=count)
-        .map(|it| Notice { token: subject(), life: None, revision: it, at, what: retired(it) })
+        .map(|it| TokenEvent { token: subject(), life: None, revision: it, at, kind: retired(it) })
         .collect()
 }
 
@@ -65,12 +65,12 @@ fn event_bus(wire: &Wire) -> EventBus {
 #[tokio::test(start_paused = true)]
 async fn a_notice_is_an_event_on_the_bus_with_its_json_as_detail() {
     let wire = bus(|_| false);
-    let notices = notices(1);
-    event_bus(&wire).tell(&notices).await.unwrap();
+    let token_events = token_events(1);
+    event_bus(&wire).publish(&token_events).await.unwrap();
     let call = wire.only_call();
     assert_eq!(call.operation, "PutEvents");
     let entry = &call.body["Entries"][0];
-    assert_eq!(detail(entry), serde_json::to_value(&notices[0]).unwrap());
+    assert_eq!(detail(entry), serde_json::to_value(&token_events[0]).unwrap());
     assert_eq!(entry["EventBusName"], "tokens");
     assert_eq!(entry["Source"], "changeover");
     assert_eq!(entry["DetailType"], "Version Stage Changed");
@@ -80,7 +80,7 @@ async fn a_notice_is_an_event_on_the_bus_with_its_json_as_detail() {
 #[tokio::test(start_paused = true)]
 async fn ten_are_sent_with_a_call_and_in_their_order() {
     let wire = bus(|_| false);
-    event_bus(&wire).tell(&notices(23)).await.unwrap();
+    event_bus(&wire).publish(&token_events(23)).await.unwrap();
     let sent: Vec<_> = wire.calls().iter().map(versions).collect();
     let all: Vec<_> = (1..=23).collect();
     assert_eq!(sent, all.chunks(10).collect::<Vec<_>>());
@@ -93,7 +93,7 @@ async fn what_is_refused_is_sent_again_and_nothing_else() {
         refusals += usize::from(detail["version"] == 3);
         detail["version"] == 3 && refusals == 1
     });
-    event_bus(&wire).tell(&notices(4)).await.unwrap();
+    event_bus(&wire).publish(&token_events(4)).await.unwrap();
     let sent: Vec<_> = wire.calls().iter().map(versions).collect();
     assert_eq!(sent, [vec![1, 2, 3, 4], vec![3]]);
 }
@@ -101,7 +101,7 @@ async fn what_is_refused_is_sent_again_and_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn what_stays_refused_is_counted_and_explained() {
     let wire = bus(|detail| detail["version"] == 3 || detail["version"] == 4);
-    let untold = event_bus(&wire).tell(&notices(4)).await.unwrap_err();
+    let untold = event_bus(&wire).publish(&token_events(4)).await.unwrap_err();
     assert_eq!(untold.count, 2);
     let error = untold.error.to_string();
     assert!(
@@ -122,11 +122,11 @@ async fn a_call_that_fails_takes_what_was_not_told_with_it() {
             _ => refused("AccessDeniedException"),
         }
     });
-    let untold = event_bus(&wire).tell(&notices(14)).await.unwrap_err();
+    let untold = event_bus(&wire).publish(&token_events(14)).await.unwrap_err();
     assert_eq!(untold.count, 4);
     assert!(untold.error.fix.contains("events:PutEvents"), "{}", untold.error);
 
     // An answer without a result for each event confirms none of them.
     let wire = Wire::script([Answer::With(200, json!({"FailedEntryCount": 0, "Entries": []}))]);
-    assert_eq!(event_bus(&wire).tell(&notices(2)).await.unwrap_err().count, 2);
+    assert_eq!(event_bus(&wire).publish(&token_events(2)).await.unwrap_err().count, 2);
 }

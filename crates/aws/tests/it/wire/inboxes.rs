@@ -3,7 +3,7 @@
 use changeover_aws::SsmInboxes;
 use changeover_core::{
     error::Kind,
-    ports::{Arrival, Inboxes},
+    ports::{InboxValue, Inboxes},
     spec::ParameterName,
 };
 
@@ -17,7 +17,7 @@ fn parameter(kind: &str) -> Value {
     }})
 }
 
-async fn read(wire: &Wire) -> Result<Option<Arrival>, changeover_core::error::Error> {
+async fn read(wire: &Wire) -> Result<Option<InboxValue>, changeover_core::error::Error> {
     let inbox = ParameterName::parse("/inbox/token").expect("a name");
     SsmInboxes::new(wire.aws()).read(&inbox).await
 }

@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use changeover_aws::CodePipelineJobs;
 use changeover_core::{
     error::Kind,
+    job_result::{Failure, JobResult},
     ports::Pipeline,
-    verdict::{Failure, Verdict},
 };
 
 use changeover_testkit_aws::{Answer, Wire, ok, refused};
 use serde_json::json;
 
-fn rotated() -> Verdict {
-    Verdict::Succeeded(BTreeMap::from([("version", "7".to_owned())]))
+fn rotated() -> JobResult {
+    JobResult::Succeeded(BTreeMap::from([("version", "7".to_owned())]))
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_verdict_is_the_call_that_codepipeline_takes() {
-    let goes_on = Verdict::GoesOn { continuation: "1".to_owned() };
+    let goes_on = JobResult::GoesOn { continuation: "1".to_owned() };
     let message = "x".repeat(6_000);
-    let failed = Verdict::Failed { failure: Failure::PermissionError, message: message.clone() };
+    let failed = JobResult::Failed { failure: Failure::PermissionError, message: message.clone() };
     let table = [
         (
             rotated(),
@@ -37,9 +37,9 @@ async fn each_verdict_is_the_call_that_codepipeline_takes() {
             }),
         ),
     ];
-    for (verdict, operation, body) in table {
+    for (job_result, operation, body) in table {
         let wire = Wire::script([ok(json!({}))]);
-        CodePipelineJobs::new(wire.aws()).answer("j", &verdict).await.expect("an answer");
+        CodePipelineJobs::new(wire.aws()).answer("j", &job_result).await.expect("an answer");
         let call = wire.only_call();
         assert_eq!((call.operation.as_str(), call.body), (operation, body));
     }

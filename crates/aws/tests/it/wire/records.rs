@@ -23,11 +23,11 @@ use changeover_testkit_aws::{Answer, Call, Wire, error_body, ok, refused};
 use serde_json::{Value, json};
 
 fn records(wire: &Wire) -> DynamoDbRecords {
-    let fill = Arc::new(|buffer: &mut [u8]| {
+    let random_source = Arc::new(|buffer: &mut [u8]| {
         buffer.fill(0xab);
         Ok(())
     });
-    DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), fill)
+    DynamoDbRecords::new(wire.aws(), kept(), Clock::starting_at(at(0)), random_source)
 }
 
 /// The id of every write, because the random bytes above are fixed.
@@ -416,7 +416,7 @@ async fn joining_checks_the_revision_and_adds_the_key() {
 #[tokio::test(start_paused = true)]
 async fn postponing_moves_the_time_alone_and_loading_sees_it() {
     let wire = Wire::script([ok(json!({}))]);
-    let saved = records(&wire).postpone(&token(), fence(4), at(60)).await.expect("an answer");
+    let saved = records(&wire).heartbeat(&token(), fence(4), at(60)).await.expect("an answer");
     assert_eq!(saved, Saved::Saved);
     let call = wire.only_call();
     assert_eq!(call.operation, "UpdateItem");
@@ -430,7 +430,7 @@ async fn postponing_moves_the_time_alone_and_loading_sees_it() {
         })
     );
     let wire = Wire::script([refused("ConditionalCheckFailedException")]);
-    let saved = records(&wire).postpone(&token(), fence(4), at(60)).await.expect("an answer");
+    let saved = records(&wire).heartbeat(&token(), fence(4), at(60)).await.expect("an answer");
     assert_eq!(saved, Saved::Overtaken);
 
     let record = begun_record(&token());
@@ -438,7 +438,7 @@ async fn postponing_moves_the_time_alone_and_loading_sees_it() {
     item["due_at"] = json!({"S": "2026-11-01T00:01:00.000Z"});
     let wire = Wire::script([ok(json!({"Item": item}))]);
     let loaded = records(&wire).load(&token(), None).await.expect("an answer");
-    assert_eq!(loaded.record, Some(record.postponed(at(60))));
+    assert_eq!(loaded.record, Some(record.with_due_at(at(60))));
 }
 
 /// The attributes beside a record that are read even if the record itself cannot be parsed.

@@ -11,7 +11,7 @@ use super::{
     },
     Faults,
 };
-use crate::error::{Error, Kind, quoted, shown};
+use crate::error::{Error, Kind, displayed_value, quote_for_log};
 
 /// See [`ClusterDescription::parse`].
 pub(in crate::spec) fn cluster(
@@ -48,7 +48,7 @@ pub(in crate::spec) fn cluster(
             because,
             "correct the parameter of that name under CHANGEOVER_CLUSTERS",
         )
-        .on(quoted(name))
+        .on(quote_for_log(name))
     })
 }
 
@@ -70,7 +70,8 @@ impl Faults {
             None => self.add("ca", format!("is missing; write {AUTHORITY_RULE}")),
             Some(value) => match value.as_str().and_then(authority) {
                 Some(authority) => Some(authority),
-                None => self.add("ca", format!("is {}; write {AUTHORITY_RULE}", shown(&value))),
+                None => self
+                    .add("ca", format!("is {}; write {AUTHORITY_RULE}", displayed_value(&value))),
             },
         };
         let token_parameter = match raw.token_parameter.0 {
@@ -90,7 +91,7 @@ impl Faults {
                     Ok(parameter) => Some(parameter),
                     Err(because) => self.add(
                         "token_parameter",
-                        format!("is {}: {because}; name {TOKEN_RULE}", shown(&value)),
+                        format!("is {}: {because}; name {TOKEN_RULE}", displayed_value(&value)),
                     ),
                 }
             }

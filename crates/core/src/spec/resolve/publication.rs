@@ -11,7 +11,7 @@ use super::{
     },
     Faults,
 };
-use crate::error::shown;
+use crate::error::displayed_value;
 
 impl Faults {
     pub(super) fn publication(
@@ -44,7 +44,10 @@ impl Faults {
                 Some(key) => Some(Some(key.to_owned())),
                 None => self.add(
                     format!("{path}.key"),
-                    format!("is {}; write the id, ARN or alias of a KMS key", shown(&key)),
+                    format!(
+                        "is {}; write the id, ARN or alias of a KMS key",
+                        displayed_value(&key)
+                    ),
                 ),
             },
         };
@@ -59,7 +62,7 @@ impl Faults {
             Some((_, Some("plain"))) => Some(AcceptedForm::Plain),
             Some((form, _)) => self.add(
                 format!("{path}.as"),
-                format!("is {}; write \"sha256\" or \"plain\"", shown(form)),
+                format!("is {}; write \"sha256\" or \"plain\"", displayed_value(form)),
             ),
         };
         Some(Publication { place: place?, key: key?, form: form? })
@@ -74,7 +77,10 @@ impl Faults {
             Ok(name) => Some(name),
             Err(because) => self.add(
                 path,
-                format!("is {}: {because}; write the full name of a parameter", shown(name)),
+                format!(
+                    "is {}: {because}; write the full name of a parameter",
+                    displayed_value(name)
+                ),
             ),
         }
     }
@@ -96,7 +102,7 @@ impl Faults {
                     Some(known) => Some((name, known)),
                     None => self.add(
                         format!("{path}.{name}"),
-                        format!("is {}; write a text or a whole number", shown(&value)),
+                        format!("is {}; write a text or a whole number", displayed_value(&value)),
                     ),
                 }
             })

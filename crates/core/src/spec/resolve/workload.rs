@@ -16,7 +16,7 @@ use super::{
     },
     Faults,
 };
-use crate::error::shown;
+use crate::error::displayed_value;
 
 impl Faults {
     pub(super) fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
@@ -152,7 +152,10 @@ impl Faults {
             }
             Some(other) => self.add(
                 path,
-                format!("is {}; write \"restart\" or {{\"within\": \"2m\"}}", shown(&other)),
+                format!(
+                    "is {}; write \"restart\" or {{\"within\": \"2m\"}}",
+                    displayed_value(&other)
+                ),
             ),
         }
     }

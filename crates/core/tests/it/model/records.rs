@@ -11,10 +11,10 @@ use std::{
 };
 
 use changeover_core::{
-    plan::{self, Ask, Decision, Terms},
+    plan::{self, Ask, Decision, Limits},
     record::{
-        Begin, Change, Held, Lease, Loaded, Minted, Purpose, Record, RotationId, SecretRevision,
-        Seen, Wait,
+        Begin, Held, LastWrite, Lease, Loaded, Minted, Purpose, Record, RotationId, SecretRevision,
+        Transition, Wait,
     },
     spec::{COMPARE_EVERY, Side, SpecId},
 };
@@ -30,7 +30,7 @@ use super::{
 
 const OVERLAP: Duration = Duration::from_secs(900);
 /// Terms under which the accepted set is never full.
-const TERMS: Terms = Terms { depth: 8, is_imported: false };
+const TERMS: Limits = Limits { depth: 8, is_imported: false };
 
 /// The identifier of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,7 +112,7 @@ impl Records {
     /// A record at rest, with one version.
     pub(crate) fn at_rest(&self) -> Id {
         let record = Record::new(subject(), Life::new(NOW, 0), NOW);
-        let begin = Change::Begin(Box::new(begin(Purpose::Publish, Some(minted(1)))));
+        let begin = Transition::Begin(Box::new(begin(Purpose::Publish, Some(minted(1)))));
         let begun = record.after(begin, NOW).expect("a first publication begins");
         let mut id = self.meet(&begun);
         let accepted = View { versions: 0b10, ends: 0 };
@@ -178,22 +178,22 @@ impl Records {
         let change = match edit {
             Edit::Rotate => {
                 let number = record.next_version().get() as u8;
-                Change::Begin(Box::new(begin(Purpose::Rotate, Some(minted(number)))))
+                Transition::Begin(Box::new(begin(Purpose::Rotate, Some(minted(number)))))
             }
             Edit::Repair { sides, leaves_presenters } => {
                 let sides = Side::BOTH.into_iter().filter(|side| sides[index(*side)]).collect();
                 let leaves_alone = leaves_presenters.then_some(Side::Presenters);
-                Change::Begin(Box::new(Begin {
+                Transition::Begin(Box::new(Begin {
                     repaired: sides,
                     leaves_alone,
                     ..begin(Purpose::Repair, None)
                 }))
             }
             Edit::Lease { unfenced } => {
-                Change::Lease { lease: lease(), late_write: unfenced.then_some(LATE_WRITE) }
+                Transition::Lease { lease: lease(), late_write: unfenced.then_some(LATE_WRITE) }
             }
             Edit::Published { side, view, readers_know } => {
-                let seen = Seen {
+                let seen = LastWrite {
                     revision: 0,
                     life: None,
                     store_version: 1,
@@ -202,32 +202,32 @@ impl Records {
                     answered_at: if readers_know { NOW - WITHIN } else { NOW },
                     held_at: BTreeMap::new(),
                 };
-                Change::Published(BTreeMap::from([(PLACES[side].to_owned(), seen)]))
+                Transition::Published(BTreeMap::from([(PLACES[side].to_owned(), seen)]))
             }
-            Edit::Unanswered => Change::Unanswered(NOW + LATE_WRITE),
+            Edit::Unanswered => Transition::Unanswered(NOW + LATE_WRITE),
             Edit::Synced { side, secret } => {
                 let wait = |view: View| {
                     let secret = Some(SecretRevision(format!("{}.{}", view.versions, view.ends)));
                     (WORKLOADS[side].to_owned(), Wait { secret, synced_at: NOW })
                 };
-                Change::Synced(secret.map(wait).into_iter().collect())
+                Transition::Synced(secret.map(wait).into_iter().collect())
             }
-            Edit::RolledOut => Change::RolledOut { overlap: OVERLAP },
-            Edit::Repeat => Change::Repeat,
-            Edit::Retire => Change::Retire,
-            Edit::Drop => Change::Drop,
+            Edit::RolledOut => Transition::RolledOut { overlap: OVERLAP },
+            Edit::Repeat => Transition::Repeat,
+            Edit::Retire => Transition::Retire,
+            Edit::Drop => Transition::Drop,
             Edit::Watch => {
-                Change::Await { due_at: NOW + LEASE * 2, watcher: Some(MINE.to_owned()) }
+                Transition::Await { due_at: NOW + LEASE * 2, watcher: Some(MINE.to_owned()) }
             }
             Edit::Release { is_due } => {
                 let due_at = if is_due { NOW } else { NOW + HOUR };
-                Change::Await { due_at, watcher: None }
+                Transition::Await { due_at, watcher: None }
             }
-            Edit::Hold => Change::Hold(Held::new("object", "reason", "fix")),
+            Edit::Hold => Transition::Hold(Held::new("object", "reason", "fix")),
             Edit::Compared { drift } => {
                 let drift = drift.then(|| "place".to_owned()).into_iter().collect();
                 let places = PLACES.map(str::to_owned).into();
-                Change::Compared { drift, places, again_after: COMPARE_EVERY }
+                Transition::Compared { drift, places, again_after: COMPARE_EVERY }
             }
             // The rest is no change: a save, time that passes, or what an omission spoils.
             Edit::Saved => return Some(record.to_save()),

@@ -1,9 +1,9 @@
 //! Notices to subscribers: each must follow from a saved record.
 
 use changeover_core::{
-    notice::{Notice, What},
     record::Record,
     report::Reason,
+    token_event::{TokenEvent, TokenEventKind},
 };
 use changeover_token::Stage;
 
@@ -11,26 +11,26 @@ use super::state::State;
 
 impl State {
     /// Delivers notices. Each must be true as of the revision that it names, and must contain no digest.
-    pub(super) fn tell(&mut self, notices: &[Notice]) {
-        for notice in notices {
-            if !self.is_so(notice) {
-                self.violated(&format!("told, and not so in any saved record: {notice:?}"));
+    pub(super) fn deliver(&mut self, token_events: &[TokenEvent]) {
+        for token_event in token_events {
+            if !self.is_so(token_event) {
+                self.violated(&format!("told, and not so in any saved record: {token_event:?}"));
             }
-            let text = serde_json::to_string(notice).expect("a notice serializes");
-            let digests = self.records.digests(&notice.token);
+            let text = serde_json::to_string(token_event).expect("an event serializes");
+            let digests = self.records.digests(&token_event.token);
             if digests.iter().any(|digest| text.contains(digest)) {
-                self.violated("a notice has a digest in it");
+                self.violated("an event has a digest in it");
             }
-            self.told.push(notice.clone());
+            self.told.push(token_event.clone());
         }
     }
 
-    fn is_so(&self, notice: &Notice) -> bool {
-        let mut saved = self.records.saved_as(&notice.token, notice.revision);
-        saved.any(|(before, after)| Self::follows(notice, before, after))
+    fn is_so(&self, token_event: &TokenEvent) -> bool {
+        let mut saved = self.records.saved_as(&token_event.token, token_event.revision);
+        saved.any(|(before, after)| Self::follows(token_event, before, after))
     }
 
-    fn follows(notice: &Notice, before: Option<&Record>, after: &Record) -> bool {
+    fn follows(token_event: &TokenEvent, before: Option<&Record>, after: &Record) -> bool {
         // A notice is about one save, so the records before and after that save decide.
         let rotation = |record: Option<&Record>| record.and_then(Record::rotation).cloned();
         let (rotated_before, rotates) = (rotation(before), rotation(Some(after)));
@@ -40,32 +40,36 @@ impl State {
         };
         // Most kinds need a change between the two, because a state that is not new must not be published
         // again.
-        match &notice.what {
-            What::RotationStarted { rotation, version, purpose } => {
+        match &token_event.kind {
+            TokenEventKind::RotationStarted { rotation, version, purpose } => {
                 rotates.is_some_and(|it| {
                     it.id == *rotation && it.version == *version && it.purpose == *purpose
                 }) && rotated_before.is_none_or(|it| it.id != *rotation)
             }
-            What::RotationHeld { leg, step, held, .. } => {
+            TokenEventKind::RotationHeld { leg, step, held, .. } => {
                 after.owed().is_some_and(|owed| owed.leg == *leg && owed.step == *step)
                     && after.held().is_some_and(|it| Reason::from(it) == *held)
             }
-            What::RotationResumed { .. } => {
+            TokenEventKind::RotationResumed { .. } => {
                 before.is_some_and(|before| before.held().is_some()) && after.held().is_none()
             }
-            What::RotationCompleted { rotation, version, previous_valid_until, .. } => {
+            TokenEventKind::RotationCompleted {
+                rotation, version, previous_valid_until, ..
+            } => {
                 let previous = after.in_stage(Stage::Previous).and_then(|it| it.not_after);
                 rotated_before.is_some_and(|it| it.id == *rotation)
                     && rotates.is_none_or(|it| it.id != *rotation)
                     && after.in_stage(Stage::Current).is_some_and(|it| it.version == *version)
                     && previous == *previous_valid_until
             }
-            What::RotationDropped { rotation, version } => {
+            TokenEventKind::RotationDropped { rotation, version } => {
                 rotated_before.is_some_and(|it| it.id == *rotation && !it.presented)
                     && stage_of(before, *version).is_some_and(|(it, _)| it == Stage::Pending)
                     && stage_of(Some(after), *version).is_none()
             }
-            What::VersionStageChanged { version, stage, stage_before, not_after, .. } => {
+            TokenEventKind::VersionStageChanged {
+                version, stage, stage_before, not_after, ..
+            } => {
                 let (is, was) = (stage_of(Some(after), *version), stage_of(before, *version));
                 let is_there = match stage {
                     Stage::Retired => is.is_none(),
@@ -73,7 +77,7 @@ impl State {
                 };
                 is_there && was.map(|(stage, _)| stage) == *stage_before
             }
-            What::DriftFound { places } => !places.is_empty() && after.drift() == places,
+            TokenEventKind::DriftFound { places } => !places.is_empty() && after.drift() == places,
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{answer::Answer, function::Reply};
 
 /// The result of a command, in the contract's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ExitStatus {
     /// The requested action is done.
     Done,
     /// It failed, or was refused.
@@ -17,67 +17,67 @@ pub enum Verdict {
     InProgress,
 }
 
-impl Verdict {
+impl ExitStatus {
     /// The exit code. Wrong usage, which is 2, is reported before there is a verdict.
     pub fn code(self) -> u8 {
         match self {
-            Verdict::Done => 0,
-            Verdict::Failed => 1,
-            Verdict::Held => 3,
-            Verdict::InProgress => 4,
+            ExitStatus::Done => 0,
+            ExitStatus::Failed => 1,
+            ExitStatus::Held => 3,
+            ExitStatus::InProgress => 4,
         }
     }
 
     /// The verdict of a reply.
     pub(crate) fn of(reply: &Reply) -> Self {
-        Answer::read(reply).map_or(Verdict::Failed, |answer| Self::of_answer(&answer))
+        Answer::read(reply).map_or(ExitStatus::Failed, |answer| Self::of_answer(&answer))
     }
 
     /// The verdict of a reply to a request for a rotation. A rotation that was dropped has failed: it
     /// brought no version.
     pub(crate) fn of_rotation(reply: &Reply) -> Self {
         match Answer::read(reply) {
-            Ok(answer) if answer.outcome == "dropped" => Verdict::Failed,
+            Ok(answer) if answer.outcome == "dropped" => ExitStatus::Failed,
             _ => Self::of(reply),
         }
     }
 
     fn of_answer(answer: &Answer) -> Self {
         if answer.error.is_some() {
-            return Verdict::Failed;
+            return ExitStatus::Failed;
         }
         match answer.outcome.as_str() {
             "rotated" | "unchanged" | "completed" | "published" | "dropped" | "revoked"
-            | "forgotten" | "nothing_owed" | "passed" | "warned" => Verdict::Done,
-            "held" => Verdict::Held,
-            "in_progress" | "deferred" | "handed_on" => Verdict::InProgress,
+            | "forgotten" | "nothing_owed" | "passed" | "warned" => ExitStatus::Done,
+            "held" => ExitStatus::Held,
+            "in_progress" | "deferred" | "handed_on" => ExitStatus::InProgress,
             // A sweep has the verdict of the worst of its tokens. A status only reports: it fails if a
             // token could not be read.
             "swept" => worst(answer.results.iter().map(Self::of_answer)),
             "reported" if answer.results.iter().any(|result| result.error.is_some()) => {
-                Verdict::Failed
+                ExitStatus::Failed
             }
-            "reported" => Verdict::Done,
+            "reported" => ExitStatus::Done,
             // `refused`, and outcomes of later versions: an unknown outcome must never count as done.
-            _ => Verdict::Failed,
+            _ => ExitStatus::Failed,
         }
     }
 }
 
-fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+fn worst(verdicts: impl Iterator<Item = ExitStatus>) -> ExitStatus {
     verdicts
-        .max_by_key(|verdict| match verdict {
-            Verdict::Done => 0,
-            Verdict::InProgress => 1,
-            Verdict::Held => 2,
-            Verdict::Failed => 3,
+        .max_by_key(|exit_status| match exit_status {
+            ExitStatus::Done => 0,
+            ExitStatus::InProgress => 1,
+            ExitStatus::Held => 2,
+            ExitStatus::Failed => 3,
         })
-        .unwrap_or(Verdict::Done)
+        .unwrap_or(ExitStatus::Done)
 }
 
-impl From<Verdict> for ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        ExitCode::from(verdict.code())
+impl From<ExitStatus> for ExitCode {
+    fn from(exit_status: ExitStatus) -> Self {
+        ExitCode::from(exit_status.code())
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn code(answer: Value) -> u8 {
-        Verdict::of(&Reply { text: answer.to_string(), is_error: false }).code()
+        ExitStatus::of(&Reply { text: answer.to_string(), is_error: false }).code()
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
         for (outcome, expected) in [("dropped", 1), ("unchanged", 0), ("rotated", 0), ("held", 3)] {
             let text = json!({"outcome": outcome}).to_string();
             let reply = Reply { text, is_error: false };
-            assert_eq!(Verdict::of_rotation(&reply).code(), expected, "{outcome}");
+            assert_eq!(ExitStatus::of_rotation(&reply).code(), expected, "{outcome}");
         }
     }
 
@@ -156,9 +156,9 @@ mod tests {
     fn what_is_no_answer_is_never_done() {
         for text in ["", "null", "[]", "\"rotated\"", "{}", "{\"outcome\": 7}", "<html>"] {
             let reply = Reply { text: text.to_owned(), is_error: false };
-            assert_eq!(Verdict::of(&reply), Verdict::Failed, "{text}");
+            assert_eq!(ExitStatus::of(&reply), ExitStatus::Failed, "{text}");
         }
         let reply = Reply { text: json!({"outcome": "rotated"}).to_string(), is_error: true };
-        assert_eq!(Verdict::of(&reply), Verdict::Failed);
+        assert_eq!(ExitStatus::of(&reply), ExitStatus::Failed);
     }
 }

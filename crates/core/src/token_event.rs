@@ -22,7 +22,7 @@ pub const SOURCE: &str = "changeover";
 ///
 /// It may arrive twice, and after a later one. Life and revision order the events of one token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Notice {
+pub struct TokenEvent {
     /// The token.
     pub token: TokenName,
     /// The life of the record after the change: of two, the greater is the later, as text too. `None` if
@@ -35,13 +35,13 @@ pub struct Notice {
     pub at: Timestamp,
     /// The change.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: TokenEventKind,
 }
 
 /// The kinds of changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum What {
+pub enum TokenEventKind {
     /// A rotation took the token's slot.
     RotationStarted {
         /// The name of the rotation.
@@ -119,17 +119,17 @@ pub enum What {
     },
 }
 
-impl Notice {
+impl TokenEvent {
     /// Returns the event's `detail-type`.
     pub fn detail_type(&self) -> &'static str {
-        match self.what {
-            What::RotationStarted { .. } => "Rotation Started",
-            What::RotationHeld { .. } => "Rotation Held",
-            What::RotationResumed { .. } => "Rotation Resumed",
-            What::RotationCompleted { .. } => "Rotation Completed",
-            What::RotationDropped { .. } => "Rotation Dropped",
-            What::VersionStageChanged { .. } => "Version Stage Changed",
-            What::DriftFound { .. } => "Drift Found",
+        match self.kind {
+            TokenEventKind::RotationStarted { .. } => "Rotation Started",
+            TokenEventKind::RotationHeld { .. } => "Rotation Held",
+            TokenEventKind::RotationResumed { .. } => "Rotation Resumed",
+            TokenEventKind::RotationCompleted { .. } => "Rotation Completed",
+            TokenEventKind::RotationDropped { .. } => "Rotation Dropped",
+            TokenEventKind::VersionStageChanged { .. } => "Version Stage Changed",
+            TokenEventKind::DriftFound { .. } => "Drift Found",
         }
     }
 }
@@ -141,7 +141,7 @@ pub fn between(
     after: &Record,
     at: Timestamp,
     selectors: Vec<String>,
-) -> Vec<Notice> {
+) -> Vec<TokenEvent> {
     let started = started(before, after).into_iter();
     let resumed = resumed(before, after).into_iter();
     let stages = stages_changed(before, after).into_iter();
@@ -150,20 +150,20 @@ pub fn between(
     let drift = drift(before, after).into_iter();
     let all = started.chain(resumed).chain(stages).chain(ended).chain(held).chain(drift);
     let (token, Fence { life, revision }) = (after.token(), after.fence());
-    all.map(|what| Notice { token: token.clone(), life, revision, at, what }).collect()
+    all.map(|kind| TokenEvent { token: token.clone(), life, revision, at, kind }).collect()
 }
 
-fn started(before: Option<&Record>, after: &Record) -> Option<What> {
+fn started(before: Option<&Record>, after: &Record) -> Option<TokenEventKind> {
     let rotation = after.rotation()?;
     let is_new = before.and_then(Record::rotation).is_none_or(|it| it.id != rotation.id);
-    is_new.then(|| What::RotationStarted {
+    is_new.then(|| TokenEventKind::RotationStarted {
         rotation: rotation.id.clone(),
         version: rotation.version,
         purpose: rotation.purpose,
     })
 }
 
-fn stages_changed(before: Option<&Record>, after: &Record) -> Vec<What> {
+fn stages_changed(before: Option<&Record>, after: &Record) -> Vec<TokenEventKind> {
     let live = after.versions().iter().map(|version| (version, version.stage));
     let gone = before.map(|before| after.ended_since(before)).unwrap_or_default();
     let gone = gone.into_iter().map(|version| (version, Stage::Retired));
@@ -171,7 +171,7 @@ fn stages_changed(before: Option<&Record>, after: &Record) -> Vec<What> {
         .filter_map(|(version, stage)| {
             let mut before = before.map(Record::versions).unwrap_or_default().iter();
             let before = before.find(|it| it.version == version.version).map(|it| it.stage);
-            (before != Some(stage)).then(|| What::VersionStageChanged {
+            (before != Some(stage)).then(|| TokenEventKind::VersionStageChanged {
                 version: version.version,
                 rotation: version.rotation.clone(),
                 stage,
@@ -185,16 +185,20 @@ fn stages_changed(before: Option<&Record>, after: &Record) -> Vec<What> {
 
 /// The end of a rotation that had the slot before and no longer has it. It completed if its version is
 /// live, and was dropped if not.
-fn ended(before: Option<&Record>, after: &Record, selectors: Vec<String>) -> Option<What> {
+fn ended(
+    before: Option<&Record>,
+    after: &Record,
+    selectors: Vec<String>,
+) -> Option<TokenEventKind> {
     let ended = before?.rotation()?;
     if after.rotation().is_some_and(|it| it.id == ended.id) {
         return None;
     }
     let (rotation, version) = (ended.id.clone(), ended.version);
     if !after.versions().iter().any(|it| it.version == version) {
-        return Some(What::RotationDropped { rotation, version });
+        return Some(TokenEventKind::RotationDropped { rotation, version });
     }
-    Some(What::RotationCompleted {
+    Some(TokenEventKind::RotationCompleted {
         rotation,
         version,
         purpose: ended.purpose,
@@ -204,11 +208,11 @@ fn ended(before: Option<&Record>, after: &Record, selectors: Vec<String>) -> Opt
     })
 }
 
-fn held(before: Option<&Record>, after: &Record) -> Option<What> {
+fn held(before: Option<&Record>, after: &Record) -> Option<TokenEventKind> {
     let held = Reason::from(after.held()?);
     let is_known = before.and_then(Record::held).is_some_and(|it| Reason::from(it) == held);
     let (owed, (rotation, version)) = (after.owed()?, after.subject()?);
-    (!is_known).then(|| What::RotationHeld {
+    (!is_known).then(|| TokenEventKind::RotationHeld {
         rotation: rotation.clone(),
         version,
         leg: owed.leg,
@@ -218,15 +222,15 @@ fn held(before: Option<&Record>, after: &Record) -> Option<What> {
 }
 
 /// The end of a hold. A rotation whose version was given up does not resume.
-fn resumed(before: Option<&Record>, after: &Record) -> Option<What> {
+fn resumed(before: Option<&Record>, after: &Record) -> Option<TokenEventKind> {
     let before = before.filter(|before| before.held().is_some() && after.held().is_none())?;
     let (rotation, version) = before.subject()?;
     let goes_on = after.versions().iter().any(|it| it.version == version);
-    goes_on.then(|| What::RotationResumed { rotation: rotation.clone(), version })
+    goes_on.then(|| TokenEventKind::RotationResumed { rotation: rotation.clone(), version })
 }
 
-fn drift(before: Option<&Record>, after: &Record) -> Option<What> {
+fn drift(before: Option<&Record>, after: &Record) -> Option<TokenEventKind> {
     let places = after.drift();
     let is_new = !places.is_empty() && before.is_none_or(|before| before.drift() != places);
-    is_new.then(|| What::DriftFound { places: places.to_vec() })
+    is_new.then(|| TokenEventKind::DriftFound { places: places.to_vec() })
 }

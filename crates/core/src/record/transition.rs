@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Held, Imported, LEASE_GRACE, Lease, Leg, Owed, Purpose, Queued, Record, Rotation,
-    RotationId, Seen, Step, TIMELINE, Version, Wait, back_off,
+    Entry, Held, Imported, LEASE_GRACE, LastWrite, Lease, Leg, Owed, Purpose, Queued, Record,
+    Rotation, RotationId, Step, TIMELINE, Version, Wait, back_off,
 };
 use crate::spec::{COMPARE_EVERY, Side, SpecId};
 
 /// A requested transition of a record.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum Transition {
     /// Take the slot, for a rotation with a minted version, or for one that only writes.
     Begin(Box<Begin>),
     /// Take a free lease, take over an expired one, or renew one's own.
@@ -31,7 +31,7 @@ pub enum Change {
     /// The spec has changed: expand runs again, in full, for the same version.
     Respecify(SpecId),
     /// Every publication of the leg was written and acknowledged.
-    Published(BTreeMap<String, Seen>),
+    Published(BTreeMap<String, LastWrite>),
     /// A write's reply was lost. The write may land until this time.
     Unanswered(Timestamp),
     /// Every copy equals what was published.
@@ -148,27 +148,28 @@ pub struct Minted {
 /// A change that this record cannot make.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a record that owes {owed} cannot make the change `{change}`: {because}")]
-pub struct Illegal {
+pub struct IllegalTransition {
     owed: String,
     change: &'static str,
     because: &'static str,
 }
 
 impl Record {
-    /// Returns the record after a change. It is total: an illegal transition returns [`Illegal`], and this
+    /// Returns the record after a change. It is total: an illegal transition returns [`IllegalTransition`], and this
     /// record is unchanged.
     ///
     /// [`Record::to_save`] raises the revision. A view that changes gets the revision that the next save
     /// will have, which is at least [`Life::least_revision`].
-    pub fn after(&self, change: Change, now: Timestamp) -> Result<Record, Illegal> {
+    pub fn after(&self, change: Transition, now: Timestamp) -> Result<Record, IllegalTransition> {
         let mut next = self.clone();
         let name = change.name();
-        let illegal = |because| Illegal { owed: self.owed_in_words(), change: name, because };
+        let illegal =
+            |because| IllegalTransition { owed: self.owed_in_words(), change: name, because };
         let step = self.owed.map(|owed| (owed.leg, owed.step));
         match (step, change) {
             // A rotation begins alone: with no other rotation or lease holder, and no earlier write that
             // could still overwrite a new version.
-            (_, Change::Begin(begin)) => {
+            (_, Transition::Begin(begin)) => {
                 if self.rotation.is_some() {
                     return Err(illegal("a rotation is in progress"));
                 }
@@ -184,7 +185,7 @@ impl Record {
                 next.begin(*begin, now);
             }
 
-            (_, Change::Lease { lease, late_write }) => {
+            (_, Transition::Lease { lease, late_write }) => {
                 match &self.lease {
                     Some(held) if held.holder == lease.holder => {}
                     Some(_) if self.is_leased(now) => {
@@ -203,7 +204,7 @@ impl Record {
                 next.lease_to(lease);
             }
 
-            (Some((leg, _)), Change::Respecify(spec)) if self.rotation.is_some() => {
+            (Some((leg, _)), Transition::Respecify(spec)) if self.rotation.is_some() => {
                 // A verifier that was added meanwhile must receive the pending version before any
                 // presenter that was added meanwhile presents it.
                 next.work_from(spec);
@@ -211,7 +212,7 @@ impl Record {
                     next.owe(self.first_leg(), Step::Publish, now);
                 }
             }
-            (_, Change::Respecify(spec)) => {
+            (_, Transition::Respecify(spec)) => {
                 next.work_from(spec);
                 // Drift detection writes a place that the spec did not have before, so it is due now.
                 next.compare_at = self.compare_at.min(now);
@@ -219,18 +220,18 @@ impl Record {
 
             // Completion of an owed step moves to the next step of its leg, and from there to the next
             // leg.
-            (Some((leg, Step::Publish)), Change::Published(seen)) => {
+            (Some((leg, Step::Publish)), Transition::Published(seen)) => {
                 next.done(now);
                 next.publications.extend(seen);
                 next.owe(leg, Step::Sync, now);
             }
 
-            (_, Change::Unanswered(until)) => {
+            (_, Transition::Unanswered(until)) => {
                 next.unanswered_until = self.unanswered_until.max(Some(until));
                 next.compare_at = self.compare_at.min(until);
             }
 
-            (Some((leg, Step::Sync)), Change::Synced(waits)) => {
+            (Some((leg, Step::Sync)), Transition::Synced(waits)) => {
                 next.done(now);
                 next.waits = waits;
                 match leg {
@@ -239,7 +240,7 @@ impl Record {
                 }
             }
 
-            (Some((leg, Step::RollOut)), Change::RolledOut { overlap }) => {
+            (Some((leg, Step::RollOut)), Transition::RolledOut { overlap }) => {
                 next.done(now);
                 match leg {
                     Leg::Expand => {
@@ -260,15 +261,15 @@ impl Record {
                 }
             }
 
-            (Some(_), Change::LeaveOut(clusters)) => next.without.extend(clusters),
+            (Some(_), Transition::LeaveOut(clusters)) => next.without.extend(clusters),
 
-            (Some((leg, Step::Sync | Step::RollOut)), Change::Repeat) => {
+            (Some((leg, Step::Sync | Step::RollOut)), Transition::Repeat) => {
                 next.repeats = self.repeats.saturating_add(1);
                 next.renew(leg.side(), now);
                 next.owe(leg, Step::Publish, now);
             }
 
-            (_, Change::Surpass(found)) => {
+            (_, Transition::Surpass(found)) => {
                 if found.life > self.life {
                     return Err(illegal("a newer record wrote what was found"));
                 }
@@ -290,7 +291,7 @@ impl Record {
 
             // Versions leave the set only under the lease, with no write in doubt that could bring them
             // back.
-            (Some((Leg::Contract, Step::Retire)), Change::Retire) => {
+            (Some((Leg::Contract, Step::Retire)), Transition::Retire) => {
                 if !self.is_held_by_lease(now) {
                     return Err(illegal("the lease is not held"));
                 }
@@ -304,7 +305,7 @@ impl Record {
                 next.owe(Leg::Contract, Step::Publish, now);
             }
 
-            (_, Change::Drop) => {
+            (_, Transition::Drop) => {
                 let droppable = self.rotation.as_ref().is_some_and(|rotation| {
                     rotation.purpose == Purpose::Rotate && !rotation.presented
                 });
@@ -326,18 +327,18 @@ impl Record {
 
             // An invocation that waits or stops releases the lease, so that another one can resume at
             // `due_at`.
-            (Some(_), Change::Await { due_at, watcher }) => {
+            (Some(_), Transition::Await { due_at, watcher }) => {
                 next.lease = None;
                 next.due_at = Some(due_at);
                 next.watcher = watcher;
             }
-            (None, Change::Await { .. }) => {
+            (None, Transition::Await { .. }) => {
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(self.due_at_rest(now));
             }
 
-            (Some(_), Change::Hold(held)) => {
+            (Some(_), Transition::Hold(held)) => {
                 let attempts = self.held.as_ref().map_or(0, |held| held.attempts);
                 next.lease = None;
                 next.watcher = None;
@@ -347,26 +348,31 @@ impl Record {
             }
 
             // With nothing owed, no step needs the lease any more, so it is released too.
-            (None, Change::Compared { drift, places, again_after }) => {
+            (None, Transition::Compared { drift, places, again_after }) => {
                 next.compared(drift, &places, again_after, now);
                 next.lease = None;
                 next.watcher = None;
                 next.due_at = Some(next.due_at_rest(now));
             }
-            (Some(_), Change::Compared { drift, places, again_after }) => {
+            (Some(_), Transition::Compared { drift, places, again_after }) => {
                 next.compared(drift, &places, again_after, now);
             }
 
-            (_, Change::Queue(queued)) => next.queued = queued,
-            (_, Change::Edited(value)) => next.edited = Some(value),
-            (_, Change::Imported(imported)) => next.imported = Some(imported),
+            (_, Transition::Queue(queued)) => next.queued = queued,
+            (_, Transition::Edited(value)) => next.edited = Some(value),
+            (_, Transition::Imported(imported)) => next.imported = Some(imported),
 
             // Every other change does not match what is owed, and is illegal.
-            (_, Change::Published(_) | Change::Synced(_) | Change::RolledOut { .. }) => {
+            (
+                _,
+                Transition::Published(_) | Transition::Synced(_) | Transition::RolledOut { .. },
+            ) => {
                 return Err(illegal("that step is not owed"));
             }
-            (_, Change::Repeat | Change::Retire) => return Err(illegal("not on this step")),
-            (None, Change::Hold(_) | Change::LeaveOut(_)) => {
+            (_, Transition::Repeat | Transition::Retire) => {
+                return Err(illegal("not on this step"));
+            }
+            (None, Transition::Hold(_) | Transition::LeaveOut(_)) => {
                 return Err(illegal("nothing is owed"));
             }
         }
@@ -412,7 +418,7 @@ impl Record {
             let number = self.last_version.next();
             let first = self.in_stage(Stage::Current).is_none();
             for (place, store_version) in value.held_at {
-                let seen = self.publications.entry(place).or_insert_with(|| Seen {
+                let seen = self.publications.entry(place).or_insert_with(|| LastWrite {
                     revision: 0,
                     life: None,
                     store_version,
@@ -595,27 +601,27 @@ impl Record {
     }
 }
 
-impl Change {
+impl Transition {
     fn name(&self) -> &'static str {
         match self {
-            Change::Begin(_) => "begin",
-            Change::Lease { .. } => "lease",
-            Change::Respecify(_) => "respecify",
-            Change::Published(_) => "published",
-            Change::Unanswered(_) => "unanswered",
-            Change::Synced(_) => "synced",
-            Change::RolledOut { .. } => "rolled out",
-            Change::LeaveOut(_) => "leave out",
-            Change::Repeat => "repeat",
-            Change::Surpass(_) => "surpass",
-            Change::Retire => "retire",
-            Change::Drop => "drop",
-            Change::Await { .. } => "await",
-            Change::Hold(_) => "hold",
-            Change::Compared { .. } => "compared",
-            Change::Queue(_) => "queue",
-            Change::Edited(_) => "edited",
-            Change::Imported(_) => "imported",
+            Transition::Begin(_) => "begin",
+            Transition::Lease { .. } => "lease",
+            Transition::Respecify(_) => "respecify",
+            Transition::Published(_) => "published",
+            Transition::Unanswered(_) => "unanswered",
+            Transition::Synced(_) => "synced",
+            Transition::RolledOut { .. } => "rolled out",
+            Transition::LeaveOut(_) => "leave out",
+            Transition::Repeat => "repeat",
+            Transition::Surpass(_) => "surpass",
+            Transition::Retire => "retire",
+            Transition::Drop => "drop",
+            Transition::Await { .. } => "await",
+            Transition::Hold(_) => "hold",
+            Transition::Compared { .. } => "compared",
+            Transition::Queue(_) => "queue",
+            Transition::Edited(_) => "edited",
+            Transition::Imported(_) => "imported",
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// The answer to a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum JobResult {
     /// The action succeeded. Its output variables are names of what was done, never a token.
     Succeeded(BTreeMap<&'static str, String>),
     /// The action continues: a later job brings this continuation, and with it the key of the first.
@@ -37,13 +37,13 @@ pub enum Failure {
     SystemUnavailable,
 }
 
-impl Verdict {
+impl JobResult {
     /// Returns its name in logs.
     pub fn name(&self) -> &'static str {
         match self {
-            Verdict::Succeeded(_) => "succeeded",
-            Verdict::GoesOn { .. } => "continues",
-            Verdict::Failed { .. } => "failed",
+            JobResult::Succeeded(_) => "succeeded",
+            JobResult::GoesOn { .. } => "continues",
+            JobResult::Failed { .. } => "failed",
         }
     }
 }

@@ -11,15 +11,15 @@ use futures::future::join_all;
 use crate::{
     error::{Error, Kind},
     finding::{Finding, Severity, Subject},
-    ports::{Holding, World},
+    ports::{Ports, StoredValue},
     record::{Held, Record},
     spec::{ParameterName, Place, Publication, Side, Spec, Workload},
 };
 
 /// Result of an observation before a mint.
-pub(crate) struct Look {
+pub(crate) struct Snapshot {
     /// The content of the presented publications.
-    pub(crate) found: BTreeMap<Place, Holding>,
+    pub(crate) found: BTreeMap<Place, StoredValue>,
     /// True if there is a current version: in the record, or to be adopted.
     pub(crate) has_current: bool,
     /// The one value that presenters already have, for a token without a record.
@@ -37,41 +37,41 @@ pub(crate) struct Look {
 ///
 /// # Errors
 /// Those of the reads. A cluster that cannot be asked is a finding instead.
-pub(crate) async fn look(
-    world: &World,
+pub(crate) async fn observe(
+    ports: &Ports,
     spec: &Spec,
     record: Option<&Record>,
     adopts: bool,
     without: &BTreeSet<String>,
-) -> Result<Look, Error> {
+) -> Result<Snapshot, Error> {
     let sides: &[Side] = if record.is_some() { &[Side::Presenters] } else { &Side::BOTH };
     let publications = publications(spec, sides);
-    let reads = publications.iter().map(|(side, it)| world.publications.read(&it.place, *side));
+    let reads = publications.iter().map(|(side, it)| ports.publications.read(&it.place, *side));
     let mut subjects = subjects(spec, record);
     subjects.retain(|subject| !without.contains(&subject.workload.cluster));
     let inspections = subjects
         .into_iter()
-        .map(|subject| async move { (subject.workload, world.clusters.inspect(&subject).await) });
+        .map(|subject| async move { (subject.workload, ports.clusters.inspect(&subject).await) });
     let (reads, inspections) = tokio::join!(join_all(reads), join_all(inspections));
 
-    let mut holdings = Vec::new();
+    let mut stored_values = Vec::new();
     for ((side, publication), holding) in publications.into_iter().zip(reads) {
-        holdings.extend(holding?.map(|holding| (side, &publication.place, holding)));
+        stored_values.extend(holding?.map(|holding| (side, &publication.place, holding)));
     }
-    let mut look = Look::at(spec, record, adopts, holdings);
+    let mut snapshot = Snapshot::at(spec, record, adopts, stored_values);
     for (workload, findings) in inspections {
         let findings = findings.or_else(|error| {
-            let Held { object, reason, fix, .. } = away(workload, error)?;
+            let Held { object, reason, fix, .. } = cluster_unavailable(workload, error)?;
             Ok::<_, Error>(vec![Finding { severity: Severity::Refusal, object, reason, fix }])
         });
         for finding in findings? {
-            if !look.findings.contains(&finding) {
-                look.findings.push(finding);
+            if !snapshot.findings.contains(&finding) {
+                snapshot.findings.push(finding);
             }
         }
     }
-    look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    Ok(look)
+    snapshot.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(snapshot)
 }
 
 /// Converts an error of a workload's cluster to a hold: what waits for the cluster is held under the
@@ -79,7 +79,7 @@ pub(crate) async fn look(
 ///
 /// # Errors
 /// The error itself, if it is not the fault of the cluster.
-pub(crate) fn away(workload: &Workload, error: Error) -> Result<Held, Error> {
+pub(crate) fn cluster_unavailable(workload: &Workload, error: Error) -> Result<Held, Error> {
     // An object that blocks is no reason to leave out its cluster.
     if let (Kind::PreflightFailed, Some(on)) = (error.kind, &error.on) {
         return Ok(Held::new(on.clone(), error.because.clone(), error.fix.clone()));
@@ -134,8 +134,8 @@ fn drift(place: &Place) -> Finding {
 ///
 /// # Errors
 /// If they cannot be listed.
-pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
-    let all = world.specs.all().await?.into_iter();
+pub(crate) async fn specs(ports: &Ports) -> Result<Vec<Spec>, Error> {
+    let all = ports.specs.all().await?.into_iter();
     let specs = all.filter_map(|(token, text)| {
         let text = text.ok()?;
         Spec::parse(&token, text.version, &text.json).ok()
@@ -143,15 +143,15 @@ pub(crate) async fn specs(world: &World) -> Result<Vec<Spec>, Error> {
     Ok(specs.collect())
 }
 
-impl Look {
+impl Snapshot {
     /// Evaluates what these places hold, and adds the findings about it.
     pub(crate) fn at(
         spec: &Spec,
         record: Option<&Record>,
         adopts: bool,
-        holdings: Vec<(Side, &Place, Holding)>,
+        stored_values: Vec<(Side, &Place, StoredValue)>,
     ) -> Self {
-        let mut look = Look {
+        let mut snapshot = Snapshot {
             found: BTreeMap::new(),
             has_current: record.is_some(),
             adopted: None,
@@ -161,16 +161,16 @@ impl Look {
         };
         // The life and the owner show who wrote a place. Only presented values are compared below.
         let mut values: Vec<(&Place, Secret)> = Vec::new();
-        for (side, place, holding) in holdings {
+        for (side, place, holding) in stored_values {
             let fence = holding.fence_of(side).unwrap_or_default();
-            look.highest_life = look.highest_life.max(fence.life);
+            snapshot.highest_life = snapshot.highest_life.max(fence.life);
             if let Some(record) = record.filter(|record| fence.life > record.life()) {
                 let (place, ours) = (place.to_string(), record.view(side));
                 let other = Finding::of_another_record(&spec.token, side, place, fence, ours);
-                look.findings.push(other);
+                snapshot.findings.push(other);
             }
             if let Some(owner) = holding.token.as_ref().filter(|owner| **owner != spec.token) {
-                look.findings.push(Finding::refusal(
+                snapshot.findings.push(Finding::refusal(
                     place.to_string(),
                     format!("it belongs to the token {owner}"),
                     "publish to a place of its own",
@@ -178,7 +178,7 @@ impl Look {
             }
             if side == Side::Presenters {
                 values.push((place, holding.value.clone()));
-                look.found.insert(place.clone(), holding);
+                snapshot.found.insert(place.clone(), holding);
             }
         }
         // A value that the record does not hold is drift, unless it is to be adopted. Without a record, the
@@ -187,17 +187,17 @@ impl Look {
             Some(record) => {
                 values.retain(|(_, value)| !record.holds(&value.digest()));
                 if adopts {
-                    look.edited = look.one_value(&values)
+                    snapshot.edited = snapshot.one_value(&values)
                 } else {
-                    look.findings.extend(values.iter().map(|(place, _)| drift(place)))
+                    snapshot.findings.extend(values.iter().map(|(place, _)| drift(place)))
                 }
             }
             None => {
-                look.adopted = look.one_value(&values);
-                look.has_current = look.adopted.is_some();
+                snapshot.adopted = snapshot.one_value(&values);
+                snapshot.has_current = snapshot.adopted.is_some();
             }
         }
-        look
+        snapshot
     }
 
     /// Returns the one value that these places hold, to become a version. A place that holds nothing does

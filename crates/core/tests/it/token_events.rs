@@ -9,9 +9,9 @@ use std::{
 
 use changeover_core::{
     event::Request,
-    notice::{Notice, SOURCE, What},
     record::Record,
     spec::Side,
+    token_event::{SOURCE, TokenEvent, TokenEventKind},
 };
 use changeover_testkit::{
     scene::*,
@@ -47,9 +47,9 @@ async fn every_change_of_a_stage_is_told_once_and_as_it_was_saved() {
         let mut told: Vec<_> = world
             .told_of(&subject())
             .into_iter()
-            .filter_map(|notice| match notice.what {
-                What::VersionStageChanged { version, stage, stage_before, .. } => {
-                    Some((notice.revision, version, stage, stage_before))
+            .filter_map(|token_event| match token_event.kind {
+                TokenEventKind::VersionStageChanged { version, stage, stage_before, .. } => {
+                    Some((token_event.revision, version, stage, stage_before))
                 }
                 _ => None,
             })
@@ -75,8 +75,11 @@ async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
         world.sweep_until_rest(&subject()).await;
         let mut told = world.told_of(&subject()).split_off(before);
         // A slow operator holds the rotation for a while.
-        told.retain(|notice| {
-            !matches!(notice.what, What::RotationHeld { .. } | What::RotationResumed { .. })
+        told.retain(|token_event| {
+            !matches!(
+                token_event.kind,
+                TokenEventKind::RotationHeld { .. } | TokenEventKind::RotationResumed { .. }
+            )
         });
         let lines: Vec<_> = told.iter().map(line).collect();
         let expected = [
@@ -88,7 +91,8 @@ async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
             "Version Stage Changed 1 retired",
         ];
         assert_eq!(lines, expected, "{kind}: {told:#?}");
-        let What::RotationCompleted { rotation, version, selectors, .. } = &told[4].what else {
+        let TokenEventKind::RotationCompleted { rotation, version, selectors, .. } = &told[4].kind
+        else {
             panic!("{told:?}");
         };
         let answer = ending.answer();
@@ -144,10 +148,10 @@ async fn every_event_keeps_to_the_schema_of_its_detail_type() {
     let schemas = schemas();
     let mut seen = BTreeSet::new();
     for world in worlds().await {
-        for notice in world.told_of(&subject()) {
-            let detail_type = notice.detail_type();
+        for token_event in world.told_of(&subject()) {
+            let detail_type = token_event.detail_type();
             let schema = &schemas[detail_type];
-            let event = event(&notice);
+            let event = event(&token_event);
             schema.assert_valid(&event);
             for member in event["detail"].as_object().unwrap().keys() {
                 let mut without = event.clone();
@@ -206,8 +210,8 @@ async fn worlds() -> Vec<MemoryWorld> {
 }
 
 /// An event as the target of a rule receives it, without the fields that EventBridge adds.
-fn event(notice: &Notice) -> Value {
-    json!({"source": SOURCE, "detail-type": notice.detail_type(), "detail": notice})
+fn event(token_event: &TokenEvent) -> Value {
+    json!({"source": SOURCE, "detail-type": token_event.detail_type(), "detail": token_event})
 }
 
 /// The shipped schemas, by detail-type. Each file is named after its detail-type.
@@ -225,12 +229,12 @@ fn schemas() -> BTreeMap<String, Schema> {
         .collect()
 }
 
-fn line(notice: &Notice) -> String {
-    match &notice.what {
-        What::VersionStageChanged { version, stage, .. } => {
+fn line(token_event: &TokenEvent) -> String {
+    match &token_event.kind {
+        TokenEventKind::VersionStageChanged { version, stage, .. } => {
             let stage = serde_json::to_value(stage).unwrap();
-            format!("{} {version} {}", notice.detail_type(), stage.as_str().unwrap())
+            format!("{} {version} {}", token_event.detail_type(), stage.as_str().unwrap())
         }
-        _ => notice.detail_type().to_owned(),
+        _ => token_event.detail_type().to_owned(),
     }
 }
