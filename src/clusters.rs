@@ -137,15 +137,15 @@ impl Access for NamedClusters {
             (endpoint, _) => self.reached(&description, endpoint.clone()).await?,
         };
         let client = client(&endpoint, &identity).await.map_err(|because| {
-            let told = match description {
+            let object = match description {
                 ClusterDescription::Eks(_) => "what eks:DescribeCluster answers",
                 ClusterDescription::ApiServer(_) => "its description",
             };
             Error::new(
                 Kind::BadSpec,
                 "make a client for the cluster",
-                format!("{told} cannot be used: {because}"),
-                format!("compare {told} with the cluster's endpoint and certificate authority"),
+                format!("{object} cannot be used: {because}"),
+                format!("compare {object} with the cluster's endpoint and certificate authority"),
             )
             .on(cluster)
         })?;
@@ -295,14 +295,14 @@ mod tests {
 
     fn clusters(account: Account) -> (NamedClusters, Arc<Mutex<Account>>) {
         let account = Arc::new(Mutex::new(account));
-        let (asked, clock) = (Arc::clone(&account), Arc::clone(&account));
+        let (requests, clock) = (Arc::clone(&account), Arc::clone(&account));
         let credentials = Credentials::new("AKID", "secret", None, None, "test");
         let sdk = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new("eu-west-1"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(infallible_client_fn(move |request| {
-                asked.lock().unwrap().answer(&request)
+                requests.lock().unwrap().answer(&request)
             }))
             .build();
         let clusters = NamedClusters {
@@ -601,9 +601,9 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
         for (cluster, kind, words) in table {
             let error = clusters.connect(cluster).await.err().unwrap();
             assert_eq!(error.kind, kind, "{error}");
-            let told = error.to_string();
-            assert!(told.contains(words), "{cluster}: {told}");
-            assert!(!told.contains(TOKEN) && !told.contains("secret"), "{told}");
+            let message = error.to_string();
+            assert!(message.contains(words), "{cluster}: {message}");
+            assert!(!message.contains(TOKEN) && !message.contains("secret"), "{message}");
         }
     }
 }

@@ -349,13 +349,13 @@ mod tests {
     #[test]
     fn all_faults_are_told_together() {
         let Faults(faults) = Config::from(|_| None).expect_err("four variables are required");
-        let told: Vec<_> = faults.iter().map(|fault| fault.variable).collect();
-        assert_eq!(told, REQUIRED.map(|(variable, _)| variable));
+        let names: Vec<_> = faults.iter().map(|fault| fault.variable).collect();
+        assert_eq!(names, REQUIRED.map(|(variable, _)| variable));
 
         let wrong: Vec<_> = variables().iter().map(|variable| (*variable, "{ }=")).collect();
         let faults = read(&wrong).expect_err("no variable takes this");
-        let told: Vec<_> = faults.0.iter().map(|fault| fault.variable).collect();
-        assert_eq!(told, variables());
+        let names: Vec<_> = faults.0.iter().map(|fault| fault.variable).collect();
+        assert_eq!(names, variables());
         for variable in variables() {
             assert!(faults.to_string().contains(variable), "{faults}");
         }

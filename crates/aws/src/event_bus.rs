@@ -33,7 +33,7 @@ impl EventPublisher for EventBus {
     async fn publish(&self, token_events: &[TokenEvent]) -> Result<(), EventsLost> {
         let mut entries: Vec<_> =
             token_events.iter().map(|token_event| self.entry(token_event)).collect();
-        let mut told = 0;
+        let mut accepted = 0;
         let mut refusal = None;
         for _ in 0..ROUNDS {
             let mut refused = Vec::new();
@@ -41,7 +41,7 @@ impl EventPublisher for EventBus {
                 let results = match self.put(batch).await {
                     Ok(results) => results,
                     Err(error) => {
-                        return Err(EventsLost { count: token_events.len() - told, error });
+                        return Err(EventsLost { count: token_events.len() - accepted, error });
                     }
                 };
                 for (entry, result) in batch.iter().zip(results) {
@@ -49,7 +49,7 @@ impl EventPublisher for EventBus {
                         refused.push(entry.clone());
                         refusal = Some(result);
                     } else {
-                        told += 1;
+                        accepted += 1;
                     }
                 }
             }

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_token_passed_by_mistake_is_not_repeated() {
-        let told = read("changeover rotate ds_S3cretS3cret").expect_err("'_' is not of a name");
-        assert!(!told.render().to_string().contains("S3cret"), "{told}");
+        let error = read("changeover rotate ds_S3cretS3cret").expect_err("'_' is not of a name");
+        assert!(!error.render().to_string().contains("S3cret"), "{error}");
     }
 }

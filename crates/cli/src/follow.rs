@@ -45,7 +45,7 @@ pub(super) async fn follow(
     here: &mut Context<'_>,
 ) -> Result<Option<Reply>, Error> {
     let clock = here.clock;
-    let mut told: Vec<Done> = Vec::new();
+    let mut shown_steps: Vec<Done> = Vec::new();
     let mut last = None;
     let mut failures = 0;
     here.progress.stands(&format!("waiting for {}", function.name()));
@@ -79,9 +79,9 @@ pub(super) async fn follow(
         let Ok(answer) = Answer::read(&reply) else { return Ok(Some(reply)) };
         // Each step is shown once, even if several replies contain it.
         for done in &answer.timeline {
-            if !told.contains(done) {
+            if !shown_steps.contains(done) {
                 here.progress.say(&render::step(done));
-                told.push(done.clone());
+                shown_steps.push(done.clone());
             }
         }
         last = Some(reply);

@@ -89,7 +89,7 @@ pub async fn ask(
     as_json: bool,
     mut here: Context<'_>,
 ) -> ExitStatus {
-    let asked = match action {
+    let reply = match action {
         Action::Rotate(rotation) => rotate(function, rotation, &mut here).await,
         Action::Status { name: None } => {
             here.progress.stands(&format!("waiting for {}", function.name()));
@@ -100,14 +100,14 @@ pub async fn ask(
             function.invoke(&event(action)).await.map(Some).map_err(Failure::from)
         }
     };
-    let displayed_value = asked.and_then(|reply| match action {
+    let result = reply.and_then(|reply| match action {
         Action::Timeline { output, requests, .. } => {
             picture(reply, output, requests.as_ref(), &mut here)
         }
         Action::Rotate(_) => show(reply, ExitStatus::of_rotation, as_json, &mut here),
         _ => show(reply, ExitStatus::of, as_json, &mut here),
     });
-    ended(displayed_value, &mut here.progress)
+    ended(result, &mut here.progress)
 }
 
 /// The name of the program.
@@ -252,19 +252,20 @@ fn picture(
     here: &mut Context<'_>,
 ) -> Result<ExitStatus, Failure> {
     here.progress.end();
-    let told = |message: String| Failure(Some(message));
+    let failure = |message: String| Failure(Some(message));
     let answer = reply.as_ref().map(Answer::read).transpose();
-    let answer = answer.map_err(|failed| told(failed.to_string()))?.unwrap_or_default();
+    let answer = answer.map_err(|failed| failure(failed.to_string()))?.unwrap_or_default();
     let standing = answer.results.first().cloned().unwrap_or_default();
     let drawn = timeline::draw(&standing, requests.map(PathBuf::as_path), here.clock.now());
-    let drawn = drawn.map_err(told)?;
+    let drawn = drawn.map_err(failure)?;
     if output == Path::new("-") {
         here.out.write_all(drawn.as_bytes())?;
         here.out.flush()?;
     } else {
         let written = fs::write(output, drawn);
         let file = output.display();
-        written.map_err(|error| told(format!("could not write the picture to {file}: {error}")))?;
+        written
+            .map_err(|error| failure(format!("could not write the picture to {file}: {error}")))?;
         here.progress.say(&render::visible(&format!("the picture is in {file}")));
     }
     Ok(ExitStatus::Done)

@@ -21,10 +21,10 @@ const WIDTH_OF_A_LOG: u16 = 160;
 async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(told) => {
+        Err(usage) => {
             // Help and version are returned as errors too, and are no mistake.
-            let is_mistake = told.use_stderr();
-            return match told.print() {
+            let is_mistake = usage.use_stderr();
+            return match usage.print() {
                 Ok(()) if !is_mistake => ExitCode::SUCCESS,
                 _ => ExitCode::from(USAGE),
             };

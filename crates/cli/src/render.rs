@@ -12,13 +12,13 @@ use crate::answer::{
 
 /// An answer as text. Each line ends with a newline, and is wrapped at this many columns.
 pub(super) fn text(answer: &Answer, now: Timestamp, width: u16) -> String {
-    let page = Page { now, width };
+    let page = TextPage { now, width };
     let text = match answer.outcome.as_str() {
         "passed" | "warned" | "refused" => page.inspections(answer),
         "reported" if answer.results.is_empty() => "no token has a spec\n".to_owned(),
-        "reported" => page.blocks(&answer.results, Page::standing),
+        "reported" => page.blocks(&answer.results, TextPage::standing),
         "swept" if answer.results.is_empty() => "nothing was due\n".to_owned(),
-        "swept" => page.blocks(&answer.results, Page::report),
+        "swept" => page.blocks(&answer.results, TextPage::report),
         _ => page.report(answer),
     };
     visible(&text)
@@ -42,12 +42,12 @@ pub(super) fn standing(answer: &Answer) -> String {
     visible(&line)
 }
 
-struct Page {
+struct TextPage {
     now: Timestamp,
     width: u16,
 }
 
-impl Page {
+impl TextPage {
     fn blocks(&self, results: &[Answer], block: impl Fn(&Self, &Answer) -> String) -> String {
         results.iter().map(|result| block(self, result)).collect::<Vec<_>>().join("\n")
     }

@@ -89,10 +89,10 @@ pub(crate) async fn admit(
     let left_out = |name: &String| {
         without.contains(name) || record.is_some_and(|record| record.without().contains(name))
     };
-    let mut asked = spec.clusters();
-    asked.retain(|name| !left_out(name));
-    if !asked.is_empty() {
-        spec.id.clusters = ports.clusters.describe(&asked).await;
+    let mut to_describe = spec.clusters();
+    to_describe.retain(|name| !left_out(name));
+    if !to_describe.is_empty() {
+        spec.id.clusters = ports.clusters.describe(&to_describe).await;
     }
     if record.is_some_and(|record| record.works_from(&spec.id)) {
         return Ok(());

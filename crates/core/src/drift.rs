@@ -343,11 +343,11 @@ pub(crate) fn form_of(value: &Secret) -> Option<AcceptedForm> {
 /// The fields of an accepted document that show that changeover wrote it.
 #[derive(Deserialize)]
 struct Document {
-    accepted: Vec<Entry>,
+    accepted: Vec<AcceptedEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AcceptedEntry {
     version: VersionNumber,
     #[serde(rename = "stage")]
     _stage: Stage,
@@ -357,7 +357,7 @@ struct Entry {
     token: Option<Digest>,
 }
 
-impl Entry {
+impl AcceptedEntry {
     fn digest(&self) -> Option<Digest> {
         self.token.or(self.sha256)
     }

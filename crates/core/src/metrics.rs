@@ -183,9 +183,9 @@ impl MetricPoint {
     pub fn of_swept_token(
         at: Timestamp,
         token: &TokenName,
-        came_to: &Result<Report, Error>,
+        result: &Result<Report, Error>,
     ) -> Self {
-        let outcome = came_to.as_ref().map(|report| Some(report.outcome));
+        let outcome = result.as_ref().map(|report| Some(report.outcome));
         let mut measurement = Self::ended(at, outcome);
         measurement.about.push(("token", token.to_string()));
         measurement

@@ -56,9 +56,9 @@ fn job_result(answered: &Result<Answer, Error>, job: &Job) -> JobResult {
         Ok(Answer::One(report)) => of_report(report, job),
         Ok(Answer::Preflight(inspections)) if inspections.outcome == Outcome::Refused => {
             let findings = inspections.results.iter().flat_map(|it| &it.findings);
-            let told: Vec<_> =
+            let messages: Vec<_> =
                 findings.map(|it| format!("{}: {}; {}", it.object, it.reason, it.fix)).collect();
-            JobResult::Failed { failure: Failure::ConfigurationError, message: told.join("\n") }
+            JobResult::Failed { failure: Failure::ConfigurationError, message: messages.join("\n") }
         }
         Ok(Answer::Preflight(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),
         Ok(Answer::Sweep(Results { outcome, .. })) => succeeded(*outcome, BTreeMap::new()),

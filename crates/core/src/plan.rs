@@ -178,8 +178,8 @@ pub fn plan(ask: Ask, loaded: &Loaded, terms: Limits, now: Timestamp) -> Decisio
     let purpose = record.rotation().map(|rotation| rotation.purpose);
     match ask {
         Ask::Rotate { fresh } => {
-            let asked = Asked { key: loaded.key.as_ref(), fresh, terms };
-            rotate(record, asked, attended, now)
+            let request = Asked { key: loaded.key.as_ref(), fresh, terms };
+            rotate(record, request, attended, now)
         }
 
         Ask::Publish { .. } if attended => Decision::Join(Relation::Same),
@@ -223,11 +223,11 @@ struct Asked<'a> {
     terms: Limits,
 }
 
-fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> Decision {
+fn rotate(record: &Record, request: Asked<'_>, attended: bool, now: Timestamp) -> Decision {
     let is_queued =
         |entry: &&KeyEntry| record.queued().is_some_and(|it| it.rotation == entry.rotation);
-    let queued = asked.key.filter(is_queued);
-    if let Some(entry) = asked.key.filter(|_| queued.is_none()) {
+    let queued = request.key.filter(is_queued);
+    if let Some(entry) = request.key.filter(|_| queued.is_none()) {
         let is_its_own = match (record.rotation(), record.owed()) {
             (Some(rotation), _) => rotation.id == entry.rotation,
             // Its presenters are on the new version, but its completion was never answered.
@@ -246,8 +246,8 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
     let purpose = record.rotation().map(|rotation| rotation.purpose);
     let relation = match purpose {
         // A value that arrived meanwhile is another version. It is processed once this rotation is done.
-        _ if queued.is_some() || asked.terms.is_imported => Relation::Before,
-        Some(Purpose::Rotate) if !asked.fresh => Relation::Joined,
+        _ if queued.is_some() || request.terms.is_imported => Relation::Before,
+        Some(Purpose::Rotate) if !request.fresh => Relation::Joined,
         _ => Relation::BeforeQueued,
     };
     match purpose {
@@ -258,7 +258,7 @@ fn rotate(record: &Record, asked: Asked<'_>, attended: bool, now: Timestamp) -> 
         }
         Some(_) if attended => Decision::Join(relation),
         Some(_) => Decision::Resume(relation),
-        None => match mint(record, asked.terms, now) {
+        None => match mint(record, request.terms, now) {
             // What is owed continues, even if the requested rotation must wait for another reason.
             Decision::Defer { because: Deferred::Full | Deferred::Unanswered, .. }
                 if !is_at_rest(record) =>

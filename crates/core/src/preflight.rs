@@ -32,7 +32,7 @@ pub(crate) async fn run(
     let spec = admit::spec(ports, settings, token).await?;
     let record = ports.records.load(token, None).await?.record;
     let adopts = spec.on_drift == OnDrift::Adopt;
-    let mut came_to = Examination::default();
+    let mut result = Examination::default();
 
     // Another token may publish to the same places. If the other specs cannot be listed, this one is still
     // checked.
@@ -40,7 +40,7 @@ pub(crate) async fn run(
     let (mut specs, broken) = match admit::others(ports, &spec).await {
         Ok(others) => others,
         Err(error) => {
-            came_to.findings.push(Finding::failed("the specs of other tokens", error));
+            result.findings.push(Finding::failed("the specs of other tokens", error));
             are_listed = false;
             (Vec::new(), Vec::new())
         }
@@ -49,9 +49,9 @@ pub(crate) async fn run(
     let object = format!("the spec of {token}");
     match admit::conflict_among(ports, &spec, &specs, &broken).await {
         Ok(Some(conflict)) | Err(conflict) => {
-            came_to.findings.push(Finding::failed(&object, conflict));
+            result.findings.push(Finding::failed(&object, conflict));
         }
-        Ok(None) if are_listed => came_to.right(&object, "no other token publishes to its places"),
+        Ok(None) if are_listed => result.right(&object, "no other token publishes to its places"),
         Ok(None) => {}
     }
     let published: BTreeSet<_> = specs
@@ -85,27 +85,27 @@ pub(crate) async fn run(
         match read {
             Ok(holding) => {
                 let what = if holding.is_some() { "it can be read" } else { "it may be read" };
-                came_to.right(&place, what);
+                result.right(&place, what);
                 stored_values.extend(holding.map(|holding| (side, &publication.place, holding)));
             }
-            Err(error) => came_to.findings.push(Finding::failed(&place, error)),
+            Err(error) => result.findings.push(Finding::failed(&place, error)),
         }
         match described {
-            Ok(Some(described)) => came_to.add(kept(publication, &described)),
+            Ok(Some(described)) => result.add(kept(publication, &described)),
             Ok(None) => {}
-            Err(error) => came_to.findings.push(Finding::failed(&place, error)),
+            Err(error) => result.findings.push(Finding::failed(&place, error)),
         }
     }
-    came_to.findings.extend(Snapshot::at(&spec, record.as_ref(), adopts, stored_values).findings);
+    result.findings.extend(Snapshot::at(&spec, record.as_ref(), adopts, stored_values).findings);
     if let Some(inbox) = spec.inbox() {
-        came_to.add(look_into(ports, inbox).await);
+        result.add(look_into(ports, inbox).await);
     }
-    came_to.findings.extend(both_views_in_one(&spec));
-    came_to.findings.extend(too_short(&spec, &examination));
-    came_to.add(examination);
+    result.findings.extend(both_views_in_one(&spec));
+    result.findings.extend(too_short(&spec, &examination));
+    result.add(examination);
 
     // The worst finding decides the outcome.
-    let Examination { mut findings, checked, .. } = came_to;
+    let Examination { mut findings, checked, .. } = result;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let outcome = match findings.first().map(|finding| finding.severity) {
         None => Outcome::Passed,
@@ -119,30 +119,30 @@ pub(crate) async fn run(
 
 /// Examines an inbox: values that are issued elsewhere must be able to arrive there.
 async fn look_into(ports: &Ports, inbox: &ParameterName) -> Examination {
-    let mut came_to = Examination::default();
+    let mut result = Examination::default();
     match ports.inboxes.read(inbox).await {
-        Ok(Some(arrival)) if arrival.is_secure => came_to.right(inbox.as_str(), "it can be read"),
-        Ok(Some(_)) => came_to.findings.push(Finding::refusal(
+        Ok(Some(arrival)) if arrival.is_secure => result.right(inbox.as_str(), "it can be read"),
+        Ok(Some(_)) => result.findings.push(Finding::refusal(
             inbox.as_str(),
             "it is not a SecureString: everyone who may read parameters can read what arrives",
             "delete it, and have the issuer put a new value there as a SecureString",
         )),
-        Ok(None) => came_to.findings.push(Finding::warning(
+        Ok(None) => result.findings.push(Finding::warning(
             inbox.as_str(),
             "nothing has arrived there yet",
             "have the issuer put the next value there as a SecureString",
         )),
-        Err(error) => came_to.findings.push(Finding::failed(inbox.as_str(), error)),
+        Err(error) => result.findings.push(Finding::failed(inbox.as_str(), error)),
     }
-    came_to
+    result
 }
 
 /// Evaluates the storage settings of a place.
 fn kept(publication: &Publication, described: &Described) -> Examination {
-    let mut came_to = Examination::default();
+    let mut result = Examination::default();
     let place = publication.place.to_string();
     if let Some(at) = &described.deleted_at {
-        came_to.findings.push(Finding::warning(
+        result.findings.push(Finding::warning(
             &place,
             format!("its policy Expiration deletes it at {at}, whatever is published until then"),
             "take the policy cluster_unavailable (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
@@ -151,11 +151,11 @@ fn kept(publication: &Publication, described: &Described) -> Examination {
     }
     if let (Some(_), Some(key)) = (&publication.key, &described.key) {
         match encrypted_anew(publication, key) {
-            Some(finding) => came_to.findings.push(finding),
-            None => came_to.right(&place, "it is encrypted with the key that the spec names"),
+            Some(finding) => result.findings.push(finding),
+            None => result.right(&place, "it is encrypted with the key that the spec names"),
         }
     }
-    came_to
+    result
 }
 
 /// Warns of a KMS key other than the one that the parameter has. A put that names another key encrypts the
@@ -207,7 +207,7 @@ fn both_views_in_one(spec: &Spec) -> impl Iterator<Item = Finding> {
 /// goes wrong, and a warning names their parts.
 fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
     let object = format!("the spec of {}", spec.token);
-    let told = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
+    let human = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     let mut findings = Vec::new();
     for side in Side::BOTH {
         for workload in &spec.side(side).workloads {
@@ -218,10 +218,10 @@ fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
                     format!(
                         "its rollout_timeout of {} is over before {workload} is rolled out, which \
                          may take {}",
-                        told(spec.rollout_timeout),
-                        told(*rollout)
+                        human(spec.rollout_timeout),
+                        human(*rollout)
                     ),
-                    format!("a rollout_timeout of at least {}", told(*rollout * 2)),
+                    format!("a rollout_timeout of at least {}", human(*rollout * 2)),
                 ));
             }
         }
@@ -245,12 +245,12 @@ fn too_short(spec: &Spec, examination: &Examination) -> Vec<Finding> {
                     "its overlap of {} may be over before all verifiers know its end, and then \
                      they accept the previous token longer than that: {} until a sweep comes, {} \
                      for a sync, {} for {workload} to roll out",
-                    told(spec.overlap),
-                    told(SWEPT_WITHIN),
-                    told(SYNCED_WITHIN),
-                    told(rolled)
+                    human(spec.overlap),
+                    human(SWEPT_WITHIN),
+                    human(SYNCED_WITHIN),
+                    human(rolled)
                 ),
-                format!("an overlap of at least {}, or nothing, if that is no harm", told(takes)),
+                format!("an overlap of at least {}, or nothing, if that is no harm", human(takes)),
             ));
         }
     }
@@ -327,9 +327,9 @@ mod tests {
             }))
         };
         assert_eq!(both_views_in_one(&with("accepted")).count(), 0);
-        let told: Vec<_> = both_views_in_one(&with("token")).collect();
-        assert_eq!(told.len(), 1);
-        assert!(told[0].object.starts_with("dynamodb:services/"), "{told:?}");
+        let findings: Vec<_> = both_views_in_one(&with("token")).collect();
+        assert_eq!(findings.len(), 1);
+        assert!(findings[0].object.starts_with("dynamodb:services/"), "{findings:?}");
     }
 
     #[test]
@@ -354,9 +354,9 @@ mod tests {
             ("5s", "30s", &["rollout_timeout of 30s", "overlap of 5s"]),
         ];
         for (overlap, timeout, expected) in cases {
-            let told = too_short(&with(overlap, timeout), &examination);
-            assert_eq!(told.len(), expected.len(), "{overlap} {timeout}: {told:?}");
-            for (finding, words) in told.iter().zip(expected) {
+            let findings = too_short(&with(overlap, timeout), &examination);
+            assert_eq!(findings.len(), expected.len(), "{overlap} {timeout}: {findings:?}");
+            for (finding, words) in findings.iter().zip(expected) {
                 assert_eq!(finding.severity, Severity::Warning);
                 assert!(finding.reason.contains(words), "{finding:?}");
             }

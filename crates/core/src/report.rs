@@ -226,8 +226,8 @@ pub enum Each<T> {
 
 impl<T> Each<T> {
     /// Returns the entry of this token.
-    pub(crate) fn of(token: TokenName, came_to: Result<T, Error>) -> Self {
-        match came_to {
+    pub(crate) fn of(token: TokenName, result: Result<T, Error>) -> Self {
+        match result {
             Ok(done) => Each::Done(Box::new(done)),
             Err(error) => {
                 Each::Failed { token, error: error.kind.as_str(), message: error.to_string() }

@@ -30,7 +30,7 @@ use crate::{
 /// Time for which the key of a trigger is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Time for which a session waits for the event bus.
-const TELLING: Duration = Duration::from_secs(2);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Settings from the environment.
 #[derive(Clone, Debug)]
@@ -423,11 +423,12 @@ impl<'a> Session<'a> {
         if token_events.is_empty() {
             return;
         }
-        let told = tokio::time::timeout(TELLING, event_publisher.publish(&token_events)).await;
-        let (count, error) = match told {
+        let published =
+            tokio::time::timeout(PUBLISH_TIMEOUT, event_publisher.publish(&token_events)).await;
+        let (count, error) = match published {
             Ok(Ok(())) => return,
             Ok(Err(EventsLost { count, error })) => (count, error.to_string()),
-            Err(_) => (token_events.len(), format!("no answer within {TELLING:?}")),
+            Err(_) => (token_events.len(), format!("no answer within {PUBLISH_TIMEOUT:?}")),
         };
         warn!(token = %after.token(), count, error, "events not sent");
         self.ports.metrics_sink.write(&MetricPoint::of_lost_events(

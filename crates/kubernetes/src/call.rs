@@ -189,12 +189,12 @@ impl Failure {
             "" => format!("it answered {}", status.code),
             message => message.chars().take(LONGEST_MESSAGE).collect(),
         };
-        let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-        let asked = Duration::from_secs(asked.into()).min(LONGEST_ASKED_PAUSE);
+        let wanted = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        let wanted = Duration::from_secs(wanted.into()).min(LONGEST_ASKED_PAUSE);
         match status.code {
             401 => Self::Unauthorized,
             410 | 429 | 500 | 502 | 503 | 504 => {
-                Self::Passing { code: Some(status.code), because, retry_after: asked }
+                Self::Passing { code: Some(status.code), because, retry_after: wanted }
             }
             code => Self::Final { code: Some(code), because },
         }

@@ -155,8 +155,8 @@ mod tests {
             let refused = match client.request_text(request).await {
                 Ok(_) => None,
                 Err(kube::Error::Api(status)) => {
-                    let asked = status.details.map_or(0, |details| details.retry_after_seconds);
-                    Some((status.code, asked))
+                    let seconds = status.details.map_or(0, |details| details.retry_after_seconds);
+                    Some((status.code, seconds))
                 }
                 Err(other) => panic!("{other}"),
             };

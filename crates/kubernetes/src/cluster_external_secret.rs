@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::external_secret::GROUP;
 
 /// A ClusterExternalSecret, reduced to the fields that matter here.
-pub(super) type ClusterExternalSecret = Object<Spec, Status>;
+pub(super) type ClusterExternalSecret =
+    Object<ClusterExternalSecretSpec, ClusterExternalSecretStatus>;
 
 /// The entry of a ClusterRole's `resources`.
 pub(super) const RESOURCE: &str = "clusterexternalsecrets.external-secrets.io";
@@ -57,14 +58,14 @@ pub(super) fn why_absent(keeper: &ClusterExternalSecret, namespace: &str) -> (St
 /// `spec` of a ClusterExternalSecret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Spec {
+pub(super) struct ClusterExternalSecretSpec {
     external_secret_name: Option<String>,
 }
 
 /// `status` of a ClusterExternalSecret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Status {
+pub(super) struct ClusterExternalSecretStatus {
     failed_namespaces: Option<Vec<NamespaceFailure>>,
     provisioned_namespaces: Option<Vec<String>>,
 }

@@ -13,7 +13,7 @@ use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
 /// An ExternalSecret, reduced to the fields that matter here.
-pub(super) type ExternalSecret = Object<Spec, Status>;
+pub(super) type ExternalSecret = Object<ExternalSecretSpec, ExternalSecretStatus>;
 
 /// The API group of External Secrets.
 pub(super) const GROUP: &str = "external-secrets.io";
@@ -49,7 +49,7 @@ pub(super) struct Copy<'a> {
 /// They are found from `data[].remoteRef.key`, the name of a parameter or its ARN. A key that the spec
 /// names need not be found: it may hold any of them.
 pub(super) fn copies<'a>(
-    spec: &'a Spec,
+    spec: &'a ExternalSecretSpec,
     secret_key: Option<&'a str>,
     parameters: impl Iterator<Item = &'a ParameterName> + Clone,
 ) -> Vec<Copy<'a>> {
@@ -186,18 +186,18 @@ fn is_zero(duration: &str) -> bool {
 /// `spec` of an ExternalSecret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Spec {
+pub(super) struct ExternalSecretSpec {
     refresh_interval: Option<String>,
     refresh_policy: String,
     pub(super) secret_store_ref: StoreReference,
-    target: Target,
+    target: SecretTarget,
     data: Vec<Entry>,
     /// True if the prefix of a store was put before any key.
     #[serde(skip)]
     is_prefixed: bool,
 }
 
-impl Spec {
+impl ExternalSecretSpec {
     /// True if any entry reads this parameter.
     pub(super) fn reads(&self, parameter: &ParameterName) -> bool {
         self.data.iter().any(|entry| entry.reads(parameter))
@@ -251,7 +251,7 @@ pub(super) type Prefixes = BTreeMap<StoreReference, String>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Target {
+struct SecretTarget {
     name: String,
     creation_policy: String,
     immutable: bool,
@@ -332,14 +332,14 @@ impl Entry {
 /// `status` of an ExternalSecret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Status {
+pub(super) struct ExternalSecretStatus {
     pub(super) synced_resource_version: String,
-    conditions: Option<Vec<Condition>>,
+    conditions: Option<Vec<ExternalSecretCondition>>,
 }
 
-impl Status {
+impl ExternalSecretStatus {
     /// The condition `Ready`.
-    pub(super) fn ready(&self) -> Option<&Condition> {
+    pub(super) fn ready(&self) -> Option<&ExternalSecretCondition> {
         self.conditions.iter().flatten().find(|condition| condition.kind == "Ready")
     }
 }
@@ -347,7 +347,7 @@ impl Status {
 /// A condition of an ExternalSecret or of a store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Condition {
+pub(super) struct ExternalSecretCondition {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) status: String,
@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn every_entry_that_reads_a_published_parameter_is_a_copy_to_be_confirmed() {
         let (one, two) = (parameter("/one"), parameter("/two"));
-        let spec: Spec = serde_json::from_value(json!({"data": [
+        let spec: ExternalSecretSpec = serde_json::from_value(json!({"data": [
             {"secretKey": "a", "remoteRef": {"key": "/one"}},
             {"secretKey": "b", "remoteRef": {"key": "/elsewhere"}},
             {"secretKey": "c", "remoteRef": {"key": "/two"}},

@@ -2,22 +2,22 @@
 //! is minted.
 //!
 //! ```text
-//! replacing    its ability to replace its pods            (pure)
-//! chain        the path from the Secret to its containers (pure)
-//! neighbours   the other actors that act on it            (pure)
-//! admission    the verdict of policies and webhooks on our changes
-//! copy         the stores behind an ExternalSecret, and the other views that it copies
-//! rights       the function's rights
-//! discovery    the other users of the Secret
-//! serving      the pods that serve beside a workload, or in place of one without replicas
+//! rollout_strategy          its ability to replace its pods            (pure)
+//! secret_usage              the path from the Secret to its containers (pure)
+//! conflicting_controllers   the other actors that act on it            (pure)
+//! admission                 the verdict of policies and webhooks on our changes
+//! copy                      the stores behind an ExternalSecret, and the other views that it copies
+//! rights                    the function's rights
+//! other_consumers           the other users of the Secret
+//! serving                   the pods that serve beside a workload, or in place of one without replicas
 //! ```
 
 mod admission;
-mod chain;
+mod secret_usage;
 mod copy;
-mod discovery;
-mod neighbours;
-mod replacing;
+mod other_consumers;
+mod conflicting_controllers;
+mod rollout_strategy;
 mod rights;
 mod serving;
 
@@ -36,7 +36,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
 use tracing::warn;
 
-use self::{chain::Source, discovery::NamespaceScan, rights::SoleWatcher};
+use self::{other_consumers::NamespaceScan, rights::SoleWatcher, secret_usage::SecretSource};
 use crate::{
     KubernetesClusters,
     call::{Target, call},
@@ -64,8 +64,8 @@ impl Clusters for KubernetesClusters {
     }
 
     async fn inspect(&self, subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-        let Looked { came_to, forbidden, .. } = look(self, subject).await?;
-        Ok([came_to.findings, forbidden].concat())
+        let Looked { examination, forbidden, .. } = look(self, subject).await?;
+        Ok([examination.findings, forbidden].concat())
     }
 
     async fn examine(
@@ -101,12 +101,12 @@ impl Clusters for KubernetesClusters {
             let workload = subject.workload;
             let mut looked = looked.unwrap_or_else(|error| {
                 let mut looked = Looked::default();
-                looked.came_to.findings.push(Finding::failed(workload.to_string(), error));
+                looked.examination.findings.push(Finding::failed(workload.to_string(), error));
                 looked
             });
             if let Some((name, external_secret)) = &looked.external_secret {
                 let object = sync::object(workload, name);
-                looked.came_to.findings.extend(copy::torn(&object, external_secret, published));
+                looked.examination.findings.extend(copy::torn(&object, external_secret, published));
             }
             let place = (workload.cluster.as_str(), workload.namespace.as_str());
             let neighbourhood = neighbourhoods.entry(place).or_default();
@@ -128,15 +128,15 @@ impl Clusters for KubernetesClusters {
             let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
             let secret = looked.secret.as_deref();
             needed.extend(rights::needed(workload, alone, external_secret, secret));
-            looked.came_to.findings.extend(looked.unread);
-            examination.add(looked.came_to);
+            looked.examination.findings.extend(looked.unread);
+            examination.add(looked.examination);
         }
         // Without a Secret there are no users to look for.
         neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
 
         let (rights, neighbours) = tokio::join!(
             rights::examine(self, &needed),
-            discovery::examine(self, &neighbourhoods),
+            other_consumers::examine(self, &neighbourhoods),
         );
         for part in [rights, neighbours] {
             examination.add(part);
@@ -163,7 +163,7 @@ async fn reach(kubernetes: &KubernetesClusters, cluster: &str) -> Result<(), Err
 /// The results of the two reads: of a workload, and of what is copied for it.
 #[derive(Default)]
 struct Looked {
-    came_to: Examination,
+    examination: Examination,
     /// Missing rights, as the dry run of a change showed them. Preflight asks about each right instead.
     forbidden: Vec<Finding>,
     /// Stores that may not be read. That stops no rotation.
@@ -179,11 +179,11 @@ async fn look(kubernetes: &KubernetesClusters, subject: &Subject<'_>) -> Result<
     let object = subject.workload.to_string();
     let live = match readable(&object, read(kubernetes, subject.workload).await)? {
         Ok(live) => {
-            looked.came_to.right(&object, "it exists");
+            looked.examination.right(&object, "it exists");
             Some(live)
         }
         Err(finding) => {
-            looked.came_to.findings.push(finding);
+            looked.examination.findings.push(finding);
             None
         }
     };
@@ -207,15 +207,15 @@ impl Looked {
     ) -> Result<(), Error> {
         let (workload, stamp) = (subject.workload, &stamp_of(subject));
         let object = workload.to_string();
-        let findings = replacing::judge(&object, live);
+        let findings = rollout_strategy::judge(&object, live);
         if findings.is_empty() {
-            self.came_to.right(&object, "it can replace its pods");
+            self.examination.right(&object, "it can replace its pods");
         }
-        self.came_to.findings.extend(findings);
-        self.came_to.findings.extend(serving::look(kubernetes, workload, live).await?);
-        self.came_to.rollouts.insert(object.clone(), replacing::takes(live));
+        self.examination.findings.extend(findings);
+        self.examination.findings.extend(serving::look(kubernetes, workload, live).await?);
+        self.examination.rollouts.insert(object.clone(), rollout_strategy::takes(live));
         let stamped = live.stamped(&rollout::annotation(stamp)).unwrap_or_default();
-        self.came_to.findings.extend(newer(subject, &object, stamped));
+        self.examination.findings.extend(newer(subject, &object, stamped));
         let judged = rollout::dry_run(kubernetes, workload, live, stamp).await;
         self.note(&object, "admission lets it be stamped", judged)
     }
@@ -247,7 +247,7 @@ impl Looked {
                 let keeper = match readable(&object, keeper)? {
                     Ok(keeper) => keeper,
                     Err(finding) => {
-                        self.came_to.findings.push(finding);
+                        self.examination.findings.push(finding);
                         return Ok(());
                     }
                 };
@@ -270,13 +270,13 @@ impl Looked {
                 let found = sync::look_at_written(kubernetes, workload, name, key, stamp).await;
                 let (exists, finding) = match readable(&object, found.map(Some))? {
                     Err(finding) | Ok(Found::InTheWay(finding)) => {
-                        self.came_to.findings.push(finding);
+                        self.examination.findings.push(finding);
                         return Ok(());
                     }
                     Ok(Found::Ours(standing)) => (true, newer(subject, &object, standing)),
                     Ok(Found::Nothing) => (false, unwritten(subject, &object, "it does not exist")),
                 };
-                self.came_to.findings.extend(finding);
+                self.examination.findings.extend(finding);
                 let judged = sync::dry_run_of_write(kubernetes, workload, stamp, exists).await;
                 self.note(&object, "admission lets its key be written", judged)
             }
@@ -289,7 +289,7 @@ impl Looked {
         let workload = subject.workload;
         let object = workload.to_string();
         let Some(template) = live.template() else { return };
-        self.came_to.findings.extend(neighbours::judge(
+        self.examination.findings.extend(conflicting_controllers::judge(
             &object,
             live.metadata(),
             template.metadata.as_ref(),
@@ -309,10 +309,10 @@ impl Looked {
         // If the ExternalSecret copies none of its parameters, the keys that hold the view are unknown.
         // `copies` has refused that already.
         if let (Some(secret), Some(pod), false) = (&self.secret, &template.spec, keys.is_empty()) {
-            let source = Source { secret, keys: &keys, is_templated };
-            match chain::judge(&object, pod, source, workload.picks_up) {
-                Ok(uses) => uses.into_iter().for_each(|it| self.came_to.right(&object, it)),
-                Err(finding) => self.came_to.findings.push(finding),
+            let source = SecretSource { secret, keys: &keys, is_templated };
+            match secret_usage::judge(&object, pod, source, workload.picks_up) {
+                Ok(uses) => uses.into_iter().for_each(|it| self.examination.right(&object, it)),
+                Err(finding) => self.examination.findings.push(finding),
             }
         }
     }
@@ -342,17 +342,17 @@ impl Copying<'_> {
         let Self { name, keeper, secret_key } = *self;
         let Subject { workload, parameters, .. } = subject;
         let object = sync::object(workload, name);
-        let came_to = &mut looked.came_to;
+        let examination = &mut looked.examination;
         // The caller words an absence: it knows which actor creates the ExternalSecret.
         let mut external_secret = match sync::get(kubernetes, workload, name).await {
             Ok(None) => {
-                came_to.findings.push(absent());
+                examination.findings.push(absent());
                 return Ok(());
             }
             found => match readable(&object, found)? {
                 Ok(external_secret) => external_secret,
                 Err(finding) => {
-                    came_to.findings.push(finding);
+                    examination.findings.push(finding);
                     return Ok(());
                 }
             },
@@ -360,31 +360,31 @@ impl Copying<'_> {
         // Stores come before entries: a store may put a prefix before each key that an entry reads.
         let stores = copy::look(kubernetes, workload, &external_secret).await?;
         external_secret.spec.put_before(&stores.prefixes);
-        came_to.add(stores.came_to);
+        examination.add(stores.examination);
         let are_stores_read = stores.unread.is_empty();
         looked.unread.extend(stores.unread);
         let found = obstacles(&object, &external_secret, secret_key, keeper, parameters);
         // A store that was not read may put a prefix before the keys.
         if found.is_empty() && are_stores_read {
-            came_to.right(&object, "it copies what is published as it is");
+            examination.right(&object, "it copies what is published as it is");
         }
-        came_to.findings.extend(found);
+        examination.findings.extend(found);
         // A failed sync is only a warning: a rotation forces another one, and waits for it.
         let status = external_secret.status.clone().unwrap_or_default();
         match status.ready().map(|ready| (ready.status.as_str(), &ready.message)) {
             Some(("False", message)) => {
                 let why = sync::failure(kubernetes, workload, name, message).await;
-                came_to.findings.push(Finding::warning(
+                examination.findings.push(Finding::warning(
                     &object,
                     format!("its last sync failed: {why}"),
                     "repair it or its SecretStore: a rotation will wait for its sync",
                 ));
             }
-            Some(("True", _)) => came_to.right(&object, "its last sync succeeded"),
+            Some(("True", _)) => examination.right(&object, "its last sync succeeded"),
             Some(_) | None => {}
         }
         if status.synced_resource_version.is_empty() {
-            came_to.findings.extend(unwritten(subject, &object, "it has never synced"));
+            examination.findings.extend(unwritten(subject, &object, "it has never synced"));
         }
         looked.secret = Some(secret_name(&external_secret).to_owned());
         looked.external_secret = Some((name.to_owned(), external_secret));
@@ -429,8 +429,8 @@ fn readable<T>(
 }
 
 /// Awaits these futures, up to `AT_ONCE` of them at a time. Returns their answers in order.
-async fn a_few<F: Future>(asked: Vec<F>) -> Vec<F::Output> {
-    stream::iter(asked).buffered(AT_ONCE).collect().await
+async fn a_few<F: Future>(requests: Vec<F>) -> Vec<F::Output> {
+    stream::iter(requests).buffered(AT_ONCE).collect().await
 }
 
 /// The finding for a Secret of presenters that is not written yet. Pods that need it cannot start.

@@ -16,7 +16,9 @@ use serde_json::Value;
 use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
-    external_secret::{Condition, GROUP, Prefixes, Spec, StoreReference},
+    external_secret::{
+        ExternalSecretCondition, ExternalSecretSpec, GROUP, Prefixes, StoreReference,
+    },
     external_secrets_api,
 };
 
@@ -65,7 +67,7 @@ pub(super) fn object(workload: &Workload, reference: &StoreReference) -> String 
 pub(super) async fn prefixes(
     kubernetes: &KubernetesClusters,
     workload: &Workload,
-    spec: &Spec,
+    spec: &ExternalSecretSpec,
 ) -> Result<Prefixes, Error> {
     let mut prefixes = Prefixes::new();
     for reference in spec.stores().collect::<BTreeSet<_>>() {
@@ -135,7 +137,7 @@ impl StoreSpec {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoreStatus {
-    pub(super) conditions: Option<Vec<Condition>>,
+    pub(super) conditions: Option<Vec<ExternalSecretCondition>>,
 }
 
 const SECRET_STORES: &str = "secretstores.external-secrets.io";

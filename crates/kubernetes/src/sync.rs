@@ -113,11 +113,11 @@ impl SecretCopies for KubernetesClusters {
         fields.sort_by_key(|entry| {
             std::cmp::Reverse(entry.time.as_ref().map_or(Timestamp::MIN, |time| time.0))
         });
-        let mut told = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         Ok(fields
             .into_iter()
             .filter_map(|entry| entry.manager)
-            .filter(|manager| !manager.starts_with(MANAGER) && told.insert(manager.clone()))
+            .filter(|manager| !manager.starts_with(MANAGER) && seen.insert(manager.clone()))
             .collect())
     }
 }
@@ -201,7 +201,7 @@ async fn source<'a>(
 /// True if the keys that hold copies may depend on the prefixes that stores put before names. Few stores
 /// have a prefix, so stores are read only if nothing is found without it.
 fn needs_prefixes(
-    spec: &external_secret::Spec,
+    spec: &external_secret::ExternalSecretSpec,
     secret_key: Option<&str>,
     parameters: &[ParameterName],
 ) -> bool {

@@ -33,7 +33,7 @@ where
 {
     // A connection that was dropped silently is noticed after this time and a little more.
     let configuration = configuration.timeout(WATCH_SECONDS);
-    let state = State {
+    let state = WatchState {
         current: None,
         failures: 0,
         refused: false,
@@ -150,7 +150,7 @@ fn failure(error: watcher::Error) -> Option<Failure> {
     }
 }
 
-struct State<K> {
+struct WatchState<K> {
     /// The connection, and the open watch on it.
     current: Option<(Connection, BoxStream<'static, watcher::Result<Event<K>>>)>,
     /// Failures since the last event.

@@ -246,9 +246,10 @@ impl Rollout<'_> {
             KubectlStatus::Unobserved => None,
             _ => self.trouble(live, replica_set, replicas),
         };
-        let told = trouble.as_ref().map(|trouble| trouble.told.clone());
+        let description = trouble.as_ref().map(|trouble| trouble.description.clone());
         if by_kubectl == KubectlStatus::DeadlineExceeded {
-            let why = told.map_or_else(String::new, |told| format!(": {told}"));
+            let why =
+                description.map_or_else(String::new, |description| format!(": {description}"));
             return RolloutStatus::Stuck(self.held(
                 format!("the rollout made no progress within its progressDeadlineSeconds{why}"),
                 "see why the new pods do not become ready (kubectl describe pod), and repair it; \
@@ -267,11 +268,11 @@ impl Rollout<'_> {
             return RolloutStatus::Stuck(self.held(what, fix));
         }
         match trouble {
-            Some(PodProblem { weight: Weight::Certain, told, fix, .. }) => {
-                return RolloutStatus::Stuck(self.held(told, fix));
+            Some(WorstProblem { weight: Weight::Fatal, description, fix, .. }) => {
+                return RolloutStatus::Stuck(self.held(description, fix));
             }
-            Some(PodProblem { weight: Weight::Suspicious, told, fix, problem }) => {
-                return RolloutStatus::Suspect { problem, held: self.held(told, fix) };
+            Some(WorstProblem { weight: Weight::Suspect, description, fix, problem }) => {
+                return RolloutStatus::Suspect { problem, held: self.held(description, fix) };
             }
             _ => {}
         }
@@ -287,9 +288,9 @@ impl Rollout<'_> {
         // Nothing holds the rollout: describe what it waits for.
         let older = older.map(|replica| {
             if replica.is_terminating {
-                format!("{} is Terminating", replica.told())
+                format!("{} is Terminating", replica.describe())
             } else {
-                format!("{} runs on an older view", replica.told())
+                format!("{} runs on an older view", replica.describe())
             }
         });
         let is_early = by_kubectl == KubectlStatus::Unobserved || live.is_complete();
@@ -298,7 +299,8 @@ impl Rollout<'_> {
             .filter(|wanted| !is_early && replicas.len() < *wanted)
             .map(|wanted| format!("{} of {wanted} pods exist", replicas.len()));
         let is_missing = missing.is_some();
-        let words: Vec<String> = [Some(left), missing, older, told].into_iter().flatten().collect();
+        let words: Vec<String> =
+            [Some(left), missing, older, description].into_iter().flatten().collect();
         if is_missing {
             RolloutStatus::Missing(words.join("; "))
         } else {
@@ -329,7 +331,7 @@ impl Rollout<'_> {
         live: &WorkloadObject,
         replica_set: Option<&str>,
         replicas: &[&PodState],
-    ) -> Option<PodProblem> {
+    ) -> Option<WorstProblem> {
         let current = live.current(replica_set);
         let waits_for_all = matches!(live, WorkloadObject::StatefulSet(_));
         let troubles = replicas.iter().filter(|it| !it.is_terminating).filter_map(|replica| {
@@ -337,25 +339,26 @@ impl Rollout<'_> {
             let is_current = current.is_some() && current == replica.template.as_deref();
             // Informational trouble counts for every pod of the current stamp. It holds no rollout,
             // although its template may have been repaired since.
-            let is_told = trouble.weight == Weight::Told && !replica.is_of_another_view(self.fence);
-            if !is_current && !waits_for_all && !is_told {
+            let is_informational =
+                trouble.weight == Weight::Info && !replica.is_of_another_view(self.fence);
+            if !is_current && !waits_for_all && !is_informational {
                 return None;
             }
-            Some(PodProblem {
-                told: replica.told_with(trouble),
+            Some(WorstProblem {
+                description: replica.describe_with(trouble),
                 problem: replica.problem(trouble),
                 weight: if is_current {
                     trouble.weight
                 } else {
                     // Its controller may still be about to end it.
-                    trouble.weight.min(Weight::Suspicious)
+                    trouble.weight.min(Weight::Suspect)
                 },
                 fix: match (is_current, trouble.weight) {
                     (false, _) => {
                         "delete that pod: a StatefulSet replaces none while another is not ready; \
                          the next run carries on"
                     }
-                    (true, Weight::Certain) => {
+                    (true, Weight::Fatal) => {
                         "repair the workload (kubectl logs --previous shows why it ends); both \
                          tokens stay valid, and the next run carries on"
                     }
@@ -371,8 +374,8 @@ impl Rollout<'_> {
 }
 
 /// A problem that may keep a rollout from completing.
-struct PodProblem {
-    told: String,
+struct WorstProblem {
+    description: String,
     problem: String,
     weight: Weight,
     fix: &'static str,

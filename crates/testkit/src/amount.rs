@@ -47,11 +47,11 @@ pub fn few_seeds(all: u64) -> Range<u64> {
 /// tried, and the sample text determines the first one. If everything is tried, the range is all seeds
 /// below `everything`. `CHANGEOVER_SEEDS`, a number or a range, overrides all of that.
 pub fn seeds(sample: u64, everything: u64) -> Range<u64> {
-    if let Ok(asked) = env::var("CHANGEOVER_SEEDS") {
+    if let Ok(range) = env::var("CHANGEOVER_SEEDS") {
         let number = |text: &str| text.parse().expect("CHANGEOVER_SEEDS: a number, or two as 3..7");
-        return match asked.split_once("..") {
+        return match range.split_once("..") {
             Some((first, end)) => number(first)..number(end),
-            None => 0..number(&asked),
+            None => 0..number(&range),
         };
     }
     if is_everything() {

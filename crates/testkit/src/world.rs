@@ -181,7 +181,7 @@ impl MemoryWorld {
     }
 
     /// The verdict that this job received, or `None` while it waits.
-    pub fn told(&self, job: &str) -> Option<JobResult> {
+    pub fn job_result(&self, job: &str) -> Option<JobResult> {
         match self.state().jobs.get(job) {
             Some(Job::Answered(job_result)) => Some(job_result.clone()),
             _ => None,
@@ -373,8 +373,8 @@ impl MemoryWorld {
 
     /// The notices that subscribers received, in order.
     pub fn told_of(&self, token: &TokenName) -> Vec<TokenEvent> {
-        let told = &self.state().told;
-        told.iter().filter(|token_event| token_event.token == *token).cloned().collect()
+        let published = &self.state().published;
+        published.iter().filter(|token_event| token_event.token == *token).cloned().collect()
     }
 
     /// Every record of a token that was ever saved, in order.

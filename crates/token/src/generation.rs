@@ -176,10 +176,13 @@ mod tests {
         let cases =
             [("hunter2", "begin with ds_"), (&other, "begin with ds_"), (&same, "different")];
         for (value, words) in cases {
-            let told = generation.weakness(&Secret::verbatim(value.to_owned()), 256).expect(value);
-            assert!(told.contains(words) && !told.contains(&value[3..]), "{told}");
+            let weakness =
+                generation.weakness(&Secret::verbatim(value.to_owned()), 256).expect(value);
+            assert!(weakness.contains(words) && !weakness.contains(&value[3..]), "{weakness}");
         }
         let short = Secret::verbatim(format!("ds_{long}"));
-        assert!(generation.weakness(&short, 256).is_some_and(|told| !told.contains("S3cret")));
+        assert!(
+            generation.weakness(&short, 256).is_some_and(|weakness| !weakness.contains("S3cret"))
+        );
     }
 }

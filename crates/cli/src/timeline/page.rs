@@ -44,14 +44,14 @@ rect.waits.other { stroke: #5a6478; }
 ";
 
 /// The picture, as far as it is drawn.
-pub(super) struct Page {
+pub(super) struct SvgPage {
     pub(super) scale: Scale,
     pub(super) elements: Vec<Element>,
     /// Position of the next row.
     pub(super) y: f64,
 }
 
-impl Page {
+impl SvgPage {
     /// An empty page with this axis.
     pub(super) fn new(scale: Scale) -> Self {
         Self { scale, elements: Vec::new(), y: TOP }
@@ -71,10 +71,10 @@ impl Page {
     }
 
     /// Draws a bar for a span of time in the present row. The last argument is its tooltip.
-    pub(super) fn bar(&mut self, span: (Timestamp, Timestamp), class: &str, told: &str) {
+    pub(super) fn bar(&mut self, span: (Timestamp, Timestamp), class: &str, title: &str) {
         let (x, width) = self.place(span);
         let bar = rectangle(x, self.y, width, BAR).set("class", class).set("rx", "2");
-        self.elements.push(bar.with(Element::new("title").text(told)));
+        self.elements.push(bar.with(Element::new("title").text(title)));
     }
 
     /// Writes a word beside a bar, on the side that has room.
@@ -119,8 +119,8 @@ impl Page {
             for x in [from, to] {
                 axis.push(line(x, top, x, self.y).set("class", "quiet"));
             }
-            let told = label((from + to) / 2.0, top - 4.0, &format!("⋯ {} ⋯", short(took)));
-            axis.push(told.set("text-anchor", "middle").set("class", "muted"));
+            let gap = label((from + to) / 2.0, top - 4.0, &format!("⋯ {} ⋯", short(took)));
+            axis.push(gap.set("text-anchor", "middle").set("class", "muted"));
         }
         axis.append(&mut self.elements);
         self.elements = axis;
@@ -129,7 +129,7 @@ impl Page {
 
     /// The whole document: its title, its summary in one line, and its text for readers who cannot see the
     /// picture.
-    pub(super) fn document(self, title: &str, told: &str, description: &str) -> String {
+    pub(super) fn document(self, title: &str, subtitle: &str, description: &str) -> String {
         let height = self.y + 14.0;
         let mut picture = Element::new("svg")
             .set("xmlns", "http://www.w3.org/2000/svg")
@@ -142,7 +142,7 @@ impl Page {
             .with(Element::new("style").text(STYLE))
             .with(rectangle(0.0, 0.0, WIDTH, height).set("class", "page"))
             .with(label(20.0, 30.0, title).set("class", "heading"))
-            .with(label(20.0, 50.0, &clipped(told, 130)).set("class", "muted"));
+            .with(label(20.0, 50.0, &clipped(subtitle, 130)).set("class", "muted"));
         for element in self.elements {
             picture = picture.with(element);
         }

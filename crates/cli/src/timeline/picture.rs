@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    page::{LEFT, PLOT, Page, label, line, rectangle},
+    page::{LEFT, PLOT, SvgPage, label, line, rectangle},
     requests::Sent,
     scale::{self, Scale},
     story::{Is, Story, clock, time, took},
@@ -25,7 +25,7 @@ pub(super) fn draw(story: &Story<'_>, sent: &[Sent]) -> String {
     let busy = story.steps.iter().filter(|step| step.is != Is::Wait);
     let busy: Vec<_> = busy.map(|step| (step.from, step.to)).collect();
     let scale = Scale::new((story.begin, story.end), &busy, LEFT, PLOT);
-    let mut page = Page::new(scale);
+    let mut page = SvgPage::new(scale);
     legs(story, &mut page);
     page.y += 16.0;
     versions(story, &mut page);
@@ -34,11 +34,11 @@ pub(super) fn draw(story: &Story<'_>, sent: &[Sent]) -> String {
         rates(&mut page, sent, story.newest.version);
     }
     page.axis();
-    page.document(&story.title(), &story.told(), &story.description())
+    page.document(&story.title(), &story.summary(), &story.description())
 }
 
 /// Draws a row for each step of each leg, in the order in which they first came.
-fn legs(story: &Story<'_>, page: &mut Page) {
+fn legs(story: &Story<'_>, page: &mut SvgPage) {
     let mut rows: Vec<(&str, &str)> = Vec::new();
     for step in &story.steps {
         let row = (step.leg.as_str(), step.what.as_str());
@@ -59,12 +59,12 @@ fn legs(story: &Story<'_>, page: &mut Page) {
             page.row(what);
             let bars = story.steps.iter().filter(|it| it.leg == leg && it.what == *what);
             for bar in bars {
-                let told = bar.told();
+                let title = bar.title();
                 let class = match bar.is {
                     Is::Done => class_of(leg).to_owned(),
                     Is::Wait | Is::UnderWay => format!("waits {}", class_of(leg)),
                 };
-                page.bar((bar.from, bar.to), &class, &told);
+                page.bar((bar.from, bar.to), &class, &title);
             }
             let last = story.steps.iter().rfind(|it| it.leg == leg && it.what == *what);
             if let Some(last) = last.filter(|it| it.from < it.to) {
@@ -77,7 +77,7 @@ fn legs(story: &Story<'_>, page: &mut Page) {
 }
 
 /// Draws a row for each version that verifiers accepted meanwhile, with its stages.
-fn versions(story: &Story<'_>, page: &mut Page) {
+fn versions(story: &Story<'_>, page: &mut SvgPage) {
     let (first, last) = page.scale.ends();
     page.group("versions");
     let newest = story.newest.version;
@@ -107,8 +107,8 @@ fn versions(story: &Story<'_>, page: &mut Page) {
             let since =
                 if *from > first { format!(" from {}", clock(*from)) } else { String::new() };
             let until = if to < last { format!(" until {}", clock(to)) } else { String::new() };
-            let told = format!("version {version} {stage}{since}{until}");
-            page.bar((*from, to.max(*from)), class, &told);
+            let title = format!("version {version} {stage}{since}{until}");
+            page.bar((*from, to.max(*from)), class, &title);
             page.inside((*from, to.max(*from)), stage, class.starts_with("waits"));
         }
         page.y += ROW;
@@ -116,7 +116,7 @@ fn versions(story: &Story<'_>, page: &mut Page) {
 }
 
 /// Draws the requests per second, by the version of their token, and those that failed.
-fn rates(page: &mut Page, sent: &[Sent], newest: u64) {
+fn rates(page: &mut SvgPage, sent: &[Sent], newest: u64) {
     // Count in columns of whole seconds, so that even a long picture has few of them.
     let (first, last) = page.scale.ends();
     let column = (page.scale.seconds_drawn() / COLUMNS).ceil().max(1.0);

@@ -30,15 +30,17 @@ pub(super) struct Sent {
 /// # Errors
 /// The message to show for a file that cannot be read.
 pub(super) fn read(path: &Path) -> Result<Vec<Sent>, String> {
-    let told =
+    let failed =
         |fault: String| format!("could not read the requests in {}: {fault}", path.display());
-    let file = File::open(path).map_err(|fault| told(fault.to_string()))?;
+    let file = File::open(path).map_err(|fault| failed(fault.to_string()))?;
     let mut text = String::new();
     file.take(LARGEST_FILE + 1)
         .read_to_string(&mut text)
-        .map_err(|fault| told(fault.to_string()))?;
+        .map_err(|fault| failed(fault.to_string()))?;
     if text.len() as u64 > LARGEST_FILE {
-        return Err(told("it is larger than 64 MiB; count the requests of each second".to_owned()));
+        return Err(failed(
+            "it is larger than 64 MiB; count the requests of each second".to_owned(),
+        ));
     }
-    serde_json::from_str(&text).map_err(|fault| told(fault.to_string()))
+    serde_json::from_str(&text).map_err(|fault| failed(fault.to_string()))
 }

@@ -58,7 +58,7 @@ impl<'a> Story<'a> {
     }
 
     /// The result in one line.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let began = format!("began {}", clock(self.begin));
         let became = match (self.rotated_at, &self.standing.held) {
             (Some(at), _) => format!("rotated in {}", took(self.begin, at)),
@@ -77,8 +77,8 @@ impl<'a> Story<'a> {
 
     /// The whole picture in words, for readers who cannot see it.
     pub(super) fn description(&self) -> String {
-        let steps: Vec<_> = self.steps.iter().map(Stretch::told).collect();
-        format!("{}. {}.", self.told(), steps.join("; "))
+        let steps: Vec<_> = self.steps.iter().map(Stretch::title).collect();
+        format!("{}. {}.", self.summary(), steps.join("; "))
     }
 }
 
@@ -91,7 +91,7 @@ impl Stretch {
     }
 
     /// The stretch in words, without a duration if it had none.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn title(&self) -> String {
         let Self { leg, what, from, to, .. } = self;
         if from < to {
             format!("{leg} {what}: {}", took(*from, *to))
@@ -124,8 +124,8 @@ fn after(
     let Some((rotated_at, replaced)) = rotated_at.zip(newest.replaced.as_ref()) else {
         return Vec::new();
     };
-    let told = standing.publications.iter().filter(|it| it.side == "verifiers");
-    let told = told.filter_map(|it| time(&it.answered_at)).max();
+    let published_at = standing.publications.iter().filter(|it| it.side == "verifiers");
+    let published_at = published_at.filter_map(|it| time(&it.answered_at)).max();
     let ended_at = time(&replaced.ended_at);
     let step = |leg: &str, what: &str, from, to, is| Stretch {
         leg: leg.to_owned(),
@@ -135,21 +135,25 @@ fn after(
         is,
     };
     let mut stretches = Vec::new();
-    let of_overlap =
-        told.filter(|told| *told > rotated_at && ended_at.is_none_or(|end| *told < end));
-    if let Some(told) = of_overlap {
-        stretches.push(step("overlap", "publish", rotated_at, told, Is::Done));
+    let of_overlap = published_at.filter(|published_at| {
+        *published_at > rotated_at && ended_at.is_none_or(|end| *published_at < end)
+    });
+    if let Some(published_at) = of_overlap {
+        stretches.push(step("overlap", "publish", rotated_at, published_at, Is::Done));
         // Retiring is owed from the moment when the verifiers' copies and pods had the new view.
         let retires = standing.leg.as_deref() == Some("contract");
-        let since = time(&newest.owed_since).filter(|since| retires && *since > told);
-        stretches.extend(since.map(|since| step("overlap", "copies, pods", told, since, Is::Done)));
+        let since = time(&newest.owed_since).filter(|since| retires && *since > published_at);
+        stretches.extend(
+            since.map(|since| step("overlap", "copies, pods", published_at, since, Is::Done)),
+        );
     }
     if let Some(not_after) = time(&replaced.not_after).filter(|end| *end > rotated_at) {
         stretches.push(step("overlap", "until the end", rotated_at, not_after, Is::Wait));
         if let Some(ended_at) = ended_at.filter(|ended| *ended >= not_after && *ended <= now) {
             stretches.push(step("contract", "retire", ended_at, ended_at, Is::Done));
-            if let Some(told) = told.filter(|told| *told > ended_at) {
-                stretches.push(step("contract", "publish", ended_at, told, Is::Done));
+            if let Some(published_at) = published_at.filter(|published_at| *published_at > ended_at)
+            {
+                stretches.push(step("contract", "publish", ended_at, published_at, Is::Done));
             }
         }
     }

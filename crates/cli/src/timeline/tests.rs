@@ -64,8 +64,9 @@ fn texts<'a>(picture: &'a Document<'_>) -> Vec<&'a str> {
 /// The tooltip of each bar, and its left and right edges.
 fn bars<'a>(picture: &'a Document<'_>) -> Vec<(&'a str, f64, f64)> {
     let bars = picture.descendants().filter(|it| it.has_tag_name("rect"));
-    let told = bars.filter_map(|bar| Some((bar, bar.first_element_child()?.text()?)));
-    told.map(|(bar, told)| (told, number(&bar, "x"), number(&bar, "x") + number(&bar, "width")))
+    let title = bars.filter_map(|bar| Some((bar, bar.first_element_child()?.text()?)));
+    title
+        .map(|(bar, title)| (title, number(&bar, "x"), number(&bar, "x") + number(&bar, "width")))
         .collect()
 }
 
@@ -96,10 +97,10 @@ fn check_bounds(text: &str) {
             }
         }
     }
-    for (told, from, to) in bars(&picture) {
+    for (title, from, to) in bars(&picture) {
         assert!(
             from >= LEFT - 0.1 && to <= LEFT + PLOT + 0.1 && from < to,
-            "{told}: {from} to {to}"
+            "{title}: {from} to {to}"
         );
     }
 }
@@ -118,9 +119,9 @@ fn each_step_is_a_bar_in_the_order_in_which_it_was_done() {
     let text = drawn(&rotated(10.0), &[]);
     let picture = Document::parse(&text).expect("well-formed XML");
     let bars = bars(&picture);
-    let told: Vec<_> = bars.iter().map(|(told, ..)| *told).collect();
+    let title: Vec<_> = bars.iter().map(|(title, ..)| *title).collect();
     assert_eq!(
-        told,
+        title,
         [
             "expand publish: 100ms",
             "expand sync: 2.3s",
@@ -161,13 +162,13 @@ fn it_says_what_it_shows_and_runs_nothing() {
         picture.descendants().find(|it| it.attribute("id") == Some(id)).and_then(|it| it.text())
     };
     assert_eq!(of("title"), Some("datastore-token: version 7"));
-    let told = of("description").expect("a description");
+    let title = of("description").expect("a description");
     for words in [
         "rotated in 29.0s",
         "version 6 accepted until 2026-11-22 12:00:39 UTC",
         "migrate roll out: 12.5s",
     ] {
-        assert!(told.contains(words), "{words} is not in {told}");
+        assert!(title.contains(words), "{words} is not in {title}");
     }
     assert!(text.contains("prefers-color-scheme: dark"));
     assert!(!text.contains(char::REPLACEMENT_CHARACTER), "its own words are all of XML's");
@@ -184,7 +185,7 @@ fn a_long_overlap_leaves_room_for_the_steps() {
     let picture = Document::parse(&text).expect("well-formed XML");
     let bars = bars(&picture);
     let width = |name: &str| {
-        let bar = bars.iter().find(|(told, ..)| told.starts_with(name)).expect(name);
+        let bar = bars.iter().find(|(title, ..)| title.starts_with(name)).expect(name);
         bar.2 - bar.1
     };
     assert!(width("expand roll out") > 150.0 && width("overlap until") < 150.0);
@@ -203,12 +204,12 @@ fn during_the_overlap_it_shows_how_the_verifiers_were_told() {
     check_bounds(&text);
     let picture = Document::parse(&text).expect("well-formed XML");
     let bars = bars(&picture);
-    let told: Vec<_> = bars.iter().map(|(told, ..)| *told).collect();
+    let title: Vec<_> = bars.iter().map(|(title, ..)| *title).collect();
     assert_eq!(
-        told[6..9],
+        title[6..9],
         ["overlap publish: 200ms", "overlap until the end: 15m", "overlap copies, pods: 10.8s"]
     );
-    assert!(!told.iter().any(|told| told.starts_with("contract")), "{told:?}");
+    assert!(!title.iter().any(|title| title.starts_with("contract")), "{title:?}");
 }
 
 #[test]
@@ -250,14 +251,14 @@ fn requests_are_columns_and_failures_are_seen() {
     for word in ["110/s", "version 6: 170", "version 7: 140", "3 failed"] {
         assert!(texts.contains(&word), "{word} is not in {texts:?}");
     }
-    assert!(bars(&picture).iter().any(|(told, ..)| *told == "3 requests failed"));
+    assert!(bars(&picture).iter().any(|(title, ..)| *title == "3 requests failed"));
 }
 
 #[test]
 fn a_token_that_was_never_published_has_no_picture() {
     let standing = Answer { token: "datastore-token".to_owned(), ..Answer::default() };
-    let told = draw(&standing, None, NOW.parse().expect("a time")).expect_err("nothing to draw");
-    assert!(told.contains("nothing is known of how datastore-token came"), "{told}");
+    let title = draw(&standing, None, NOW.parse().expect("a time")).expect_err("nothing to draw");
+    assert!(title.contains("nothing is known of how datastore-token came"), "{title}");
 }
 
 /// Mostly times of one afternoon, and sometimes a value that is no time.

@@ -9,7 +9,7 @@ use super::RotationId;
 
 /// A rotation that was requested earlier. It begins without another request, on the terms of the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "StoredQueued")]
 pub struct Queued {
     /// Its id, to which the keys of its triggers resolve.
     pub rotation: RotationId,
@@ -34,7 +34,7 @@ impl Queued {
 /// The stored form. Earlier versions of changeover stored the id alone.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum StoredQueued {
     Id(RotationId),
     Whole(Whole),
 }
@@ -49,11 +49,13 @@ struct Whole {
     without: BTreeSet<String>,
 }
 
-impl From<Written> for Queued {
-    fn from(written: Written) -> Self {
+impl From<StoredQueued> for Queued {
+    fn from(written: StoredQueued) -> Self {
         match written {
-            Written::Id(rotation) => Self { rotation, since: None, without: BTreeSet::new() },
-            Written::Whole(Whole { rotation, since, without }) => Self { rotation, since, without },
+            StoredQueued::Id(rotation) => Self { rotation, since: None, without: BTreeSet::new() },
+            StoredQueued::Whole(Whole { rotation, since, without }) => {
+                Self { rotation, since, without }
+            }
         }
     }
 }

@@ -43,36 +43,36 @@ const LONGEST_MESSAGE: usize = 400;
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Spec {
-    pub(super) token: Field<Object<Token>>,
+pub(super) struct RawSpec {
+    pub(super) token: Field<Object<RawToken>>,
     pub(super) source: Field<Value>,
     pub(super) overlap: Field<Value>,
-    pub(super) verifiers: Field<Object<SideSpec>>,
-    pub(super) presenters: Field<Object<SideSpec>>,
+    pub(super) verifiers: Field<Object<RawSideSpec>>,
+    pub(super) presenters: Field<Object<RawSideSpec>>,
     pub(super) rollout_timeout: Field<Value>,
     pub(super) on_drift: Field<Value>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Token {
+pub(super) struct RawToken {
     pub(super) bytes: Field<Value>,
     pub(super) prefix: Field<Value>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct SideSpec {
-    pub(super) publish: Field<Vec<Object<Publication>>>,
+pub(super) struct RawSideSpec {
+    pub(super) publish: Field<Vec<Object<RawPublication>>>,
     pub(super) within: Field<Value>,
-    pub(super) workloads: Field<Vec<Object<Workload>>>,
+    pub(super) workloads: Field<Vec<Object<RawWorkload>>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Publication {
+pub(super) struct RawPublication {
     pub(super) ssm: Field<Value>,
-    pub(super) dynamodb: Field<Object<Item>>,
+    pub(super) dynamodb: Field<Object<RawItem>>,
     pub(super) key: Field<Value>,
     #[serde(rename = "as")]
     pub(super) form: Field<Value>,
@@ -81,14 +81,14 @@ pub(super) struct Publication {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Item {
+pub(super) struct RawItem {
     pub(super) table: Field<Value>,
     pub(super) key: Field<Attributes>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Workload {
+pub(super) struct RawWorkload {
     pub(super) cluster: Field<Value>,
     pub(super) namespace: Field<Value>,
     pub(super) deployment: Field<Value>,
@@ -96,7 +96,7 @@ pub(super) struct Workload {
     pub(super) daemon_set: Field<Value>,
     pub(super) external_secret: Field<Value>,
     pub(super) cluster_external_secret: Field<Value>,
-    pub(super) secret: Field<Object<Secret>>,
+    pub(super) secret: Field<Object<RawSecret>>,
     pub(super) secret_key: Field<Value>,
     pub(super) picks_up: Field<Value>,
     pub(super) settle: Field<Value>,
@@ -104,15 +104,15 @@ pub(super) struct Workload {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Secret {
+pub(super) struct RawSecret {
     pub(super) name: Field<Value>,
     pub(super) key: Field<Value>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Cluster {
-    pub(super) eks: Field<Object<Eks>>,
+pub(super) struct RawCluster {
+    pub(super) eks: Field<Object<RawEks>>,
     pub(super) endpoint: Field<Value>,
     pub(super) ca: Field<Value>,
     pub(super) token_parameter: Field<Value>,
@@ -120,7 +120,7 @@ pub(super) struct Cluster {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Eks {
+pub(super) struct RawEks {
     pub(super) name: Field<Value>,
     pub(super) region: Field<Value>,
     pub(super) role: Field<Value>,

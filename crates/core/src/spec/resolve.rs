@@ -25,7 +25,7 @@ pub(super) use cluster::cluster;
 
 /// See [`Spec::parse`].
 pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, Error> {
-    let raw: raw::Spec = raw::read(json).map_err(|fault| bad_spec(name, version, &fault))?;
+    let raw: raw::RawSpec = raw::read(json).map_err(|fault| bad_spec(name, version, &fault))?;
     let mut faults = Faults::default();
 
     // Each field is checked even after a fault, so that all faults are reported at once.
@@ -79,7 +79,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         on_drift,
     )
     else {
-        return Err(bad_spec(name, version, &faults.told()));
+        return Err(bad_spec(name, version, &faults.summary()));
     };
     Ok(Spec {
         token: name.clone(),
@@ -126,16 +126,16 @@ impl Faults {
         );
     }
 
-    fn told(&self) -> String {
-        const TOLD: usize = 10;
-        let mut told = self.0.iter().take(TOLD).cloned().collect::<Vec<_>>();
-        if self.0.len() > TOLD {
-            told.push(format!("and {} more", self.0.len() - TOLD));
+    fn summary(&self) -> String {
+        const LISTED: usize = 10;
+        let mut listed = self.0.iter().take(LISTED).cloned().collect::<Vec<_>>();
+        if self.0.len() > LISTED {
+            listed.push(format!("and {} more", self.0.len() - LISTED));
         }
-        told.join("; ")
+        listed.join("; ")
     }
 
-    fn generation(&mut self, token: Field<Object<raw::Token>>) -> Option<Generation> {
+    fn generation(&mut self, token: Field<Object<raw::RawToken>>) -> Option<Generation> {
         let token = token.0.map(|Object(token)| token).unwrap_or_default();
         let bytes = match token.bytes.0 {
             None => Some(DEFAULT_BYTES),
@@ -264,7 +264,7 @@ impl Faults {
         }
     }
 
-    fn audience(&mut self, side: Side, raw: Field<Object<raw::SideSpec>>) -> Option<SideSpec> {
+    fn audience(&mut self, side: Side, raw: Field<Object<raw::RawSideSpec>>) -> Option<SideSpec> {
         let Some(Object(raw)) = raw.0 else {
             return Some(SideSpec::default());
         };

@@ -38,7 +38,7 @@ async fn told(world: &MemoryWorld, job: Job) -> JobResult {
     let id = job.id.clone();
     world.start_job(&id);
     let ending = world.invoke("an invocation", Event::Job(job)).await;
-    world.told(&id).unwrap_or_else(|| world.fail(&format!("the job hangs: {ending:?}")))
+    world.job_result(&id).unwrap_or_else(|| world.fail(&format!("the job hangs: {ending:?}")))
 }
 
 fn variable<'a>(job_result: &'a JobResult, name: &str) -> &'a str {
@@ -94,7 +94,7 @@ async fn a_job_that_is_delivered_twice_or_dies_anywhere_mints_once_and_is_answer
             // Lambda retries an invocation that died or failed.
             world.pass(Duration::from_secs(60)).await;
             let ending = world.run("a", event(), LONG, Faults::none()).await.ending;
-            if world.told("1").is_none() {
+            if world.job_result("1").is_none() {
                 world.fail(&format!("the job hangs: {ending:?}"));
             }
             world.sweep_until_rest(&subject()).await;

@@ -25,7 +25,7 @@ impl Looked {
     ) -> Result<(), Error> {
         let Failed { error, code } = match judged {
             Ok(()) => {
-                self.came_to.right(object, right);
+                self.examination.right(object, right);
                 return Ok(());
             }
             Err(failed) => failed,
@@ -37,11 +37,11 @@ impl Looked {
             (Kind::AccessDenied, 403) => self.forbidden.push(Finding::failed(object, error)),
             (_, 404) => {
                 let missing = Finding::failed(object, error);
-                self.came_to.findings.push(Finding { severity: Severity::Missing, ..missing });
+                self.examination.findings.push(Finding { severity: Severity::Missing, ..missing });
             }
             // `NewDryRunUnsupportedErr` in apiserver's `pkg/admission/plugin/webhook/errors/statuserror.go`.
             (_, 400) if error.because.contains("does not support dry run") => {
-                self.came_to.findings.push(Finding::warning(
+                self.examination.findings.push(Finding::warning(
                     object,
                     format!(
                         "whether admission lets it be changed was not tried: {}",
@@ -50,7 +50,7 @@ impl Looked {
                     "have that webhook support dry runs (sideEffects: None or NoneOnDryRun)",
                 ));
             }
-            _ => self.came_to.findings.push(Finding::failed(object, error)),
+            _ => self.examination.findings.push(Finding::failed(object, error)),
         }
         Ok(())
     }

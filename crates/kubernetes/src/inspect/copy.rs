@@ -47,7 +47,7 @@ pub(super) fn torn(
 #[derive(Default)]
 pub(super) struct Stores {
     /// The findings, and what was found right.
-    pub(super) came_to: Examination,
+    pub(super) examination: Examination,
     /// A finding for each store that may not be read.
     pub(super) unread: Vec<Finding>,
     /// The prefix that each store puts before a key.
@@ -70,13 +70,13 @@ pub(super) async fn look(
         match store::read(kubernetes, workload, reference).await {
             Ok(found) => {
                 match judge(&object, &found, is_used, &kubernetes.home) {
-                    Some(finding) => stores.came_to.findings.push(finding),
-                    None => stores.came_to.right(object, "it is ready"),
+                    Some(finding) => stores.examination.findings.push(finding),
+                    None => stores.examination.right(object, "it is ready"),
                 }
                 let prefix = found.spec.prefix();
                 stores.prefixes.extend(prefix.map(|it| (reference.clone(), it.to_owned())));
             }
-            Err(Failed { code: 404, .. }) => stores.came_to.findings.push(Finding::refusal(
+            Err(Failed { code: 404, .. }) => stores.examination.findings.push(Finding::refusal(
                 object,
                 "it does not exist, and the ExternalSecret reads from it",
                 "create it, or correct the ExternalSecret's secretStoreRef",

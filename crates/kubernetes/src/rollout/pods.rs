@@ -50,7 +50,7 @@ pub(super) fn selecting(all: &[PodOwnership]) -> Option<String> {
     if let [only] = all {
         return Some(only.selector.to_string());
     }
-    let asked = |mine: &PodOwnership| -> BTreeMap<String, String> {
+    let required = |mine: &PodOwnership| -> BTreeMap<String, String> {
         let expressions = mine.selector.clone().into_iter();
         let equals = expressions.filter_map(|expression| match expression {
             Expression::Equal(label, value) => Some((label, value)),
@@ -58,10 +58,11 @@ pub(super) fn selecting(all: &[PodOwnership]) -> Option<String> {
         });
         equals.collect()
     };
-    let asked: Vec<_> = all.iter().map(asked).collect();
-    let common = asked.first()?.keys().find(|label| asked.iter().all(|it| it.contains_key(*label)));
+    let required: Vec<_> = all.iter().map(required).collect();
+    let common =
+        required.first()?.keys().find(|label| required.iter().all(|it| it.contains_key(*label)));
     let label = common?;
-    let values: BTreeSet<String> = asked.iter().map(|it| it[label].clone()).collect();
+    let values: BTreeSet<String> = required.iter().map(|it| it[label].clone()).collect();
     Some(Expression::In(label.clone(), values).to_string())
 }
 

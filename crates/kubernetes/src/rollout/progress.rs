@@ -37,7 +37,7 @@ pub(super) struct Suspicion {
 
 /// What is learned of a workload.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(super) enum RolloutEvent {
     /// It was judged with its pods.
     Judged(RolloutStatus),
     /// Its object is gone, or is another one.
@@ -50,10 +50,10 @@ pub(super) enum Event {
 
 /// The next action of the one who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum RolloutAction {
     /// Wait for the next event, or until [`RolloutWait::wakes_at`].
     Wait,
-    /// Read why its pods are not made, then [`Event::RefusalRead`].
+    /// Read why its pods are not made, then [`RolloutEvent::RefusalRead`].
     ReadRefusal,
 }
 
@@ -96,19 +96,23 @@ impl RolloutWait {
     }
 
     /// Returns the wait after an event, and the action that it calls for.
-    pub(super) fn on(self, event: Event, now: Instant) -> (Self, Action) {
+    pub(super) fn on(self, event: RolloutEvent, now: Instant) -> (Self, RolloutAction) {
         match (self, event) {
             // Even after it was rolled out: the others of its side are still waited for.
-            (_, Event::Lost(held)) => (Self::stuck(held), Action::Wait),
-            (ended @ Self::Ended(_), _) => (ended, Action::Wait),
-            (before, Event::Judged(status)) => before.judged(status, now),
-            (before, Event::RefusalRead(read)) => (before.explained(read, now), Action::Wait),
-            (Self::Complete, Event::Confirmed) => (Self::Ended(Progress::Done(())), Action::Wait),
-            (before, Event::Confirmed) => (before, Action::Wait),
+            (_, RolloutEvent::Lost(held)) => (Self::stuck(held), RolloutAction::Wait),
+            (ended @ Self::Ended(_), _) => (ended, RolloutAction::Wait),
+            (before, RolloutEvent::Judged(status)) => before.judged(status, now),
+            (before, RolloutEvent::RefusalRead(read)) => {
+                (before.explained(read, now), RolloutAction::Wait)
+            }
+            (Self::Complete, RolloutEvent::Confirmed) => {
+                (Self::Ended(Progress::Done(())), RolloutAction::Wait)
+            }
+            (before, RolloutEvent::Confirmed) => (before, RolloutAction::Wait),
         }
     }
 
-    fn judged(self, status: RolloutStatus, now: Instant) -> (Self, Action) {
+    fn judged(self, status: RolloutStatus, now: Instant) -> (Self, RolloutAction) {
         let after = match status {
             RolloutStatus::Done => Self::Complete,
             RolloutStatus::Stuck(held) => Self::stuck(held),
@@ -127,10 +131,13 @@ impl RolloutWait {
                 let suspicion = self.suspicion(MISSING.to_owned(), now);
                 let is_certain = suspicion.certain_at <= now;
                 let after = Self::Awaited { words, suspicion: Some(suspicion) };
-                return (after, if is_certain { Action::ReadRefusal } else { Action::Wait });
+                return (
+                    after,
+                    if is_certain { RolloutAction::ReadRefusal } else { RolloutAction::Wait },
+                );
             }
         };
-        (after, Action::Wait)
+        (after, RolloutAction::Wait)
     }
 
     /// Without a reason for the missing pods, the suspicion starts anew.
@@ -174,17 +181,17 @@ const MISSING: &str = "pods are missing";
 mod tests {
     use changeover_token::Fence;
 
-    use super::{Action::*, Event::*, RolloutWait::*, *};
+    use super::{RolloutAction::*, RolloutEvent::*, RolloutWait::*, *};
 
     fn held() -> Held {
         Held::new("web", "image cannot be pulled", "correct it")
     }
 
-    fn suspect(problem: &str) -> Event {
+    fn suspect(problem: &str) -> RolloutEvent {
         Judged(RolloutStatus::Suspect { problem: problem.to_owned(), held: held() })
     }
 
-    fn missing() -> Event {
+    fn missing() -> RolloutEvent {
         Judged(RolloutStatus::Missing("1 pod".to_owned()))
     }
 

@@ -27,7 +27,7 @@ use super::{
     Rolled, annotation,
     owners::ReplicaSetOwners,
     pods::{PodOwnership, Pods, selecting},
-    progress::{Action, Event, RolloutWait},
+    progress::{RolloutAction, RolloutEvent, RolloutWait},
     refusals,
 };
 use crate::{
@@ -206,9 +206,9 @@ impl<'a> Wait<'a> {
             let (annotation, fence) = (self.annotation, self.stamp.fence);
             let rollout = Rollout { object: &object, annotation, fence };
             let status = rollout.judge(live, current, &replicas);
-            match self.subjects[*at].on(Event::Judged(status)) {
-                Action::Wait => {}
-                Action::ReadRefusal => {
+            match self.subjects[*at].on(RolloutEvent::Judged(status)) {
+                RolloutAction::Wait => {}
+                RolloutAction::ReadRefusal => {
                     let subject = &mut self.subjects[*at];
                     let read = match subject.live.as_ref().map(WorkloadObject::metadata) {
                         Some(live) => {
@@ -216,7 +216,8 @@ impl<'a> Wait<'a> {
                         }
                         None => None,
                     };
-                    subject.on(Event::RefusalRead(read.map(|why| rollout.not_created(&why))));
+                    subject
+                        .on(RolloutEvent::RefusalRead(read.map(|why| rollout.not_created(&why))));
                 }
             }
         }
@@ -277,7 +278,7 @@ impl<'a> Wait<'a> {
         self.pods.list(self.kubernetes, self.beside, self.selector.as_deref()).await?;
         self.judge(&complete).await?;
         for at in complete {
-            self.subjects[at].on(Event::Confirmed);
+            self.subjects[at].on(RolloutEvent::Confirmed);
         }
         Ok(())
     }
@@ -356,7 +357,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Applies an event, and returns the action that it calls for.
-    fn on(&mut self, event: Event) -> Action {
+    fn on(&mut self, event: RolloutEvent) -> RolloutAction {
         let (after, action) = self.wait.clone().on(event, Instant::now());
         self.wait = after;
         action
@@ -371,7 +372,7 @@ impl<'a> Subject<'a> {
             return self.is_lost("it was deleted and created anew", fix);
         }
         if self.live.is_none() {
-            self.on(Event::Judged(RolloutStatus::UnderWay(seen.awaited())));
+            self.on(RolloutEvent::Judged(RolloutStatus::UnderWay(seen.awaited())));
         }
         self.live = Some(seen);
     }
@@ -382,7 +383,7 @@ impl<'a> Subject<'a> {
 
     fn is_lost(&mut self, reason: &str, fix: &str) {
         let held = Held::new(&self.object, reason, fix);
-        self.on(Event::Lost(held));
+        self.on(RolloutEvent::Lost(held));
     }
 
     fn is_deployment(&self) -> bool {

@@ -63,7 +63,7 @@ pub(super) struct Stale {
 
 /// What is learned of an ExternalSecret.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(super) enum CopyEvent {
     /// It does not exist.
     Absent,
     /// It exists.
@@ -83,12 +83,12 @@ pub(super) enum Event {
 
 /// The next action of the one who waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum CopyAction {
     /// Wait for the next event, or until [`CopyWait::wakes_at`].
     Wait,
-    /// Compare the Secret, then [`Event::Compared`].
+    /// Compare the Secret, then [`CopyEvent::Compared`].
     Compare,
-    /// Read the reason of this failure, then [`Event::FailureRead`].
+    /// Read the reason of this failure, then [`CopyEvent::FailureRead`].
     ReadFailure(String),
     /// Force a refresh.
     Refresh,
@@ -112,43 +112,43 @@ impl CopyWait {
     }
 
     /// Returns the wait after an event, and the action that it calls for.
-    pub(super) fn on(self, event: Event, now: Instant) -> (Self, Action) {
+    pub(super) fn on(self, event: CopyEvent, now: Instant) -> (Self, CopyAction) {
         if self.is_done() {
-            return (self, Action::Wait);
+            return (self, CopyAction::Wait);
         }
         match event {
-            Event::Absent => self.absent(now),
-            Event::Present { synced, failure } if synced == self.compared => {
+            CopyEvent::Absent => self.absent(now),
+            CopyEvent::Present { synced, failure } if synced == self.compared => {
                 self.unsynced(failure, now)
             }
             // A new sync proves nothing by itself: the Secret must hold the published values.
-            Event::Present { synced, .. } => {
-                (Self { compared: synced, state: CopyState::Unsynced, ..self }, Action::Compare)
+            CopyEvent::Present { synced, .. } => {
+                (Self { compared: synced, state: CopyState::Unsynced, ..self }, CopyAction::Compare)
             }
-            Event::FailureRead(read) => self.explained(read),
-            Event::Compared(None) => (self.with(CopyState::Done), Action::Wait),
-            Event::Compared(Some(reason)) => self.stale(reason, now),
-            Event::Woken => self.woken(now),
+            CopyEvent::FailureRead(read) => self.explained(read),
+            CopyEvent::Compared(None) => (self.with(CopyState::Done), CopyAction::Wait),
+            CopyEvent::Compared(Some(reason)) => self.stale(reason, now),
+            CopyEvent::Woken => self.woken(now),
         }
     }
 
     /// One that nothing makes again is blocked at once.
-    fn absent(self, now: Instant) -> (Self, Action) {
+    fn absent(self, now: Instant) -> (Self, CopyAction) {
         if !self.is_kept {
             let reason = "it does not exist".to_owned();
-            return (self, Action::Block { reason, fix: "create it, or correct the spec" });
+            return (self, CopyAction::Block { reason, fix: "create it, or correct the spec" });
         }
         let since = match self.state {
             CopyState::Absent { since } => since,
             _ => now,
         };
-        (self.with(CopyState::Absent { since }), Action::Wait)
+        (self.with(CopyState::Absent { since }), CopyAction::Wait)
     }
 
     /// No sync since the last one that was compared. A failure may pass, so its time starts here.
-    fn unsynced(self, failure: Option<String>, now: Instant) -> (Self, Action) {
+    fn unsynced(self, failure: Option<String>, now: Instant) -> (Self, CopyAction) {
         match (self.state.clone(), failure) {
-            (CopyState::Failing { .. }, Some(_)) => (self, Action::Wait),
+            (CopyState::Failing { .. }, Some(_)) => (self, CopyAction::Wait),
             (before, Some(message)) => {
                 let stale = match before {
                     CopyState::Stale(stale) => Some(stale),
@@ -157,50 +157,50 @@ impl CopyWait {
                 let reason = message.clone();
                 let state =
                     CopyState::Failing { since: now, message: reason.clone(), reason, stale };
-                (self.with(state), Action::ReadFailure(message))
+                (self.with(state), CopyAction::ReadFailure(message))
             }
             (CopyState::Stale(stale) | CopyState::Failing { stale: Some(stale), .. }, None)
                 if stale.refresh_at.is_some() =>
             {
-                (self.with(CopyState::Stale(stale)), Action::Wait)
+                (self.with(CopyState::Stale(stale)), CopyAction::Wait)
             }
-            (_, None) => (self.with(CopyState::Unsynced), Action::Wait),
+            (_, None) => (self.with(CopyState::Unsynced), CopyAction::Wait),
         }
     }
 
-    fn explained(mut self, read: String) -> (Self, Action) {
+    fn explained(mut self, read: String) -> (Self, CopyAction) {
         if let CopyState::Failing { reason, .. } = &mut self.state {
             *reason = read;
         }
-        (self, Action::Wait)
+        (self, CopyAction::Wait)
     }
 
     /// It synced another value. The store may lag, so it is forced again until the attempts are used up.
-    fn stale(self, reason: String, now: Instant) -> (Self, Action) {
+    fn stale(self, reason: String, now: Instant) -> (Self, CopyAction) {
         if self.refreshes == REFRESHES {
             let reason = format!("it synced {} times and {reason}", self.refreshes + 1);
-            return (self, Action::Block { reason, fix: SEE_WRITERS });
+            return (self, CopyAction::Block { reason, fix: SEE_WRITERS });
         }
         let pause = FIRST_REFRESH_AFTER * 2_u32.pow(self.refreshes);
         let refresh_at = Some(now + spread(pause, &self.object));
-        (self.with(CopyState::Stale(Stale { reason, refresh_at })), Action::Wait)
+        (self.with(CopyState::Stale(Stale { reason, refresh_at })), CopyAction::Wait)
     }
 
     /// Acts on the timer that has expired, if one has. A refresh comes before giving up.
-    fn woken(mut self, now: Instant) -> (Self, Action) {
+    fn woken(mut self, now: Instant) -> (Self, CopyAction) {
         if let CopyState::Stale(stale) | CopyState::Failing { stale: Some(stale), .. } =
             &mut self.state
             && stale.refresh_at.take_if(|at| *at <= now).is_some()
         {
             self.refreshes += 1;
-            return (self, Action::Refresh);
+            return (self, CopyAction::Refresh);
         }
         let action = match &self.state {
-            CopyState::Absent { since } if *since + ABSENT_FOR <= now => Action::ReadKeeper,
+            CopyState::Absent { since } if *since + ABSENT_FOR <= now => CopyAction::ReadKeeper,
             CopyState::Failing { since, message, .. } if *since + FAILING_FOR <= now => {
-                Action::GiveUp(message.clone())
+                CopyAction::GiveUp(message.clone())
             }
-            _ => Action::Wait,
+            _ => CopyAction::Wait,
         };
         (self, action)
     }
@@ -263,15 +263,15 @@ const SEE_WRITERS: &str = "see who else writes the parameter or the Secret, and 
 
 #[cfg(test)]
 mod tests {
-    use super::{Action::*, CopyState::*, *};
+    use super::{CopyAction::*, CopyState::*, *};
 
     /// Seconds after the start of a test.
     fn at(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
     }
 
-    fn present(synced: &str, failure: Option<&str>) -> Event {
-        Event::Present { synced: synced.to_owned(), failure: failure.map(str::to_owned) }
+    fn present(synced: &str, failure: Option<&str>) -> CopyEvent {
+        CopyEvent::Present { synced: synced.to_owned(), failure: failure.map(str::to_owned) }
     }
 
     fn failing(since: Instant, stale: Option<super::Stale>) -> CopyState {
@@ -293,14 +293,20 @@ mod tests {
         // event, the state after, and the action.
         let table = [
             // Absence: blocked at once, unless it will be made; the time of an absence starts once.
-            (false, Unsynced, Event::Absent, Unsynced, absent),
-            (true, Unlisted, Event::Absent, Absent { since: now }, Wait),
-            (true, Absent { since: t }, Event::Absent, Absent { since: t }, Wait),
-            (true, Absent { since: at(t, 86) }, Event::Woken, Absent { since: at(t, 86) }, Wait),
+            (false, Unsynced, CopyEvent::Absent, Unsynced, absent),
+            (true, Unlisted, CopyEvent::Absent, Absent { since: now }, Wait),
+            (true, Absent { since: t }, CopyEvent::Absent, Absent { since: t }, Wait),
+            (
+                true,
+                Absent { since: at(t, 86) },
+                CopyEvent::Woken,
+                Absent { since: at(t, 86) },
+                Wait,
+            ),
             (
                 true,
                 Absent { since: at(t, 85) },
-                Event::Woken,
+                CopyEvent::Woken,
                 Absent { since: at(t, 85) },
                 ReadKeeper,
             ),
@@ -309,7 +315,7 @@ mod tests {
             (false, Unlisted, present("a", None), Unsynced, Wait),
             (false, Unsynced, present("b", None), Unsynced, Compare),
             (false, failing(t, None), present("b", None), Unsynced, Compare),
-            (false, Unsynced, Event::Compared(None), Done, Wait),
+            (false, Unsynced, CopyEvent::Compared(None), Done, Wait),
             // A failure is explained once, may pass, and is given up after a minute.
             (
                 false,
@@ -320,11 +326,11 @@ mod tests {
             ),
             (false, failing(t, None), present("a", Some("other")), failing(t, None), Wait),
             (false, failing(t, None), present("a", None), Unsynced, Wait),
-            (false, failing(at(t, 41), None), Event::Woken, failing(at(t, 41), None), Wait),
+            (false, failing(at(t, 41), None), CopyEvent::Woken, failing(at(t, 41), None), Wait),
             (
                 false,
                 failing(at(t, 40), None),
-                Event::Woken,
+                CopyEvent::Woken,
                 failing(at(t, 40), None),
                 GiveUp("down".into()),
             ),
@@ -332,12 +338,18 @@ mod tests {
             (
                 false,
                 Unsynced,
-                Event::Compared(Some("holds old".into())),
+                CopyEvent::Compared(Some("holds old".into())),
                 Stale(old(refresh_at)),
                 Wait,
             ),
-            (false, Stale(old(Some(at(t, 101)))), Event::Woken, Stale(old(Some(at(t, 101)))), Wait),
-            (false, Stale(old(Some(now))), Event::Woken, Stale(old(None)), Refresh),
+            (
+                false,
+                Stale(old(Some(at(t, 101)))),
+                CopyEvent::Woken,
+                Stale(old(Some(at(t, 101)))),
+                Wait,
+            ),
+            (false, Stale(old(Some(now))), CopyEvent::Woken, Stale(old(None)), Refresh),
             (false, Stale(old(Some(now))), present("a", None), Stale(old(Some(now))), Wait),
             (false, Stale(old(None)), present("a", None), Unsynced, Wait),
             (
@@ -350,7 +362,7 @@ mod tests {
             (
                 false,
                 failing(t, Some(old(Some(now)))),
-                Event::Woken,
+                CopyEvent::Woken,
                 failing(t, Some(old(None))),
                 Refresh,
             ),
@@ -362,7 +374,7 @@ mod tests {
                 Wait,
             ),
             // Nothing that is learned later concerns one that is done.
-            (false, Done, Event::Absent, Done, Wait),
+            (false, Done, CopyEvent::Absent, Done, Wait),
             (false, Done, present("c", Some("down")), Done, Wait),
         ];
         for (is_kept, state, event, expected, action) in table {
@@ -382,14 +394,14 @@ mod tests {
             let sync = present(&format!("{}", pauses.len() + 1), None);
             let (synced, action) = wait.on(sync, now);
             assert_eq!(action, Compare);
-            let (stale, action) = synced.on(Event::Compared(Some("holds old".into())), now);
+            let (stale, action) = synced.on(CopyEvent::Compared(Some("holds old".into())), now);
             if let Block { reason, .. } = action {
                 break reason;
             }
             let wakes_at = stale.wakes_at().expect("a refresh is due");
             pauses.push((wakes_at - now).as_secs());
             now = wakes_at;
-            let (refreshed, action) = stale.on(Event::Woken, now);
+            let (refreshed, action) = stale.on(CopyEvent::Woken, now);
             assert_eq!((action, refreshed.wakes_at()), (Refresh, None));
             wait = refreshed;
         };

@@ -21,7 +21,7 @@ use super::{
     Source, failure,
     force::{force, force_again, last_force},
     needs_prefixes, object,
-    progress::{Action, CopyWait, Event},
+    progress::{CopyAction, CopyEvent, CopyWait},
     read_keeper, secret, secret_key,
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) async fn refresh(
     force: &str,
     intended: &BTreeMap<ParameterName, Digest>,
     within: Duration,
-) -> Vec<Answer> {
+) -> Vec<RefreshResult> {
     let deadline = Instant::now() + within;
     let mut refresh = Refresh {
         kubernetes,
@@ -64,7 +64,7 @@ pub(crate) async fn refresh(
 }
 
 /// The result for one workload. `None` if what its spec names does not exist.
-type Answer = Result<Option<Progress<SecretRevision>>, Error>;
+type RefreshResult = Result<Option<Progress<SecretRevision>>, Error>;
 
 /// One refresh of all ExternalSecrets of a namespace.
 struct Refresh<'a> {
@@ -74,7 +74,7 @@ struct Refresh<'a> {
     parameters: Vec<ParameterName>,
     awaited: Vec<Awaited<'a>>,
     /// The result for each workload; `None` while it is waited for.
-    ended: Vec<Option<Answer>>,
+    ended: Vec<Option<RefreshResult>>,
 }
 
 /// One ExternalSecret that is waited for.
@@ -157,17 +157,17 @@ impl<'a> Refresh<'a> {
                 }
                 Some(Watched::InitDone) => {
                     for index in (0..self.awaited.len()).filter(|it| !listed.contains(it)) {
-                        self.on(index, Event::Absent).await;
+                        self.on(index, CopyEvent::Absent).await;
                     }
                 }
                 Some(Watched::Delete(gone)) => {
                     if let Some(index) = self.position(&gone) {
-                        self.on(index, Event::Absent).await;
+                        self.on(index, CopyEvent::Absent).await;
                     }
                 }
                 None => {
                     for index in 0..self.awaited.len() {
-                        self.on(index, Event::Woken).await;
+                        self.on(index, CopyEvent::Woken).await;
                     }
                 }
             }
@@ -209,19 +209,19 @@ impl<'a> Refresh<'a> {
     }
 
     /// Applies an event to one of them, and does what it calls for.
-    async fn on(&mut self, index: usize, event: Event) {
+    async fn on(&mut self, index: usize, event: CopyEvent) {
         let action = self.transition(index, event);
         let awaited = &self.awaited[index];
         let (kubernetes, workload) = (self.kubernetes, awaited.workload);
         match action {
-            Action::Wait => {}
-            Action::Refresh => {
+            CopyAction::Wait => {}
+            CopyAction::Refresh => {
                 let forced = force_again(kubernetes, workload, &awaited.source, &awaited.force);
                 if let Err(error) = forced.await {
                     self.end_all(index, &Err(error));
                 }
             }
-            Action::ReadKeeper => match read_keeper(kubernetes, workload).await {
+            CopyAction::ReadKeeper => match read_keeper(kubernetes, workload).await {
                 Err(error) => self.end_all(index, &Err(error)),
                 Ok(keeper) => {
                     let (reason, fix) = match keeper {
@@ -231,7 +231,7 @@ impl<'a> Refresh<'a> {
                     self.block(index, workload.describe_copy(), reason, fix);
                 }
             },
-            Action::GiveUp(message) => {
+            CopyAction::GiveUp(message) => {
                 let name = &awaited.source.name;
                 let reason = failure(kubernetes, workload, name, &message).await;
                 let reason = format!("it cannot be synced: {reason}");
@@ -239,15 +239,15 @@ impl<'a> Refresh<'a> {
                     "read its events and its SecretStore's; once it syncs, the next run carries on";
                 self.block(index, object(workload, name), reason, fix);
             }
-            Action::Block { reason, fix } => {
+            CopyAction::Block { reason, fix } => {
                 self.block(index, object(workload, &awaited.source.name), reason, fix);
             }
             // Only the sight of an ExternalSecret calls for these, and `observe` does them.
-            Action::Compare | Action::ReadFailure(_) => {}
+            CopyAction::Compare | CopyAction::ReadFailure(_) => {}
         }
     }
 
-    fn transition(&mut self, index: usize, event: Event) -> Action {
+    fn transition(&mut self, index: usize, event: CopyEvent) -> CopyAction {
         let wait = &mut self.awaited[index].wait;
         let (after, action) = wait.clone().on(event, Instant::now());
         *wait = after;
@@ -285,13 +285,13 @@ impl<'a> Refresh<'a> {
             status.ready().filter(|it| it.status == "False").map(|it| it.message.clone());
         let synced = status.synced_resource_version;
         let event =
-            match self.transition(index, Event::Present { synced, failure: failure_message }) {
-                Action::Compare => match self.compare(index, &seen).await {
-                    Ok(difference) => Event::Compared(difference),
+            match self.transition(index, CopyEvent::Present { synced, failure: failure_message }) {
+                CopyAction::Compare => match self.compare(index, &seen).await {
+                    Ok(difference) => CopyEvent::Compared(difference),
                     Err(error) => return self.end_all(index, &Err(error)),
                 },
-                Action::ReadFailure(message) => {
-                    Event::FailureRead(failure(kubernetes, workload, &name, &message).await)
+                CopyAction::ReadFailure(message) => {
+                    CopyEvent::FailureRead(failure(kubernetes, workload, &name, &message).await)
                 }
                 _ => return,
             };
@@ -345,19 +345,19 @@ impl<'a> Refresh<'a> {
         self.end_all(index, &Ok(Some(Progress::Stuck(Held::new(object, reason, fix)))));
     }
 
-    fn end_all(&mut self, index: usize, answer: &Answer) {
+    fn end_all(&mut self, index: usize, answer: &RefreshResult) {
         let readers = self.awaited[index].readers.clone();
         self.end(&readers, answer);
     }
 
-    fn end(&mut self, readers: &[usize], answer: &Answer) {
+    fn end(&mut self, readers: &[usize], answer: &RefreshResult) {
         for reader in readers {
             self.ended[*reader] = Some(answer.clone());
         }
     }
 
     /// Returns the results in the order of the workloads.
-    fn answers(self) -> Vec<Answer> {
+    fn answers(self) -> Vec<RefreshResult> {
         let Self { awaited, ended, .. } = self;
         let words = |reader: usize| {
             let awaited = awaited.iter().find(|it| it.readers.contains(&reader));

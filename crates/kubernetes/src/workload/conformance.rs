@@ -12,12 +12,12 @@ use super::{KubectlStatus, Pod, PodState, Rollout, RolloutStatus, WorkloadObject
 const STAMP: &str = "verifier.changeover.dev/token";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum Expected {
     Done,
     Waits,
     Fails,
 }
-use Answer::{Done, Fails, Waits};
+use Expected::{Done, Fails, Waits};
 
 struct Row {
     state: &'static str,
@@ -28,8 +28,8 @@ struct Row {
     /// The stamps of its pods. Stamp 7 is the one that is rolled out. The stamp of a pod that ends has a
     /// `-` before it.
     pods: &'static [i64],
-    kubectl: Answer,
-    ours: Answer,
+    kubectl: Expected,
+    ours: Expected,
     why: &'static str,
 }
 
@@ -262,14 +262,14 @@ fn table() -> Vec<Row> {
 #[test]
 fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained() {
     for row in table() {
-        let told = format!("{} {:?}", row.kind, row.state);
+        let description = format!("{} {:?}", row.kind, row.state);
         let live = row.live();
         let kubectl = match live.by_kubectl() {
             KubectlStatus::Complete => Done,
             KubectlStatus::Unobserved | KubectlStatus::Waiting(_) => Waits,
             KubectlStatus::DeadlineExceeded | KubectlStatus::NotRolling => Fails,
         };
-        assert_eq!(kubectl, row.kubectl, "kubectl's answer to {told}");
+        assert_eq!(kubectl, row.kubectl, "kubectl's answer to {description}");
         let rollout = Rollout { object: "foo", annotation: STAMP, fence: Fence::bare(7) };
         let replicas = row.replicas();
         let verdict = rollout.judge(&live, Some("1"), &replicas.iter().collect::<Vec<_>>());
@@ -280,8 +280,8 @@ fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained()
             | RolloutStatus::Suspect { .. } => Waits,
             RolloutStatus::Stuck(_) | RolloutStatus::Ahead(_) => Fails,
         };
-        assert_eq!(ours, row.ours, "our answer to {told}: {verdict:?}");
-        assert_eq!(row.why.is_empty(), row.kubectl == row.ours, "why {told} differs");
+        assert_eq!(ours, row.ours, "our answer to {description}: {verdict:?}");
+        assert_eq!(row.why.is_empty(), row.kubectl == row.ours, "why {description} differs");
     }
 }
 

@@ -19,30 +19,30 @@ use serde::{
 pub(crate) struct Pod {
     #[serde(deserialize_with = "what_matters")]
     metadata: ObjectMeta,
-    spec: Option<Spec>,
-    status: Option<Status>,
+    spec: Option<PodSpecFields>,
+    status: Option<PodStatusFields>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Spec {
+struct PodSpecFields {
     node_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Status {
+struct PodStatusFields {
     phase: Option<String>,
     /// The reason for the state of the pod as a whole: `NodeLost`, `Evicted`.
     reason: Option<String>,
-    conditions: Option<Vec<Condition>>,
-    init_container_statuses: Option<Vec<Container>>,
-    container_statuses: Option<Vec<Container>>,
+    conditions: Option<Vec<PodCondition>>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+    container_statuses: Option<Vec<ContainerStatus>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Condition {
+struct PodCondition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
@@ -52,17 +52,17 @@ struct Condition {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Container {
+struct ContainerStatus {
     name: String,
     ready: bool,
     restart_count: i32,
-    state: Option<State>,
-    last_state: Option<State>,
+    state: Option<ContainerState>,
+    last_state: Option<ContainerState>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct State {
+struct ContainerState {
     waiting: Option<Waiting>,
     terminated: Option<Terminated>,
 }
@@ -216,11 +216,11 @@ pub(super) struct PodProblem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Weight {
     /// It may pass.
-    Told,
+    Info,
     /// It seldom passes.
-    Suspicious,
+    Suspect,
     /// It does not pass.
-    Certain,
+    Fatal,
 }
 
 impl PodState {
@@ -248,24 +248,24 @@ impl PodState {
         let init_containers = status.init_container_statuses.iter().flatten();
         let containers = status.container_statuses.iter().flatten();
         let of_containers = init_containers
-            .filter_map(Container::trouble)
-            .chain(containers.clone().filter_map(Container::trouble))
+            .filter_map(ContainerStatus::trouble)
+            .chain(containers.clone().filter_map(ContainerStatus::trouble))
             .max_by_key(|trouble| trouble.weight);
-        let told = |what| Some(PodProblem { container: None, what, weight: Weight::Told });
+        let description = |what| Some(PodProblem { container: None, what, weight: Weight::Info });
         let of_itself = || {
             let scheduled = condition("PodScheduled").filter(|it| it.status == "False");
-            if let Some(Condition { reason, message, .. }) = scheduled {
+            if let Some(PodCondition { reason, message, .. }) = scheduled {
                 let reason = reason.as_deref().unwrap_or("Unschedulable");
-                return told(words(reason, message.as_deref()));
+                return description(words(reason, message.as_deref()));
             }
             if let Some(reason) = &status.reason {
-                return told(reason.clone());
+                return description(reason.clone());
             }
             // A kubelet that is down cannot report it: the node controller marks its pods.
             let says_ready =
                 containers.clone().count() > 0 && containers.clone().all(|it| it.ready);
             if says_ready && condition("Ready").is_some_and(|it| it.status == "False") {
-                told(
+                description(
                     "its containers are ready and it is not: its node does not answer, or a \
                      readiness gate is closed"
                         .to_owned(),
@@ -289,7 +289,7 @@ impl PodState {
 
     /// True if something keeps it from being ready that the rollout may not recover from.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.weight > Weight::Told)
+        self.trouble.as_ref().is_some_and(|trouble| trouble.weight > Weight::Info)
     }
 
     /// True if it was made from a template with another stamp, or with none. A later stamp proves nothing:
@@ -299,7 +299,7 @@ impl PodState {
     }
 
     /// The pod and its node, in words.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match &self.node {
             Some(node) => format!("pod {} on node {node}", self.name),
             None => format!("pod {}", self.name),
@@ -307,10 +307,12 @@ impl PodState {
     }
 
     /// The problem that keeps it from being ready, in words.
-    pub(super) fn told_with(&self, trouble: &PodProblem) -> String {
+    pub(super) fn describe_with(&self, trouble: &PodProblem) -> String {
         match &trouble.container {
-            Some(container) => format!("{}, container {container}: {}", self.told(), trouble.what),
-            None => format!("{}: {}", self.told(), trouble.what),
+            Some(container) => {
+                format!("{}, container {container}: {}", self.describe(), trouble.what)
+            }
+            None => format!("{}: {}", self.describe(), trouble.what),
         }
     }
 
@@ -320,7 +322,7 @@ impl PodState {
     }
 }
 
-impl Container {
+impl ContainerStatus {
     /// The reason for which it waits (kubelet `pkg/kubelet/kuberuntime`, `pkg/kubelet/images/types.go`), or
     /// is not ready while it runs.
     fn trouble(&self) -> Option<PodProblem> {
@@ -339,21 +341,21 @@ impl Container {
             }
             // Between two restarts it runs for a moment, but its problem is not over.
             let what = ended.unwrap_or_else(|| "it runs and is not ready".to_owned());
-            return trouble(what, Weight::Told);
+            return trouble(what, Weight::Info);
         };
         let reason = waiting.reason.as_deref()?;
         let weight = match reason {
             "ContainerCreating" | "PodInitializing" => return None,
             // The first restarts may be a race with something that starts at the same time.
-            "CrashLoopBackOff" if self.restart_count >= CERTAIN_RESTARTS => Weight::Certain,
+            "CrashLoopBackOff" if self.restart_count >= CERTAIN_RESTARTS => Weight::Fatal,
             "ImagePullBackOff"
             | "ErrImagePull"
             | "InvalidImageName"
             | "ErrImageNeverPull"
             | "CreateContainerConfigError"
             | "CreateContainerError"
-            | "RunContainerError" => Weight::Suspicious,
-            _ => Weight::Told,
+            | "RunContainerError" => Weight::Suspect,
+            _ => Weight::Info,
         };
         // Only the kubelet's own messages are repeated: a message of the runtime may contain the command.
         let message = waiting.message.as_deref().filter(|_| KUBELETS_OWN.contains(&reason));

@@ -343,8 +343,8 @@ fn what_a_container_or_its_runtime_wrote_is_not_repeated() {
     for reason in ["CreateContainerError", "RunContainerError", "PostStartHookError"] {
         let verdict =
             judge(&under_way_of("Deployment"), &[pod("Deployment", "a", "7", waiting(reason, 0))]);
-        let told = format!("{verdict:?}");
-        assert!(told.contains(reason) && !told.contains("why"), "{told}");
+        let description = format!("{verdict:?}");
+        assert!(description.contains(reason) && !description.contains("why"), "{description}");
     }
 }
 

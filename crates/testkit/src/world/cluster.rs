@@ -149,7 +149,7 @@ impl State {
         let before = copy.synced.clone();
         copy.force += 1;
         let copy = name.clone();
-        self.later(delay, format!("{name} is told to refresh"), move |it| it.sync(&copy));
+        self.later(delay, format!("{name} is forced to refresh"), move |it| it.sync(&copy));
         Some(before)
     }
 

@@ -19,11 +19,11 @@ use serde::Deserialize;
 /// The accepted view, as a verifier reads it.
 #[derive(Deserialize)]
 struct Document {
-    accepted: Vec<Entry>,
+    accepted: Vec<ReadEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ReadEntry {
     sha256: Option<String>,
     token: Option<String>,
     not_after: Option<Timestamp>,

@@ -506,10 +506,10 @@ fn stamp_of(subject: &Subject<'_>) -> Stamp {
 #[async_trait]
 impl Clusters for MemoryPorts {
     async fn describe(&self, clusters: &BTreeSet<String>) -> BTreeMap<String, Digest> {
-        let asked = clusters.clone();
+        let names = clusters.clone();
         let described = self.plain("describe", "clusters", move |it| {
             let described = |name: &String| it.descriptions.get(name).cloned().unwrap_or_default();
-            asked.iter().map(|name| (name.clone(), Digest::of(described(name)))).collect()
+            names.iter().map(|name| (name.clone(), Digest::of(described(name)))).collect()
         });
         described.await.unwrap_or_default()
     }
@@ -664,12 +664,12 @@ impl EventPublisher for MemoryPorts {
     async fn publish(&self, token_events: &[TokenEvent]) -> Result<(), EventsLost> {
         let bus = self.state().bus;
         let (on, owned) = (token_events.len(), token_events.to_vec());
-        let told = match bus {
+        let answer = match bus {
             Bus::Takes => self.plain("publish", on, move |it| it.deliver(&owned)).await,
             Bus::Refuses => Err(unreachable("publish", "the bus")),
             Bus::Silent => std::future::pending().await,
         };
-        told.map_err(|error| EventsLost { count: token_events.len(), error })
+        answer.map_err(|error| EventsLost { count: token_events.len(), error })
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) struct State {
     pub(super) in_flight: BTreeMap<TokenName, usize>,
     pub(super) bus: Bus,
     /// The notices that subscribers received.
-    pub(super) told: Vec<TokenEvent>,
+    pub(super) published: Vec<TokenEvent>,
     /// The measurements that were written.
     pub(super) measured: Vec<MetricPoint>,
     /// The number of calls of each port.
@@ -140,7 +140,7 @@ impl State {
             joining: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             bus: Bus::Takes,
-            told: Vec::new(),
+            published: Vec::new(),
             measured: Vec::new(),
             calls: BTreeMap::new(),
             replay: format!("seed {seed}"),

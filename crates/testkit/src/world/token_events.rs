@@ -14,14 +14,16 @@ impl State {
     pub(super) fn deliver(&mut self, token_events: &[TokenEvent]) {
         for token_event in token_events {
             if !self.is_so(token_event) {
-                self.violated(&format!("told, and not so in any saved record: {token_event:?}"));
+                self.violated(&format!(
+                    "published, and not so in any saved record: {token_event:?}"
+                ));
             }
             let text = serde_json::to_string(token_event).expect("an event serializes");
             let digests = self.records.digests(&token_event.token);
             if digests.iter().any(|digest| text.contains(digest)) {
                 self.violated("an event has a digest in it");
             }
-            self.told.push(token_event.clone());
+            self.published.push(token_event.clone());
         }
     }
 

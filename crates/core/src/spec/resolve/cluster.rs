@@ -19,7 +19,7 @@ pub(in crate::spec) fn cluster(
     name: &str,
     json: &str,
 ) -> Result<ClusterDescription, Error> {
-    let described = raw::read(json).and_then(|raw: raw::Cluster| {
+    let described = raw::read(json).and_then(|raw: raw::RawCluster| {
         let mut faults = Faults::default();
         let has_server =
             [&raw.endpoint, &raw.ca, &raw.token_parameter].iter().any(|field| field.0.is_some());
@@ -39,7 +39,7 @@ pub(in crate::spec) fn cluster(
                  \"token_parameter\" of any other API server",
             ),
         };
-        description.ok_or_else(|| faults.told())
+        description.ok_or_else(|| faults.summary())
     });
     described.map_err(|because| {
         Error::new(
@@ -53,7 +53,7 @@ pub(in crate::spec) fn cluster(
 }
 
 impl Faults {
-    fn eks(&mut self, raw: raw::Eks) -> Option<EksCluster> {
+    fn eks(&mut self, raw: raw::RawEks) -> Option<EksCluster> {
         let name = self.name("eks.name", raw.name, is_cluster, CLUSTER_RULE);
         let mut optional = |path, field: Field<Value>, keeps: fn(&str) -> bool, rule| match field {
             Field(None) => Some(None),
@@ -64,7 +64,7 @@ impl Faults {
         Some(EksCluster { name: name?, region: region?, role: role? })
     }
 
-    fn api_server(&mut self, path: &str, name: &str, raw: raw::Cluster) -> Option<ApiServer> {
+    fn api_server(&mut self, path: &str, name: &str, raw: raw::RawCluster) -> Option<ApiServer> {
         let endpoint = self.name("endpoint", raw.endpoint, is_endpoint, ENDPOINT_RULE);
         let authority = match raw.ca.0 {
             None => self.add("ca", format!("is missing; write {AUTHORITY_RULE}")),

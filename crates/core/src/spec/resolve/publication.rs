@@ -18,7 +18,7 @@ impl Faults {
         &mut self,
         side: Side,
         path: &str,
-        raw: raw::Publication,
+        raw: raw::RawPublication,
     ) -> Option<Publication> {
         if raw.region.0.is_some() {
             self.unavailable(format!("{path}.region"), "a publication in another region");
@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    fn item(&mut self, path: &str, raw: raw::Item) -> Option<Place> {
+    fn item(&mut self, path: &str, raw: raw::RawItem) -> Option<Place> {
         let table = self.name(format!("{path}.table"), raw.table, is_table, TABLE_RULE);
         let path = format!("{path}.key");
         let Some(Attributes(attributes)) = raw.key.0 else {

@@ -19,7 +19,7 @@ use super::{
 use crate::error::displayed_value;
 
 impl Faults {
-    pub(super) fn workload(&mut self, path: &str, raw: raw::Workload) -> Option<Workload> {
+    pub(super) fn workload(&mut self, path: &str, raw: raw::RawWorkload) -> Option<Workload> {
         let cluster = self.name(format!("{path}.cluster"), raw.cluster, is_cluster, CLUSTER_RULE);
         let namespace = self.name(format!("{path}.namespace"), raw.namespace, is_label, LABEL_RULE);
         let object = self.object(
@@ -64,7 +64,7 @@ impl Faults {
         path: &str,
         external_secret: Field<Value>,
         cluster_external_secret: Field<Value>,
-        secret: Field<Object<raw::Secret>>,
+        secret: Field<Object<raw::RawSecret>>,
         secret_key: Field<Value>,
     ) -> Option<Option<SecretCopy>> {
         // Two writers of one Secret would overwrite each other, so only one of the fields may be present.

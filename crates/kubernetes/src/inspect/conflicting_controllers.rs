@@ -145,9 +145,9 @@ mod tests {
                 "uid": "u", "controller": controller,
             }]})
         };
-        let told = found(owned(true), json!({}));
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("Alertmanager main controls it"), "{told:?}");
+        let reasons = found(owned(true), json!({}));
+        assert_eq!(reasons.len(), 1, "{reasons:?}");
+        assert!(reasons[0].starts_with("Alertmanager main controls it"), "{reasons:?}");
         assert_eq!(found(owned(false), json!({})), [""; 0]);
     }
 
@@ -189,8 +189,8 @@ mod tests {
             }]})
         };
         let stamp = "presenter.changeover.dev/datastore-token";
-        let told = found(owned_by("argocd-controller", stamp), json!({}));
-        assert!(told[0].starts_with("argocd-controller sets an annotation"), "{told:?}");
+        let reasons = found(owned_by("argocd-controller", stamp), json!({}));
+        assert!(reasons[0].starts_with("argocd-controller sets an annotation"), "{reasons:?}");
         let ours = owned_by("changeover-presenter-datastore-token", stamp);
         assert_eq!(found(ours, json!({})), [""; 0]);
         let team = owned_by("kustomize-controller", "team");

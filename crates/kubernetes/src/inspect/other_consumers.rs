@@ -17,7 +17,7 @@ use k8s_openapi::{
 use kube::{Api, api::ListParams, core::ObjectMeta};
 use serde::de::DeserializeOwned;
 
-use super::{a_few, chain};
+use super::{a_few, secret_usage};
 use crate::{
     KubernetesClusters,
     call::{Failed, Target, call},
@@ -37,8 +37,8 @@ pub(super) async fn examine(
     kubernetes: &KubernetesClusters,
     neighbourhoods: &BTreeMap<(&str, &str), NamespaceScan>,
 ) -> Examination {
-    let looks = neighbourhoods.iter().map(|((cluster, namespace), neighbourhood)| {
-        Place { kubernetes, cluster, namespace }.look(neighbourhood)
+    let looks = neighbourhoods.iter().map(|((cluster, namespace), scan)| {
+        ScannedNamespace { kubernetes, cluster, namespace }.look(scan)
     });
     let mut examination = Examination::default();
     for namespace in a_few(looks.collect()).await {
@@ -48,15 +48,15 @@ pub(super) async fn examine(
 }
 
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct ScannedNamespace<'a> {
     kubernetes: &'a KubernetesClusters,
     cluster: &'a str,
     namespace: &'a str,
 }
 
-impl Place<'_> {
-    async fn look(self, neighbourhood: &NamespaceScan) -> Examination {
-        let secrets = &neighbourhood.secrets;
+impl ScannedNamespace<'_> {
+    async fn look(self, scan: &NamespaceScan) -> Examination {
+        let secrets = &scan.secrets;
         // One kind after the other: a list may be large, but few of its objects are kept.
         let listed = [
             self.using("deployment", "deployments.apps", secrets, |it: &Deployment| {
@@ -84,9 +84,7 @@ impl Place<'_> {
         for users in listed {
             match users {
                 Ok(users) => {
-                    for user in
-                        users.into_iter().filter(|it| !neighbourhood.known.contains(&it.name))
-                    {
+                    for user in users.into_iter().filter(|it| !scan.known.contains(&it.name)) {
                         examination.findings.push(user.finding(&object));
                     }
                 }
@@ -108,7 +106,7 @@ impl Place<'_> {
                 &object,
                 format!(
                     "who else uses {} was not looked for: changeover may not list {resources}",
-                    told(secrets)
+                    names(secrets)
                 ),
                 format!(
                     "grant the verb list on {resources} in namespace {} to the function's \
@@ -119,7 +117,7 @@ impl Place<'_> {
         // A list that failed or was cut short may have had users too.
         } else if examination.findings.is_empty() {
             examination
-                .right(object, format!("no workload beside the spec's uses {}", told(secrets)));
+                .right(object, format!("no workload beside the spec's uses {}", names(secrets)));
         }
         examination
     }
@@ -146,9 +144,9 @@ impl Place<'_> {
         let mut page = ListParams::default().limit(PAGE);
         // Page by page, and no more than `LONGEST_LIST` objects: a namespace may have very many.
         for _ in 0..LONGEST_LIST / PAGE {
-            let asked = &page;
+            let parameters = &page;
             let listed = call(&*self.kubernetes.access, target, |connection| async move {
-                Api::<K>::namespaced(connection.client, namespace).list(asked).await
+                Api::<K>::namespaced(connection.client, namespace).list(parameters).await
             });
             let listed = listed.await.map_err(|failed| match failed {
                 Failed { code: 403, .. } => Unlisted::Forbidden(resource),
@@ -156,7 +154,7 @@ impl Place<'_> {
             })?;
             for object in &listed.items {
                 let Some(pod) = pod(object) else { continue };
-                let used = secrets.iter().filter(|secret| chain::is_used(pod, secret));
+                let used = secrets.iter().filter(|secret| secret_usage::is_used(pod, secret));
                 let used: Vec<_> = used.cloned().collect();
                 if !used.is_empty() {
                     let name = k8s_openapi::Metadata::metadata(object).name.as_deref();
@@ -207,7 +205,7 @@ struct User {
 
 impl User {
     fn finding(&self, namespace: &str) -> Finding {
-        let used = told(&self.secrets.iter().cloned().collect());
+        let used = names(&self.secrets.iter().cloned().collect());
         let fix = match self.name.split_once('/') {
             Some(("cronjob", _)) => {
                 "nothing, if each run ends within the overlap: a run reads the Secret of its start"
@@ -225,7 +223,7 @@ impl User {
     }
 }
 
-fn told(secrets: &BTreeSet<String>) -> String {
+fn names(secrets: &BTreeSet<String>) -> String {
     let secrets: Vec<_> = secrets.iter().map(|secret| format!("Secret {secret}")).collect();
     secrets.join(" and ")
 }

@@ -20,7 +20,7 @@ struct Use {
 
 /// A Secret, and the keys of it that hold what is published.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source<'a> {
+pub(super) struct SecretSource<'a> {
     /// The Secret's name.
     pub(super) secret: &'a str,
     /// The keys.
@@ -34,10 +34,10 @@ pub(super) struct Source<'a> {
 pub(super) fn judge(
     object: &str,
     pod: &PodSpec,
-    source: Source<'_>,
+    source: SecretSource<'_>,
     picks_up: PicksUp,
 ) -> Result<Vec<String>, Finding> {
-    let Source { secret, keys, is_templated } = source;
+    let SecretSource { secret, keys, is_templated } = source;
     let named = keys.join(", ");
     let of_keys = uses(pod, secret, Some(keys));
     let of_any = uses(pod, secret, None);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn judged(spec: &Value, picks_up: PicksUp) -> Result<Vec<String>, Finding> {
-        let source = Source { secret: "copy", keys: &["token"], is_templated: false };
+        let source = SecretSource { secret: "copy", keys: &["token"], is_templated: false };
         judge("it", &pod(spec.clone()), source, picks_up)
     }
 
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_key_that_a_template_makes_out_of_ours_counts() {
-        let source = Source { secret: "copy", keys: &["raw"], is_templated: true };
+        let source = SecretSource { secret: "copy", keys: &["raw"], is_templated: true };
         let pod = pod(container(variable("copy", "config.yaml")));
         assert!(judge("it", &pod, source, PicksUp::Restart).is_ok());
         assert!(judge("it", &pod, source, WITHIN).is_err());
