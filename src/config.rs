@@ -109,6 +109,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Faults`]: everything that is wrong.
+    #[expect(clippy::too_many_lines, reason = "one statement a variable")]
     pub fn from(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader { lookup, faults: Vec::new() };
         let function_name = reader.required(FUNCTION_NAME, |name| {
@@ -135,7 +136,7 @@ impl Config {
         });
         let specs = reader.text(SPECS, "/changeover/tokens", path);
         let clusters = reader.text(CLUSTERS, "/changeover/clusters", path);
-        if specs.is_some() && specs == clusters {
+        if specs == clusters && !reader.has_fault(CLUSTERS) {
             reader.fault(CLUSTERS, format!("is the same path as {SPECS}; write another"));
         }
         let event_bus = reader.optional(EVENT_BUS, |bus| {
@@ -163,37 +164,9 @@ impl Config {
                 .map_err(|error| format!("is not a tracing filter: {}", error_chain(&error)))
         });
 
-        // A fault across variables leaves each of them present.
-        let (
-            true,
-            Some(function_name),
-            Some(table),
-            Some(key),
-            Some(publication_key),
-            Some(scope),
-            Some(specs),
-            Some(clusters),
-            Some(event_bus),
-            Some(lease),
-            Some(late_write),
-            Some(log),
-        ) = (
-            reader.faults.is_empty(),
-            function_name,
-            table,
-            key,
-            publication_key,
-            scope,
-            specs,
-            clusters,
-            event_bus,
-            lease,
-            late_write,
-            log,
-        )
-        else {
+        if !reader.faults.is_empty() {
             return Err(Faults(reader.faults));
-        };
+        }
         Ok(Self {
             function_name,
             table,
@@ -225,8 +198,8 @@ pub struct Fault {
     pub because: String,
 }
 
-/// Reads variables one after the other and collects their faults. If a method returns `None`, it has
-/// recorded a fault.
+/// Reads variables one after the other and collects their faults. What its methods return counts only if
+/// there is no fault in the end.
 struct Reader<L> {
     lookup: L,
     faults: Vec<Fault>,
@@ -237,14 +210,11 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         &mut self,
         variable: &'static str,
         check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<String> {
-        match self.optional(variable, check)? {
-            None => {
-                self.fault(variable, "is not set, and has no default".to_owned());
-                None
-            }
-            value => value,
+    ) -> String {
+        if self.value(variable).is_none() {
+            self.fault(variable, "is not set, and has no default".to_owned());
         }
+        self.optional(variable, check).unwrap_or_default()
     }
 
     fn text(
@@ -252,9 +222,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         variable: &'static str,
         default: &str,
         check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<String> {
-        let value = self.optional(variable, check)?;
-        Some(value.unwrap_or_else(|| default.to_owned()))
+    ) -> String {
+        self.optional(variable, check).unwrap_or_else(|| default.to_owned())
     }
 
     fn duration(
@@ -262,27 +231,30 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         variable: &'static str,
         default: Duration,
         bounds: RangeInclusive<Duration>,
-    ) -> Option<Duration> {
+    ) -> Duration {
         let read = |text: &str| spec::duration(text, bounds.clone());
-        let text = self.optional(variable, |text| read(text).map(drop))?;
-        Some(text.map_or(Ok(default), |text| read(&text)).unwrap_or(default))
+        let text = self.optional(variable, |text| read(text).map(drop));
+        text.and_then(|text| read(&text).ok()).unwrap_or(default)
     }
 
     fn optional(
         &mut self,
         variable: &'static str,
         check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<Option<String>> {
-        let Some(value) = (self.lookup)(variable).filter(|value| !value.is_empty()) else {
-            return Some(None);
-        };
-        match check(&value) {
-            Ok(()) => Some(Some(value)),
-            Err(because) => {
-                self.fault(variable, format!("is {}, which {because}", quote_for_log(&value)));
-                None
-            }
+    ) -> Option<String> {
+        let value = self.value(variable)?;
+        if let Err(because) = check(&value) {
+            self.fault(variable, format!("is {}, which {because}", quote_for_log(&value)));
         }
+        Some(value)
+    }
+
+    fn value(&self, variable: &str) -> Option<String> {
+        (self.lookup)(variable).filter(|value| !value.is_empty())
+    }
+
+    fn has_fault(&self, variable: &str) -> bool {
+        self.faults.iter().any(|fault| fault.variable == variable)
     }
 
     fn fault(&mut self, variable: &'static str, because: String) {

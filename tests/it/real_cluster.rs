@@ -586,6 +586,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
+#[expect(clippy::too_many_lines, reason = "one scenario, read from top to bottom")]
 async fn what_a_look_before_a_rotation_finds_is_so() {
     let testbed = Testbed::with_namespace("looks").await;
     let parameter = testbed.parameter();

@@ -144,6 +144,7 @@ fn the_function_is_the_same() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_same_is_granted_under_the_same_conditions() {
     let template = template::template();
     // All statements of the template, by their Sid.

@@ -74,20 +74,10 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
     }
 
     if repairs {
-        let id = RotationId(session.ports().random_name()?);
-        let leaves_alone = drifted.first().copied();
-        let repaired = drift.repaired;
-        let begin = Begin { repaired, leaves_alone, ..slot(session, id, Purpose::Repair) };
-        take_slot(session, begin).await?;
-        return Ok(Next::answer(resume(session).await?));
+        return repair(session, drift.repaired, drifted.first().copied()).await;
     }
     if relabels {
-        // Readers by label are not restarted: the views are written again, and the labels with them.
-        session.warn("the label `current` was on another version, and is put back");
-        let id = RotationId(session.ports().random_name()?);
-        let begin = slot(session, id, Purpose::Publish);
-        take_slot(session, begin).await?;
-        return Ok(Next::answer(resume(session).await?));
+        return relabel(session).await;
     }
     let is_brought = adopts || arrives || session.record().is_rotation_waiting();
     let now = session.now();
@@ -110,6 +100,28 @@ pub(crate) async fn detect_drift(session: &mut Session<'_>) -> Result<Next, Stop
             Err(Stop::Failed(error))
         }
     }
+}
+
+/// Begins a repair of these sides, and carries it out.
+async fn repair(
+    session: &mut Session<'_>,
+    repaired: Vec<Side>,
+    leaves_alone: Option<Side>,
+) -> Result<Next, Stop> {
+    let id = RotationId(session.ports().random_name()?);
+    let begin = Begin { repaired, leaves_alone, ..slot(session, id, Purpose::Repair) };
+    take_slot(session, begin).await?;
+    Ok(Next::answer(resume(session).await?))
+}
+
+/// Puts the label `current` back. Readers by label are not restarted: the views are written again, and the
+/// labels with them.
+async fn relabel(session: &mut Session<'_>) -> Result<Next, Stop> {
+    session.warn("the label `current` was on another version, and is put back");
+    let id = RotationId(session.ports().random_name()?);
+    let begin = slot(session, id, Purpose::Publish);
+    take_slot(session, begin).await?;
+    Ok(Next::answer(resume(session).await?))
 }
 
 /// Result of drift detection.

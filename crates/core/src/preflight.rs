@@ -34,31 +34,7 @@ pub(crate) async fn run(
     let adopts = spec.on_drift == OnDrift::Adopt;
     let mut result = Examination::default();
 
-    // Another token may publish to the same places. If the other specs cannot be listed, this one is still
-    // checked.
-    let mut are_listed = true;
-    let (mut specs, broken) = match admit::others(ports, &spec).await {
-        Ok(others) => others,
-        Err(error) => {
-            result.findings.push(Finding::failed("the specs of other tokens", error));
-            are_listed = false;
-            (Vec::new(), Vec::new())
-        }
-    };
-    specs.push(spec.clone());
-    let object = format!("the spec of {token}");
-    match admit::conflict_among(ports, &spec, &specs, &broken).await {
-        Ok(Some(conflict)) | Err(conflict) => {
-            result.findings.push(Finding::failed(&object, conflict));
-        }
-        Ok(None) if are_listed => result.right(&object, "no other token publishes to its places"),
-        Ok(None) => {}
-    }
-    let published: BTreeSet<_> = specs
-        .iter()
-        .flat_map(|spec| observe::publications(spec, &Side::BOTH))
-        .filter_map(|(_, publication)| observe::parameter(publication))
-        .collect();
+    let published = compare_with_other_specs(ports, &spec, &mut result).await;
 
     // Places and clusters are independent of each other, and are read at the same time.
     let publications = observe::publications(&spec, &Side::BOTH);
@@ -104,7 +80,44 @@ pub(crate) async fn run(
     result.findings.extend(too_short(&spec, &examination));
     result.add(examination);
 
-    // The worst finding decides the outcome.
+    let (outcome, report) = judged(token, result);
+    Ok(Results { outcome, results: vec![report], next: None })
+}
+
+/// Looks for another token that publishes to the same places, and returns the parameters of all tokens. If
+/// the other specs cannot be listed, this one is still checked.
+async fn compare_with_other_specs(
+    ports: &Ports,
+    spec: &Spec,
+    result: &mut Examination,
+) -> BTreeSet<ParameterName> {
+    let mut are_listed = true;
+    let (mut specs, broken) = match admit::others(ports, spec).await {
+        Ok(others) => others,
+        Err(error) => {
+            result.findings.push(Finding::failed("the specs of other tokens", error));
+            are_listed = false;
+            (Vec::new(), Vec::new())
+        }
+    };
+    specs.push(spec.clone());
+    let object = format!("the spec of {}", spec.token);
+    match admit::conflict_among(ports, spec, &specs, &broken).await {
+        Ok(Some(conflict)) | Err(conflict) => {
+            result.findings.push(Finding::failed(&object, conflict));
+        }
+        Ok(None) if are_listed => result.right(&object, "no other token publishes to its places"),
+        Ok(None) => {}
+    }
+    specs
+        .iter()
+        .flat_map(|spec| observe::publications(spec, &Side::BOTH))
+        .filter_map(|(_, publication)| observe::parameter(publication))
+        .collect()
+}
+
+/// Sorts the findings. The worst one decides the outcome.
+fn judged(token: &TokenName, result: Examination) -> (Outcome, PreflightReport) {
     let Examination { mut findings, checked, .. } = result;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let outcome = match findings.first().map(|finding| finding.severity) {
@@ -113,8 +126,7 @@ pub(crate) async fn run(
         Some(Severity::Missing | Severity::Refusal) => Outcome::Refused,
     };
     let checked = checked.into_iter().map(|(object, what)| Checked { object, what }).collect();
-    let results = vec![PreflightReport { token: token.clone(), findings, checked }];
-    Ok(Results { outcome, results, next: None })
+    (outcome, PreflightReport { token: token.clone(), findings, checked })
 }
 
 /// Examines an inbox: values that are issued elsewhere must be able to arrive there.

@@ -415,7 +415,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Publishes the events of this save, best effort, within [`TELLING`]. A failure is logged and counted,
+    /// Publishes the events of this save, best effort, within [`PUBLISH_TIMEOUT`]. A failure is logged and counted,
     /// never returned: the audit is authoritative.
     async fn publish_events(&self, before: Option<&Record>, after: &Record, saved_at: Timestamp) {
         let Some(event_publisher) = &self.ports.event_publisher else { return };

@@ -9,7 +9,7 @@ use changeover_token::{Content, Digest, Generation, LARGEST_VALUE, Secret, Stage
 
 use crate::{
     error::{Error, Kind},
-    finding::Severity,
+    finding::{Finding, Severity},
     inbox::{Received, arrived, refuse_ended, weak_edit},
     observe::observe,
     plan::{Ask, Deferred},
@@ -47,20 +47,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
         Severity::Warning => false,
     });
     if let Some(finding) = refused {
-        // The publications were read after the record: another invocation may have changed both since.
-        let now = session.ports().records.load(session.asking().token, None).await?.record;
-        if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
-            return Err(Stop::Overtaken);
-        }
-        return Err(Stop::Failed(
-            Error::new(
-                Kind::PreflightFailed,
-                "begin a rotation with",
-                finding.reason.clone(),
-                finding.fix.clone(),
-            )
-            .on(&finding.object),
-        ));
+        return Err(refusal(session, finding).await?);
     }
     session.warn_all(snapshot.findings.iter().map(|it| format!("{}: {}", it.object, it.reason)));
     session.keep_observed(std::mem::take(&mut snapshot.found), snapshot.highest_life);
@@ -89,7 +76,32 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
         _ => purpose,
     };
 
-    // Values are sealed before the record that holds them is saved.
+    let begin = sealed(session, adopted, next, purpose).await?;
+    take_slot(session, begin).await?;
+    Ok(Started::Requested)
+}
+
+/// Returns the end of a session whose rotation this finding refuses. The publications were read after the
+/// record: another invocation may have changed both since.
+async fn refusal(session: &Session<'_>, finding: &Finding) -> Result<Stop, Error> {
+    let now = session.ports().records.load(session.asking().token, None).await?.record;
+    if now.as_ref().map(Record::fence) != session.stored().map(Record::fence) {
+        return Ok(Stop::Overtaken);
+    }
+    let Finding { object, reason, fix, .. } = finding;
+    let error =
+        Error::new(Kind::PreflightFailed, "begin a rotation with", reason.clone(), fix.clone());
+    Ok(Stop::Failed(error.on(object)))
+}
+
+/// Seals the values of a rotation, and returns the rotation. Values are sealed before the record that holds
+/// them is saved.
+async fn sealed(
+    session: &mut Session<'_>,
+    adopted: Option<Secret>,
+    next: Candidate,
+    purpose: Purpose,
+) -> Result<Begin, Error> {
     let mut number = session.record().next_version();
     let adopted = match adopted {
         Some(value) => {
@@ -108,9 +120,7 @@ pub(crate) async fn start(session: &mut Session<'_>, purpose: Purpose) -> Result
         Some(queued) if minted.is_some() => queued.rotation.clone(),
         _ => RotationId(session.ports().random_name()?),
     };
-    let begin = Begin { adopted, minted, imported: next.imported, ..slot(session, id, purpose) };
-    take_slot(session, begin).await?;
-    Ok(Started::Requested)
+    Ok(Begin { adopted, minted, imported: next.imported, ..slot(session, id, purpose) })
 }
 
 /// Returns a rotation under this session's lease and spec that changes nothing yet.

@@ -250,6 +250,7 @@ impl Failure {
     }
 
     /// Returns the error to report.
+    #[expect(clippy::too_many_lines, reason = "the table of all failures")]
     pub(super) fn into_failed(self, target: Target<'_>, connection: &Connection) -> Failed {
         let Target { cluster, namespace, verb, resource, .. } = target;
         let server = "the API server refused";
@@ -275,22 +276,7 @@ impl Failure {
             Self::Final { code, because } | Self::Passing { code, because, .. }
                 if admission(&because).is_some() =>
             {
-                let (refuses, fix) = match admission(&because) {
-                    // Our own policy allows every change that we make, so another process adds a change to
-                    // ours.
-                    Some(Admission::Denied) if because.contains(OWN_POLICY) => (
-                        "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml \
-                         refuses",
-                        "change the object once with another identity, so that the addition is there already (kubectl \
-                         annotate it), or exempt the function's Kubernetes group, changeover, from what adds it",
-                    ),
-                    Some(Admission::Denied) => (
-                        "admission refuses the change",
-                        "make the object meet that policy or quota, or exempt the function's Kubernetes group, \
-                         changeover, from it",
-                    ),
-                    _ => ("an admission webhook does not answer", MEND_WEBHOOK),
-                };
+                let (refuses, fix) = refused_by_admission(&because);
                 let because = format!("{refuses}: {because}");
                 (Kind::PreflightFailed, code.unwrap_or(0), because, fix.to_owned())
             }
@@ -359,6 +345,23 @@ enum Admission {
     Denied,
     /// A webhook that must be asked does not answer.
     Unanswered,
+}
+
+/// The reason and the fix of a change that admission did not let pass, with these words.
+fn refused_by_admission(because: &str) -> (&'static str, &'static str) {
+    match admission(because) {
+        // Our own policy allows every change that we make, so another process adds a change to ours.
+        Some(Admission::Denied) if because.contains(OWN_POLICY) => (
+            "a mutating webhook or policy adds a change of its own to ours, which infra/eks-policy.yaml refuses",
+            "change the object once with another identity, so that the addition is there already (kubectl annotate \
+             it), or exempt the function's Kubernetes group, changeover, from what adds it",
+        ),
+        Some(Admission::Denied) => (
+            "admission refuses the change",
+            "make the object meet that policy or quota, or exempt the function's Kubernetes group, changeover, from it",
+        ),
+        _ => ("an admission webhook does not answer", MEND_WEBHOOK),
+    }
 }
 
 /// Recognises a failure of admission by its words, since its code is that of a missing right (403), of a

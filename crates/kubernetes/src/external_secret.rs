@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use changeover_core::{
-    finding::{Finding, Severity},
-    spec::ParameterName,
-};
+use changeover_core::{finding::Finding, spec::ParameterName};
 use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
@@ -76,65 +73,81 @@ pub(super) fn obstacles(
     parameters: &[ParameterName],
 ) -> Vec<Finding> {
     let spec = &external_secret.spec;
-    let target = &spec.target;
-    let mut obstacles = Vec::new();
-    let mut refuse = |reason: String, fix: &str| {
-        obstacles.push(Finding {
-            severity: Severity::Refusal,
-            object: object.to_owned(),
-            reason,
-            fix: fix.to_owned(),
-        });
-    };
+    let refused = obstacle_of_keeper(external_secret, keeper)
+        .into_iter()
+        .chain(obstacle_of_refresh(spec))
+        .chain(obstacles_of_target(&spec.target))
+        .chain(obstacles_of_copies(spec, secret_key, parameters));
+    refused.map(|(reason, fix)| Finding::refusal(object.to_owned(), reason, fix)).collect()
+}
 
+/// A reason and its fix.
+type Refused = (String, &'static str);
+
+fn obstacle_of_keeper(external_secret: &ExternalSecret, keeper: Option<&str>) -> Option<Refused> {
     // The annotation of a child is overwritten by its ClusterExternalSecret, so the spec must name the
     // object that keeps it.
     let mut owners = external_secret.metadata.owner_references.iter().flatten();
     let owner = owners.find(|owner| owner.kind == "ClusterExternalSecret");
     match (keeper, owner.map(|owner| owner.name.as_str())) {
-        (Some(keeper), Some(owner)) if keeper == owner => {}
-        (Some(keeper), _) => refuse(
+        (Some(keeper), Some(owner)) if keeper == owner => None,
+        (Some(keeper), _) => Some((
             format!("it is not one that ClusterExternalSecret {keeper} keeps"),
             "delete it, or name it as external_secret in the workload",
-        ),
-        (None, Some(owner)) => refuse(
+        )),
+        (None, Some(owner)) => Some((
             format!(
                 "it belongs to ClusterExternalSecret {owner}, which overwrites the annotation that \
                  forces a refresh"
             ),
             "name that as cluster_external_secret in the workload, instead of external_secret",
-        ),
-        (None, None) => {}
+        )),
+        (None, None) => None,
     }
+}
+
+fn obstacle_of_refresh(spec: &ExternalSecretSpec) -> Option<Refused> {
     // These policies never read the value again, or ignore a forced refresh.
     match spec.refresh_policy.as_str() {
-        "CreatedOnce" => refuse(
+        "CreatedOnce" => Some((
             "its refreshPolicy CreatedOnce never reads a value again".to_owned(),
             "set spec.refreshPolicy to Periodic or OnChange",
-        ),
-        "OnChange" => {}
-        _ if spec.refresh_interval.as_deref().is_some_and(is_zero) => refuse(
+        )),
+        "OnChange" => None,
+        _ if spec.refresh_interval.as_deref().is_some_and(is_zero) => Some((
             "its refreshInterval is 0, and then a forced refresh is ignored too \
              (external-secrets issue 4447)"
                 .to_owned(),
             "set spec.refreshInterval to a time, 1h for instance, or spec.refreshPolicy to OnChange",
-        ),
-        _ => {}
+        )),
+        _ => None,
     }
-    // These settings keep the Secret from being written.
-    if target.immutable {
-        refuse(
+}
+
+/// The settings that keep the Secret from being written.
+fn obstacles_of_target(target: &SecretTarget) -> impl Iterator<Item = Refused> {
+    let immutable = target.immutable.then(|| {
+        (
             "its Secret is immutable".to_owned(),
             "set spec.target.immutable to false, and delete the Secret once",
-        );
-    }
-    if target.creation_policy == "None" {
-        refuse(
+        )
+    });
+    let no_secret = (target.creation_policy == "None").then(|| {
+        (
             "its creationPolicy None writes no Secret".to_owned(),
             "set spec.target.creationPolicy to Owner",
-        );
-    }
+        )
+    });
+    immutable.into_iter().chain(no_secret)
+}
 
+fn obstacles_of_copies(
+    spec: &ExternalSecretSpec,
+    secret_key: Option<&str>,
+    parameters: &[ParameterName],
+) -> Vec<Refused> {
+    let mut obstacles = Vec::new();
+    let mut refuse = |reason: String, fix: &'static str| obstacles.push((reason, fix));
     // A copy is confirmed by digest, so it must be the whole latest value under a key of its own.
     let copies = copies(spec, secret_key, parameters.iter());
     if copies.is_empty() {
@@ -168,7 +181,7 @@ pub(super) fn obstacles(
                  key out of it",
             );
         }
-        if secret_key.is_none() && target.template.as_ref().is_some_and(|it| it.changes(key)) {
+        if secret_key.is_none() && spec.target.template.as_ref().is_some_and(|it| it.changes(key)) {
             refuse(
                 format!("its template rewrites the Secret's key {key}"),
                 "add a key that holds the value as it is, and name it as secret_key in the workload",
@@ -388,7 +401,7 @@ mod tests {
         obstacles("es", &external_secret(spec), secret_key, None, &parameters)
             .into_iter()
             .map(|finding| {
-                assert_eq!(finding.severity, Severity::Refusal);
+                assert_eq!(finding.severity, changeover_core::finding::Severity::Refusal);
                 assert!(!finding.fix.is_empty());
                 finding.reason
             })

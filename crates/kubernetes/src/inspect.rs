@@ -73,22 +73,9 @@ impl Clusters for KubernetesClusters {
         subjects: &[Subject<'_>],
         published: &BTreeSet<ParameterName>,
     ) -> Examination {
-        let mut examination = Examination::default();
-        let mut reached = BTreeSet::new();
         // Clusters first: nothing can be asked about a workload whose API server does not answer.
-        let clusters: BTreeSet<_> =
-            subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
-        let reaches = clusters.iter().map(|cluster| reach(self, cluster)).collect();
-        for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
-            let object = format!("cluster {cluster}");
-            match answer {
-                Ok(()) => {
-                    reached.insert(*cluster);
-                    examination.right(object, "it answers, and knows the function");
-                }
-                Err(error) => examination.findings.push(Finding::failed(object, error)),
-            }
-        }
+        let mut examination = Examination::default();
+        let reached = reach_clusters(self, subjects, &mut examination).await;
 
         // Then the workloads of the clusters that answered. Each also adds to the rights and the Secrets that
         // are asked about below, once for all workloads.
@@ -96,7 +83,7 @@ impl Clusters for KubernetesClusters {
         reachable.retain(|it| reached.contains(it.workload.cluster.as_str()));
         let looks = reachable.iter().map(|it| look(self, it)).collect();
         let mut needed = BTreeSet::new();
-        let mut neighbourhoods: BTreeMap<(&str, &str), NamespaceScan> = BTreeMap::new();
+        let mut scans: BTreeMap<(&str, &str), NamespaceScan> = BTreeMap::new();
         for (subject, looked) in reachable.iter().zip(a_few(looks).await) {
             let workload = subject.workload;
             let mut looked = looked.unwrap_or_else(|error| {
@@ -109,22 +96,10 @@ impl Clusters for KubernetesClusters {
                 looked.examination.findings.extend(copy::torn(&object, external_secret, published));
             }
             let place = (workload.cluster.as_str(), workload.namespace.as_str());
-            let neighbourhood = neighbourhoods.entry(place).or_default();
-            neighbourhood.known.insert(format!("{}/{}", workload.kind, workload.name));
-            neighbourhood.secrets.extend(looked.secret.clone());
-            // A right on one object by its name is enough only if no other workload beside it needs the same
-            // watch.
-            let beside = reachable.iter().map(|it| it.workload).filter(|other| {
-                (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
-            });
-            let rolled = beside
-                .clone()
-                .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
-            let synced = beside.filter(
-                |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
-            );
-            let alone =
-                SoleWatcher { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 };
+            let scan = scans.entry(place).or_default();
+            scan.known.insert(format!("{}/{}", workload.kind, workload.name));
+            scan.secrets.extend(looked.secret.clone());
+            let alone = sole_watcher(&reachable, workload);
             let external_secret = looked.external_secret.as_ref().map(|(name, _)| name.as_str());
             let secret = looked.secret.as_deref();
             needed.extend(rights::needed(workload, alone, external_secret, secret));
@@ -132,17 +107,52 @@ impl Clusters for KubernetesClusters {
             examination.add(looked.examination);
         }
         // Without a Secret there are no users to look for.
-        neighbourhoods.retain(|_, neighbourhood| !neighbourhood.secrets.is_empty());
+        scans.retain(|_, scan| !scan.secrets.is_empty());
 
-        let (rights, neighbours) = tokio::join!(
-            rights::examine(self, &needed),
-            other_consumers::examine(self, &neighbourhoods),
-        );
-        for part in [rights, neighbours] {
+        let (rights, consumers) =
+            tokio::join!(rights::examine(self, &needed), other_consumers::examine(self, &scans),);
+        for part in [rights, consumers] {
             examination.add(part);
         }
         examination
     }
+}
+
+/// Reaches the clusters of these workloads, and returns those that answer.
+async fn reach_clusters<'a>(
+    kubernetes: &KubernetesClusters,
+    subjects: &[Subject<'a>],
+    examination: &mut Examination,
+) -> BTreeSet<&'a str> {
+    let clusters: BTreeSet<&str> = subjects.iter().map(|it| it.workload.cluster.as_str()).collect();
+    let reaches = clusters.iter().map(|cluster| reach(kubernetes, cluster)).collect();
+    let mut reached = BTreeSet::new();
+    for (cluster, answer) in clusters.iter().zip(a_few(reaches).await) {
+        let object = format!("cluster {cluster}");
+        match answer {
+            Ok(()) => {
+                reached.insert(*cluster);
+                examination.right(object, "it answers, and knows the function");
+            }
+            Err(error) => examination.findings.push(Finding::failed(object, error)),
+        }
+    }
+    reached
+}
+
+/// Determines which watches beside this workload are for it alone. A right on one object by its name is
+/// enough only if no other workload in its namespace needs the same watch.
+fn sole_watcher(reachable: &[Subject<'_>], workload: &Workload) -> SoleWatcher {
+    let beside = reachable.iter().map(|it| it.workload).filter(|other| {
+        (&other.cluster, &other.namespace) == (&workload.cluster, &workload.namespace)
+    });
+    let rolled = beside
+        .clone()
+        .filter(|other| other.kind == workload.kind && other.picks_up == PicksUp::Restart);
+    let synced = beside.filter(
+        |other| matches!(&other.copy, Some(copy) if !matches!(copy, SecretCopy::Secret { .. })),
+    );
+    SoleWatcher { in_rolling: rolled.count() == 1, in_syncing: synced.count() == 1 }
 }
 
 /// Checks that the API server answers and accepts our identity. The content of its answer does not matter:

@@ -26,7 +26,7 @@ pub(super) fn watch<'a, K>(
     access: &'a dyn Access,
     target: Target<'a>,
     configuration: watcher::Config,
-    api: impl Fn(Client) -> Api<K> + Send + 'a,
+    api: impl Fn(Client) -> Api<K> + Send + Sync + 'a,
 ) -> impl Stream<Item = Result<Event<K>, Error>> + Send + 'a
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -44,95 +44,147 @@ where
         let configuration = configuration.clone();
         async move {
             loop {
-                let (connection, events) = match &mut state.current {
-                    Some(current) => current,
-                    none => match access.connect(target.cluster).await {
-                        Ok(connection) => {
-                            let client = connection.client.clone();
-                            let events = watcher(api(client), configuration.clone()).boxed();
-                            state.listing = true;
-                            state.asked_at = Instant::now();
-                            none.insert((connection, events))
-                        }
-                        Err(error) => {
-                            state.failures += 1;
-                            let may_pass =
-                                matches!(error.kind, Kind::Unreachable | Kind::Throttled);
-                            if !may_pass || state.failures > FAILURES {
-                                return Err(error);
-                            }
-                            sleep(Failure::Silence.pause(target, state.failures)).await;
-                            continue;
-                        }
-                    },
-                };
+                state.connect(access, target, &configuration, &api).await?;
                 if !state.listing && state.asked_at.elapsed() >= ASKED_AGAIN_AFTER {
-                    state.asked_at = Instant::now();
-                    // This returns the same connection, unless our identity is about to end. If no
-                    // connection can be made now, the watch keeps the present one until the server refuses
-                    // it.
-                    if let Ok(renewed) = access.connect(target.cluster).await
-                        && renewed.generation != connection.generation
-                    {
-                        state.current = None;
-                    }
+                    state.renew(access, target).await;
                     continue;
                 }
-                // A list must be answered soon. An event may take any time.
-                let until = if state.listing {
-                    Instant::now() + ANSWER_WITHIN
-                } else {
-                    state.asked_at + ASKED_AGAIN_AFTER
+                let (failure, is_lost) = match state.next().await {
+                    Next::Event(event) => return Ok(Some((event, (state, api)))),
+                    Next::Again => continue,
+                    Next::Failed { failure, is_lost } => (failure, is_lost),
                 };
-                let next = match timeout_at(until, events.next()).await {
-                    Err(_) if !state.listing => continue,
-                    next => next,
-                };
-                // A list that was not answered is requested anew, like one whose place is lost.
-                let mut is_lost = next.is_err();
-                let failure = match next {
-                    Ok(Some(Ok(event))) => {
-                        match event {
-                            Event::Init => state.listing = true,
-                            Event::InitDone => state.listing = false,
-                            _ => {}
-                        }
-                        if !matches!(event, Event::Init) {
-                            state.failures = 0;
-                            state.refused = false;
-                        }
-                        return Ok(Some((event, (state, api))));
-                    }
-                    Ok(Some(Err(error))) => match failure(error) {
-                        Some(failure) => failure.after(state.failures),
-                        None => continue,
-                    },
-                    Ok(None) | Err(_) => Failure::Silence,
-                };
-                // kube's watcher would request the same lost place again.
-                is_lost |= matches!(failure, Failure::Passing { code: Some(410), .. });
-                state.failures += 1;
-                let fatal = match failure {
-                    Failure::Final { .. } => true,
-                    Failure::Unauthorized => std::mem::replace(&mut state.refused, true),
-                    Failure::Silence | Failure::Passing { .. } => state.failures > FAILURES,
-                };
-                if fatal {
-                    return Err(failure.into_failed(target, connection).into());
-                }
-                tracing::debug!(%target, because = failure.because(), "watching continues");
-                let pause = failure.pause(target, state.failures);
-                if failure.spoils_the_connection(state.failures) {
-                    access.discard(target.cluster, connection).await;
-                    is_lost = true;
-                }
-                if is_lost {
-                    state.current = None;
-                }
-                sleep(pause).await;
+                state.recover(access, target, failure, is_lost).await?;
             }
         }
     })
+}
+
+/// Result of the wait for the next event.
+enum Next<K> {
+    Event(Event<K>),
+    /// Nothing, and nothing is wrong.
+    Again,
+    Failed {
+        failure: Failure,
+        /// True if the place in the history is lost, or may be.
+        is_lost: bool,
+    },
+}
+
+impl<K> WatchState<K>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    /// Opens the watch if there is none. Failures to connect that may pass are retried.
+    async fn connect(
+        &mut self,
+        access: &dyn Access,
+        target: Target<'_>,
+        configuration: &watcher::Config,
+        api: &(impl Fn(Client) -> Api<K> + Sync),
+    ) -> Result<(), Error> {
+        while self.current.is_none() {
+            match access.connect(target.cluster).await {
+                Ok(connection) => {
+                    let client = connection.client.clone();
+                    let events = watcher(api(client), configuration.clone()).boxed();
+                    self.listing = true;
+                    self.asked_at = Instant::now();
+                    self.current = Some((connection, events));
+                }
+                Err(error) => {
+                    self.failures += 1;
+                    let may_pass = matches!(error.kind, Kind::Unreachable | Kind::Throttled);
+                    if !may_pass || self.failures > FAILURES {
+                        return Err(error);
+                    }
+                    sleep(Failure::Silence.pause(target, self.failures)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests the connection again. The same one is returned, unless our identity is about to end. If no
+    /// connection can be made now, the watch keeps the present one until the server refuses it.
+    async fn renew(&mut self, access: &dyn Access, target: Target<'_>) {
+        self.asked_at = Instant::now();
+        if let Ok(renewed) = access.connect(target.cluster).await
+            && self.current.as_ref().is_some_and(|(it, _)| it.generation != renewed.generation)
+        {
+            self.current = None;
+        }
+    }
+
+    /// Waits for the next event. A list must be answered soon. An event may take any time.
+    async fn next(&mut self) -> Next<K> {
+        let Some((_, events)) = &mut self.current else { return Next::Again };
+        let until = if self.listing {
+            Instant::now() + ANSWER_WITHIN
+        } else {
+            self.asked_at + ASKED_AGAIN_AFTER
+        };
+        let failure = match timeout_at(until, events.next()).await {
+            Err(_) if !self.listing => return Next::Again,
+            Ok(Some(Ok(event))) => {
+                match event {
+                    Event::Init => self.listing = true,
+                    Event::InitDone => self.listing = false,
+                    _ => {}
+                }
+                if !matches!(event, Event::Init) {
+                    self.failures = 0;
+                    self.refused = false;
+                }
+                return Next::Event(event);
+            }
+            Ok(Some(Err(error))) => match failure(error) {
+                Some(failure) => failure.after(self.failures),
+                None => return Next::Again,
+            },
+            Ok(None) => Failure::Silence,
+            // A list that was not answered is requested anew, like one whose place is lost.
+            Err(_) => return Next::Failed { failure: Failure::Silence, is_lost: true },
+        };
+        // kube's watcher would request the same lost place again.
+        let is_lost = matches!(failure, Failure::Passing { code: Some(410), .. });
+        Next::Failed { failure, is_lost }
+    }
+
+    /// Pauses after a failure, and discards what it has spoilt.
+    ///
+    /// # Errors
+    /// The failure, if another attempt will not succeed, or if there were too many.
+    async fn recover(
+        &mut self,
+        access: &dyn Access,
+        target: Target<'_>,
+        failure: Failure,
+        is_lost: bool,
+    ) -> Result<(), Error> {
+        let Some((connection, _)) = &self.current else { return Ok(()) };
+        self.failures += 1;
+        let fatal = match failure {
+            Failure::Final { .. } => true,
+            Failure::Unauthorized => std::mem::replace(&mut self.refused, true),
+            Failure::Silence | Failure::Passing { .. } => self.failures > FAILURES,
+        };
+        if fatal {
+            return Err(failure.into_failed(target, connection).into());
+        }
+        tracing::debug!(%target, because = failure.because(), "watching continues");
+        let pause = failure.pause(target, self.failures);
+        let is_spoilt = failure.spoils_the_connection(self.failures);
+        if is_spoilt {
+            access.discard(target.cluster, connection).await;
+        }
+        if is_lost || is_spoilt {
+            self.current = None;
+        }
+        sleep(pause).await;
+        Ok(())
+    }
 }
 
 /// Converts an error of the watcher; `None` if the watcher itself has already acted on it.

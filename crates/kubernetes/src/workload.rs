@@ -220,6 +220,7 @@ pub(super) struct Rollout<'a> {
 impl Rollout<'_> {
     /// Judges a workload together with its pods, as they were observed. `replica_set` is the uid of the
     /// current ReplicaSet of a Deployment.
+    #[expect(clippy::too_many_lines, reason = "one judgement, whose order is the rule")]
     pub(super) fn judge(
         &self,
         live: &WorkloadObject,
@@ -286,26 +287,15 @@ impl Rollout<'_> {
             };
         }
         // Nothing holds the rollout: describe what it waits for.
-        let older = older.map(|replica| {
-            if replica.is_terminating {
-                format!("{} is Terminating", replica.describe())
-            } else {
-                format!("{} runs on an older view", replica.describe())
-            }
-        });
         let is_early = by_kubectl == KubectlStatus::Unobserved || live.is_complete();
         let missing = live
             .wanted(replicas)
             .filter(|wanted| !is_early && replicas.len() < *wanted)
             .map(|wanted| format!("{} of {wanted} pods exist", replicas.len()));
         let is_missing = missing.is_some();
-        let words: Vec<String> =
-            [Some(left), missing, older, description].into_iter().flatten().collect();
-        if is_missing {
-            RolloutStatus::Missing(words.join("; "))
-        } else {
-            RolloutStatus::UnderWay(words.join("; "))
-        }
+        let words = [Some(left), missing, older.map(|it| it.remainder()), description];
+        let words = words.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        if is_missing { RolloutStatus::Missing(words) } else { RolloutStatus::UnderWay(words) }
     }
 
     /// The hold to report if the API server does not let its controller create pods.

@@ -152,6 +152,30 @@ mod tests {
     /// `token.go`, `Verify`). Each of the 17 refusals of `TestVerifyTokenPreSTSValidations` violates one of
     /// these checks.
     fn verify(token: &str, now: Timestamp) -> Result<(), String> {
+        let parameters = parameters_of(&url_of(token)?)?;
+        // The call itself: its action, the cluster's header in the signature, and the times.
+        let parameter = |name: &str| parameters.get(name).map_or("", String::as_str);
+        if parameter("action") != "GetCallerIdentity" {
+            return refuse("action");
+        }
+        if !parameter("x-amz-signedheaders").split(';').any(|header| header == CLUSTER_HEADER) {
+            return refuse("cluster not signed");
+        }
+        if !parameter("x-amz-expires").parse::<u32>().is_ok_and(|seconds| seconds <= 900) {
+            return refuse("expires");
+        }
+        let date = jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", parameter("x-amz-date"))
+            .and_then(|date| date.to_datetime())
+            .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
+            .map_err(|_| "date")?;
+        if now > date.timestamp() + jiff::SignedDuration::from_mins(15) {
+            return refuse("expired");
+        }
+        Ok(())
+    }
+
+    /// The parameters of the URL, by their names in lower case.
+    fn parameters_of(url: &http::Uri) -> Result<BTreeMap<String, String>, String> {
         const ALLOWED: [&str; 9] = [
             "action",
             "version",
@@ -163,28 +187,6 @@ mod tests {
             "x-amz-signature",
             "x-amz-signedheaders",
         ];
-        let refuse = |what: &str| Err(what.to_owned());
-        // The form of the token, then the URL in it.
-        if token.len() > 4096 {
-            return refuse("too large");
-        }
-        let Some(encoded) = token.strip_prefix("k8s-aws-v1.") else {
-            return refuse("prefix");
-        };
-        let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| "base64")?;
-        let url: http::Uri =
-            String::from_utf8(decoded).map_err(|_| "utf-8")?.parse().map_err(|_| "url")?;
-        if url.scheme_str() != Some("https") {
-            return refuse("scheme");
-        }
-        let host = url.host().unwrap_or_default();
-        let suffixes = [".amazonaws.com", ".amazonaws.com.cn"];
-        if !host.starts_with("sts.") || !suffixes.iter().any(|suffix| host.ends_with(suffix)) {
-            return refuse("host");
-        }
-        if url.path() != "/" {
-            return refuse("path");
-        }
         // Names are compared without case. An unknown or repeated parameter could change the call that the
         // server makes.
         let mut parameters = BTreeMap::new();
@@ -205,25 +207,36 @@ mod tests {
                 return refuse("duplicate query parameter");
             }
         }
-        // The call itself: its action, the cluster's header in the signature, and the times.
-        let parameter = |name: &str| parameters.get(name).map_or("", String::as_str);
-        if parameter("action") != "GetCallerIdentity" {
-            return refuse("action");
+        Ok(parameters)
+    }
+
+    /// The URL in a token of the right form.
+    fn url_of(token: &str) -> Result<http::Uri, String> {
+        if token.len() > 4096 {
+            return refuse("too large");
         }
-        if !parameter("x-amz-signedheaders").split(';').any(|header| header == CLUSTER_HEADER) {
-            return refuse("cluster not signed");
+        let Some(encoded) = token.strip_prefix("k8s-aws-v1.") else {
+            return refuse("prefix");
+        };
+        let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| "base64")?;
+        let url: http::Uri =
+            String::from_utf8(decoded).map_err(|_| "utf-8")?.parse().map_err(|_| "url")?;
+        if url.scheme_str() != Some("https") {
+            return refuse("scheme");
         }
-        if !parameter("x-amz-expires").parse::<u32>().is_ok_and(|seconds| seconds <= 900) {
-            return refuse("expires");
+        let host = url.host().unwrap_or_default();
+        let suffixes = [".amazonaws.com", ".amazonaws.com.cn"];
+        if !host.starts_with("sts.") || !suffixes.iter().any(|suffix| host.ends_with(suffix)) {
+            return refuse("host");
         }
-        let date = jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", parameter("x-amz-date"))
-            .and_then(|date| date.to_datetime())
-            .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
-            .map_err(|_| "date")?;
-        if now > date.timestamp() + jiff::SignedDuration::from_mins(15) {
-            return refuse("expired");
+        if url.path() != "/" {
+            return refuse("path");
         }
-        Ok(())
+        Ok(url)
+    }
+
+    fn refuse<T>(what: &str) -> Result<T, String> {
+        Err(what.to_owned())
     }
 
     fn encoded(url: &str) -> String {

@@ -89,19 +89,7 @@ impl Parameters {
         if value.expose().len() > LARGEST_ADVANCED_VALUE {
             return Err(answered(too_large(name, value)));
         }
-        // If none of our writes to the parameter is known, it may be of another type.
-        let existing = match known_key {
-            Some(_) => None,
-            None => tokio::time::timeout(LOOK_TIMEOUT, self.describe(name))
-                .await
-                .unwrap_or_else(|_| Err(unanswered_look(name)))
-                .map_err(answered)?,
-        };
-        let key = spec_key
-            .or(known_key)
-            .or(existing.as_ref().and_then(ParameterMetadata::key_id))
-            .unwrap_or(&self.default_key)
-            .to_owned();
+        let key = self.key_for(name, spec_key, known_key).await.map_err(answered)?;
 
         // The look at the parameter has used part of the write's ten seconds. Only the rest is left for the
         // put.
@@ -150,6 +138,24 @@ impl Parameters {
                 Err(WriteError { error, unanswered, ahead: None, is_gone: false })
             }
         }
+    }
+
+    /// Chooses the key of a put.
+    async fn key_for(
+        &self,
+        name: &ParameterName,
+        spec_key: Option<&str>,
+        known_key: Option<&str>,
+    ) -> Result<String, Error> {
+        // If none of our writes to the parameter is known, it may be of another type.
+        let existing = match known_key {
+            Some(_) => None,
+            None => tokio::time::timeout(LOOK_TIMEOUT, self.describe(name))
+                .await
+                .unwrap_or_else(|_| Err(unanswered_look(name)))?,
+        };
+        let key = spec_key.or(known_key).or(existing.as_ref().and_then(ParameterMetadata::key_id));
+        Ok(key.unwrap_or(&self.default_key).to_owned())
     }
 
     /// Moves a label. `InvalidLabels` in an answer of 200 is an error too.

@@ -420,6 +420,7 @@ async fn json_is_the_answer_as_it_came_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn what_the_function_writes_is_what_is_shown() {
     // The values are serialized by the function's own types, so that the command cannot drift from them.
     let reason = || Reason { object: "o".into(), reason: "it crashes".into(), fix: "f".into() };

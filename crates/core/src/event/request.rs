@@ -98,9 +98,12 @@ impl Request {
         let Some(action) = body.get("action") else {
             return Err(bad_event("`action` is missing", ACTIONS));
         };
-        // An unknown field is refused: it may be a misspelt one, and the request would mean something
-        // else.
-        let body = Body(body);
+        Self::of_action(action, &Body(body))
+    }
+
+    /// Reads the fields of an action. An unknown field is refused: it may be a misspelt one, and the request
+    /// would mean something else.
+    fn of_action(action: &Value, body: &Body<'_>) -> Result<Self, Error> {
         match action.as_str() {
             Some("rotate") => {
                 body.check("rotate", &["token", "key", "wait", "without", "fresh"])?;

@@ -160,6 +160,7 @@ impl Record {
     ///
     /// [`Record::to_save`] raises the revision. A view that changes gets the revision that the next save
     /// will have, which is at least [`Life::least_revision`].
+    #[expect(clippy::too_many_lines, reason = "the table of all transitions")]
     pub fn after(&self, change: Transition, now: Timestamp) -> Result<Record, IllegalTransition> {
         let mut next = self.clone();
         let name = change.name();
@@ -410,36 +411,11 @@ impl Record {
             // The expand leg of a newer rotation also does the contract leg of an older one.
             self.versions.retain(|version| !version.has_ended(now));
         }
-        // The new values become versions. The first value of a token is current at once.
         let mut changed = self.versions.len() != before;
         let values = begin.adopted.into_iter().map(|adopted| (adopted, Stage::Current));
         let minted = begin.minted.map(|minted| (minted, Stage::Pending));
         for (value, stage) in values.chain(minted) {
-            let number = self.last_version.next();
-            let first = self.in_stage(Stage::Current).is_none();
-            for (place, store_version) in value.held_at {
-                let seen = self.publications.entry(place).or_insert_with(|| LastWrite {
-                    revision: 0,
-                    life: None,
-                    store_version,
-                    sha256: value.sha256,
-                    key: None,
-                    answered_at: now,
-                    held_at: BTreeMap::new(),
-                });
-                seen.held_at.insert(number, store_version);
-            }
-            let version = Version {
-                version: number,
-                stage: if first { Stage::Current } else { stage },
-                sha256: value.sha256,
-                created_at: now,
-                not_after: None,
-                sealed: value.sealed,
-                rotation: begin.id.clone(),
-            };
-            self.versions.insert(0, version);
-            self.last_version = number;
+            self.add_version(value, stage, &begin.id, now);
             changed = true;
         }
         // A view that differs from the published one gets the fence of the next save, so that no stamp of
@@ -479,6 +455,35 @@ impl Record {
         self.work_from(begin.spec);
         self.owe(self.first_leg(), Step::Publish, now);
         self.lease_to(begin.lease);
+    }
+
+    /// Makes a value the newest version. The first value of a token is current at once.
+    fn add_version(&mut self, value: Minted, stage: Stage, rotation: &RotationId, now: Timestamp) {
+        let number = self.last_version.next();
+        let first = self.in_stage(Stage::Current).is_none();
+        for (place, store_version) in value.held_at {
+            let write = self.publications.entry(place).or_insert_with(|| LastWrite {
+                revision: 0,
+                life: None,
+                store_version,
+                sha256: value.sha256,
+                key: None,
+                answered_at: now,
+                held_at: BTreeMap::new(),
+            });
+            write.held_at.insert(number, store_version);
+        }
+        let version = Version {
+            version: number,
+            stage: if first { Stage::Current } else { stage },
+            sha256: value.sha256,
+            created_at: now,
+            not_after: None,
+            sealed: value.sealed,
+            rotation: rotation.clone(),
+        };
+        self.versions.insert(0, version);
+        self.last_version = number;
     }
 
     fn leaves_alone(&self) -> Option<Side> {

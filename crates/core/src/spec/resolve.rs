@@ -42,21 +42,7 @@ pub(super) fn spec(name: &TokenName, version: i64, json: &str) -> Result<Spec, E
         None => Some(DEFAULT_ROLLOUT_TIMEOUT),
     };
     let on_drift = faults.on_drift(raw.on_drift);
-    // Rules across fields are checked on the fields that are valid by themselves.
-    if let Some(timeout) = rollout_timeout {
-        for audience in [&verifiers, &presenters].into_iter().flatten() {
-            faults.time_outs(audience, timeout);
-        }
-    }
-    if let (Some(verifiers), Some(presenters)) = (&verifiers, &presenters) {
-        faults.both_sides(name, verifiers, presenters);
-        if let Some(source) = &source {
-            faults.digests(source, verifiers);
-            if let Source::Inbox { parameter, .. } = source {
-                faults.inbox(parameter, [verifiers, presenters]);
-            }
-        }
-    }
+    faults.across_fields(name, source.as_ref(), [&verifiers, &presenters], rollout_timeout);
 
     // A fault across fields leaves every field present, so the list of faults must be empty too.
     let (
@@ -253,6 +239,30 @@ impl Faults {
         }
     }
 
+    /// Checks the rules across fields, on the fields that are valid by themselves.
+    fn across_fields(
+        &mut self,
+        name: &TokenName,
+        source: Option<&Source>,
+        sides: [&Option<SideSpec>; 2],
+        rollout_timeout: Option<Duration>,
+    ) {
+        if let Some(timeout) = rollout_timeout {
+            for side in sides.into_iter().flatten() {
+                self.time_outs(side, timeout);
+            }
+        }
+        if let [Some(verifiers), Some(presenters)] = sides {
+            self.both_sides(name, verifiers, presenters);
+            if let Some(source) = source {
+                self.digests(source, verifiers);
+                if let Source::Inbox { parameter, .. } = source {
+                    self.inbox(parameter, [verifiers, presenters]);
+                }
+            }
+        }
+    }
+
     fn on_drift(&mut self, on_drift: Field<Value>) -> Option<OnDrift> {
         match on_drift.0.as_ref().map(|value| (value, value.as_str())) {
             None | Some((_, Some("refuse"))) => Some(OnDrift::Refuse),
@@ -303,6 +313,13 @@ impl Faults {
             within: within?,
             workloads: workloads.into_iter().collect::<Option<_>>()?,
         };
+        self.within_or_restart(side, &audience);
+        self.duplicate_places(side, &audience.publications);
+        self.workloads_of(side, &audience);
+        Some(audience)
+    }
+
+    fn within_or_restart(&mut self, side: Side, audience: &SideSpec) {
         // Without a restart, only `within` bounds the time for which a reader may use an old copy.
         let restarts = |workload: &Workload| workload.picks_up == PicksUp::Restart;
         if audience.within.is_none() && !audience.workloads.iter().any(restarts) {
@@ -312,9 +329,12 @@ impl Faults {
                  its copy",
             );
         }
+    }
+
+    fn duplicate_places(&mut self, side: Side, publications: &[Publication]) {
         // Duplicates would be written twice, or stamped twice, in one step.
         let mut places = BTreeSet::new();
-        for (index, publication) in audience.publications.iter().enumerate() {
+        for (index, publication) in publications.iter().enumerate() {
             if !places.insert(&publication.place) {
                 self.add::<()>(
                     format!("{side}.publish[{index}]"),
@@ -322,7 +342,11 @@ impl Faults {
                 );
             }
         }
-        let has_parameter = places.iter().any(|place| matches!(place, Place::Parameter(_)));
+    }
+
+    fn workloads_of(&mut self, side: Side, audience: &SideSpec) {
+        let is_parameter = |it: &Publication| matches!(it.place, Place::Parameter(_));
+        let has_parameter = audience.publications.iter().any(is_parameter);
         let mut names = BTreeSet::new();
         for (index, workload) in audience.workloads.iter().enumerate() {
             if !names.insert(workload.to_string()) {
@@ -361,7 +385,6 @@ impl Faults {
                 );
             }
         }
-        Some(audience)
     }
 
     fn both_sides(&mut self, name: &TokenName, verifiers: &SideSpec, presenters: &SideSpec) {

@@ -53,17 +53,7 @@ pub(super) async fn roll_out(
         session.save_as_watcher().await?;
     }
 
-    let stop_at = session.asking().stop_at;
-    let readers = async {
-        match cached_until {
-            Some(until) => {
-                session.ports().clock.sleep_until(until.min(stop_at)).await;
-                let words = "readers that are not restarted may still hold their copy";
-                (until > session.now()).then(|| words.to_owned())
-            }
-            None => None,
-        }
-    };
+    let readers = wait_for_readers(session, cached_until);
     let stamp = stamp_of(session, side);
     let restarts = |it: &&Workload| it.picks_up == PicksUp::Restart;
     let rollouts = by_namespace(workloads.iter().copied().filter(restarts))
@@ -74,29 +64,12 @@ pub(super) async fn roll_out(
     let waits = async { tokio::join!(readers, join_all(rollouts), join_all(mounted)) };
     let (cached, rolled, mounted) = session.with_heartbeat(waits).await?;
 
-    // A later fence comes first, because nothing else that was seen counts below it. Blockers come next.
-    let mut under_way = Vec::new();
-    let mut stuck = Vec::new();
-    let mut ahead = Vec::new();
-    for (workload, progress) in rolled.into_iter().flatten().chain(mounted) {
-        match progress.or_else(|error| cluster_unavailable(workload, error).map(Progress::Stuck))? {
-            Progress::Done(()) => {}
-            Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
-            Progress::Stuck(held) => stuck.push(held),
-            Progress::Ahead(found) => ahead.push((workload.to_string(), found)),
-        }
-    }
-    if !ahead.is_empty() {
-        return continue_above(session, side, ahead).await;
-    }
-    if let Some(held) = first_blocker(session, stuck, &under_way) {
-        return Ok(Some(UnderWay::Held(held)));
-    }
-    if let Some(waiting) = still_waiting(session, owed, under_way, give_up_at) {
-        return Ok(Some(waiting));
+    let results = rolled.into_iter().flatten().chain(mounted);
+    if let Some(waits) = unfinished(session, owed, results, give_up_at).await? {
+        return Ok(Some(waits));
     }
     if let Some(awaited) = cached {
-        return Ok(Some(UnderWay::Waiting(awaited)));
+        return Ok(Some(UnderWay::Waiting(awaited.to_owned())));
     }
 
     // The end of migrate gives the old version its end, so what every reader reads is verified, not only
@@ -111,6 +84,45 @@ pub(super) async fn roll_out(
     }
     session.apply(Transition::RolledOut { overlap: session.spec().overlap })?;
     Ok(None)
+}
+
+/// Waits until the copies of readers that are not restarted have run out, or until this session must stop:
+/// then returns what is still awaited.
+async fn wait_for_readers(
+    session: &Session<'_>,
+    cached_until: Option<Timestamp>,
+) -> Option<&'static str> {
+    let until = cached_until?;
+    session.ports().clock.sleep_until(until.min(session.asking().stop_at)).await;
+    (until > session.now()).then_some("readers that are not restarted may still hold their copy")
+}
+
+/// Returns what stops or delays the step, if any of these workloads does. A later fence comes first, because
+/// nothing else that was seen counts below it. Blockers come next.
+async fn unfinished<'a>(
+    session: &mut Session<'_>,
+    owed: Owed,
+    results: impl Iterator<Item = Waited<'a, Progress<()>>>,
+    give_up_at: Timestamp,
+) -> Result<Option<UnderWay>, Stop> {
+    let mut under_way = Vec::new();
+    let mut stuck = Vec::new();
+    let mut ahead = Vec::new();
+    for (workload, progress) in results {
+        match progress.or_else(|error| cluster_unavailable(workload, error).map(Progress::Stuck))? {
+            Progress::Done(()) => {}
+            Progress::UnderWay(awaited) => under_way.push((workload.to_string(), awaited)),
+            Progress::Stuck(held) => stuck.push(held),
+            Progress::Ahead(found) => ahead.push((workload.to_string(), found)),
+        }
+    }
+    if !ahead.is_empty() {
+        return continue_above(session, owed.leg.side(), ahead).await;
+    }
+    if let Some(held) = first_blocker(session, stuck, &under_way) {
+        return Ok(Some(UnderWay::Held(held)));
+    }
+    Ok(still_waiting(session, owed, under_way, give_up_at))
 }
 
 /// Stamps these workloads, each once its Secret has settled, and waits for them together.

@@ -126,6 +126,7 @@ fn a_side_may_be_left_out() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
     let verifier = "/verifiers/workloads/0";
     let at = |field: &str| format!("{verifier}/{field}");

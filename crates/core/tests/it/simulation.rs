@@ -118,6 +118,7 @@ fn play(schedule: &Schedule) -> Result<(), String> {
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "one world, from its making to its checks")]
 async fn live(schedule: &Schedule) {
     let spec = &schedule.spec;
     let world = MemoryWorld::new(schedule.chance);

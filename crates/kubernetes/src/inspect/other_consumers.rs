@@ -57,27 +57,7 @@ struct ScannedNamespace<'a> {
 impl ScannedNamespace<'_> {
     async fn look(self, scan: &NamespaceScan) -> Examination {
         let secrets = &scan.secrets;
-        // One kind after the other: a list may be large, but few of its objects are kept.
-        let listed = [
-            self.using("deployment", "deployments.apps", secrets, |it: &Deployment| {
-                of_template(it.spec.as_ref().map(|spec| &spec.template))
-            })
-            .await,
-            self.using("statefulset", "statefulsets.apps", secrets, |it: &StatefulSet| {
-                of_template(it.spec.as_ref().map(|spec| &spec.template))
-            })
-            .await,
-            self.using("daemonset", "daemonsets.apps", secrets, |it: &DaemonSet| {
-                of_template(it.spec.as_ref().map(|spec| &spec.template))
-            })
-            .await,
-            self.using("cronjob", "cronjobs.batch", secrets, |it: &CronJob| {
-                let job = it.spec.job_template.spec.as_ref();
-                of_template(job.map(|job| &job.template))
-            })
-            .await,
-            self.using("job", "jobs.batch", secrets, running_job).await,
-        ];
+        let listed = self.users(secrets).await;
         let object = format!("{}/{}", self.cluster, self.namespace);
         let mut examination = Examination::default();
         let mut unlisted = Vec::new();
@@ -120,6 +100,31 @@ impl ScannedNamespace<'_> {
                 .right(object, format!("no workload beside the spec's uses {}", names(secrets)));
         }
         examination
+    }
+
+    /// The objects of each kind whose pods use one of the Secrets. One kind is listed after the other: a list
+    /// may be large, but few of its objects are kept.
+    async fn users(self, secrets: &BTreeSet<String>) -> [Result<Vec<User>, Unlisted>; 5] {
+        [
+            self.using("deployment", "deployments.apps", secrets, |it: &Deployment| {
+                of_template(it.spec.as_ref().map(|spec| &spec.template))
+            })
+            .await,
+            self.using("statefulset", "statefulsets.apps", secrets, |it: &StatefulSet| {
+                of_template(it.spec.as_ref().map(|spec| &spec.template))
+            })
+            .await,
+            self.using("daemonset", "daemonsets.apps", secrets, |it: &DaemonSet| {
+                of_template(it.spec.as_ref().map(|spec| &spec.template))
+            })
+            .await,
+            self.using("cronjob", "cronjobs.batch", secrets, |it: &CronJob| {
+                let job = it.spec.job_template.spec.as_ref();
+                of_template(job.map(|job| &job.template))
+            })
+            .await,
+            self.using("job", "jobs.batch", secrets, running_job).await,
+        ]
     }
 
     /// The objects of one kind whose pods use one of the Secrets.

@@ -283,6 +283,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     async fn every_event_leads_to_its_state_and_action() {
         let t = Instant::now();
         let now = at(t, 100);

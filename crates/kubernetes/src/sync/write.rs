@@ -48,43 +48,14 @@ pub(crate) async fn write_secret(
     let mode = Mode::Persist;
     let write =
         Write { kubernetes, workload, name, key, annotation: &annotation, stamp, value, mode };
-    let digest = value.digest();
     let object = object(workload, name);
-    let stuck = |reason: String, fix: &str| Progress::Stuck(Held::new(&object, reason, fix));
     // An apply is conditional on the state that was read, so each conflict takes another read.
     for attempt in 1..=ATTEMPTS {
-        let written = match secret::read(kubernetes, workload, name).await? {
-            None => match write.make(&manager).await {
-                // The next attempt reads its uid, which distinguishes it from a Secret that is made after
-                // it.
-                Ok(_) => continue,
-                Err(Failed { code: 404, .. }) => {
-                    return Ok(stuck("its namespace does not exist".to_owned(), "create it"));
-                }
-                Err(failed) => Err(failed),
-            },
-            Some(found) => {
-                if let Some((reason, fix)) = obstacle(&found, key, Some(&manager)) {
-                    return Ok(stuck(reason, fix));
-                }
-                let standing = found.fence(&annotation);
-                let holds = found.digests.get(key) == Some(&digest);
-                match standing {
-                    Some(standing) if holds && standing == stamp.fence => {
-                        return Ok(Progress::Done(found.revision([key.as_str()])));
-                    }
-                    Some(standing) if standing > stamp.fence => {
-                        return Ok(Progress::Ahead(standing));
-                    }
-                    _ => write.apply(&found.metadata, &manager).await,
-                }
-            }
-        };
-        match written {
-            Ok(written) => {
-                let uid = written.uid.unwrap_or_default();
-                return Ok(Progress::Done(revision(&uid, [(key.as_str(), Some(digest))])));
-            }
+        match write.attempt(&object, &manager).await {
+            Ok(Some(progress)) => return Ok(progress),
+            // The next attempt reads the uid of what was made, which distinguishes it from a Secret that is
+            // made after it.
+            Ok(None) => {}
             // Another writer changed, made or deleted it.
             Err(Failed { code: 409, .. }) => {
                 let pause = Duration::from_millis(50) * attempt;
@@ -231,6 +202,42 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
+    /// Reads the Secret and writes it once, on the state that was read. `None` if there was none, and it was
+    /// made: its key is still to be written.
+    async fn attempt(
+        &self,
+        object: &str,
+        manager: &str,
+    ) -> Result<Option<Progress<SecretRevision>>, Failed> {
+        let stuck =
+            |reason: String, fix: &str| Ok(Some(Progress::Stuck(Held::new(object, reason, fix))));
+        let digest = self.value.digest();
+        let Some(found) = secret::read(self.kubernetes, self.workload, self.name).await? else {
+            return match self.make(manager).await {
+                Ok(_) => Ok(None),
+                Err(Failed { code: 404, .. }) => {
+                    stuck("its namespace does not exist".to_owned(), "create it")
+                }
+                Err(failed) => Err(failed),
+            };
+        };
+        if let Some((reason, fix)) = obstacle(&found, self.key, Some(manager)) {
+            return stuck(reason, fix);
+        }
+        match found.fence(self.annotation) {
+            Some(fence)
+                if fence == self.stamp.fence && found.digests.get(self.key) == Some(&digest) =>
+            {
+                Ok(Some(Progress::Done(found.revision([self.key]))))
+            }
+            Some(fence) if fence > self.stamp.fence => Ok(Some(Progress::Ahead(fence))),
+            _ => {
+                let uid = self.apply(&found.metadata, manager).await?.uid.unwrap_or_default();
+                Ok(Some(Progress::Done(revision(&uid, [(self.key, Some(digest))]))))
+            }
+        }
+    }
+
     /// Makes the Secret, without a key yet: an apply can be conditional only on an object that exists. It
     /// is an apply, since the right to it can be limited to a name, and the right to a POST cannot.
     ///

@@ -298,6 +298,15 @@ impl PodState {
         self.stamp != Some(fence)
     }
 
+    /// States in words that it is left of an older view.
+    pub(super) fn remainder(&self) -> String {
+        if self.is_terminating {
+            format!("{} is Terminating", self.describe())
+        } else {
+            format!("{} runs on an older view", self.describe())
+        }
+    }
+
     /// The pod and its node, in words.
     pub(super) fn describe(&self) -> String {
         match &self.node {

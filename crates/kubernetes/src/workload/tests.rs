@@ -271,6 +271,7 @@ fn a_deadline_that_is_exceeded_is_told_with_the_trouble_that_exceeded_it() {
 
 /// One case for each trouble of a pod, with the verdict on it and its words.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_trouble_of_a_pod_is_told_with_its_container_reason_and_last_end() {
     // The message `hush` is the container's own: no verdict may repeat it.
     let killed = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137, "message": "hush"}});

@@ -54,6 +54,10 @@ impl MemoryPorts {
 
     /// Makes one call of a port. `unfenced` names the token whose set of versions a late arrival of the
     /// call endangers.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one call, with its faults in the order in which they strike"
+    )]
     async fn call<T: Send + 'static>(
         &self,
         port: &'static str,

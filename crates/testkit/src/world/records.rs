@@ -281,6 +281,7 @@ impl State {
     }
 
     /// The invariants that a save violates.
+    #[expect(clippy::too_many_lines, reason = "one statement an invariant")]
     fn broken_by(&mut self, before: Option<&Record>, save: &OwnedSave) -> Vec<String> {
         let after = &save.record;
         let token = after.token();

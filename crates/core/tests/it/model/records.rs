@@ -173,6 +173,7 @@ impl Records {
         Rc::clone(&self.met.borrow().records[id.0 as usize].0)
     }
 
+    #[expect(clippy::too_many_lines, reason = "the table of edits")]
     fn edited(&self, record: &Record, edit: Edit) -> Option<Record> {
         // Changes go through the real transition function, so that the model cannot differ from it.
         let change = match edit {

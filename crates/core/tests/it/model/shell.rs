@@ -70,6 +70,7 @@ impl Protocol {
     }
 
     /// Adds the next actions of the session with this number, and the disturbances that it can meet.
+    #[expect(clippy::too_many_lines, reason = "the table of effects of a session")]
     pub(super) fn turn(&self, state: &State, number: usize, nexts: &mut Nexts) {
         let turn = state.turns[number];
         let facts = self.facts(turn.hand.record);

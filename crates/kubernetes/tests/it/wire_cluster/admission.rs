@@ -58,6 +58,7 @@ async fn dry_run_of_a_stamp_is_another_one_than_the_workload_has() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is_made_on() {
     let kyverno = "admission webhook \"validate.kyverno.svc-fail\" denied the request: unsigned";
     let quota = "secrets \"datastore-token\" is forbidden: exceeded quota: small";

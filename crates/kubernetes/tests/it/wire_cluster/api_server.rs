@@ -258,6 +258,7 @@ impl ApiServer {
         state.open = None;
     }
 
+    #[expect(clippy::too_many_lines, reason = "the table of faults")]
     async fn answer(&self, request: Request<Body>, connected_at: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
@@ -334,6 +335,7 @@ impl ApiServer {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "the requests that it knows, one after the other")]
     async fn carry_out(&self, request: &Recorded) -> Answer {
         let parameter = |name: &str| {
             let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
