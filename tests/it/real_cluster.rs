@@ -458,7 +458,7 @@ fn under_way(progress: Progress<SecretRevision>) -> String {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workload_finishes_it() {
+async fn crashing_pods_hold_rollout_until_workload_is_repaired() {
     let testbed = Testbed::with_namespace("crashes").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");
@@ -483,7 +483,7 @@ async fn pods_that_crash_on_the_new_view_hold_the_rollout_and_the_repaired_workl
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
+async fn blocked_rollout_is_held_with_its_reason() {
     let testbed = Testbed::with_namespace("stuck").await;
     let workload = testbed.workload("backend");
     let stamp_5 = stamp(Side::Presenters, "a", 5);
@@ -518,7 +518,7 @@ async fn what_cannot_be_rolled_out_is_told_with_its_reason() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
+async fn zero_replica_rollout_completes_after_last_pod_ends() {
     let testbed = Testbed::with_namespace("zero").await;
     testbed.deploy("backend", DRAINS, json!({"revisionHistoryLimit": 0}));
     let workload = testbed.workload("backend");
@@ -532,7 +532,7 @@ async fn a_scaled_down_workload_is_rolled_out_when_its_last_pod_is_gone() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_sync_is_proved_by_what_the_secret_holds() {
+async fn sync_is_proved_by_content_of_secret() {
     let testbed = Testbed::with_namespace("syncs").await;
     let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
@@ -587,7 +587,7 @@ async fn a_sync_is_proved_by_what_the_secret_holds() {
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
 #[expect(clippy::too_many_lines, reason = "one scenario, read from top to bottom")]
-async fn what_a_look_before_a_rotation_finds_is_so() {
+async fn preflight_findings_match_cluster_state() {
     let testbed = Testbed::with_namespace("looks").await;
     let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;
@@ -672,7 +672,7 @@ async fn what_a_look_before_a_rotation_finds_is_so() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn the_function_has_no_rights_where_nobody_gave_it_any() {
+async fn missing_right_to_namespace_or_cluster_is_named() {
     let testbed = Testbed::with_namespace("rights").await;
     let elsewhere = Workload { namespace: "kube-system".to_owned(), ..testbed.workload("backend") };
     let error = testbed.clusters.stamp(&elsewhere, &stamp(Side::Presenters, "a", 1)).await;

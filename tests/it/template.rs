@@ -26,7 +26,7 @@ const THREAT_MODEL: &str = include_str!("../../infra/threat-model.md");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
 
 #[test]
-fn every_variable_that_is_set_is_read() {
+fn template_variable_is_read_by_function() {
     let mut read = BTreeSet::from(config::variables());
     // Lambda sets this variable itself, and refuses a function that sets it too.
     assert!(read.remove(config::FUNCTION_NAME));
@@ -37,7 +37,7 @@ fn every_variable_that_is_set_is_read() {
 }
 
 #[test]
-fn defaults_of_the_template_are_those_of_the_function() {
+fn template_defaults_equal_function_defaults() {
     let mut set = environment();
     set.insert(config::FUNCTION_NAME.to_owned(), "changeover-rotator".to_owned());
     let deployed = Config::from(|variable| set.get(variable).cloned());
@@ -49,7 +49,7 @@ fn defaults_of_the_template_are_those_of_the_function() {
 }
 
 #[test]
-fn what_the_adapters_call_is_granted_and_nothing_else() {
+fn granted_actions_equal_adapter_calls() {
     let granted: BTreeSet<String> = statements("RotatorPolicy", "PolicyDocument")
         .into_iter()
         .chain(seals())
@@ -62,7 +62,7 @@ fn what_the_adapters_call_is_granted_and_nothing_else() {
 }
 
 #[test]
-fn events_are_sent_to_the_bus_that_is_named_or_not_at_all() {
+fn put_events_is_granted_only_for_configured_bus() {
     let policy = resource("RotatorPolicy")["Properties"]["PolicyDocument"]["Statement"].take();
     let conditional = policy.as_array().unwrap().iter().filter(|it| it[0] == "HasEventBus");
     let [telling] = conditional.collect::<Vec<_>>()[..] else { panic!("one statement: {policy}") };
@@ -76,7 +76,7 @@ fn events_are_sent_to_the_bus_that_is_named_or_not_at_all() {
 }
 
 #[test]
-fn every_statement_is_about_one_service_and_names_its_purpose() {
+fn policy_statement_covers_one_service_and_has_sid() {
     for statement in statements("RotatorPolicy", "PolicyDocument") {
         let services: BTreeSet<_> = strings(&statement["Action"])
             .into_iter()
@@ -88,7 +88,7 @@ fn every_statement_is_about_one_service_and_names_its_purpose() {
 }
 
 #[test]
-fn a_wildcard_resource_says_why() {
+fn wildcard_resource_is_explained_by_comment() {
     let mut wildcards = 0;
     for template in [TEMPLATE, TOKEN, PIPELINE] {
         let lines: Vec<_> = template.lines().map(str::trim).collect();
@@ -101,7 +101,7 @@ fn a_wildcard_resource_says_why() {
 }
 
 #[test]
-fn in_a_vpc_lambda_makes_the_interfaces_and_the_function_may_not() {
+fn only_lambda_manages_vpc_interfaces() {
     let policy = statements("RotatorPolicy", "PolicyDocument");
     let [may, may_not] = ["AttachToTheVpc", "LeaveTheVpcToLambda"]
         .map(|sid| policy.iter().find(|statement| statement["Sid"] == sid).unwrap());
@@ -113,7 +113,7 @@ fn in_a_vpc_lambda_makes_the_interfaces_and_the_function_may_not() {
 }
 
 #[test]
-fn in_shared_tables_the_function_is_held_to_what_it_writes() {
+fn shared_table_access_is_limited_to_written_attributes() {
     let policy = statements("RotatorPolicy", "PolicyDocument");
     // A read lists its attributes, and a write returns none.
     for (sid, action, answered) in [
@@ -168,7 +168,7 @@ fn only_one_policy_writes_specs_and_clusters() {
 }
 
 #[test]
-fn observers_invoke_the_alias_through_which_nothing_is_changed() {
+fn observers_invoke_only_status_alias() {
     assert_eq!(resource("StatusAlias")["Properties"]["Name"], STATUS_ALIAS);
     let invoked: Vec<_> = statements("Observe", "PolicyDocument")
         .into_iter()
@@ -179,7 +179,7 @@ fn observers_invoke_the_alias_through_which_nothing_is_changed() {
 }
 
 #[test]
-fn a_new_version_takes_over_bit_by_bit_and_is_taken_back_by_alarms() {
+fn new_version_shifts_traffic_with_alarm_rollback() {
     let function = &resource("Rotator")["Properties"];
     assert_eq!(function["AutoPublishAlias"], "live");
     assert_eq!(function["AutoPublishAliasAllProperties"], true);
@@ -203,7 +203,7 @@ fn a_new_version_takes_over_bit_by_bit_and_is_taken_back_by_alarms() {
 }
 
 #[test]
-fn whoever_asks_for_a_rotation_invokes_the_alias() {
+fn rotation_triggers_invoke_live_alias() {
     for rule in ["Inbox", "RotationRule"] {
         assert_eq!(resource(rule)["Properties"]["Targets"][0]["Arn"], "Rotator.Alias", "{rule}");
     }
@@ -222,7 +222,7 @@ fn whoever_asks_for_a_rotation_invokes_the_alias() {
 const SCHEDULE: &str = "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/changeover-RotationSchedule-1A2B3C4D";
 
 #[test]
-fn the_schedule_of_a_token_sends_the_example_event() {
+fn token_schedule_sends_example_event() {
     let token: Value = serde_saphyr::from_str(TOKEN).unwrap();
     let input = token["Resources"]["Schedule"]["Properties"]["Target"]["Input"].as_str().unwrap();
     let sent = input
@@ -234,7 +234,7 @@ fn the_schedule_of_a_token_sends_the_example_event() {
 }
 
 #[test]
-fn what_arrives_in_the_inbox_is_imported() {
+fn inbox_arrival_triggers_import_event() {
     let inbox = &resource("Inbox")["Properties"];
     assert_eq!(
         inbox["EventPattern"],
@@ -269,7 +269,7 @@ fn what_arrives_in_the_inbox_is_imported() {
 }
 
 #[test]
-fn the_threat_model_names_every_right_that_is_granted() {
+fn threat_model_names_each_granted_statement() {
     let template = template();
     let policies = template["Resources"].as_object().unwrap().iter().filter(|(_, it)| {
         it["Type"] == "AWS::IAM::Policy" || it["Type"] == "AWS::IAM::ManagedPolicy"
@@ -282,7 +282,7 @@ fn the_threat_model_names_every_right_that_is_granted() {
 }
 
 #[test]
-fn administrators_cannot_use_the_sealing_key() {
+fn administrators_cannot_use_sealing_key() {
     let administers = statements("SealingKey", "KeyPolicy")
         .into_iter()
         .filter(|statement| statement["Principal"]["AWS"] != "RotatorRole.Arn");
@@ -301,7 +301,7 @@ fn administrators_cannot_use_the_sealing_key() {
 }
 
 #[test]
-fn the_function_uses_the_sealing_key_under_its_scope_only() {
+fn function_uses_sealing_key_only_within_scope() {
     let seals = seals();
     let [seals] = seals.as_slice() else { panic!("one statement lets the function use the key") };
     assert_eq!(seals["Action"], json!(["kms:Encrypt", "kms:Decrypt"]));
@@ -315,7 +315,7 @@ fn the_function_uses_the_sealing_key_under_its_scope_only() {
 }
 
 #[test]
-fn tokens_of_clusters_are_decrypted_for_parameter_store_and_below_the_clusters_only() {
+fn cluster_token_decryption_has_service_and_path_limits() {
     let decrypts = statements("RotatorPolicy", "PolicyDocument");
     let decrypts = decrypts.iter().find(|it| it["Sid"] == "ReadTokensOfClusters").unwrap();
     assert_eq!(decrypts["Action"], "kms:Decrypt");
@@ -331,7 +331,7 @@ fn tokens_of_clusters_are_decrypted_for_parameter_store_and_below_the_clusters_o
 }
 
 #[test]
-fn the_function_invokes_itself_and_no_other() {
+fn function_invokes_only_itself() {
     let invokes = statements("RotatorPolicy", "PolicyDocument");
     let invokes = invokes.iter().find(|it| it["Sid"] == "HandOnSweeps").unwrap();
     let name = resource("Rotator")["Properties"]["FunctionName"].as_str().unwrap().to_owned();
@@ -342,7 +342,7 @@ fn the_function_invokes_itself_and_no_other() {
 }
 
 #[test]
-fn records_outlive_the_stack_and_can_be_restored() {
+fn records_outlive_stack_and_are_restorable() {
     let table = resource("Table");
     assert_eq!(table["DeletionPolicy"], "Retain");
     assert_eq!(table["UpdateReplacePolicy"], "Retain");
@@ -356,7 +356,7 @@ fn records_outlive_the_stack_and_can_be_restored() {
 }
 
 #[test]
-fn the_table_is_the_one_that_the_contract_describes() {
+fn table_definition_matches_contract() {
     let table = &resource("Table")["Properties"];
     assert_eq!(
         table["KeySchema"],
@@ -384,13 +384,13 @@ fn the_table_is_the_one_that_the_contract_describes() {
 }
 
 #[test]
-fn the_log_is_kept_for_ninety_days() {
+fn log_is_kept_for_ninety_days() {
     assert_eq!(resource("Logs")["Properties"]["RetentionInDays"], 90);
     assert_eq!(resource("Rotator")["Properties"]["LoggingConfig"]["LogGroup"], "Logs");
 }
 
 #[test]
-fn an_invocation_lasts_as_long_as_lambda_lets_it() {
+fn function_timeout_is_lambda_maximum() {
     // https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
     let longest = Duration::from_secs(15 * 60).as_secs();
     assert_eq!(resource("Rotator")["Properties"]["Timeout"], longest);
@@ -407,7 +407,7 @@ fn parameters_and_outputs_are_described() {
 }
 
 #[test]
-fn rights_in_a_cluster_end_at_the_namespace_or_at_a_name_and_say_what_they_cover() {
+fn cluster_rights_are_limited_to_namespace_or_name() {
     for role in documents_of_kind(CLUSTER_RIGHTS, "Role") {
         assert!(role["metadata"]["labels"]["changeover.dev/feature"].is_string(), "{role}");
     }
@@ -429,7 +429,7 @@ fn rights_in_a_cluster_end_at_the_namespace_or_at_a_name_and_say_what_they_cover
 }
 
 #[test]
-fn the_access_entry_maps_to_the_group_that_roles_are_bound_to() {
+fn access_entry_maps_to_group_of_role_bindings() {
     let access: Value = serde_saphyr::from_str(ACCESS).unwrap();
     let group = &access["Parameters"]["Group"]["Default"];
     let entry = &access["Resources"]["Access"]["Properties"];
@@ -446,7 +446,7 @@ fn the_access_entry_maps_to_the_group_that_roles_are_bound_to() {
 }
 
 #[test]
-fn every_role_is_bound_to_the_group_alone() {
+fn role_is_bound_only_to_function_group() {
     for (manifest, role, binding) in [
         (CLUSTER_RIGHTS, "Role", "RoleBinding"),
         (CLUSTER_POLICY, "ClusterRole", "ClusterRoleBinding"),
@@ -466,7 +466,7 @@ fn every_role_is_bound_to_the_group_alone() {
 }
 
 #[test]
-fn whatever_the_group_may_change_in_a_cluster_a_policy_limits() {
+fn mutating_rights_are_limited_by_admission_policy() {
     let policies = documents_of_kind(CLUSTER_POLICY, "ValidatingAdmissionPolicy");
     let bound: Vec<_> = documents_of_kind(CLUSTER_POLICY, "ValidatingAdmissionPolicyBinding")
         .iter()
@@ -498,7 +498,7 @@ fn whatever_the_group_may_change_in_a_cluster_a_policy_limits() {
 }
 
 #[test]
-fn rights_in_a_cluster_cover_the_kinds_that_the_adapter_names() {
+fn cluster_rights_match_kinds_named_by_adapter() {
     let everywhere = rules(CLUSTER_POLICY, "ClusterRole");
     let granted: BTreeSet<String> = rules(CLUSTER_RIGHTS, "Role")
         .iter()
@@ -535,7 +535,7 @@ fn each_resource(rule: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn actions_are_pinned_by_their_whole_hash() {
+fn workflow_actions_are_pinned_by_full_hash() {
     let uses: Vec<_> =
         WORKFLOW.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")).collect();
     assert!(!uses.is_empty());

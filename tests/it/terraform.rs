@@ -49,7 +49,7 @@ const RESOURCES: [(&str, &str); 15] = [
 ];
 
 #[test]
-fn every_parameter_is_a_variable_and_every_output_an_output() {
+fn variables_and_outputs_match_template() {
     let own = VARIABLES_OF_ITS_OWN.map(str::to_owned);
     let expected = parameters().into_keys().map(|name| in_snake_case(&name)).chain(own);
     assert_eq!(labels("variable"), expected.collect());
@@ -59,7 +59,7 @@ fn every_parameter_is_a_variable_and_every_output_an_output() {
 }
 
 #[test]
-fn a_variable_defaults_to_what_its_parameter_does_and_takes_nothing_else() {
+fn variable_has_default_and_constraints_of_parameter() {
     for (name, parameter) in parameters() {
         let variable = in_snake_case(&name);
         let start = format!("variable \"{variable}\" {{\n");
@@ -112,7 +112,7 @@ fn a_variable_defaults_to_what_its_parameter_does_and_takes_nothing_else() {
 }
 
 #[test]
-fn the_function_is_given_the_same_variables() {
+fn function_has_same_environment_variables() {
     let given: BTreeSet<_> = module()
         .lines()
         .filter_map(|line| line.split_once(" = "))
@@ -126,7 +126,7 @@ fn the_function_is_given_the_same_variables() {
 }
 
 #[test]
-fn the_function_is_the_same() {
+fn function_settings_match_template() {
     let template = template::template();
     let module = module();
     let function = between(&module, "resource \"aws_lambda_function\" ", "\nresource ");
@@ -145,7 +145,7 @@ fn the_function_is_the_same() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn the_same_is_granted_under_the_same_conditions() {
+fn grants_and_conditions_match_template() {
     let template = template::template();
     // All statements of the template, by their Sid.
     let mut granted = BTreeMap::new();
@@ -219,7 +219,7 @@ fn the_same_is_granted_under_the_same_conditions() {
 }
 
 #[test]
-fn the_same_is_told_by_the_same_alarms() {
+fn alarm_definitions_match_template() {
     let template = template::template();
     let module = module();
     let mut alarms = BTreeSet::new();
@@ -282,7 +282,7 @@ fn the_same_is_told_by_the_same_alarms() {
 }
 
 #[test]
-fn the_same_is_shown_by_the_same_dashboard() {
+fn dashboard_graphs_match_template() {
     let template = template::template();
     let module = module();
     let titles: BTreeSet<_> =
@@ -311,7 +311,7 @@ fn the_same_is_shown_by_the_same_dashboard() {
 }
 
 #[test]
-fn records_and_keys_are_kept_as_well() {
+fn records_and_keys_are_protected_from_destroy() {
     let module = module();
     let table = between(&module, "resource \"aws_dynamodb_table\"", "\nlocals {");
     for line in [
@@ -338,7 +338,7 @@ fn records_and_keys_are_kept_as_well() {
 }
 
 #[test]
-fn every_resource_is_there_and_every_rule_sends_the_same() {
+fn resources_and_sent_events_match_template() {
     let template = template::template();
     let module = module();
     let of = |kind: &str| {

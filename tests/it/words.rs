@@ -36,13 +36,13 @@ const DOCUMENTS: [&str; 11] = [
 ];
 
 #[test]
-fn comments_name_who_acts_and_what_is_done() {
+fn comments_contain_no_vague_words() {
     let paths = RUST.into_iter().flat_map(sources::paths_under);
     assert_plain(paths.map(with_text), |line| line.trim_start().strip_prefix("//").and_then(vague));
 }
 
 #[test]
-fn messages_name_who_acts_and_what_is_done() {
+fn messages_contain_no_vague_words() {
     let is_product = |path: &str| {
         path.contains("src/") && !path.contains("testkit") && !path.ends_with("/tests.rs")
     };
@@ -53,7 +53,7 @@ fn messages_name_who_acts_and_what_is_done() {
 }
 
 #[test]
-fn documents_name_who_acts_and_what_is_done() {
+fn documents_contain_no_vague_words() {
     assert_plain(DOCUMENTS.map(str::to_owned).map(with_text), vague);
 }
 
@@ -104,7 +104,7 @@ fn texts(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn vague_words_are_found_as_words() {
+fn vague_word_matches_whole_words_only() {
     assert_eq!(vague("Nobody knows"), Some("nobody"));
     assert_eq!(vague("shallow, untold, `nobody_knows`, {told:?}"), None);
 }

@@ -76,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_comes_back_as_it_went(value in any_json()) {
+        fn json_round_trips_through_attributes(value in any_json()) {
             prop_assert_eq!(to_json(&from_json(value.clone())), value);
         }
     }

@@ -199,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn its_description_is_consistent() {
+    fn command_definition_is_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]
-    fn every_action_is_read() {
+    fn actions_are_parsed_with_their_options() {
         for words in [
             "changeover rotate datastore-token",
             "changeover rotate datastore-token --follow --key k --wait 5s --timeout 10m",
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_ends_with_two() {
+    fn wrong_usage_exits_with_two() {
         for words in [
             "changeover",
             "changeover revolve",
@@ -251,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn help_is_no_mistake() {
+    fn help_and_version_exit_with_zero() {
         for words in ["changeover --help", "changeover rotate --help", "changeover --version"] {
             assert_eq!(read(words).expect_err(words).exit_code(), 0, "{words}");
         }
     }
 
     #[test]
-    fn a_token_passed_by_mistake_is_not_repeated() {
+    fn token_passed_by_mistake_is_not_repeated() {
         let error = read("changeover rotate ds_S3cretS3cret").expect_err("'_' is not of a name");
         assert!(!error.render().to_string().contains("S3cret"), "{error}");
     }

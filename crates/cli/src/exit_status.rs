@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_of_the_contract_has_its_code() {
+    fn outcome_maps_to_its_exit_code() {
         for (outcome, expected) in [
             ("rotated", 0),
             ("unchanged", 0),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_that_was_dropped_is_a_failure() {
+    fn dropped_rotation_counts_as_failure() {
         for (outcome, expected) in [("dropped", 1), ("unchanged", 0), ("rotated", 0), ("held", 3)] {
             let text = json!({"outcome": outcome}).to_string();
             let reply = Reply { text, is_error: false };
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_is_as_bad_as_the_worst_of_its_tokens() {
+    fn sweep_exits_as_its_worst_token() {
         let done = json!({"outcome": "completed", "token": "a"});
         let moving = json!({"outcome": "in_progress", "token": "b"});
         let held = json!({"outcome": "held", "token": "c"});
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_fails_where_it_could_not_be_told() {
+    fn status_fails_only_for_unreadable_token() {
         let failed = json!({"token": "d", "error": "BadSpec", "message": "could not"});
         let held = json!({"token": "c", "held": {"object": "o", "reason": "r", "fix": "f"}});
         assert_eq!(code(json!({"outcome": "reported", "results": [held, failed]})), 1);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_never_done() {
+    fn invalid_or_error_reply_is_a_failure() {
         for text in ["", "null", "[]", "\"rotated\"", "{}", "{\"outcome\": 7}", "<html>"] {
             let reply = Reply { text: text.to_owned(), is_error: false };
             assert_eq!(ExitStatus::of(&reply), ExitStatus::Failed, "{text}");

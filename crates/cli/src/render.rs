@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_is_told_in_a_few_lines() {
+    fn rotation_is_rendered_in_few_lines() {
         let rotated = json!({
             "outcome": "rotated", "token": "datastore-token", "version": 7, "rotation": "3f0c",
             "leg": "overlap", "step": "publish", "selectors": ["/backend/datastore-token:12"],
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_says_where_why_and_what_to_do() {
+    fn held_rotation_shows_object_reason_and_fix() {
         let held = json!({
             "outcome": "held", "token": "datastore-token", "version": 7, "leg": "expand",
             "step": "roll_out", "held": {"object": "deployment backend/datastore", "reason":
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_shows_what_there_is_and_leaves_out_what_there_is_not() {
+    fn status_shows_only_present_values() {
         let standing = json!({
             "token": "datastore-token", "revision": 12, "rotation": null, "leg": "overlap",
             "step": "roll_out", "due_at": "2026-11-22T12:00:10.000Z", "unanswered_until": null,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_is_a_table_as_wide_as_the_terminal() {
+    fn preflight_table_fits_terminal_width() {
         let finding = json!({
             "severity": "refusal", "object": "deployment backend/datastore of cluster prod",
             "reason": "it is paused, and would never finish to roll out",
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_steers_no_terminal() {
+    fn control_characters_are_escaped_in_output() {
         let held = json!({
             "outcome": "held", "token": "a", "warnings": ["\u{1b}[2Jgone\u{7}\u{9b}"],
             "held": {"object": "o", "reason": "\r\u{1b}]0;title\u{7}", "fix": "f"},
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_show_is_said() {
+    fn empty_result_is_reported_in_words() {
         assert_eq!(
             displayed_value(json!({"outcome": "swept", "results": []}), WIDE),
             "nothing was due\n"
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_told_by_its_two_largest_units() {
+    fn duration_shows_its_two_largest_units() {
         for (milliseconds, text) in [
             (0, "0s"),
             (999, "999ms"),

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Reads and parses the spec of a token. It is never older than the one that the token's record works from.
 ///
 /// # Errors
-/// Those of [`spec`]. `Throttled` if Parameter Store keeps returning an earlier text.
+/// Those of [`fn@spec`]. `Throttled` if Parameter Store keeps returning an earlier text.
 pub(crate) async fn read(
     ports: &Ports,
     settings: &Settings,

@@ -209,7 +209,7 @@ mod tests {
     struct Layer(&'static str, #[source] Option<Box<Layer>>);
 
     #[test]
-    fn an_error_reads_as_one_sentence_with_its_fix() {
+    fn error_displays_as_one_sentence_with_its_fix() {
         let error = Error::new(
             Kind::AccessDenied,
             "read the parameter",
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once_each_and_outermost_first() {
+    fn causes_are_printed_once_and_outermost_first() {
         let inner = Layer("connection reset", None);
         let middle = Layer("dispatch failure", Some(Box::new(inner)));
         assert_eq!(error_chain(&middle), "dispatch failure: connection reset");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_name_of_its_own() {
+    fn kinds_have_distinct_names() {
         let names: std::collections::BTreeSet<_> =
             Kind::ALL.iter().map(|kind| kind.as_str()).collect();
         assert_eq!(names.len(), Kind::ALL.len());

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_same_by_its_id_and_its_arn_and_another_is_told() {
+    fn different_or_uncertain_key_is_reported() {
         let account = "arn:aws:kms:eu-west-1:123456789012";
         let (one, other) = (
             "11111111-2222-3333-4444-555555555555".to_owned(),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn parameter_that_its_policy_deletes_is_reported() {
+    fn parameter_with_expiration_policy_is_reported() {
         let spec = spec(&serde_json::json!({
             "token": {"bytes": 32}, "overlap": "15m",
             "presenters": {"publish": [{"ssm": "/backend/token"}], "within": "5s"},
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_holds_both_views_is_told() {
+    fn item_with_both_views_is_reported() {
         let item = |name: &str| serde_json::json!({"dynamodb": {"table": "services", "key": {"id": name}}});
         let with = |accepted: &str| {
             spec(&serde_json::json!({
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_or_a_time_out_that_is_shorter_than_a_rollout_is_told() {
+    fn overlap_or_timeout_below_rollout_time_is_reported() {
         let with = |overlap: &str, timeout: &str| {
             spec(&serde_json::json!({
                 "token": {"bytes": 32}, "source": "generated", "overlap": overlap,

@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_the_targets_or_bears_the_external_secrets_name() {
+    fn secret_name_defaults_to_external_secret_name() {
         let named = |target| secret_name(&external_secret(json!({"target": target}))).to_owned();
         assert_eq!(named(json!({})), "datastore-token");
         assert_eq!(named(json!({"name": "copy"})), "copy");

@@ -56,7 +56,7 @@ impl Life {
     }
 
     /// This life, or one just above `found`, if this one is below it only because clocks disagree. A life
-    /// that was found further ahead than [`CLOCKS_DISAGREE`] stays above this one.
+    /// that was found further ahead than `CLOCKS_DISAGREE` stays above this one.
     #[must_use]
     pub fn above(self, found: Option<Life>) -> Self {
         let farthest = self.created_at() + CLOCKS_DISAGREE;

@@ -74,7 +74,7 @@ fn assert_one(refused: &[String], words: &[&str]) {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn policy_that_a_workload_no_longer_meets_is_found_before_a_rotation() {
+async fn violated_admission_policy_is_found_before_rotation() {
     let testbed = Testbed::with_namespace("limits").await;
     let strategy = json!({"rollingUpdate": {"maxUnavailable": 1}});
     for (kind, name, field) in [
@@ -119,7 +119,7 @@ async fn policy_that_a_workload_no_longer_meets_is_found_before_a_rotation() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn addition_of_a_mutating_policy_to_our_change_is_found_before_a_rotation() {
+async fn change_by_mutating_policy_is_found_before_rotation() {
     let testbed = Testbed::with_namespace("mutates").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");
@@ -156,7 +156,7 @@ async fn addition_of_a_mutating_policy_to_our_change_is_found_before_a_rotation(
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn webhook_that_nobody_serves_is_found_before_a_rotation() {
+async fn unreachable_webhook_is_found_before_rotation() {
     let testbed = Testbed::with_namespace("dead").await;
     let parameter = testbed.parameter();
     testbed.put_parameter(&parameter, "one").await;

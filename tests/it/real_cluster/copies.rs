@@ -55,7 +55,7 @@ impl Testbed {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
+async fn refresh_of_cluster_external_secret_syncs_its_child() {
     let testbed = Testbed::with_namespace("kept").await;
     let name = testbed.namespace.clone();
     let rule = json!({
@@ -111,7 +111,7 @@ async fn a_cluster_external_secret_is_told_and_its_child_syncs() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_sync_by_its_own_interval_between_write_and_force_is_no_loss() {
+async fn interval_sync_before_forced_refresh_is_accepted() {
     let testbed = Testbed::with_namespace("interval").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     testbed.create_external_secret(&json!({"refreshInterval": "1s"}));
@@ -130,7 +130,7 @@ async fn a_sync_by_its_own_interval_between_write_and_force_is_no_loss() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn what_a_broken_store_says_is_told() {
+async fn sync_error_of_missing_store_is_reported() {
     let testbed = Testbed::with_namespace("broken").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     testbed.create_external_secret(&json!({}));
@@ -145,7 +145,7 @@ async fn what_a_broken_store_says_is_told() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn ready_without_a_secret_is_not_done() {
+async fn ready_without_secret_is_not_done() {
     let testbed = Testbed::with_namespace("missing").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     let target = json!({"name": "copy", "creationPolicy": "Merge", "deletionPolicy": "Retain"});
@@ -168,7 +168,7 @@ async fn ready_without_a_secret_is_not_done() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn ready_on_a_retained_secret_is_not_done() {
+async fn ready_on_retained_secret_is_not_done() {
     let testbed = Testbed::with_namespace("retained").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     testbed.create_external_secret(&json!({}));
@@ -214,7 +214,7 @@ async fn ready_on_a_retained_secret_is_not_done() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn neighbours_that_push_the_same_secret_are_not_touched() {
+async fn push_secret_of_copied_secret_stays_unchanged() {
     let testbed = Testbed::with_namespace("pushed").await;
     testbed.put_parameter(&testbed.parameter(), "one").await;
     testbed.create_external_secret(&json!({}));
@@ -251,7 +251,7 @@ async fn neighbours_that_push_the_same_secret_are_not_touched() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
+async fn secret_write_changes_only_its_own_key() {
     let testbed = Testbed::with_namespace("written").await;
     // The right is limited to the Secret's name, also for its creation.
     testbed.grant_secret();
@@ -304,13 +304,13 @@ async fn a_secret_is_written_key_by_key_and_keeps_what_is_not_ours() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_key_of_a_secret_keeps_its_newest_view() {
+async fn key_of_secret_keeps_newest_view() {
     let testbed = Testbed::with_namespace("newest").await;
     testbed.grant_secret();
     let written = |key: &str| {
         testbed.copied_by(SecretCopy::Secret { name: "copy".to_owned(), key: key.to_owned() })
     };
-    changeover_testkit::contract::secrets::a_key_of_a_secret_keeps_its_newest_view(
+    changeover_testkit::contract::secrets::key_of_secret_keeps_newest_view(
         &testbed.clusters,
         written,
     )
@@ -320,7 +320,7 @@ async fn a_key_of_a_secret_keeps_its_newest_view() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_secret_that_is_not_ours_to_write_is_left_alone() {
+async fn unwritable_secret_is_held_with_its_reason() {
     let testbed = Testbed::with_namespace("theirs").await;
     testbed.grant_secret();
     testbed.put_parameter(&testbed.parameter(), "one").await;

@@ -58,8 +58,7 @@ impl Testbed {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_price_of_a_few_calls()
-{
+async fn each_workload_kind_drains_pods_with_few_calls() {
     let testbed = Testbed::with_namespace("kinds").await;
     // Two workloads of each kind, so that the test shows which requests they share.
     let mut workloads = Vec::new();
@@ -110,7 +109,7 @@ async fn every_kind_is_rolled_out_when_its_last_older_pod_has_drained_at_the_pri
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_stateful_set_that_was_repaired_is_held_until_its_broken_pod_is_deleted() {
+async fn repaired_stateful_set_is_held_until_pod_deletion() {
     let testbed = Testbed::with_namespace("ordered").await;
     testbed.deploy_as("StatefulSet", "database", SLEEPS, json!({}));
     let workload = testbed.workload_of(WorkloadKind::StatefulSet, "database");
@@ -146,7 +145,7 @@ async fn a_stateful_set_that_was_repaired_is_held_until_its_broken_pod_is_delete
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn pods_that_admission_refuses_are_held_with_its_words_for_every_kind() {
+async fn each_kind_is_held_with_pod_admission_message() {
     let testbed = Testbed::with_namespace("refuses").await;
     for (kind, object) in KINDS {
         testbed.deploy_as(object, &kind.to_string(), SLEEPS, json!({}));
@@ -179,7 +178,7 @@ async fn pods_that_admission_refuses_are_held_with_its_words_for_every_kind() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn what_befalls_a_rollout_midway_is_told_with_its_reason() {
+async fn disturbed_rollout_is_reported_with_its_reason() {
     let testbed = Testbed::with_namespace("midway").await;
     let stamp_5 = stamp(Side::Presenters, "a", 5);
     let unready = json!({"spec": {"template": {"spec": {"containers": [{
@@ -250,7 +249,7 @@ fn kind_of_object(kind: WorkloadKind) -> String {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_stateful_set_is_rolled_out_when_its_min_ready_seconds_are_over() {
+async fn stateful_set_rollout_waits_for_min_ready_seconds() {
     let testbed = Testbed::with_namespace("minready").await;
     let parallel = json!({"podManagementPolicy": "Parallel", "minReadySeconds": 4, "replicas": 1});
     testbed.deploy_as("StatefulSet", "database", SLEEPS, parallel);
@@ -265,7 +264,7 @@ async fn a_stateful_set_is_rolled_out_when_its_min_ready_seconds_are_over() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn without_a_verb_on_a_kind_it_is_told_which() {
+async fn missing_verb_on_workload_kind_is_named() {
     let testbed = Testbed::with_namespace("verbs").await;
     for (kind, object) in &KINDS[1..] {
         testbed.deploy_as(object, "backend", SLEEPS, json!({}));

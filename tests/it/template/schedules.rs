@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{example, resource, statements, strings, template};
 
 #[test]
-fn a_sweep_that_fails_is_not_repeated() {
+fn failed_sweep_is_not_repeated() {
     let invocations = &resource("SweepInvocations")["Properties"];
     assert_eq!(invocations["Qualifier"], resource("SweepAlias")["Properties"]["Name"]);
     assert_eq!(invocations["MaximumRetryAttempts"], 0);
@@ -19,13 +19,13 @@ fn a_sweep_that_fails_is_not_repeated() {
 }
 
 #[test]
-fn a_sweep_that_cannot_be_delivered_is_not_repeated() {
+fn undelivered_sweep_is_not_repeated() {
     let policy = &resource("Sweep")["Properties"]["Targets"][0]["RetryPolicy"];
     assert_eq!(*policy, json!({"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}));
 }
 
 #[test]
-fn an_event_that_fails_is_tried_again_and_then_kept_with_its_error() {
+fn failed_event_is_retried_and_then_kept() {
     let latest = ("UnqualifiedInvocations", "$LATEST");
     for (invocations, qualifier) in [("EventInvocations", "live"), latest] {
         let invocations = &resource(invocations)["Properties"];
@@ -45,7 +45,7 @@ fn an_event_that_fails_is_tried_again_and_then_kept_with_its_error() {
 }
 
 #[test]
-fn queues_of_events_are_encrypted_and_keep_them_as_long_as_they_can() {
+fn event_queues_are_encrypted_with_maximum_retention() {
     for queue in ["FailedEvents", "UndeliveredEvents"] {
         let properties = &resource(queue)["Properties"];
         assert_eq!(properties["SqsManagedSseEnabled"], true);
@@ -55,7 +55,7 @@ fn queues_of_events_are_encrypted_and_keep_them_as_long_as_they_can() {
 }
 
 #[test]
-fn nobody_else_sends_to_a_queue_of_events() {
+fn event_queues_refuse_other_senders() {
     for (queue, denied) in [
         ("FailedEvents", vec![json!({"ArnNotEquals": {"aws:PrincipalArn": "RotatorRole.Arn"}})]),
         (
@@ -87,7 +87,7 @@ fn nobody_else_sends_to_a_queue_of_events() {
 }
 
 #[test]
-fn what_a_schedule_cannot_deliver_is_tried_for_hours_and_then_kept() {
+fn undelivered_event_is_retried_for_hours_then_kept() {
     let rule = &resource("RotationRule")["Properties"]["Targets"][0];
     let schedule = &resource("RotationSchedule")["Properties"]["Target"];
     for target in [rule, schedule] {
@@ -99,7 +99,7 @@ fn what_a_schedule_cannot_deliver_is_tried_for_hours_and_then_kept() {
 }
 
 #[test]
-fn a_rule_or_a_schedule_rotates_and_never_both() {
+fn rule_and_schedule_are_mutually_exclusive() {
     let conditions = &template()["Conditions"];
     for (condition, by) in [("HasRotationRule", "rule"), ("HasRotationSchedule", "scheduler")] {
         assert_eq!(conditions[condition], json!(["HasSchedule", ["ScheduledBy", by]]));
@@ -117,7 +117,7 @@ fn a_rule_or_a_schedule_rotates_and_never_both() {
 }
 
 #[test]
-fn a_schedule_has_a_time_zone_and_a_window_and_a_role_of_its_own() {
+fn schedule_has_time_zone_window_and_own_role() {
     let schedule = &resource("RotationSchedule")["Properties"];
     assert_eq!(schedule["ScheduleExpressionTimezone"], "ScheduleTimezone");
     let window = json!([
@@ -144,7 +144,7 @@ fn a_schedule_has_a_time_zone_and_a_window_and_a_role_of_its_own() {
 }
 
 #[test]
-fn rules_and_schedules_send_the_example_events() {
+fn rules_and_schedules_send_example_events() {
     let transformer = &resource("RotationRule")["Properties"]["Targets"][0]["InputTransformer"];
     assert_eq!(transformer["InputPathsMap"], json!({"time": "$.time"}));
     let rule = "arn:aws:events:eu-west-1:123456789012:rule/changeover-RotationRule-1A2B3C4D";

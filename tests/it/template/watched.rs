@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const RUNBOOKS: &str = include_str!("../../../infra/runbooks.md");
 
 #[test]
-fn each_alarm_has_its_runbook_and_each_runbook_an_alarm() {
+fn alarms_and_runbooks_match_each_other() {
     let mut alarms = BTreeSet::new();
     for template in [TEMPLATE, TOKEN] {
         let template: Value = serde_saphyr::from_str(template).unwrap();
@@ -33,7 +33,7 @@ fn each_alarm_has_its_runbook_and_each_runbook_an_alarm() {
 }
 
 #[test]
-fn alarms_and_dashboard_ask_for_metrics_that_this_function_writes() {
+fn alarms_and_dashboard_use_only_written_metrics() {
     let alarms = asked_by_alarms(TEMPLATE, NAMESPACE);
     let graphs = asked_by_graphs();
     for (asked, metric) in [(&alarms, "Sweeps"), (&alarms, "Outcomes"), (&graphs, "CurrentAge")] {
@@ -56,7 +56,7 @@ fn alarms_and_dashboard_ask_for_metrics_that_this_function_writes() {
 }
 
 #[test]
-fn what_is_made_for_a_token_bears_the_name_of_its_function() {
+fn token_metrics_and_alarms_name_their_function() {
     let token: Value = serde_saphyr::from_str(TOKEN).unwrap();
     let mut written = BTreeSet::new();
     for resource in token["Resources"].as_object().unwrap().values() {
@@ -86,7 +86,7 @@ fn what_is_made_for_a_token_bears_the_name_of_its_function() {
 }
 
 #[test]
-fn the_dashboard_is_json_and_shows_every_alarm_that_is_always_there() {
+fn dashboard_shows_each_unconditional_alarm() {
     let displayed_value: BTreeSet<_> =
         strings(&dashboard()["widgets"][0]["properties"]["alarms"]).into_iter().collect();
     let template = template();

@@ -10,7 +10,7 @@ from testbed.small_platform import SmallPlatform
 
 @pytest.mark.xdist_group("homelab")
 @pytest.mark.slow
-def a_rotation_outlives_the_api_server(another_cluster, tell):
+def rotation_survives_api_server_restart(another_cluster, tell):
     with SmallPlatform(another_cluster, "outlives") as small:
         small.create(spec=small.spec(overlap="5s"))
         asked: dict = {}

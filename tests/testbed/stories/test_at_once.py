@@ -90,7 +90,7 @@ def at_once(testbed):
 
 
 @pytest.mark.parametrize("keys", ["one-key", "fifty-keys"])
-def fifty_invocations_at_once_are_one_rotation(at_once, tell, keys):
+def fifty_concurrent_invocations_cause_one_rotation(at_once, tell, keys):
     at_once = at_once(keys, INVOCATIONS)
     token = f"fifty-{keys}"
     # So long that all of them meet the rotation that the first of them begins.
@@ -125,7 +125,7 @@ def fifty_invocations_at_once_are_one_rotation(at_once, tell, keys):
     assert [(each["version"], each["stage"]) for each in standing["versions"]] == [(2, "current"), (1, "previous")]
 
 
-def two_hundred_tokens_at_once_all_complete(at_once, tell):
+def two_hundred_concurrent_rotations_complete(at_once, tell):
     at_once = at_once("two-hundred", AT_ONCE)
     tokens = [f"many-{number:03}" for number in range(TOKENS)]
     for token in tokens:

@@ -15,7 +15,7 @@ from service_token import ServiceTokenProvider  # noqa: E402
 ISSUED_LONG_AGO = "issued-by-hand-long-ago"
 
 
-def the_provider_class_reads_what_is_published_and_other_attributes_survive(testbed, tell):
+def provider_reads_published_tokens_and_other_attributes_survive(testbed, tell):
     with DynamicService(testbed, "provider") as service:
         service.create_table(ISSUED_LONG_AGO)
         service.put_spec(service.spec())

@@ -49,7 +49,7 @@ def testbed() -> Testbed:
     return Testbed.from_environment()
 
 
-def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
+def aws_cli_and_command_send_each_event(testbed, tmp_path, tell):
     (invoke,) = _shown("aws lambda invoke")
     # The CLI takes seconds to start: it sends some, and the others arrive as the same bytes.
     by_the_cli = sample.drawn(list(OUTCOMES), one_in=4)
@@ -102,7 +102,7 @@ def the_aws_cli_and_the_command_send_every_event(testbed, tmp_path, tell):
 
 
 @pytest.mark.verify
-def the_function_runs_on_ones_own_computer(testbed, tmp_path, tell):
+def function_runs_locally_under_cargo_lambda(testbed, tmp_path, tell):
     (watch,), (invoke,) = _shown("cargo lambda watch"), _shown("cargo lambda invoke")
     account = LoneAccount(testbed)
     token = LoneToken(account, TOKEN)

@@ -20,7 +20,7 @@ def pipeline(testbed):
 
 
 @pytest.mark.slow
-def a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it(testbed, tell, pipeline):
+def pipeline_stage_follows_rotation_and_fails_with_rollout(testbed, tell, pipeline):
     with SmallPlatform(testbed, "pipeline") as platform:
         switch = testbed.directory / f"{platform.name}-broken"
         platform.create()
@@ -70,13 +70,13 @@ def a_stage_rotates_goes_on_while_the_cluster_moves_and_fails_with_it(testbed, t
         ('{"action": "rotate", "token": "nobody-knows-it"}', "nobody-knows-it"),
     ],
 )
-def what_a_stage_asks_for_wrongly_fails_it_and_is_named(pipeline, written, told):
+def invalid_stage_parameters_are_named_in_failure(pipeline, written, told):
     execution = pipeline.execute(written)
     assert execution.failure["type"] == "ConfigurationError"
     assert told in execution.failure["message"]
 
 
-def a_missing_right_to_answer_is_loud_and_not_tried_again(testbed, pipeline):
+def denied_job_answer_is_logged_and_not_retried(testbed, pipeline):
     pipeline.is_forbidden = True
     with pytest.raises(Hangs):
         pipeline.execute('{"action": "sweep"}')

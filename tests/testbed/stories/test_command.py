@@ -19,7 +19,7 @@ def changeover(testbed, tmp_path_factory) -> Command:
     return Command(testbed, tmp_path_factory.mktemp("command"))
 
 
-def a_deploy_step_follows_a_rotation_to_its_end(testbed, changeover, tell):
+def deploy_step_follows_rotation_to_completion(testbed, changeover, tell):
     with SmallPlatform(testbed, "command") as platform:
         platform.create(spec=platform.spec(overlap="10s"))
         looked = changeover("preflight", platform.token)
@@ -70,7 +70,7 @@ def a_deploy_step_follows_a_rotation_to_its_end(testbed, changeover, tell):
         assert platform.load.failed == [], platform.load.failures()
 
 
-def a_workload_that_crashes_ends_the_deploy_step_with_three(testbed, changeover, tell):
+def deploy_step_exits_with_three_if_workload_crashes(testbed, changeover, tell):
     with SmallPlatform(testbed, "command-held") as platform:
         switch = testbed.directory / "command-held"
         platform.create()
@@ -95,7 +95,7 @@ def a_workload_that_crashes_ends_the_deploy_step_with_three(testbed, changeover,
         assert platform.load.failed == [], platform.load.failures()
 
 
-def the_time_limit_ends_the_waiting_and_not_the_rotation(testbed, changeover):
+def time_limit_ends_wait_but_not_rotation(testbed, changeover):
     with SmallPlatform(testbed, "command-late") as platform:
         platform.create(START_SECONDS="4")
         ran = changeover("--json", "rotate", platform.token, "--follow", "--timeout", "2s", "--key", "late")
@@ -107,7 +107,7 @@ def the_time_limit_ends_the_waiting_and_not_the_rotation(testbed, changeover):
         assert platform.load.failed == [], platform.load.failures()
 
 
-def what_fails_ends_with_one_and_wrong_usage_with_two(testbed, changeover):
+def failure_exits_with_one_and_misuse_with_two(testbed, changeover):
     for arguments in (["rotate"], ["rotate", "No_Name"], ["rotate", "a", "--wait", "soon"], ["revolve"], []):
         ran = changeover(*arguments)
         assert (ran.code, ran.out, "--help" in ran.log) == (2, "", True), ran
@@ -129,7 +129,7 @@ def what_fails_ends_with_one_and_wrong_usage_with_two(testbed, changeover):
     assert changeover("--profile", "people", "status", **useless).code == 0
 
 
-def a_refused_preflight_is_a_table_with_fixes(testbed, changeover):
+def refused_preflight_is_shown_as_table(testbed, changeover):
     with SmallPlatform(testbed, "command-refused") as platform:
         platform.create()
         platform.testbed.kubectl("rollout", "pause", "deployment/backend", f"--namespace={platform.name}")
@@ -141,7 +141,7 @@ def a_refused_preflight_is_a_table_with_fixes(testbed, changeover):
         assert changeover("rotate", platform.token).code == 1
 
 
-def completions_and_the_manual_are_written(changeover, tmp_path):
+def completions_and_manual_are_written(changeover, tmp_path):
     script = changeover("completions", "bash")
     assert script.code == 0
     subprocess.run(["bash", "-n"], input=script.out, text=True, check=True)

@@ -6,7 +6,7 @@ from testbed.small_platform import SmallPlatform
 
 
 @pytest.mark.parametrize("broken", ["datastore", "backend"])
-def a_crash_looping_workload_holds_the_rotation_until_it_is_repaired(testbed, tell, broken):
+def crash_looping_workload_holds_rotation_until_repaired(testbed, tell, broken):
     with SmallPlatform(testbed, f"broken-{broken}") as platform:
         switch = testbed.directory / f"broken-{broken}"
         platform.create(spec=platform.spec(rollout_timeout="2m"))

@@ -15,7 +15,7 @@ CLOSING_LINE = re.compile(r"demo: rotations=(\d+) requests=(\d+) failed=(\d+) se
 DEMO_SECONDS = 300
 
 
-def the_demo_on_the_account_alone_fails_no_request(testbed, tmp_path, tell):
+def demo_on_lone_account_fails_no_request(testbed, tmp_path, tell):
     picture = tmp_path / "demo.svg"
     command = [PROJECT / "tests" / "testbed" / "run", "demo", "--picture", picture]
     command += ["--rotator", testbed.rotator, "--command", testbed.command]
@@ -32,7 +32,7 @@ def the_demo_on_the_account_alone_fails_no_request(testbed, tmp_path, tell):
     assert _processes_that_know(tmp_path) == []
 
 
-def the_demo_in_a_cluster_fails_no_request(testbed, tmp_path, capsys, tell):
+def demo_in_cluster_fails_no_request(testbed, tmp_path, capsys, tell):
     picture = tmp_path / "demo.svg"
     with SmallPlatform(testbed, "demo") as platform:
         code = demo.main(platform, picture)

@@ -110,7 +110,7 @@ def testbed(testbed_itself, checkout) -> Testbed:
     return another_stack.found(testbed_itself, STACK)
 
 
-def readme_comes_from_an_empty_account_to_a_rotation(testbed, checkout, tell):
+def readme_commands_deploy_and_rotate_token(testbed, checkout, tell):
     _, put_spec, publish, rotate = _commands()
     (checkout.directory / "spec.json").write_text(_spec())
     checkout.run(put_spec.replace("/changeover/tokens/datastore-token", f"{SPECS}/{TOKEN}"))
@@ -122,13 +122,13 @@ def readme_comes_from_an_empty_account_to_a_rotation(testbed, checkout, tell):
     tell(said.splitlines()[-1].strip())
 
 
-def deployed_again_it_changes_nothing(testbed, checkout):
+def repeated_deployment_changes_nothing(testbed, checkout):
     before = testbed.boto3("lambda").get_alias(FunctionName=testbed.function, Name="live")["FunctionVersion"]
     assert "No changes to deploy" in checkout.run(_commands()[0], seconds=BUILD_SECONDS)
     assert testbed.boto3("lambda").get_alias(FunctionName=testbed.function, Name="live")["FunctionVersion"] == before
 
 
-def taken_out_it_leaves_the_records_and_the_keys(testbed, checkout):
+def stack_removal_keeps_records_and_keys(testbed, checkout):
     (remove,) = re.findall(r"`(make remove)`", (PROJECT / "infra" / "README.md").read_text())
     checkout.run(remove, "y\ny\ny\n")
     with pytest.raises(ClientError, match="ResourceNotFoundException"):

@@ -27,7 +27,7 @@ def aws(testbed):
 
 @pytest.mark.xdist_group("heavy")
 @pytest.mark.slow
-def no_fault_at_any_call_changes_what_a_rotation_comes_to(testbed, aws, tell):
+def fault_at_any_call_preserves_rotation_result(testbed, aws, tell):
     began = time.monotonic()
     at_work = threading.Semaphore(AT_WORK)
     with Bench(testbed, aws, at_work) as bench:

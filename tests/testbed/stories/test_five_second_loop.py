@@ -10,7 +10,7 @@ PERIOD_SECONDS = 5
 LOOP_SECONDS = 60 if sample.is_everything() else 20
 
 
-def a_rotation_every_five_seconds_fails_no_request(testbed, tell):
+def rotation_every_five_seconds_fails_no_request(testbed, tell):
     with DynamicService(testbed, "five-seconds") as service:
         assert service.create(service.spec(overlap="10s"))["outcome"] == "published"
         began = time.monotonic()

@@ -63,7 +63,7 @@ def workflow(testbed, tmp_path_factory) -> Workflow:
     return Workflow(testbed, tmp_path_factory.mktemp("workflow"))
 
 
-def a_workflow_rotates_and_hands_the_masked_token_on(testbed, workflow, tell):
+def workflow_rotates_and_outputs_masked_token(testbed, workflow, tell):
     with SmallPlatform(testbed, "workflow") as platform:
         platform.create()
         ran = workflow.run(token=platform.token, read_value="true", role_to_assume="arn:aws:iam::000000000000:role/r")
@@ -99,7 +99,7 @@ def a_workflow_rotates_and_hands_the_masked_token_on(testbed, workflow, tell):
         assert platform.load.failed == [], platform.load.failures()
 
 
-def a_held_rotation_fails_the_job_and_says_why(testbed, workflow, tell):
+def held_rotation_fails_job_with_reason(testbed, workflow, tell):
     with SmallPlatform(testbed, "workflow-held") as platform:
         switch = testbed.directory / "workflow-held"
         platform.create()
@@ -121,7 +121,7 @@ def a_held_rotation_fails_the_job_and_says_why(testbed, workflow, tell):
         assert platform.load.failed == [], platform.load.failures()
 
 
-def a_job_at_its_time_limit_and_one_that_fails_are_told_apart(testbed, workflow):
+def job_timeout_is_distinguished_from_failure(testbed, workflow):
     with SmallPlatform(testbed, "workflow-late") as platform:
         platform.create(START_SECONDS="4")
         ran = workflow.run(token=platform.token, timeout="2s")
@@ -136,7 +136,7 @@ def a_job_at_its_time_limit_and_one_that_fails_are_told_apart(testbed, workflow)
     assert "UnknownToken: could not find the spec of unknown" in ran.errors[0] and "UnknownToken" in ran.summary
 
 
-def inputs_are_never_run_nor_taken_for_options(workflow, tmp_path):
+def inputs_are_neither_executed_nor_parsed_as_options(workflow, tmp_path):
     pwned = tmp_path / "pwned"
     for text in (f'x"; touch {pwned}; "', f"$(touch {pwned})", f"`touch {pwned}`", "--help", "-V", f"a\n::error::{pwned}"):
         for inputs in ({"token": text}, {"token": "unknown", "key": text}, {"token": "unknown", "timeout": text}, {"token": "unknown", "follow": text}):
@@ -146,7 +146,7 @@ def inputs_are_never_run_nor_taken_for_options(workflow, tmp_path):
             assert all(error.startswith("::error title=changeover") for error in ran.errors), ran.errors
 
 
-def the_command_is_built_from_the_actions_own_checkout(workflow, tmp_path):
+def command_is_built_from_action_checkout(workflow, tmp_path):
     # Not for real: that takes minutes. Its arguments are those of a project and a program that exist.
     cargo = tmp_path / "cargo"
     cargo.write_text('#!/bin/bash\ntest -f "$5/Cargo.toml" && grep -qx "name = \\"$7\\"" "$5/Cargo.toml" || exit 9\n'
@@ -159,7 +159,7 @@ def the_command_is_built_from_the_actions_own_checkout(workflow, tmp_path):
     assert ran.code == 1 and "UnknownToken" in ran.errors[0], ran
 
 
-def nothing_is_put_into_a_script_and_others_actions_are_pinned():
+def scripts_interpolate_nothing_and_actions_are_pinned():
     for name in ("action.yml", "example-workflow.yml"):
         text = (ACTION / name).read_text()
         document = yaml.safe_load(text)
@@ -170,7 +170,7 @@ def nothing_is_put_into_a_script_and_others_actions_are_pinned():
             assert uses.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses), uses
 
 
-def the_readme_tells_of_each_input_and_output():
+def readme_describes_each_input_and_output():
     section = (PROJECT / "README.md").read_text().split("\n## From GitHub Actions\n")[1].split("\n## ")[0]
     action = yaml.safe_load((ACTION / "action.yml").read_text())
     for name in [*action["inputs"], *action["outputs"]]:

@@ -72,7 +72,7 @@ def name() -> Iterator[str]:
     yield f"issued-{uuid.uuid4().hex[:8]}"
 
 
-def what_arrives_is_rotated_to_without_one_failed_request(testbed, name, tell):
+def arrival_is_rotated_to_without_failed_request(testbed, name, tell):
     issued = [secrets.token_urlsafe(32) for _ in range(3)]
     with IssuedService(testbed, name) as service:
         service.arrive(issued[0])
@@ -106,7 +106,7 @@ def what_arrives_is_rotated_to_without_one_failed_request(testbed, name, tell):
         assert item["token_version"] == {"N": "3"}
 
 
-def what_cannot_be_a_token_changes_nothing(testbed, name):
+def unfit_arrival_is_refused_and_changes_nothing(testbed, name):
     first, second = (secrets.token_urlsafe(32) for _ in range(2))
     service = IssuedService(testbed, name)
     service.create_table()
@@ -140,7 +140,7 @@ def what_cannot_be_a_token_changes_nothing(testbed, name):
     assert service.presented()["token"] == {"S": second}
 
 
-def a_team_that_edits_its_item_by_hand_gets_an_overlap_for_each_edit(testbed, name, tell):
+def each_manual_edit_is_adopted_with_overlap(testbed, name, tell):
     with DynamicService(testbed, name) as service:
         service.create_table("issued-by-hand-long-ago")
         service.put_spec(service.spec(on_drift="adopt", overlap="30s"))

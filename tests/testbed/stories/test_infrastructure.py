@@ -17,14 +17,14 @@ from testbed.testbed import FunctionFailed
 RECORD = {"pk": {"S": "token#kept"}, "sk": {"S": "record"}}
 
 
-def every_alias_is_of_the_version_that_was_published(testbed):
+def aliases_point_to_one_published_version(testbed):
     aliases = testbed.boto3("lambda").list_aliases(FunctionName=testbed.function)["Aliases"]
     assert {alias["Name"] for alias in aliases} == {"live", "status", "sweep"}
     (version,) = {alias["FunctionVersion"] for alias in aliases}
     assert version.isdigit()
 
 
-def an_update_is_shifted_bit_by_bit_and_undone_by_the_alarms_unless_that_is_off(testbed):
+def canary_update_with_alarm_rollback_is_optional(testbed):
     resources = deployment.translated(testbed.aws, AutomaticRollback="true", DeploymentType="Canary10Percent5Minutes")
     groups = {name: each for name, each in resources.items() if each["Type"] == "AWS::CodeDeploy::DeploymentGroup"}
     ((group, deployment_group),) = groups.items()
@@ -72,7 +72,7 @@ ATTEMPTS = {
 
 
 @pytest.mark.parametrize("policy", MAY)
-def who_holds_a_policy_may_do_that_and_nothing_else(testbed, policy):
+def policy_grants_exactly_its_operations(testbed, policy):
     (stack,) = testbed.boto3("cloudformation").describe_stacks(StackName=testbed.stack)["Stacks"]
     at = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]} | {"specs": testbed.specs}
     at["sealed"] = testbed.boto3("kms").encrypt(KeyId=at["SealingKeyArn"], Plaintext=b"x")["CiphertextBlob"]
@@ -88,13 +88,13 @@ def who_holds_a_policy_may_do_that_and_nothing_else(testbed, policy):
     assert done == MAY[policy]
 
 
-def observers_are_told_and_change_nothing(testbed):
+def status_alias_reports_and_refuses_changes(testbed):
     assert testbed.invoke(STATUS, "status")["outcome"] == "reported"
     with pytest.raises(FunctionFailed, match="only status and preflight"):
         testbed.invoke({"action": "sweep"}, "status")
 
 
-def an_arrival_in_the_inbox_is_what_the_rule_waits_for(testbed):
+def inbox_rule_matches_only_arrivals(testbed):
     """Of AWS's own example of the event: monitoring-systems-manager-event-examples.html in its user guide."""
     events = testbed.boto3("events")
     rules = [rule for rule in events.list_rules()["Rules"] if rule["Name"].startswith(f"{testbed.stack}-Inbox")]
@@ -121,7 +121,7 @@ def an_arrival_in_the_inbox_is_what_the_rule_waits_for(testbed):
     assert not matches("Update", f"{INBOX_PATH}-of-others/service-token")
 
 
-def a_token_is_a_stack_with_spec_schedule_and_alarms(testbed):
+def token_stack_creates_spec_schedule_and_alarms(testbed):
     name = f"stacked-{uuid.uuid4().hex[:8]}"
     spec = {"token": {"bytes": 32}, "overlap": "15m", "presenters": {"publish": [], "within": "5s"}}
     outputs = deployment.create(

@@ -27,7 +27,7 @@ CHANGES = ("PATCH ", ".PutItem", ".UpdateItem", ".TransactWriteItems", ".PutPara
 
 @pytest.mark.xdist_group("heavy")
 @pytest.mark.slow
-def a_rotation_killed_at_any_call_comes_to_the_same_end(testbed, tell):
+def kill_at_any_call_preserves_rotation_result(testbed, tell):
     began = time.monotonic()
     with (
         light_platform.light_platforms(testbed, "killed", TOKENS, **QUICKLY) as platforms,

@@ -281,7 +281,7 @@ NEEDED_FOR = {
 }
 
 
-def every_grant_of_the_template_is_tried_or_belongs_to_aws(testbed):
+def template_grant_is_tried_or_used_by_aws(testbed):
     template = (PROJECT / "template.yaml").read_text()
     policy = template[template.index("  RotatorPolicy:") : template.index("  WriteSpecs:")]
     statements = {"Seal", *re.findall(r"- Sid: (\w+)", policy)}
@@ -297,7 +297,7 @@ def attempts(testbed):
 
 
 @pytest.mark.parametrize("name", NEEDED_FOR, ids=": ".join)
-def without_this_grant_something_fails_that_works_with_it(attempts, name):
+def operation_works_only_with_its_grant(attempts, name):
     ability, (_, action) = NEEDED_FOR[name], name
     without, answer = attempts[name].result()
     assert isinstance(without, FunctionFailed), f"{without['outcome']} without {action}: nothing needs it"
@@ -445,14 +445,14 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("attempt", FORBIDDEN)
-def the_role_may_not(client, reach, attempt):
+def ungranted_operation_is_denied_to_role(client, reach, attempt):
     service, operation, parameters = FORBIDDEN[attempt]
     with pytest.raises(botocore.exceptions.ClientError) as refused:
         getattr(client(service), operation)(**parameters(reach))
     assert refused.value.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException"), str(refused.value)
 
 
-def the_same_session_may_do_what_is_granted(client, reach):
+def granted_operations_succeed_in_same_session(client, reach):
     """Or the refusals would say nothing."""
     assert client("ssm").get_parameter(Name=reach["parameter"])["Parameter"]["Version"]
     own = {"ProjectionExpression": "#token", "ExpressionAttributeNames": {"#token": "token"}}
@@ -461,7 +461,7 @@ def the_same_session_may_do_what_is_granted(client, reach):
     assert client("kms").decrypt(CiphertextBlob=reach["sealed"])["Plaintext"] == b"x"
 
 
-def what_is_sealed_for_one_token_cannot_be_opened_as_anothers(client, reach):
+def sealed_value_opens_only_under_its_encryption_context(client, reach):
     keys, context = client("kms"), {"changeover:scope": "changeover", "token": "mine", "version": "1"}
     sealed = keys.encrypt(KeyId=reach["sealing key"], Plaintext=b"x", EncryptionContext=context)["CiphertextBlob"]
     assert keys.decrypt(CiphertextBlob=sealed, EncryptionContext=context)["Plaintext"] == b"x"
@@ -476,7 +476,7 @@ def what_is_sealed_for_one_token_cannot_be_opened_as_anothers(client, reach):
     ids=["a parameter", "an item"],
 )
 @pytest.mark.usefixtures("reach")
-def a_spec_that_points_elsewhere_is_refused_and_nothing_is_minted(testbed, place):
+def spec_pointing_elsewhere_is_refused_before_mint(testbed, place):
     service = DynamicService(testbed, f"elsewhere-{uuid.uuid4().hex[:8]}")
     spec = service.spec()
     service.create_table()

@@ -100,13 +100,13 @@ def attempts(testbed):
         yield {right: executor.submit(_attempt, testbed, right) for right in NEEDED_FOR_ROTATING}
 
 
-def every_right_of_the_manifest_is_tried(testbed):
+def each_manifest_right_is_tried(testbed):
     roles = [each for each in Follower(testbed, "any").rights() if each["kind"] == "Role"]
     assert _expanded([rule for role in roles for rule in role["rules"]]) == GRANTED
 
 
 @pytest.mark.parametrize("right", NEEDED_FOR_ROTATING, ids=lambda right: f"{right[2]} {right[1]}")
-def without_this_right_a_rotation_is_stopped_and_with_it_goes_on(attempts, right):
+def rotation_stops_without_right_and_resumes_with_it(attempts, right):
     (came_to, words), answer = attempts[right].result()
     group, resource, verb = right
     assert came_to == NEEDED_FOR_ROTATING[right], f"{came_to} without {verb} {resource}"
@@ -134,7 +134,7 @@ def _attempt(testbed, right: tuple[str, str, str]):
         return without, follower.rotate("rights")
 
 
-def without_the_right_to_list_events_it_is_not_said_why_a_sync_fails(testbed):
+def sync_failure_cause_requires_right_to_list_events(testbed):
     with Restricted(testbed, "without-list-events") as follower:
         follower.create()
         with_it = platform.wait_until(lambda: _failed_sync(follower), 30, "a failed sync")
@@ -151,7 +151,7 @@ def _failed_sync(follower: Restricted) -> str | None:
     return next((each["reason"] for each in inspection["findings"] if "last sync failed" in each["reason"]), None)
 
 
-def without_these_rights_preflight_says_what_it_did_not_look_at(testbed):
+def preflight_reports_checks_skipped_without_rights(testbed):
     with Restricted(testbed, "without-looking-around") as follower:
         follower.create()
         store = {"kind": "SecretStore", "name": "of-the-team"}
@@ -182,7 +182,7 @@ def _not_looked_at(follower: Restricted) -> set[str]:
     return {each["fix"].partition(" in namespace")[0] for each in warned}
 
 
-def the_rights_of_the_cluster_let_preflight_look_at_the_store(testbed):
+def cluster_rights_let_preflight_check_store(testbed):
     with Restricted(testbed, "with-a-store") as follower:
         follower.create()
         (inspection,) = follower.invoke("preflight")["results"]
@@ -271,14 +271,14 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("attempt", FORBIDDEN)
-def the_function_may_not(testbed, token, namespaces, attempt):
+def ungranted_request_of_function_is_forbidden(testbed, token, namespaces, attempt):
     here, elsewhere = namespaces
     method, path, *body = FORBIDDEN[attempt]
     status, answer = bearer.asked(testbed, token, method, path.format(here=here, elsewhere=elsewhere), *body)
     assert (status, answer["reason"]) == (403, "Forbidden"), answer
 
 
-def the_same_token_may_do_what_is_granted(testbed, token, namespaces):
+def granted_requests_succeed_with_same_token(testbed, token, namespaces):
     """Or the refusals would say nothing."""
     here, _ = namespaces
     for path in (f"{CORE}/{here}/secrets/mine", f"{CORE}/{here}/pods", f"{APPS}/{here}/deployments/follower"):
@@ -287,7 +287,7 @@ def the_same_token_may_do_what_is_granted(testbed, token, namespaces):
     assert bearer.asked(testbed, token, "PATCH", f"{APPS}/{here}/deployments/follower", stamped, MERGE)[0] == 200
 
 
-def the_functions_group_has_the_rights_of_the_manifest_and_no_others(testbed, token, namespaces):
+def function_group_has_exactly_manifest_rights(testbed, token, namespaces):
     here, elsewhere = (_expanded(_rules(testbed, token, namespace)) for namespace in namespaces)
     # What everybody has who is somebody, such as asking for one's own rights.
     everybodys = {right for right in elsewhere if right[0] in ("authorization.k8s.io", "authentication.k8s.io")}
@@ -376,7 +376,7 @@ FORBIDDEN_BY_POLICY = {
 
 
 @pytest.mark.parametrize("attempt", FORBIDDEN_BY_POLICY)
-def the_policy_does_not_let_the_function(testbed, token, namespaces, attempt):
+def policy_refuses_forbidden_change_of_function(testbed, token, namespaces, attempt):
     path, body, kind = FORBIDDEN_BY_POLICY[attempt]
     _assert_refused_by_policy(*_patched(testbed, token, namespaces, path, body, kind))
 
@@ -390,7 +390,7 @@ def _assert_refused_by_policy(status: int, answer: dict) -> None:
     assert "ValidatingAdmissionPolicy 'changeover-" in answer["message"]
 
 
-def the_policy_lets_it_stamp_and_force_a_refresh(testbed, token, namespaces):
+def policy_allows_stamp_and_forced_refresh(testbed, token, namespaces):
     for revision in ("7", "01a3c2f8d5009f3c61ab.8"):
         stamp = _pod_template(metadata={"annotations": {"presenter.changeover.dev/mine": revision}})
         for path, body in (
@@ -405,12 +405,12 @@ def the_policy_lets_it_stamp_and_force_a_refresh(testbed, token, namespaces):
         assert status == 200, answer
 
 
-def others_are_not_held_to_the_policy(testbed, namespaces):
+def policy_exempts_other_identities(testbed, namespaces):
     scaled = json.dumps({"spec": {"replicas": 2}, "metadata": {"labels": {"x": "y"}}})
     testbed.kubectl("patch", "deployment", "follower", f"--namespace={namespaces[0]}", f"--patch={scaled}")
 
 
-def it_writes_one_key_of_a_secret_that_it_may_write_and_nothing_else_of_it(testbed, token, namespaces):
+def function_writes_only_its_key_of_granted_secret(testbed, token, namespaces):
     def applied(data: dict, side: str = "presenter", **fields) -> tuple[int, dict]:
         stamped = {"name": "datastore-token", "annotations": {f"{side}.changeover.dev/mine": "7"}}
         metadata = stamped | fields.pop("metadata", {})
@@ -458,7 +458,7 @@ def it_writes_one_key_of_a_secret_that_it_may_write_and_nothing_else_of_it(testb
     assert bearer.asked(testbed, token, "GET", SECRET.format(here=namespaces[0]))[0] == 200
 
 
-def of_a_cluster_external_secret_it_may_force_a_refresh_and_nothing_else(testbed, token):
+def cluster_external_secret_allows_only_forced_refresh(testbed, token):
     testbed.kubectl(
         "apply", "--filename=-",
         stdin=json.dumps(

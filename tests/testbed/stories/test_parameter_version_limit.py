@@ -11,7 +11,7 @@ from testbed.testbed import FunctionFailed
 VERSIONS_KEPT = 100
 
 
-def a_label_on_the_oldest_version_is_told_with_its_cure(testbed):
+def label_on_oldest_version_is_reported_with_fix(testbed):
     with _token_with_every_version_taken(testbed, label="audited") as (token, rotate):
         with pytest.raises(FunctionFailed) as refused:
             rotate()
@@ -28,7 +28,7 @@ def a_label_on_the_oldest_version_is_told_with_its_cure(testbed):
         assert token.standing().broken_promises() == []
 
 
-def an_oldest_version_that_nobody_holds_just_goes(testbed):
+def rotation_discards_unlabelled_oldest_version(testbed):
     with _token_with_every_version_taken(testbed) as (token, rotate):
         answer = rotate()
         assert (answer["outcome"], answer["version"]) == ("rotated", 2)

@@ -32,7 +32,7 @@ def no_request_fails_while_both_sides_restart(testbed, tell):
         assert list(platform.load.by_version()) == [1, 2, 3]
 
 
-def an_old_token_is_accepted_until_its_end_and_not_after_it(testbed, tell):
+def old_token_is_accepted_only_until_its_end(testbed, tell):
     with SmallPlatform(testbed, "overlap-ends") as platform:
         platform.create(spec=platform.spec(overlap="20s"))
         parameters = testbed.boto3("ssm")

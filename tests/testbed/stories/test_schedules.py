@@ -40,7 +40,7 @@ def service(testbed) -> Iterator[DynamicService]:
         yield service
 
 
-def a_rule_rotates_to_the_end(testbed, service, tell):
+def rule_rotates_token_to_completion(testbed, service, tell):
     (template,) = re.findall(r"InputTemplate: !Sub '(.+)'", (PROJECT / "template.yaml").read_text())
     rules = testbed.boto3("events")
     began = time.monotonic()
@@ -61,7 +61,7 @@ def a_rule_rotates_to_the_end(testbed, service, tell):
     tell(f"a rule rotated; at rest {time.monotonic() - began:.0f} s after it was made")
 
 
-def a_schedule_rotates_to_the_end(testbed, service, tell):
+def schedule_rotates_token_to_completion(testbed, service, tell):
     schedules = testbed.boto3("scheduler")
     resource = testbed.boto3("cloudformation").describe_stack_resource(
         StackName=testbed.stack, LogicalResourceId="RotationSchedule"
@@ -89,7 +89,7 @@ def a_schedule_rotates_to_the_end(testbed, service, tell):
     tell(f"a schedule rotated; at rest {time.monotonic() - began:.0f} s after it was made")
 
 
-def an_event_that_comes_twice_late_and_again_after_a_crash_mints_once(testbed, service, tell):
+def duplicate_late_or_retried_event_mints_once(testbed, service, tell):
     event = {"action": "rotate", "token": service.token, "key": "rule 2026-12-01T04:00:00Z"}
     for _ in range(2):
         _deliver(testbed, event)
@@ -119,7 +119,7 @@ def an_event_that_comes_twice_late_and_again_after_a_crash_mints_once(testbed, s
     tell(f"delivered twice, late, and again after {killed} processes were killed: one version each")
 
 
-def an_event_that_fails_for_good_is_kept_with_its_error_and_no_token(testbed, service, tell):
+def failed_event_is_kept_with_error_without_token(testbed, service, tell):
     value = "edited-by-hand-and-nobody-elses-business"
     key = {"id": {"S": "service_token"}}
     testbed.boto3("dynamodb").update_item(
@@ -146,7 +146,7 @@ def an_event_that_fails_for_good_is_kept_with_its_error_and_no_token(testbed, se
     tell(f"after three tries: {failed['responsePayload']['errorMessage']}")
 
 
-def a_sweep_hands_on_forty_due_tokens_and_all_of_them_complete(testbed, tell):
+def sweep_hands_on_forty_due_tokens_to_completion(testbed, tell):
     name = f"handed-on-{uuid.uuid4().hex[:8]}"
     owed = [f"{name}-{number:02}" for number in range(TOKENS)]
     dynamodb, parameters = testbed.boto3("dynamodb"), testbed.boto3("ssm")

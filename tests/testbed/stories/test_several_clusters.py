@@ -27,7 +27,7 @@ def elsewhere(testbed):
     return ELSEWHERE
 
 
-def a_token_of_two_clusters_outlives_the_absence_of_one(testbed, another_cluster, elsewhere, tell):
+def token_of_two_clusters_survives_outage_of_one(testbed, another_cluster, elsewhere, tell):
     here, there = (SmallPlatform(each, "several") for each in (testbed, another_cluster))
     plane = another_cluster.plane
     with here, there:

@@ -9,7 +9,7 @@ from testbed.other_operator import CopiedPlatform, OtherOperator
 QUEUED = 300
 
 
-def a_rotation_waits_for_an_operator_that_is_busy_and_for_one_that_is_down(testbed, tell):
+def rotation_waits_for_busy_or_stopped_operator(testbed, tell):
     with CopiedPlatform(testbed, "other-operator") as platform, ThreadPoolExecutor() as executor:
         platform.create_namespace()
         with OtherOperator(testbed, platform.name) as operator:

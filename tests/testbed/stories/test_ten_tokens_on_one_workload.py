@@ -15,7 +15,7 @@ KEYS = '{{range $name, $value := .data}}{{$name}}=there {{end}}{{"\\n"}}'
 
 
 @pytest.mark.parametrize("way", ["copied", "written"])
-def ten_tokens_that_share_a_secret_and_a_workload_rotate_at_once(testbed, tell, way):
+def ten_tokens_sharing_secret_and_workload_rotate_concurrently(testbed, tell, way):
     with ExitStack() as stack:
         platform = SharedPlatform(testbed, way, stack)
         platform.create_namespace()

@@ -165,7 +165,7 @@ def applied(applying) -> Terraform:
     return applying.result()
 
 
-def readmes_example_is_valid_as_it_stands(testbed, applying, example, provider, tmp_path):
+def readme_example_validates_unchanged(testbed, applying, example, provider, tmp_path):
     _write(tmp_path, example)
     root = Terraform(testbed.aws, tmp_path, provider)
     root.init("-backend=false")
@@ -175,7 +175,7 @@ def readmes_example_is_valid_as_it_stands(testbed, applying, example, provider, 
     root("fmt", "-check", "-diff", str(terraform.MODULE))
 
 
-def each_option_adds_what_it_is_for(module):
+def each_option_adds_only_its_resources(module):
     least = _planned(module)
     assert not {address for address in least if re.search(r"inbox|undelivered|rotation\[|scheduler|issue", address)}
 
@@ -205,7 +205,7 @@ def each_option_adds_what_it_is_for(module):
     assert len(alarms) == 9 and all(alarm["alarm_actions"] == alarm["ok_actions"] == [topic] for alarm in alarms)
 
 
-def what_the_template_refuses_is_refused(module):
+def module_refuses_values_refused_by_template(module):
     with pytest.raises(TerraformFailed) as refusal:
         _planned(module, **REFUSED)
     assert set(re.findall(r'"traversal":"var\.(\w+)"', str(refusal.value))) == set(REFUSED)
@@ -213,7 +213,7 @@ def what_the_template_refuses_is_refused(module):
         _planned(module, scheduled_token="monthly", scheduled_by="rule", schedule_timezone="Europe/Berlin")
 
 
-def it_is_the_stack_that_cloudformation_makes(testbed, applied):
+def terraform_stack_equals_cloudformation_stack(testbed, applied):
     listed = testbed.boto3("cloudformation").describe_stack_resources(StackName=testbed.stack)["StackResources"]
     kinds = {each["LogicalResourceId"]: each["ResourceType"] for each in listed}
     compared = {name for name, kind in kinds.items() if kind not in TOLD_WITH_ANOTHER}
@@ -241,7 +241,7 @@ def it_is_the_stack_that_cloudformation_makes(testbed, applied):
         assert made == expected, name
 
 
-def a_token_rotates_through_live_and_terraform_finds_nothing_to_do(testbed, applied, tell):
+def rotation_through_live_causes_no_terraform_change(testbed, applied, tell):
     outputs = applied.outputs()["changeover"]
     stack = testbed.of(function=outputs["function_name"], qualifier="live", specs=ITS_OWN["specs"])
     assert outputs["alias_arn"].endswith(f":{stack.function}:live")
@@ -281,7 +281,7 @@ def a_token_rotates_through_live_and_terraform_finds_nothing_to_do(testbed, appl
     tell(f"{len(applied.resources())} resources as by CloudFormation; planned again {len(changes)} alarms, of which it is told too little")
 
 
-def terraform_destroy_takes_no_record_and_no_key(applied):
+def terraform_destroy_of_records_and_keys_is_refused(applied):
     with pytest.raises(TerraformFailed) as refusal:
         applied("plan", "-destroy", "-refresh=false")
     refused = re.findall(r"Resource module\.changeover\.(\S+) has lifecycle\.prevent_destroy set", str(refusal.value))

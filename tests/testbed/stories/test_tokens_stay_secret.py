@@ -34,7 +34,7 @@ DEBUG_FORMS = (b"SdkError", b"SdkBody", b"AttributeValue", b"ByteString", b"Sens
 BEARER = b"k8s-aws-v1." + base64.b64encode(b"https://sts")[:14]
 
 
-def what_must_stay_secret_is_said_nowhere(testbed, tell):
+def secrets_appear_in_no_observable_output(testbed, tell):
     ways = (_change_a_service, _refuse_a_service, _hold_a_follower, _be_killed)
     with concurrent.futures.ThreadPoolExecutor(len(ways)) as executor:
         gone = [executor.submit(way, testbed) for way in ways]

@@ -42,7 +42,7 @@ def service(testbed):
     return service
 
 
-def a_rotation_is_told_in_the_order_of_its_stages(testbed, service, tell):
+def rotation_events_are_published_in_stage_order(testbed, service, tell):
     subscribed = subscription.subscribe(testbed.aws, service.name, {"token": [service.token]})
     assert service.invoke("publish")["outcome"] == "published"
     rotated = service.rotate("told")
@@ -63,7 +63,7 @@ def a_rotation_is_told_in_the_order_of_its_stages(testbed, service, tell):
     tell(f"{len(told)} events, each of its schema")
 
 
-def a_rotation_is_measured_in_the_log_of_the_function(testbed, service, tell):
+def rotation_is_measured_in_function_log(testbed, service, tell):
     # Each minute the sweep is measured too; this one does not wait for it.
     service.sweep()
     outcome = platform.wait_until(lambda: _measured(testbed, "Sweeps"), 30, "a sweep that is measured")
@@ -79,7 +79,7 @@ def a_rotation_is_measured_in_the_log_of_the_function(testbed, service, tell):
     tell(f"{len(_measured(testbed))} lines, a rotation of {rotation / 1000:.1f} s, at most {max(calls)} calls an invocation")
 
 
-def a_bus_that_refuses_is_counted_and_delays_nothing(testbed):
+def refused_events_are_counted_without_delay(testbed):
     trial = DynamicService(testbed, f"told-{uuid.uuid4().hex[:8]}")
     trial.create_table()
     trial.put_spec(trial.spec())

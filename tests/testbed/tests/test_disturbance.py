@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("disturbance")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "after it was applied"])
-def a_call_is_cut(testbed: Testbed, after: bool) -> None:
+def call_is_cut_at_requested_moment(testbed: Testbed, after: bool) -> None:
     name = f"/testbed/cut-{uuid.uuid4()}"
     killed: list[str] = []
     with Background() as loop, CuttingProxy(testbed, loop) as proxy:
@@ -42,7 +42,7 @@ def platform(testbed: Testbed) -> Iterator[LightPlatform]:
         yield platform
 
 
-def an_end_that_somebody_edited_is_told_apart(platform: LightPlatform) -> None:
+def edited_end_state_is_detected(platform: LightPlatform) -> None:
     before = Observed(platform, Cluster(platform.testbed))
     assert platform.invoke("rotate")["outcome"] == "rotated"
     platform.sweep_to_rest()
@@ -52,7 +52,7 @@ def an_end_that_somebody_edited_is_told_apart(platform: LightPlatform) -> None:
     assert before.end() == at_rest
 
 
-def a_reader_that_would_be_refused_is_noticed(platform: LightPlatform) -> None:
+def refusal_of_reader_is_detected(platform: LightPlatform) -> None:
     with Readers([platform]) as readers:
         platforms.wait_until(lambda: readers.asked > 20, 30, "readers have asked")
         assert readers.refused == []

@@ -33,7 +33,7 @@ signal.pause()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def no_descendant_outlives_a_parent_that_ends_without_tidying_up(tmp_path: Path, number: signal.Signals) -> None:
+def no_descendant_outlives_signalled_parent(tmp_path: Path, number: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     left = _marked(parent.stdout.readline().strip(), at_least=2)
@@ -43,7 +43,7 @@ def no_descendant_outlives_a_parent_that_ends_without_tidying_up(tmp_path: Path,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def nothing_of_a_testbed_outlives_it(testbed: Testbed, number: signal.Signals) -> None:
+def no_process_outlives_its_testbed(testbed: Testbed, number: signal.Signals) -> None:
     program = subprocess.Popen(
         [RUN, "up", "--rotator", testbed.rotator], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -5,7 +5,7 @@ import json
 from testbed.load import Load
 
 
-def requests_are_counted_by_tenth_of_a_second_and_version(tmp_path):
+def requests_are_counted_by_tenth_second_and_version(tmp_path):
     file = tmp_path / "requests.jsonl"
     lines = [
         {"at": 1790000000.1, "presenter": "a", "status": 200, "version": 1},

@@ -15,7 +15,7 @@ time.sleep(600)
 """
 
 
-def a_pod_waits_for_its_secret_and_says_so(testbed):
+def pod_reports_wait_for_missing_secret(testbed):
     with _Pods(testbed, "node-secret") as pods:
         pods.start("waits", ["sleep", "600"], env=[platforms.from_secret("VALUE", "late", "key")])
         waiting = pods.until("waits", lambda status: _state(status).get("waiting", {}).get("message"))
@@ -28,7 +28,7 @@ def a_pod_waits_for_its_secret_and_says_so(testbed):
         assert "running" in _state(ready)
 
 
-def a_container_that_keeps_failing_is_reported_as_crash_looping(testbed):
+def failing_container_is_reported_as_crash_looping(testbed):
     with _Pods(testbed, "node-crash") as pods:
         pods.start("fails", ["sh", "-c", "exit 3"])
         failed = pods.until("fails", lambda status: _state(status).get("waiting", {}).get("reason") == "CrashLoopBackOff")
@@ -37,7 +37,7 @@ def a_container_that_keeps_failing_is_reported_as_crash_looping(testbed):
         assert container["lastState"]["terminated"]["exitCode"] == 3
 
 
-def a_deleted_pod_has_its_grace_period_and_leaves_no_process(testbed):
+def deleted_pod_leaves_no_process_after_grace_period(testbed):
     with _Pods(testbed, "node-grace") as pods:
         mark = f"mark-of-{testbed.directory.name}"
         pods.start("stays", [sys.executable, "-c", PARENT, mark], terminationGracePeriodSeconds=2)

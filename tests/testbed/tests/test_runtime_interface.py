@@ -15,18 +15,18 @@ def function(testbed: Testbed):
         yield function
 
 
-def it_answers_one_invocation_after_the_other(function: Function) -> None:
+def function_answers_successive_invocations(function: Function) -> None:
     assert [function.invoke({"action": "status"})["outcome"] for _ in range(3)] == ["reported"] * 3
 
 
-def its_error_is_told_with_its_type(function: Function) -> None:
+def function_error_is_returned_with_type(function: Function) -> None:
     with pytest.raises(FunctionFailed) as failed:
         function.invoke({"action": "dance"})
     assert failed.value.error_type == "BadEvent"
     assert function.invoke({"action": "status"})["outcome"] == "reported"
 
 
-def whoever_waits_for_its_answer_is_told_of_its_death(testbed: Testbed) -> None:
+def death_of_function_is_reported_to_caller(testbed: Testbed) -> None:
     # Nobody answers there, so that it waits until it is killed.
     waiting = runtime_interface.environment(testbed, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     with Function(testbed.rotator, waiting, testbed.logs / "by-hand.log") as function:
@@ -37,7 +37,7 @@ def whoever_waits_for_its_answer_is_told_of_its_death(testbed: Testbed) -> None:
             assert died.value.code == -9
 
 
-def an_invocation_that_outlasts_its_time_is_killed(testbed: Testbed) -> None:
+def invocation_over_time_limit_is_killed(testbed: Testbed) -> None:
     waiting = runtime_interface.environment(testbed, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     with Function(testbed.rotator, waiting, testbed.logs / "by-hand.log") as function:
         with pytest.raises(FunctionDied):

@@ -17,17 +17,17 @@ from testbed.testbed import BESIDE_THE_ACCOUNT, Testbed
 # The control plane
 
 
-def the_api_server_is_kubernetes_1_36_3_and_ready(testbed: Testbed) -> None:
+def api_server_has_pinned_version_and_is_ready(testbed: Testbed) -> None:
     version = json.loads(testbed.kubectl("version", "--output=json"))
     assert version["serverVersion"]["gitVersion"] == "v1.36.3"
     assert testbed.kubectl("get", "--raw", "/readyz") == "ok"
 
 
-def the_node_is_ready(testbed: Testbed) -> None:
+def node_reports_ready_condition(testbed: Testbed) -> None:
     testbed.kubectl("wait", f"node/{testbed.node}", "--for=condition=Ready", "--timeout=30s")
 
 
-def every_request_to_the_cluster_is_in_the_audit_log_and_no_body_is(testbed: Testbed) -> None:
+def audit_log_has_requests_but_no_bodies(testbed: Testbed) -> None:
     name = _unique("audited")
     testbed.kubectl("create", "secret", "generic", name, "--from-literal=token=never-to-be-logged")
     entries = [json.loads(line) for line in testbed.audit_log.read_text().splitlines()]
@@ -45,7 +45,7 @@ def every_request_to_the_cluster_is_in_the_audit_log_and_no_body_is(testbed: Tes
 # EKS
 
 
-def the_cluster_is_described_by_its_endpoint_and_authority(testbed: Testbed) -> None:
+def described_cluster_has_endpoint_and_authority(testbed: Testbed) -> None:
     described = testbed.boto3("eks").describe_cluster(name=testbed.cluster)["cluster"]
     assert described["endpoint"] == testbed.api_server
     assert base64.b64decode(described["certificateAuthority"]["data"]) == testbed.certificate_authority.read_bytes()
@@ -58,7 +58,7 @@ def token(testbed: Testbed) -> bearer.Bearer:
     return bearer.admitted(testbed, _unique("admitted"))
 
 
-def a_right_token_is_the_user_of_its_access_entry(testbed: Testbed, token: bearer.Bearer) -> None:
+def valid_token_maps_to_user_of_access_entry(testbed: Testbed, token: bearer.Bearer) -> None:
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     status, answer = bearer.asked(testbed, token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
     assert status == 201
@@ -83,17 +83,17 @@ def a_right_token_is_the_user_of_its_access_entry(testbed: Testbed, token: beare
         pytest.param(lambda token: token.but(expires=901), id="meant to be valid for more than 15 minutes"),
     ],
 )
-def a_wrong_token_is_nobody(testbed: Testbed, token: bearer.Bearer, wrong) -> None:
+def invalid_token_is_unauthorized(testbed: Testbed, token: bearer.Bearer, wrong) -> None:
     assert bearer.asked(testbed, wrong(token), "GET", "/version")[0] == 401
 
 
-def a_role_without_an_access_entry_is_nobody(testbed: Testbed) -> None:
+def role_without_access_entry_is_unauthorized(testbed: Testbed) -> None:
     _, credentials = bearer.assumed(testbed, _unique("stranger"))
     stranger = bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
     assert bearer.asked(testbed, stranger, "GET", "/version")[0] == 401
 
 
-def the_account_itself_is_nobody(testbed: Testbed) -> None:
+def account_credentials_are_unauthorized(testbed: Testbed) -> None:
     credentials = boto3.Session(testbed.aws.access_key_id, testbed.aws.secret_access_key).get_credentials()
     administrator = bearer.Bearer(credentials, testbed.cluster, testbed.aws.region)
     assert bearer.asked(testbed, administrator, "GET", "/version")[0] == 401
@@ -102,7 +102,7 @@ def the_account_itself_is_nobody(testbed: Testbed) -> None:
 # External Secrets
 
 
-def a_forced_refresh_brings_the_parameters_new_value(testbed: Testbed) -> None:
+def forced_refresh_syncs_new_parameter_value(testbed: Testbed) -> None:
     name = _unique("synced")
     parameters = testbed.boto3("ssm")
     external_secret = {
@@ -135,11 +135,11 @@ def a_forced_refresh_brings_the_parameters_new_value(testbed: Testbed) -> None:
 # The account
 
 
-def the_function_answers(testbed: Testbed) -> None:
+def function_answers_status_request(testbed: Testbed) -> None:
     assert testbed.invoke({"action": "status"})["outcome"] == "reported"
 
 
-def what_the_function_writes_is_in_its_log(testbed: Testbed) -> None:
+def function_output_reaches_its_log(testbed: Testbed) -> None:
     before = testbed.function_log.stat().st_size
     testbed.invoke({"action": "status"})
     deadline = time.monotonic() + 30
@@ -147,13 +147,13 @@ def what_the_function_writes_is_in_its_log(testbed: Testbed) -> None:
         assert time.monotonic() < deadline
 
 
-def the_function_is_given_its_role_and_its_table(testbed: Testbed) -> None:
+def function_has_its_role_and_table(testbed: Testbed) -> None:
     configured = testbed.boto3("lambda").get_function_configuration(FunctionName=testbed.function)
     assert configured["Role"] == testbed.role
     assert configured["Environment"]["Variables"]["CHANGEOVER_TABLE"] == testbed.table
 
 
-def a_wrong_signature_is_refused(testbed: Testbed) -> None:
+def request_with_wrong_signature_is_refused(testbed: Testbed) -> None:
     _, credentials = bearer.assumed(testbed, _unique("forger"))
     forged = testbed.boto3(
         "ssm",
@@ -166,7 +166,7 @@ def a_wrong_signature_is_refused(testbed: Testbed) -> None:
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] in (400, 403)
 
 
-def a_role_may_only_do_what_its_policies_allow(testbed: Testbed) -> None:
+def call_outside_role_policies_is_denied(testbed: Testbed) -> None:
     _, credentials = bearer.assumed(testbed, _unique("powerless"))
     powerless = testbed.boto3(
         "ssm",
@@ -179,7 +179,7 @@ def a_role_may_only_do_what_its_policies_allow(testbed: Testbed) -> None:
     assert refused.value.response["Error"]["Code"] == "AccessDeniedException"
 
 
-def an_account_alone_says_which_part_it_lacks(testbed: Testbed) -> None:
+def lone_account_names_its_missing_part(testbed: Testbed) -> None:
     described = json.loads((testbed.directory / "testbed.json").read_text())
     alone = Testbed({name: value for name, value in described.items() if name not in BESIDE_THE_ACCOUNT})
     assert testbed.has_cluster and not alone.has_cluster
@@ -190,7 +190,7 @@ def an_account_alone_says_which_part_it_lacks(testbed: Testbed) -> None:
             getattr(alone, part)
 
 
-def moto_knows_that_a_labelled_hundredth_version_stays(testbed: Testbed) -> None:
+def moto_refuses_write_over_labelled_oldest_version(testbed: Testbed) -> None:
     parameters = testbed.boto3("ssm", endpoint_url=testbed.moto)
     name = f"/testbed/{_unique('limited')}"
     for version in range(100):

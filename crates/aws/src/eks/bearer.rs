@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_golden_vector_is_met() {
+    fn token_matches_golden_vector() {
         let token = signed_in("us-west-2", "test-cluster", None);
         assert_eq!(token.len(), 493);
         let url = url(&token).to_string();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_takes_what_is_signed_with_and_without_a_session_until_it_is_too_old() {
+    fn token_verifies_until_expiry_with_or_without_session() {
         let session = "IQoJb3JpZ2luX2VjE/+==".repeat(40);
         for session in [None, Some(session.as_str())] {
             for region in ["us-west-2", "eu-west-1", "cn-north-1"] {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_of_the_server_refuse_what_it_refuses() {
+    fn server_rules_refuse_invalid_tokens() {
         let now = SIGNED_AT.parse().unwrap();
         let date = "20230428T000000Z";
         let good = format!(
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_that_of_the_regions_partition() {
+    fn sts_host_matches_partition_of_region() {
         let host = |region: &str| url(&signed_in(region, "c", None)).host().unwrap().to_owned();
         assert_eq!(host("eu-west-1"), "sts.eu-west-1.amazonaws.com");
         assert_eq!(host("us-gov-west-1"), "sts.us-gov-west-1.amazonaws.com");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_of_one_cluster_one_time_and_one_identity() {
+    fn token_depends_on_cluster_and_time() {
         let token_of = |cluster: &str, time: &str| {
             token(&credentials(None), "us-west-2", cluster, time.parse().unwrap()).unwrap()
         };

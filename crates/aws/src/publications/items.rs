@@ -442,7 +442,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_view_reads_back_in_the_bytes_that_were_written(view in any_view(), plain: bool) {
+        fn written_view_reads_back_byte_for_byte(view in any_view(), plain: bool) {
             let form = if plain { AcceptedForm::Plain } else { AcceptedForm::Digests };
             let item: Attributes = attributes_to_write(form, &view)
                 .into_iter()
@@ -456,7 +456,7 @@ mod tests {
         }
 
         #[test]
-        fn a_field_that_somebody_added_is_not_lost(version: u64, note in "[a-z]{1,8}") {
+        fn unknown_field_of_accepted_entry_is_preserved(version: u64, note in "[a-z]{1,8}") {
             let entries = serde_json::json!([{"note": note, "version": version}]);
             let item = Attributes::from([(ACCEPTED.to_owned(), from_json(entries))]);
             let holding = holding_in(&item, Side::Verifiers).expect("sound").expect("a view");

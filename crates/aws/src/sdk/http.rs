@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_without_certificates_is_refused_by_name() {
+    fn invalid_ca_bundle_is_named_in_error() {
         let directory =
             std::env::temp_dir().join(format!("changeover-bundle-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();

@@ -136,7 +136,7 @@ fn text(value: &Value) -> &str {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn other_attributes_of_an_item_are_left_alone() {
+async fn write_preserves_other_item_attributes() {
     let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let place = stores.item("other");
@@ -159,7 +159,7 @@ async fn other_attributes_of_an_item_are_left_alone() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_label_names_the_version_that_it_was_moved_to() {
+async fn moved_label_selects_its_new_version() {
     let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let publication = stores.parameter("named");
@@ -180,7 +180,7 @@ async fn a_label_names_the_version_that_it_was_moved_to() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_parameter_in_plain_is_not_written() {
+async fn plain_parameter_is_not_overwritten() {
     let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let publication = stores.parameter("plain");
@@ -197,7 +197,7 @@ async fn a_parameter_in_plain_is_not_written() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn specs_are_what_stands_directly_below_their_path() {
+async fn only_direct_children_of_path_are_specs() {
     let testbed = Testbed::named().await;
     let path = format!("/contract/{}/specs", testbed.suffix);
     let names: Vec<_> = (0..23).map(|number| format!("token-{number:02}")).collect();
@@ -217,7 +217,7 @@ async fn specs_are_what_stands_directly_below_their_path() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn an_inbox_has_what_was_put_there_last() {
+async fn inbox_returns_last_written_value() {
     let testbed = Testbed::named().await;
     let stores = testbed.stores();
     let inboxes = SsmInboxes::new(Arc::clone(&testbed.aws));
@@ -242,7 +242,7 @@ async fn an_inbox_has_what_was_put_there_last() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_label_on_the_hundredth_version_stops_the_next_write_until_it_is_moved() {
+async fn label_on_oldest_version_blocks_write_until_moved() {
     let testbed = Testbed::named().await;
     let publications = testbed.publications(&testbed.with_limits());
     let publication = testbed.stores().parameter("limits");
@@ -266,7 +266,7 @@ async fn a_label_on_the_hundredth_version_stops_the_next_write_until_it_is_moved
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_label_that_parameter_store_calls_invalid_is_an_error() {
+async fn invalid_label_is_named_in_error() {
     let testbed = Testbed::named().await;
     let publications = testbed.publications(&testbed.with_limits());
     let publication = testbed.stores().parameter("invalid");
@@ -280,7 +280,7 @@ async fn a_label_that_parameter_store_calls_invalid_is_an_error() {
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_missing_parameter_holds_nothing_with_limits_or_without() {
+async fn missing_parameter_reads_as_none() {
     let testbed = Testbed::named().await;
     for aws in [Arc::clone(&testbed.aws), testbed.with_limits()] {
         let name = ParameterName::parse("/contract/never/written").expect("a name");

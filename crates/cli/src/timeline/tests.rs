@@ -106,7 +106,7 @@ fn check_bounds(text: &str) {
 }
 
 #[test]
-fn a_version_that_nothing_was_done_for_yet_is_drawn() {
+fn version_without_steps_is_drawn() {
     let mut standing = rotated(10.0);
     standing["newest"]["timeline"] = json!([]);
     standing["newest"]["rotated_at"] = Value::Null;
@@ -115,7 +115,7 @@ fn a_version_that_nothing_was_done_for_yet_is_drawn() {
 }
 
 #[test]
-fn each_step_is_a_bar_in_the_order_in_which_it_was_done() {
+fn step_bars_are_drawn_in_chronological_order() {
     let text = drawn(&rotated(10.0), &[]);
     let picture = Document::parse(&text).expect("well-formed XML");
     let bars = bars(&picture);
@@ -150,7 +150,7 @@ fn each_step_is_a_bar_in_the_order_in_which_it_was_done() {
 }
 
 #[test]
-fn it_says_what_it_shows_and_runs_nothing() {
+fn picture_is_described_and_contains_no_script() {
     let text = drawn(&rotated(10.0), &[]);
     let picture = Document::parse(&text).expect("well-formed XML");
     let root = picture.root_element();
@@ -179,7 +179,7 @@ fn it_says_what_it_shows_and_runs_nothing() {
 }
 
 #[test]
-fn a_long_overlap_leaves_room_for_the_steps() {
+fn long_overlap_leaves_room_for_steps() {
     let text = drawn(&rotated(900.0), &[]);
     check_bounds(&text);
     let picture = Document::parse(&text).expect("well-formed XML");
@@ -193,7 +193,7 @@ fn a_long_overlap_leaves_room_for_the_steps() {
 }
 
 #[test]
-fn during_the_overlap_it_shows_how_the_verifiers_were_told() {
+fn unfinished_overlap_shows_publication_to_verifiers() {
     let mut standing = rotated(900.0);
     standing["leg"] = json!("contract");
     standing["step"] = json!("retire");
@@ -213,7 +213,7 @@ fn during_the_overlap_it_shows_how_the_verifiers_were_told() {
 }
 
 #[test]
-fn what_is_under_way_or_held_is_shown_as_far_as_it_came() {
+fn held_step_is_drawn_up_to_now() {
     let mut standing = rotated(10.0);
     standing["leg"] = json!("migrate");
     standing["step"] = json!("roll_out");
@@ -231,7 +231,7 @@ fn what_is_under_way_or_held_is_shown_as_far_as_it_came() {
 }
 
 #[test]
-fn requests_are_columns_and_failures_are_seen() {
+fn requests_are_columns_and_failures_are_marked() {
     let second = |second: f64, version, accepted, failed| Sent {
         at: at(second).parse().expect("a time"),
         version: Some(version),
@@ -255,7 +255,7 @@ fn requests_are_columns_and_failures_are_seen() {
 }
 
 #[test]
-fn a_token_that_was_never_published_has_no_picture() {
+fn unpublished_token_has_no_picture() {
     let standing = Answer { token: "datastore-token".to_owned(), ..Answer::default() };
     let title = draw(&standing, None, NOW.parse().expect("a time")).expect_err("nothing to draw");
     assert!(title.contains("nothing is known of how datastore-token came"), "{title}");
@@ -315,7 +315,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_timeline_is_well_formed_and_within_its_picture(
+    fn timeline_is_well_formed_and_within_bounds(
         standing in standing(),
         sent in prop::collection::vec((0u32..200_000, prop::option::of(0u64..9), any::<u32>(), any::<u32>()), 0..50),
     ) {
@@ -332,7 +332,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_later_is_never_further_left(
+    fn later_moment_is_never_drawn_further_left(
         mut moments in prop::collection::vec(0i64..10_000_000, 4..12),
         busy in prop::collection::vec((0i64..10_000_000, 0i64..100_000), 0..8),
     ) {

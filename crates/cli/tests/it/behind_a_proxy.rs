@@ -43,7 +43,7 @@ fn first_line(proxy: &TcpListener, command: &mut Child) -> Option<String> {
 }
 
 #[test]
-fn requests_go_through_the_proxy_that_the_environment_names() {
+fn requests_use_proxy_from_environment() {
     let proxy = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
     for variable in ["HTTPS_PROXY", "https_proxy"] {
@@ -60,7 +60,7 @@ fn requests_go_through_the_proxy_that_the_environment_names() {
 }
 
 #[test]
-fn unreadable_bundle_is_one_error() {
+fn missing_ca_bundle_is_reported_with_fix() {
     let output = command(&[("AWS_CA_BUNDLE", "/nowhere/corporate.pem")]).output().unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());

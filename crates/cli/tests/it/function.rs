@@ -87,7 +87,7 @@ fn failed(kind: &str) -> Answer {
 const OWN_KEY: &str = "changeover-07070707070707070707070707070707";
 
 #[tokio::test(start_paused = true)]
-async fn each_action_is_its_event() {
+async fn action_is_sent_as_its_event() {
     for (words, event) in [
         (
             "rotate datastore-token",
@@ -129,7 +129,7 @@ async fn each_action_is_its_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_file_of_events_is_the_command_that_the_readme_names() {
+async fn event_file_matches_its_readme_command() {
     let readme = include_str!("../../../../README.md");
     let rows = readme.lines().filter_map(|row| {
         let (file, rest) = row.strip_prefix("| `")?.split_once(".json` | `changeover ")?;
@@ -156,7 +156,7 @@ async fn each_file_of_events_is_the_command_that_the_readme_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_answer_has_its_exit_code_and_is_shown() {
+async fn answer_is_shown_and_sets_exit_code() {
     let held = json!({"held": {"object": "deployment backend/datastore", "reason": "it crashes", "fix": "mend it"}});
     for (answer, code, displayed_value) in [
         (answer("rotated", json!({})), 0, "datastore-token: rotated, version 7"),
@@ -177,7 +177,7 @@ async fn every_answer_has_its_exit_code_and_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_function_is_a_failure() {
+async fn function_error_fails_without_retry() {
     let timed_out =
         json!({"errorMessage": "2026-11-01T00:15:00Z 1 Task timed out after 900.00 seconds"});
     for (answer, told) in [
@@ -199,7 +199,7 @@ async fn an_error_of_the_function_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lambda_refuses_for_now_is_sent_again() {
+async fn throttled_invocation_is_retried() {
     for words in ["rotate datastore-token", "drop datastore-token", "status"] {
         let wire = Wire::script([
             Answer::With(
@@ -219,7 +219,7 @@ async fn what_lambda_refuses_for_now_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_whose_reply_was_lost_is_asked_for_again_by_the_same_key() {
+async fn unanswered_rotation_is_retried_with_same_key() {
     let failing = changeover_testkit_aws::error_body("ServiceException", "Internal");
     for lost in [Answer::Lost, Answer::Silence, Answer::With(500, failing)] {
         let wire = Wire::script([lost, answer("rotated", json!({}))]);
@@ -232,7 +232,7 @@ async fn a_rotation_whose_reply_was_lost_is_asked_for_again_by_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drop_whose_reply_was_lost_is_not_sent_again() {
+async fn unanswered_drop_is_not_sent_again() {
     let failing = changeover_testkit_aws::error_body("ServiceException", "Internal");
     for lost in [Answer::Lost, Answer::Silence, Answer::With(500, failing)] {
         let wire = Wire::script([lost, answer("dropped", json!({}))]);
@@ -244,7 +244,7 @@ async fn a_drop_whose_reply_was_lost_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_is_awaited_for_longer_than_a_function_runs() {
+async fn reply_timeout_exceeds_function_time_limit() {
     let wire = Wire::script([Answer::Silence]);
     let began = tokio::time::Instant::now();
     run(&wire, "drop datastore-token").await;
@@ -252,7 +252,7 @@ async fn a_reply_is_awaited_for_longer_than_a_function_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_not_invoke_is_told_what_to_do() {
+async fn refused_invocation_is_reported_with_its_fix() {
     for (code, fix) in [
         ("AccessDeniedException", "lambda:InvokeFunction"),
         ("ExpiredTokenException", "sign in again"),
@@ -267,7 +267,7 @@ async fn who_may_not_invoke_is_told_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
+async fn follow_logs_each_step_once_until_rotated() {
     let first = [done("expand", "publish")];
     let second = [done("expand", "publish"), done("expand", "sync")];
     let wire = Wire::script([
@@ -296,7 +296,7 @@ async fn following_shows_each_step_once_and_ends_when_it_is_rotated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn following_rides_out_what_passes_by_itself() {
+async fn follow_retries_transient_failures_with_same_key() {
     let body = changeover_testkit_aws::error_body("TooManyRequestsException", "Rate Exceeded.");
     for trouble in [
         failed("Throttled"),
@@ -318,7 +318,7 @@ async fn following_rides_out_what_passes_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit() {
+async fn lasting_failure_ends_follow_at_time_limit() {
     for (trouble, told) in [
         (failed("Throttled"), "Throttled: could not do it"),
         (Answer::Lost, "could not invoke the function changeover-rotator"),
@@ -337,7 +337,7 @@ async fn what_does_not_pass_ends_the_following_with_its_reason_at_the_time_limit
 }
 
 #[tokio::test(start_paused = true)]
-async fn following_ends_when_it_is_held() {
+async fn follow_ends_on_held_rotation() {
     let held = json!({"held": {"object": "o", "reason": "it crashes", "fix": "mend it"}});
     let wire = Wire::script([answer("in_progress", json!({})), answer("held", held)]);
     let ran = run(&wire, "rotate datastore-token --follow").await;
@@ -346,7 +346,7 @@ async fn following_ends_when_it_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_that_ends_is_no_failure_of_the_rotation() {
+async fn expired_session_leaves_begun_rotation_in_progress() {
     let wire = Wire::script([answer("in_progress", json!({})), refused("ExpiredTokenException")]);
     let ran = run(&wire, "rotate datastore-token --follow").await;
     assert_eq!(ran.exit_status, ExitStatus::InProgress);
@@ -359,7 +359,7 @@ async fn session_that_ends_is_no_failure_of_the_rotation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_limit_ends_the_waiting_and_tells_how_to_go_on() {
+async fn time_limit_reports_key_that_joins_rotation() {
     for (answer, words) in [
         (answer("in_progress", json!({})), "rotate datastore-token --follow --timeout 1m"),
         (Answer::Silence, "rotate datastore-token --follow --timeout 1m"),
@@ -374,7 +374,7 @@ async fn the_time_limit_ends_the_waiting_and_tells_how_to_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_deferred_is_asked_for_again_when_it_can_begin_if_that_is_in_time() {
+async fn deferred_rotation_is_retried_if_due_before_timeout() {
     let deferred = || answer("deferred", json!({"not_before": "2026-11-01T00:05:00.000Z"}));
     let wire = Wire::script([deferred(), answer("rotated", json!({}))]);
     let began = tokio::time::Instant::now();
@@ -387,7 +387,7 @@ async fn what_is_deferred_is_asked_for_again_when_it_can_begin_if_that_is_in_tim
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_of_all_tokens_is_asked_for_page_by_page() {
+async fn status_of_all_tokens_is_requested_by_page() {
     let page = |names: &[&str], next: Option<&str>| {
         let results: Vec<_> = names.iter().map(|name| json!({"token": name})).collect();
         let mut page = json!({"outcome": "reported", "results": results});
@@ -406,7 +406,7 @@ async fn status_of_all_tokens_is_asked_for_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_is_the_answer_as_it_came_and_nothing_else() {
+async fn json_output_repeats_last_answer_verbatim() {
     let body = json!({"outcome": "held", "token": "datastore-token", "added": {"later": [1]}});
     let wire = Wire::script([answer("in_progress", json!({})), ok(body.clone())]);
     let ran = run(&wire, "rotate datastore-token --follow --json").await;
@@ -421,7 +421,7 @@ async fn json_is_the_answer_as_it_came_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 #[expect(clippy::too_many_lines, reason = "a table")]
-async fn what_the_function_writes_is_what_is_shown() {
+async fn output_shows_values_of_each_answer_shape() {
     // The values are serialized by the function's own types, so that the command cannot drift from them.
     let reason = || Reason { object: "o".into(), reason: "it crashes".into(), fix: "f".into() };
     let version = LiveVersion {
@@ -564,7 +564,7 @@ async fn what_the_function_writes_is_what_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeline_is_drawn_where_it_is_asked_for() {
+async fn timeline_is_well_formed_svg_or_reported_failure() {
     let newest = json!({
         "version": 7, "created_at": "2026-11-01T00:00:00.000Z", "timeline": [done("expand", "sync")],
     });
@@ -608,7 +608,7 @@ async fn a_timeline_is_drawn_where_it_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_function_quotes_steers_no_terminal() {
+async fn output_and_log_contain_no_control_characters() {
     let warnings = json!({"warnings": ["back-off \u{1b}[2Jrestarting\u{7}"]});
     for outcome in ["rotated", "held"] {
         let wire = Wire::script([
@@ -626,7 +626,7 @@ async fn what_the_function_quotes_steers_no_terminal() {
 }
 
 #[tokio::test]
-async fn completions_and_the_manual_ask_nobody() {
+async fn completions_and_manual_make_no_request() {
     let wire = Wire::script([Answer::Lost]);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(&wire, &format!("completions {shell}")).await;

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_action_is_read() {
+    fn actions_parse_to_their_requests() {
         let token = token();
         // Each action, with and without most of its optional fields.
         for (event, request) in [
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_told_by_name() {
+    fn invalid_request_error_names_its_fault() {
         let rotate = |field: &str, value: Value| {
             let mut event = json!({"action": "rotate", "token": "datastore-token"});
             event[field] = value;
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_later_versions_bring_is_named_as_such() {
+    fn action_of_later_version_is_reported_as_unavailable() {
         let event = json!({"action": "revoke", "token": "a", "version": 6});
         let error = Request::parse(&event).expect_err("revoke");
         assert_eq!(error.kind, Kind::BadEvent);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_without_a_key_has_that_of_its_invocation() {
+    fn rotation_without_key_uses_invocation_id() {
         let (keyed, bare) = (rotate(Some("k")), rotate(None));
         assert_eq!((keyed.key_or("id"), bare.key_or("id")), ("k", "id"));
     }

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_reads_as_its_store_and_its_name() {
+    fn place_survives_round_trip_through_text() {
         for text in [
             "ssm:/coilysiren/backend/datastore-token",
             "dynamodb:my-service-prod-config/id=service_token",
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_and_its_digits_as_text_are_different_places() {
+    fn number_and_text_keys_are_different_places() {
         let place = |value| Place::Item {
             table: "table".into(),
             key: ItemKey::new(vec![("id".into(), value)]).expect("one attribute is a key"),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_never_written_are_not_places() {
+    fn invalid_place_text_is_refused() {
         for text in [
             "",
             "/a/b",
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn parameter_names_keep_parameter_stores_rules() {
+    fn parameter_names_follow_parameter_store_rules() {
         let deepest = "/a".repeat(MOST_LEVELS);
         let longest = format!("/{}", "a".repeat(LONGEST_PARAMETER_NAME - 1));
         for name in ["/a", "/A/b_c/d.e-f", "/a/aws", deepest.as_str(), longest.as_str()] {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_holds_what_is_below_it_and_not_its_neighbours() {
+    fn path_contains_itself_and_descendants_but_no_neighbour() {
         let name = ParameterName::parse("/changeover/tokens/a").expect("it keeps the rules");
         assert!(name.is_within("/changeover/tokens"));
         assert!(name.is_within("/changeover/tokens/a"));

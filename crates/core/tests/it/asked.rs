@@ -99,7 +99,7 @@ async fn assert_kept(world: &MemoryWorld, key: &str, before: u64, outcome: &str)
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_asked_for_between_any_two_calls_is_not_forgotten() {
+async fn rotation_requested_between_calls_is_not_lost() {
     for occupant in OCCUPANTS {
         let mut ended = std::collections::BTreeMap::<String, usize>::new();
         for call in amount::calls(1..=occupant.calls().await) {
@@ -122,7 +122,7 @@ async fn rotation_asked_for_between_any_two_calls_is_not_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_asked_for_after_a_cut_at_any_call_is_not_forgotten() {
+async fn rotation_requested_after_any_cut_is_not_lost() {
     for occupant in OCCUPANTS {
         let calls = occupant.calls().await;
         for (number, fault) in [Fault::CutAfter, Fault::FailAfter].into_iter().enumerate() {
@@ -148,7 +148,7 @@ async fn rotation_asked_for_after_a_cut_at_any_call_is_not_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_asked_for_while_another_thing_is_held_follows_it() {
+async fn held_work_is_followed_by_requested_rotation() {
     // A publication skips rollouts, so it is not held by one.
     for occupant in [Rotation, Repair, Overlap] {
         for wait in waits() {
@@ -187,7 +187,7 @@ async fn full() -> MemoryWorld {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deferred_rotation_puts_off_nothing_that_is_owed() {
+async fn deferred_rotation_postpones_no_owed_work() {
     for wait in waits() {
         let world = full().await;
         world.replayed_by(format!("full, {wait:?}"));
@@ -210,7 +210,7 @@ async fn deferred_rotation_puts_off_nothing_that_is_owed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_asked_for_while_a_write_may_land_is_not_forgotten() {
+async fn rotation_requested_during_late_write_is_not_lost() {
     let late = Fault::Twice(Duration::from_secs(4 * 60 + 40));
     let mut deferred = 0;
     for call in amount::calls(1..=Rotation.calls().await) {
@@ -244,7 +244,7 @@ fn is_queued(world: &MemoryWorld) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_takes_back_a_rotation_that_waits() {
+async fn drop_withdraws_queued_rotation() {
     // One rotation waits behind a pending version, which is dropped with it. The other waits behind a
     // version that presenters may have.
     for is_presented in [false, true] {
@@ -277,7 +277,7 @@ async fn drop_takes_back_a_rotation_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_of_a_waiting_rotation_is_cut_at_any_call() {
+async fn drop_of_waiting_rotation_survives_any_cut() {
     for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
         for call in 1..8 {
             let world = in_service(103, &workloads()).await;
@@ -295,7 +295,7 @@ async fn drop_of_a_waiting_rotation_is_cut_at_any_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_rotation_keeps_its_terms() {
+async fn queued_rotation_keeps_its_excluded_clusters() {
     let mut spec = workloads();
     let mut away = workload("away", "away-token");
     away["cluster"] = json!("homelab");
@@ -323,7 +323,7 @@ async fn waiting_rotation_keeps_its_terms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_waiting_rotation_is_overdue() {
+async fn refused_queued_rotation_is_reported_as_overdue() {
     let world = in_service(105, &workloads()).await;
     world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
     queue(&world, "b", &[]).await;
@@ -353,7 +353,7 @@ async fn refused_waiting_rotation_is_overdue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_rotation_is_not_tried_less_often_because_others_ask() {
+async fn requests_do_not_delay_retry_of_held_rotation() {
     let world = in_service(106, &workloads()).await;
     world.break_workload(&deployed("datastore"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");

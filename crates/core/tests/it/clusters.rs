@@ -35,7 +35,7 @@ fn record(world: &MemoryWorld) -> Record {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_is_away_is_refused_by_name_before_anything_is_minted() {
+async fn unreachable_cluster_fails_preflight_before_mint() {
     for side in ["verifiers", "presenters"] {
         let world = in_service(1, &in_two_clusters(side)).await;
         world.lose_cluster(HOMELAB);
@@ -53,7 +53,7 @@ async fn a_cluster_that_is_away_is_refused_by_name_before_anything_is_minted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_goes_away_holds_the_rotation_and_the_same_version_goes_on_when_it_is_back() {
+async fn lost_cluster_holds_pending_version_until_its_return() {
     for side in ["verifiers", "presenters"] {
         for seed in amount::few_seeds(6) {
             let world = in_service(seed, &in_two_clusters(side)).await;
@@ -85,7 +85,7 @@ async fn one_that_goes_away_holds_the_rotation_and_the_same_version_goes_on_when
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_other_clusters_go_on_while_one_is_away() {
+async fn reachable_cluster_completes_expand_during_outage() {
     let world = in_service(3, &in_two_clusters("presenters")).await;
     world.assert_outcome(&world.invoke("a", rotate_without_waiting("a")).await, "in_progress");
     world.lose_cluster(HOMELAB);
@@ -97,7 +97,7 @@ async fn the_other_clusters_go_on_while_one_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_else_is_in_the_way_is_told_beside_the_cluster_that_is_away() {
+async fn other_failure_is_reported_beside_unreachable_cluster() {
     let mut spec = in_two_clusters("verifiers");
     spec["verifiers"]["workloads"].as_array_mut().unwrap().reverse();
     let world = in_service(4, &spec).await;
@@ -120,7 +120,7 @@ async fn what_else_is_in_the_way_is_told_beside_the_cluster_that_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_that_is_told_to_goes_on_without_a_cluster_and_says_so() {
+async fn rotation_without_cluster_completes_with_warning() {
     let without = |key: &str| rotate_for(None, key, [HOMELAB]);
     for is_begun in [false, true] {
         let world = in_service(5, &in_two_clusters("presenters")).await;
@@ -162,7 +162,7 @@ async fn a_rotation_that_is_told_to_goes_on_without_a_cluster_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repair_goes_without_what_the_rotation_before_it_went_without() {
+async fn repair_keeps_exclusions_of_previous_rotation() {
     let world = in_service(6, &in_two_clusters("presenters")).await;
     let published = place("ssm:/backend/token/accepted");
     let before = world.value(&published, Side::Verifiers);
@@ -178,7 +178,7 @@ async fn a_repair_goes_without_what_the_rotation_before_it_went_without() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_a_cluster_out_takes_over_from_who_waits_for_it() {
+async fn rotation_without_cluster_takes_over_from_waiting_one() {
     let world = in_service(7, &in_two_clusters("presenters")).await;
     // Pods in the cluster never become ready: an invocation that does not leave it out waits for them.
     world.break_workload("homelab/backend/deployment/away", "");
@@ -203,7 +203,7 @@ async fn who_leaves_a_cluster_out_takes_over_from_who_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_the_spec_does_not_name_cannot_be_left_out() {
+async fn cluster_missing_from_spec_cannot_be_excluded() {
     let world = in_service(8, &in_two_clusters("presenters")).await;
     let ending = world.invoke("a", rotate_for(None, "a", ["homelap"])).await;
     world.assert_outcome(&ending, "BadEvent");
@@ -217,7 +217,7 @@ async fn a_cluster_that_the_spec_does_not_name_cannot_be_left_out() {
 }
 
 #[test]
-fn records_and_audits_of_before_are_read_and_those_without_anything_left_out_look_like_them() {
+fn exclusions_are_optional_in_records_and_audits() {
     let record = serde_json::to_value(sample::begun_record(&sample::token())).unwrap();
     assert!(record.get("without").is_none());
     serde_json::from_value::<Record>(record).expect("it is a record");

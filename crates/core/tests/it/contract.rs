@@ -3,7 +3,7 @@
 
 use changeover_core::spec::{PicksUp, SecretCopy, Workload, WorkloadKind};
 use changeover_testkit::{
-    contract::{Stores, secrets::a_key_of_a_secret_keeps_its_newest_view},
+    contract::{Stores, secrets::key_of_secret_keeps_newest_view},
     promises_of_stores,
     world::MemoryWorld,
 };
@@ -23,7 +23,7 @@ macro_rules! in_memory {
 promises_of_stores!(in_memory);
 
 #[tokio::test(start_paused = true)]
-async fn in_memory_a_key_of_a_secret_keeps_its_newest_view() {
+async fn in_memory_secret_key_keeps_its_newest_view() {
     let world = MemoryWorld::new(0).ports();
     let written = |key: &str| Workload {
         cluster: "prod".to_owned(),
@@ -34,5 +34,5 @@ async fn in_memory_a_key_of_a_secret_keeps_its_newest_view() {
         picks_up: PicksUp::Restart,
         settle: std::time::Duration::ZERO,
     };
-    a_key_of_a_secret_keeps_its_newest_view(&*world.copies, written).await;
+    key_of_secret_keeps_newest_view(&*world.copies, written).await;
 }

@@ -11,14 +11,14 @@ use changeover_testkit::{
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_cut_at_any_call_is_carried_on_to_the_same_end() {
+async fn rotation_cut_at_any_call_reaches_same_end() {
     for (kind, spec) in kinds() {
         every_call(kind, &spec, &[Fault::CutBefore, Fault::CutAfter]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_cut_at_any_call_that_is_applied_late_comes_to_the_same_end() {
+async fn rotation_cut_before_late_effect_reaches_same_end() {
     let [soon, late] = late();
     for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::CutLate(soon), Fault::CutLate(late)]).await;
@@ -26,14 +26,14 @@ async fn a_rotation_cut_at_any_call_that_is_applied_late_comes_to_the_same_end()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_whose_call_fails_or_loses_its_reply_comes_to_the_same_end() {
+async fn rotation_with_failed_call_reaches_same_end() {
     for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::FailBefore, Fault::FailAfter]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_with_a_late_attempt_of_any_call_comes_to_the_same_end() {
+async fn rotation_with_late_call_attempt_reaches_same_end() {
     let [soon, late] = late();
     let faults =
         [Fault::FailLate(soon), Fault::FailLate(late), Fault::Twice(soon), Fault::Twice(late)];
@@ -43,14 +43,14 @@ async fn a_rotation_with_a_late_attempt_of_any_call_comes_to_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_with_a_slow_call_comes_to_the_same_end() {
+async fn rotation_with_slow_call_reaches_same_end() {
     for (kind, spec) in few_kinds() {
         every_call(kind, &spec, &[Fault::Slow(Duration::from_secs(9))]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_whose_calls_are_all_slow_comes_to_the_same_end() {
+async fn rotation_with_all_calls_slow_settles() {
     let slow = Fault::Slow(Duration::from_secs(9));
     let all = Faults { calls: (1..=100).map(|call| (call, slow)).collect(), ..Faults::none() };
     for (kind, spec) in kinds() {
@@ -70,7 +70,7 @@ async fn a_rotation_whose_calls_are_all_slow_comes_to_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
+async fn token_settles_despite_late_write_of_cut_rotation() {
     let mixed = json!({
         "token": {"bytes": 32},
         "overlap": "5s",
@@ -111,7 +111,7 @@ async fn a_write_in_the_air_is_remembered_by_whoever_comes_by() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_after_any_call_is_an_error_without_its_words_and_carried_on() {
+async fn panicked_rotation_hides_panic_text_and_is_resumed() {
     const WORDS: &str = "the words of a panic may hold a token";
     for (kind, spec) in few_kinds() {
         let calls = {
@@ -137,7 +137,7 @@ async fn a_panic_after_any_call_is_an_error_without_its_words_and_carried_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_publication_cut_at_any_call_is_carried_on_to_the_same_end() {
+async fn first_publication_cut_at_any_call_settles() {
     for (kind, spec) in kinds() {
         let calls = {
             let world = MemoryWorld::new(1);
@@ -161,7 +161,7 @@ async fn a_first_publication_cut_at_any_call_is_carried_on_to_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_an_overlap_cut_at_any_call_is_carried_on_to_the_same_end() {
+async fn cut_overlap_end_reaches_same_end() {
     for (kind, spec) in kinds() {
         let (undisturbed, calls) = overlap_ended(kind, &spec, Faults::none()).await;
         for call in amount::calls(1..=calls) {

@@ -11,7 +11,7 @@ use changeover_testkit::{
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
+async fn foreign_value_is_kept_and_blocks_rotation() {
     for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
         let mut spec = everything();
         // A person who edits the token by hand also updates the verifiers by hand, so the spec has none.
@@ -35,7 +35,7 @@ async fn a_strangers_value_is_neither_overwritten_nor_rotated_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
+async fn misplaced_own_value_is_repaired_by_sweep() {
     let world = in_service(21, &everything()).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     let old = world.value(&place("dynamodb:configuration/id=presented"), Side::Presenters);
@@ -66,7 +66,7 @@ async fn a_value_of_its_own_in_the_wrong_place_is_repaired_by_the_sweep() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn verifiers_are_repaired_beside_a_stranger() {
+async fn verifiers_are_repaired_beside_foreign_value() {
     let (accepted, presented) =
         (place("ssm:/backend/token/accepted"), place("dynamodb:configuration/id=presented"));
     let world = in_service(23, &everything()).await;
@@ -93,7 +93,7 @@ async fn verifiers_are_repaired_beside_a_stranger() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
+async fn label_moved_by_hand_is_restored_within_day() {
     let world = in_service(24, &parameters()).await;
     let presented = place("ssm:/backend/token");
     // The previous version is still accepted.
@@ -118,7 +118,7 @@ async fn label_that_is_moved_by_hand_is_put_back_within_a_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_next() {
+async fn reverted_view_is_republished_before_next_leg() {
     // The accepted view is reverted while verifiers' pods are replaced, or the presented view while
     // presenters' are.
     let legs = [
@@ -145,7 +145,7 @@ async fn a_view_that_is_reverted_under_its_leg_is_published_again_before_the_nex
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_before_the_next() {
+async fn reverted_secret_is_rewritten_before_next_leg() {
     for (broken, secret) in [("mesh", "mesh#accepted"), ("backend", "datastore#token")] {
         for seed in amount::few_seeds(8) {
             let world = in_service(seed, &written_secrets()).await;
@@ -166,7 +166,7 @@ async fn a_secret_that_is_written_and_reverted_under_its_leg_is_written_again_be
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() {
+async fn edited_secret_is_repaired_within_day() {
     for secret in ["mesh#accepted", "mesh#token", "datastore#token"] {
         let secret = format!("{CLUSTER}/backend/{secret}");
         let world = in_service(1, &written_secrets()).await;
@@ -185,7 +185,7 @@ async fn a_secret_that_is_written_and_edited_by_hand_is_repaired_within_a_day() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_replaced_again() {
+async fn restored_token_under_migrate_ends_after_next_replacement() {
     for (mut spec, reverted) in
         [(items(), "dynamodb:configuration/id=presented"), (parameters(), "ssm:/backend/token")]
     {
@@ -207,7 +207,7 @@ async fn an_old_token_brought_back_under_migrate_gets_its_end_only_when_it_is_re
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
+async fn repeatedly_reverted_view_holds_rotation() {
     let mut spec = parameters();
     spec["presenters"]["within"] = json!("1m");
     let world = in_service(22, &spec).await;
@@ -232,7 +232,7 @@ async fn what_somebody_keeps_changing_is_held_after_a_few_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_edit_of_a_team_that_edits_by_hand_gets_its_overlap() {
+async fn each_adopted_edit_gets_its_overlap() {
     for (kind, mut spec) in kinds() {
         spec["on_drift"] = json!("adopt");
         let world = in_service(30, &spec).await;
@@ -255,7 +255,7 @@ async fn each_edit_of_a_team_that_edits_by_hand_gets_its_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_of_what_was_edited_by_hand_adopts_it_first() {
+async fn rotation_adopts_manual_edit_before_mint() {
     for (kind, mut spec) in few_kinds() {
         spec["on_drift"] = json!("adopt");
         for wait in [None, Some(Duration::ZERO)] {
@@ -274,7 +274,7 @@ async fn a_rotation_of_what_was_edited_by_hand_adopts_it_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edit_in_the_middle_of_a_rotation_is_the_version_after_it() {
+async fn edit_during_rotation_is_adopted_after_it() {
     for (kind, mut spec) in few_kinds() {
         spec["on_drift"] = json!("adopt");
         for call in (1..60).step_by(3) {
@@ -295,7 +295,7 @@ async fn an_edit_in_the_middle_of_a_rotation_is_the_version_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edit_is_adopted_once_when_that_is_asked_for() {
+async fn edit_is_adopted_once_on_request() {
     for (kind, spec) in few_kinds() {
         let world = in_service(33, &spec).await;
         world.replayed_by(kind);
@@ -312,7 +312,7 @@ async fn an_edit_is_adopted_once_when_that_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn edits_that_disagree_and_values_that_have_ended_are_not_adopted() {
+async fn conflicting_edits_and_ended_values_are_not_adopted() {
     let mut spec = everything();
     spec["on_drift"] = json!("adopt");
     // A person who restores an old token also updates the verifiers by hand, so the spec has none.

@@ -17,7 +17,7 @@ macro_rules! example {
 }
 
 #[test]
-fn a_rotation_needs_no_key_and_takes_one() {
+fn rotation_key_is_optional_in_event() {
     let (Request::Rotate { key, wait, .. }, Request::Rotate { key: given, wait: waited, .. }) =
         (example!("rotate"), example!("rotate-with-key"))
     else {
@@ -29,7 +29,7 @@ fn a_rotation_needs_no_key_and_takes_one() {
 }
 
 #[test]
-fn a_schedule_brings_its_key() {
+fn scheduled_rotation_takes_key_from_its_event() {
     for (request, expected) in [
         (
             example!("eventbridge-rule"),
@@ -48,7 +48,7 @@ fn a_schedule_brings_its_key() {
 }
 
 #[test]
-fn every_other_action_is_read_as_itself() {
+fn other_example_events_parse_to_their_actions() {
     for (request, action, token) in [
         (example!("publish"), "publish", Some("datastore-token")),
         (example!("drop"), "drop", Some("datastore-token")),
@@ -68,7 +68,7 @@ fn every_other_action_is_read_as_itself() {
 }
 
 #[test]
-fn through_the_alias_of_observers_nothing_is_changed() {
+fn status_alias_allows_only_read_actions() {
     let function = "arn:aws:lambda:eu-west-1:123456789012:function:status";
     let observed = format!("{function}:{STATUS_ALIAS}");
     for (event, reads_only) in [
@@ -91,7 +91,7 @@ fn through_the_alias_of_observers_nothing_is_changed() {
 }
 
 #[test]
-fn an_event_names_a_token_and_not_where_it_is_written() {
+fn event_that_specifies_place_is_refused() {
     for action in ["rotate", "publish", "drop", "forget", "sweep", "status", "preflight"] {
         for field in ["publish", "presenters", "verifiers", "parameter", "spec", "without"] {
             let mut event = json!({"action": action, "token": "datastore-token"});

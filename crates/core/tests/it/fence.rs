@@ -21,24 +21,24 @@ fn any_fence() -> impl Strategy<Value = Fence> {
 
 proptest! {
     #[test]
-    fn a_fence_reads_back_from_its_text(fence in any_fence()) {
+    fn fence_survives_round_trip_through_text(fence in any_fence()) {
         prop_assert_eq!(fence.to_string().parse(), Ok(fence));
     }
 
     #[test]
-    fn texts_of_lives_compare_as_lives(one in any_life(), other in any_life()) {
+    fn life_text_order_matches_life_order(one in any_life(), other in any_life()) {
         prop_assert_eq!(one.to_string().cmp(&other.to_string()), one.cmp(&other));
         prop_assert_eq!(one.to_string().len(), Life::WIDTH);
     }
 
     #[test]
-    fn life_comes_before_revision(one in any_fence(), other in any_fence()) {
+    fn life_is_compared_before_revision(one in any_fence(), other in any_fence()) {
         let expected = one.life.cmp(&other.life).then(one.revision.cmp(&other.revision));
         prop_assert_eq!(one.cmp(&other), expected);
     }
 
     #[test]
-    fn only_the_canonical_text_is_read(text in "[0-9a-f+. ]{0,32}") {
+    fn only_canonical_fence_text_is_parsed(text in "[0-9a-f+. ]{0,32}") {
         if let Ok(fence) = text.parse::<Fence>() {
             prop_assert_eq!(fence.to_string(), text);
         }
@@ -60,7 +60,7 @@ fn stamps_of_earlier_versions_are_read() {
 }
 
 #[test]
-fn new_life_is_above_a_clock_that_is_ahead() {
+fn new_life_exceeds_life_from_fast_clock() {
     let ours = Life::new(at(0), 7);
     let minute_ahead = Life::new(at(60), u32::MAX);
     assert!(ours.above(Some(minute_ahead)) > minute_ahead);
@@ -72,7 +72,7 @@ fn new_life_is_above_a_clock_that_is_ahead() {
 }
 
 #[test]
-fn least_revision_grows_with_the_age_of_a_record() {
+fn least_revision_grows_with_record_age() {
     let life = Life::new(at(0), 7);
     assert_eq!(life.least_revision(at(0)), 0);
     assert_eq!(life.least_revision(at(-5)), 0, "a clock that went back");

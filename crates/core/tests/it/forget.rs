@@ -55,7 +55,7 @@ async fn token_with_a_spec_is_not_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_is_not_forgotten_until_its_fix_is_followed() {
+async fn unfinished_rotation_is_not_forgotten_before_its_fix() {
     // A version that cannot be presented yet is dropped. One that is presented completes its rotation.
     for is_presented in [false, true] {
         let world = in_service(73, &workloads()).await;
@@ -116,7 +116,7 @@ async fn forgetting_waits_for_writes_that_may_land() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forget_cut_at_any_call_forgets_or_does_not() {
+async fn cut_forget_is_completed_by_retry() {
     let calls = {
         let world = in_service(74, &parameters()).await;
         world.unspecify(&subject());
@@ -145,7 +145,7 @@ async fn forget_cut_at_any_call_forgets_or_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn name_that_is_used_again_uses_no_number_twice() {
+async fn reused_name_gets_new_version_numbers() {
     let world = rotated_once(&items()).await;
     world.unspecify(&subject());
     let audits = [1, 2].map(|version| world.audit(&subject(), version));

@@ -11,7 +11,7 @@ use changeover_testkit::{
 use serde_json::json;
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_version_is_minted_after_the_one_in_progress() {
+async fn fresh_version_follows_version_in_progress() {
     for (kind, spec) in kinds() {
         let world = in_service(40, &spec).await;
         world.replayed_by(kind);
@@ -30,7 +30,7 @@ async fn a_fresh_version_is_minted_after_the_one_in_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_version_that_nothing_precedes_is_minted_at_once() {
+async fn fresh_version_at_rest_is_minted_at_once() {
     let world = in_service(41, &items()).await;
     let ending = world.invoke("a", rotate_fresh("a")).await;
     world.assert_outcome(&ending, "rotated");
@@ -38,7 +38,7 @@ async fn a_fresh_version_that_nothing_precedes_is_minted_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_version_is_minted_though_nobody_asks_again() {
+async fn queued_fresh_version_is_minted_by_sweep() {
     for (kind, spec) in few_kinds() {
         let world = in_service(42, &spec).await;
         world.replayed_by(kind);
@@ -67,7 +67,7 @@ async fn a_fresh_version_is_minted_though_nobody_asks_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_ask_for_a_fresh_version_meanwhile_get_the_same_one() {
+async fn fresh_requests_during_rotation_share_one_version() {
     let world = in_service(43, &everything()).await;
     world.invoke("a", rotate_without_waiting("a")).await;
     for key in ["b", "c", "d"] {
@@ -87,7 +87,7 @@ async fn all_who_ask_for_a_fresh_version_meanwhile_get_the_same_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_version_follows_one_that_somebody_watches() {
+async fn fresh_version_follows_concurrently_running_rotation() {
     for seed in amount::few_seeds(8) {
         let world = in_service(seed, &workloads()).await;
         world.replayed_by(format!("seed {seed}"));
@@ -109,7 +109,7 @@ async fn a_fresh_version_follows_one_that_somebody_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_version_is_asked_for_once_wherever_whoever_asks_is_cut() {
+async fn cut_fresh_request_mints_one_version() {
     for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
         for call in amount::calls(1..) {
             let world = in_service(44, &parameters()).await;

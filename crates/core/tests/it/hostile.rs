@@ -34,7 +34,7 @@ proptest! {
     #![proptest_config(Config { cases: amount::cases(300), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_damaged_record_is_refused_or_carried_on_without_a_panic(
+    fn damaged_record_causes_no_panic_or_unclear_error(
         moment in 0..40_usize,
         damages in damages(),
         requests in vec(request(), 1..4),
@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_is_an_answer_or_a_clear_error(request in request(), kind in any::<Index>()) {
+    fn passed_deadline_yields_answer_or_clear_error(request in request(), kind in any::<Index>()) {
         paused().block_on(async {
             let (_, spec) = &few_kinds()[kind.index(4)];
             let world = in_service(1, spec).await;
@@ -84,7 +84,7 @@ proptest! {
     #![proptest_config(Config { cases: amount::cases(12), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn clocks_that_jump_by_a_day_neither_panic_nor_loop_and_are_recovered_from(
+    fn token_recovers_from_clock_jumps_of_one_day(
         jumps in vec((select(vec![-24, -1, 0, 1, 24]), request()), 1..5),
         kind in any::<Index>(),
     ) {

@@ -16,7 +16,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn what_arrives_is_rotated_to_like_any_other_version() {
+async fn imported_value_becomes_current_version() {
     for (kind, spec) in kinds() {
         let world = imported(50, &spec).await;
         world.replayed_by(kind);
@@ -32,7 +32,7 @@ async fn what_arrives_is_rotated_to_like_any_other_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_arrival_is_one_version_however_often_it_is_told() {
+async fn repeated_import_of_arrival_mints_one_version() {
     for (kind, spec) in few_kinds() {
         let world = imported(51, &spec).await;
         world.replayed_by(kind);
@@ -48,7 +48,7 @@ async fn an_arrival_is_one_version_however_often_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_arrival_that_nobody_tells_of_is_found_by_the_sweep() {
+async fn unannounced_arrival_is_found_by_sweep() {
     let world = imported(52, &everything()).await;
     world.arrive(INBOX, &issued(2), true);
     sweeps(&world, 2).await;
@@ -67,7 +67,7 @@ async fn an_arrival_that_nobody_tells_of_is_found_by_the_sweep() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_arrival_in_the_middle_of_a_rotation_is_not_lost() {
+async fn arrival_during_rotation_is_not_lost() {
     for (kind, spec) in few_kinds() {
         for is_told in [true, false] {
             let world = imported(53, &spec).await;
@@ -92,7 +92,7 @@ async fn an_arrival_in_the_middle_of_a_rotation_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_a_version_is_refused_once_and_told_to_whoever_asks() {
+async fn unfit_arrival_is_refused_and_its_reason_reported() {
     let mut spec = everything();
     spec["overlap"] = json!("1h");
     let world = imported(54, &spec).await;
@@ -137,7 +137,7 @@ const ISSUED: [&str; 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn what_most_issuers_issue_is_taken_with_a_warning() {
+async fn typical_issuer_value_is_imported_with_warning() {
     for value in ISSUED {
         let world = imported(59, &items()).await;
         world.arrive(INBOX, value, true);
@@ -174,7 +174,7 @@ async fn least_bits_decide_what_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn weak_value_in_use_is_adopted_with_a_warning() {
+async fn weak_value_in_use_is_adopted_with_warning() {
     let world = MemoryWorld::new(61);
     world.specify(&subject(), &items());
     world.in_use_before(&place("dynamodb:configuration/id=presented"), "hunter2hunter2");
@@ -196,7 +196,7 @@ async fn weak_value_is_not_adopted_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_begins_with_what_presenters_have_and_then_with_what_arrived() {
+async fn token_starts_with_value_in_use_before_arrivals() {
     let world = MemoryWorld::new(55);
     world.specify(&subject(), &from_inbox(&items()));
     let refused = world.invoke("nothing", publish()).await;
@@ -214,7 +214,7 @@ async fn a_token_begins_with_what_presenters_have_and_then_with_what_arrived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_cut_at_any_call_is_carried_on_to_the_same_end() {
+async fn import_cut_at_any_call_mints_one_version() {
     for (kind, spec) in few_kinds() {
         for fault in [Fault::CutBefore, Fault::CutAfter, Fault::FailAfter] {
             for call in amount::calls(1..) {
@@ -238,7 +238,7 @@ async fn an_import_cut_at_any_call_is_carried_on_to_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inbox_that_no_spec_names_is_told() {
+async fn import_from_unknown_inbox_is_refused() {
     let world = imported(57, &items()).await;
     let parameter = ParameterName::parse("/inbox/another").expect("a name");
     let ending = world.invoke("a", Request::Import { parameter }).await;

@@ -162,7 +162,7 @@ async fn copied_manifest_of_an_older_record_proves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copied_manifest_of_a_newer_record_holds_the_leg() {
+async fn copied_manifest_of_newer_record_holds_leg() {
     let world = used_for_a_day(75, &workloads()).await;
     let workload = deployed("backend");
     let mark = |fence| world.apply_stamp(&workload, &subject(), Side::Presenters, fence);
@@ -251,7 +251,7 @@ async fn secret_of_a_newer_record_holds_the_leg() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn document_of_a_newer_record_is_reported_and_kept() {
+async fn document_of_newer_record_is_reported_and_kept() {
     let world = used_for_a_day(80, &parameters()).await;
     let accepted = place("ssm:/backend/token/accepted");
     let document = world.value(&accepted, Side::Verifiers);
@@ -310,7 +310,7 @@ async fn upgrade_restarts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upgrade_in_the_middle_of_a_rotation_continues_it() {
+async fn upgrade_during_rotation_continues_it() {
     for (kind, spec) in kinds() {
         let world = used_for_a_day(83, &spec).await;
         world.replayed_by(format!("kind {kind}"));
@@ -339,7 +339,7 @@ async fn dropped_rotation_after_an_upgrade_restarts_no_presenter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn older_stamp_is_replaced_under_a_view_without_a_life() {
+async fn older_stamp_is_replaced_under_view_without_life() {
     let world = used_for_a_day(87, &workloads()).await;
     world.downgrade(&subject());
     // The record gets its life, but the presenters' view keeps its fence.

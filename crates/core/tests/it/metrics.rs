@@ -17,7 +17,7 @@ use changeover_testkit::{
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn every_line_is_in_the_embedded_metric_format_and_tells_no_value() {
+async fn metric_lines_follow_embedded_format_without_secrets() {
     let format = Schema::of(&embedded_metric_format());
     let mut emitted = BTreeSet::new();
     for world in worlds().await {
@@ -106,7 +106,7 @@ fn embedded_metric_format() -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_every_invocation_ended_is_counted_with_its_calls() {
+async fn invocation_outcome_is_counted_with_its_calls() {
     let world = in_service(32, &items()).await;
     let cases: [(Request, &str); 4] = [
         (rotate("a"), "rotated"),
@@ -130,7 +130,7 @@ async fn how_every_invocation_ended_is_counted_with_its_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_counted_by_its_error_type_and_without() {
+async fn failure_is_counted_with_its_error_type() {
     let world = in_service(33, &workloads()).await;
     world.pause_workload(&deployed("backend"), true);
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "PreflightFailed");
@@ -156,7 +156,7 @@ async fn a_failure_is_counted_by_its_error_type_and_without() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_is_counted_though_nothing_is_due() {
+async fn sweep_is_counted_with_nothing_due() {
     let world = in_service(34, &items()).await;
     let before = world.measured().len();
     world.assert_outcome(&world.invoke("sweep", Request::Sweep).await, "swept");
@@ -166,7 +166,7 @@ async fn a_sweep_is_counted_though_nothing_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_legs_and_rotation_take_what_the_timeline_says() {
+async fn step_leg_and_rotation_durations_match_timeline() {
     for (kind, spec) in kinds() {
         let world = in_service(35, &spec).await;
         world.replayed_by(kind);
@@ -200,7 +200,7 @@ async fn steps_legs_and_rotation_take_what_the_timeline_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_becomes_more_overdue_until_it_is_through() {
+async fn held_rotation_becomes_more_overdue_until_completion() {
     let world = in_service(36, &workloads()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
@@ -219,7 +219,7 @@ async fn what_is_held_becomes_more_overdue_until_it_is_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_the_end_of_a_version_is_not_overdue() {
+async fn wait_for_version_end_is_not_overdue() {
     let mut spec = items();
     spec["overlap"] = json!("36h");
     let world = in_service(37, &spec).await;
@@ -233,7 +233,7 @@ async fn waiting_for_the_end_of_a_version_is_not_overdue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_of_the_current_version_is_told_at_least_daily() {
+async fn current_version_age_is_measured_daily() {
     let world = in_service(38, &items()).await;
     for day in 1..4 {
         world.pass(Duration::from_secs(24 * 60 * 60)).await;

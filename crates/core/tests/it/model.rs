@@ -163,12 +163,12 @@ const EVERY_PROMISE: [&str; 7] =
     [AUTHENTICATES, ENDS, MOVES, ONE_PENDING, IS_LEGAL, COMPLETES, ANSWERS];
 
 #[test]
-fn no_execution_on_parameters_breaks_a_promise() {
+fn invariants_hold_in_executions_on_parameters() {
     holds(UNFENCED);
 }
 
 #[test]
-fn no_execution_on_items_breaks_a_promise() {
+fn invariants_hold_in_executions_on_items() {
     holds(FENCED);
 }
 

@@ -21,7 +21,7 @@ proptest! {
     #![proptest_config(Config { cases: amount::cases(512), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn no_sequence_of_changes_breaks_a_promise(asks in prop::collection::vec(ask(), 1..120)) {
+    fn change_sequences_keep_invariants(asks in prop::collection::vec(ask(), 1..120)) {
         let mut now = Timestamp::constant(1_793_491_200, 0);
         let mut record = Record::new(subject(), life(0), now);
         let mut minted = 0;
@@ -251,7 +251,7 @@ impl Ask {
 const OVERLAP: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_held_rotation_is_tried_again_later_and_later() {
+fn held_rotation_is_retried_with_growing_pauses() {
     let mut now = Timestamp::constant(1_793_491_200, 0);
     let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
     let record = Record::new(subject(), life(0), now);
@@ -293,7 +293,7 @@ fn restored_record_is_raised_above_what_it_found() {
 }
 
 #[test]
-fn a_lease_that_ran_out_is_taken_over_only_after_its_grace() {
+fn expired_lease_is_taken_over_after_grace() {
     let now = Timestamp::constant(1_793_491_200, 0);
     let ask = Ask { after: 0, what: 2, holder: 0, flag: true };
     let record = Record::new(subject(), life(0), now);

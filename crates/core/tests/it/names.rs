@@ -80,7 +80,7 @@ async fn label_previous_is_never_on_the_current_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn label_of_a_version_that_was_pushed_out_holds_nothing() {
+async fn label_of_evicted_version_blocks_no_rotation() {
     let world = rotated_twice(&parameters()).await;
     // Writes of others push out the version that holds the current token. The last write holds its value
     // again.
@@ -127,7 +127,7 @@ async fn spec_that_was_created_again_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spec_with_the_same_text_is_the_same_whatever_its_version() {
+async fn identical_spec_text_does_not_restart_rotation() {
     let world = in_service(112, &everything()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
@@ -141,7 +141,7 @@ async fn spec_with_the_same_text_is_the_same_whatever_its_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn earlier_text_of_a_spec_is_never_gone_back_to() {
+async fn stale_spec_read_does_not_revert_spec() {
     for reads in [1, 2, 40] {
         let world = in_service(113, &everything()).await;
         world.replayed_by(format!("{reads} stale reads"));

@@ -252,7 +252,7 @@ fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
 }
 
 #[test]
-fn what_later_versions_bring_is_named_as_such() {
+fn action_of_later_version_is_reported_as_unavailable() {
     let message = fault_of("/verifiers/publish/0/region", json!("us-east-1"));
     assert!(message.contains("`verifiers.publish[0].region`"), "{message}");
     assert!(message.contains("not available in this version"), "{message}");

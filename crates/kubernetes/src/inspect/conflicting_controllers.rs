@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn who_else_restarts_it_is_told() {
+    fn restart_annotations_of_other_controllers_are_reported() {
         let cases = [
             ("reloader.stakater.com/auto", "true", true),
             ("secret.reloader.stakater.com/auto", "true", true),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn who_else_owns_a_stamp_is_told_and_who_owns_other_annotations_is_not() {
+    fn foreign_owner_is_reported_only_for_stamp() {
         let owned_by = |manager: &str, annotation: &str| {
             let annotations = json!({"f:annotations": {".": {}, format!("f:{annotation}"): {}}});
             json!({"managedFields": [{

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_nobody_can_read_from_is_refused() {
+    fn unready_or_unserved_store_is_refused() {
         let condition = |status: &str| {
             let ready = json!({
                 "type": "Ready", "status": status, "reason": "InvalidProviderConfig",
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_several_views_may_be_torn() {
+    fn secret_of_several_views_is_warned_about() {
         let published: BTreeSet<_> = ["/a/token", "/a/token/accepted", "/b/token"]
             .map(|name| ParameterName::parse(name).unwrap())
             .into();

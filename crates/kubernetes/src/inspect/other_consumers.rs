@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_that_is_over_or_a_cron_jobs_uses_nothing_any_more() {
+    fn finished_or_cron_job_owned_job_is_excluded() {
         let job = |metadata: Value, status: Value| -> Job {
             let template = json!({"spec": {"containers": []}});
             let job =

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_deployment_says_of_its_next_rollout_is_told() {
+    fn deployment_obstacles_to_next_rollout_are_reported() {
         let all = json!({"availableReplicas": 3});
         let condition = |kind: &str, status: &str| {
             let condition = json!({"type": kind, "status": status, "message": "exceeded quota"});
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stateful_set_keeps_on_the_old_token_is_refused() {
+    fn stateful_set_obstacles_to_next_rollout_are_reported() {
         let partition = |partition: i32| {
             json!({"updateStrategy": {
                 "type": "RollingUpdate", "rollingUpdate": {"partition": partition},
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_daemon_set_says_of_its_next_rollout_is_told() {
+    fn daemon_set_obstacles_to_next_rollout_are_reported() {
         let status = |desired: i32, available: i32| {
             json!({
                 "currentNumberScheduled": desired, "numberMisscheduled": 0, "numberReady": available,
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_takes_its_batches_and_the_grace_of_what_ends() {
+    fn rollout_estimate_counts_batches_and_termination_grace() {
         let template = json!({"spec": {"containers": [], "terminationGracePeriodSeconds": 20}});
         let with = |fields: Value| {
             let mut spec = json!({"template": template, "minReadySeconds": 5});

@@ -227,7 +227,7 @@ mod tests {
     const WITHIN: PicksUp = PicksUp::Within(Duration::from_mins(2));
 
     #[test]
-    fn every_way_into_a_container_is_known_and_whether_a_running_one_sees_it_change() {
+    fn live_update_requires_volume_mount_without_sub_path() {
         let from_all = json!({"envFrom": [{"secretRef": {"name": "copy"}}]});
         let projected = |source: Value| json!({"projected": {"sources": [{"secret": source}]}});
         let init = json!({"initContainers": [{"name": "main", "env": variable("copy", "token")["env"]}],
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_whose_containers_do_not_see_the_secret_is_refused() {
+    fn workload_without_use_of_secret_is_refused() {
         let unmounted = json!({"volumes": [{"name": "v", "secret": {"secretName": "copy"}}]});
         let other_file = mounting(
             json!({"secret": {"secretName": "copy", "items": [{"key": "token", "path": "a"}]}}),
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_its_template_does_not_show_is_only_a_warning() {
+    fn unproven_use_of_secret_is_warning() {
         let csi =
             json!({"volumes": [{"name": "v", "csi": {"driver": "secrets-store.csi.k8s.io"}}]});
         let cases = [
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_a_template_makes_out_of_ours_counts() {
+    fn templated_key_counts_as_use() {
         let source = SecretSource { secret: "copy", keys: &["raw"], is_templated: true };
         let pod = pod(container(variable("copy", "config.yaml")));
         assert!(judge("it", &pod, source, PicksUp::Restart).is_ok());

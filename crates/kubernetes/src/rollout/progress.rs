@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_event_leads_to_its_state_and_action() {
+    async fn rollout_transitions_match_table() {
         let now = Instant::now() + Duration::from_secs(100);
         let later = now + Duration::from_secs(1);
         let (left, pull) = ("1 pod", "image cannot be pulled");

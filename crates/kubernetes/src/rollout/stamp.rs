@@ -152,7 +152,7 @@ mod tests {
     use changeover_token::TokenName;
 
     #[test]
-    fn each_side_and_token_has_an_annotation_and_a_manager_of_its_own() {
+    fn annotation_and_manager_name_side_and_token() {
         let stamp = |side| Stamp {
             side,
             token: TokenName::parse("datastore-token").unwrap(),

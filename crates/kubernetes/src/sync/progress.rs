@@ -284,7 +284,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     #[expect(clippy::too_many_lines, reason = "a table")]
-    async fn every_event_leads_to_its_state_and_action() {
+    async fn copy_transitions_match_table() {
         let t = Instant::now();
         let now = at(t, 100);
         let refresh_at = Some(now + spread(FIRST_REFRESH_AFTER, "copy"));

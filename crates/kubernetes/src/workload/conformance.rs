@@ -261,7 +261,7 @@ fn table() -> Vec<Row> {
 }
 
 #[test]
-fn every_state_is_answered_as_the_table_says_and_every_difference_is_explained() {
+fn verdicts_match_table_and_differences_are_explained() {
     for row in table() {
         let description = format!("{} {:?}", row.kind, row.state);
         let live = row.live();

@@ -145,7 +145,7 @@ fn suspect(verdict: &RolloutStatus, words: &str) {
 }
 
 #[test]
-fn it_is_done_when_kubectl_says_so_and_every_pod_has_the_stamp() {
+fn completed_rollout_with_stamped_pods_is_done() {
     for kind in KINDS {
         let pods = [pod(kind, "a", "7", json!({})), pod(kind, "b", "7", json!({}))];
         assert_eq!(judge(&with(kind, &[]), &pods), RolloutStatus::Done, "{kind}");
@@ -171,7 +171,7 @@ fn template_of_a_later_stamp_is_ahead() {
 }
 
 #[test]
-fn what_kubectl_says_is_said_in_words() {
+fn kubectl_waiting_status_gives_pod_counts() {
     let cases = [
         ("Deployment", "/status/updatedReplicas", "1 of 3 pods are updated"),
         ("Deployment", "/status/availableReplicas", "1 of 3 updated pods are available"),
@@ -188,7 +188,7 @@ fn what_kubectl_says_is_said_in_words() {
 }
 
 #[test]
-fn an_older_pod_is_waited_for_by_name_and_node_whether_it_ends_or_not() {
+fn older_pod_is_awaited_by_name_and_node() {
     for kind in KINDS {
         let live = with(kind, &[]);
         let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
@@ -202,7 +202,7 @@ fn an_older_pod_is_waited_for_by_name_and_node_whether_it_ends_or_not() {
 }
 
 #[test]
-fn pods_that_ended_and_pods_of_nobody_are_not_waited_for() {
+fn ended_and_unowned_pods_are_not_awaited() {
     for kind in KINDS {
         let failed = pod(kind, "a", "6", json!({"status": {"phase": "Failed"}}));
         let succeeded = pod(kind, "b", "6", json!({"status": {"phase": "Succeeded"}}));
@@ -225,7 +225,7 @@ fn without_replicas_nothing_runs_on_an_older_view() {
 }
 
 #[test]
-fn a_template_without_the_stamp_is_stuck() {
+fn template_without_stamp_is_stuck() {
     for kind in KINDS {
         let older = [("/spec/template/metadata/annotations", json!({STAMP: "6"}))];
         stuck(&judge(&with(kind, &older), &[]), "lost its stamp");
@@ -235,7 +235,7 @@ fn a_template_without_the_stamp_is_stuck() {
 }
 
 #[test]
-fn what_keeps_pods_from_being_replaced_is_stuck_and_only_while_it_does() {
+fn replacement_obstacle_is_stuck_only_with_older_pods() {
     let obstacles = [
         ("Deployment", "/spec/paused", json!(true), "is paused"),
         ("StatefulSet", "/spec/updateStrategy/type", json!("OnDelete"), "OnDelete replaces no"),
@@ -256,7 +256,7 @@ fn what_keeps_pods_from_being_replaced_is_stuck_and_only_while_it_does() {
 }
 
 #[test]
-fn a_deadline_that_is_exceeded_is_told_with_the_trouble_that_exceeded_it() {
+fn exceeded_deadline_is_reported_with_pod_trouble() {
     let exceeded = json!([{
         "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
     }]);
@@ -272,7 +272,7 @@ fn a_deadline_that_is_exceeded_is_told_with_the_trouble_that_exceeded_it() {
 /// One case for each trouble of a pod, with the verdict on it and its words.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn the_trouble_of_a_pod_is_told_with_its_container_reason_and_last_end() {
+fn pod_trouble_is_reported_with_container_and_reason() {
     // The message `hush` is the container's own: no verdict may repeat it.
     let killed = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137, "message": "hush"}});
     let unready = |conditions: Value| {
@@ -340,7 +340,7 @@ fn the_trouble_of_a_pod_is_told_with_its_container_reason_and_last_end() {
 }
 
 #[test]
-fn what_a_container_or_its_runtime_wrote_is_not_repeated() {
+fn runtime_message_of_container_is_not_repeated() {
     for reason in ["CreateContainerError", "RunContainerError", "PostStartHookError"] {
         let verdict =
             judge(&under_way_of("Deployment"), &[pod("Deployment", "a", "7", waiting(reason, 0))]);
@@ -350,7 +350,7 @@ fn what_a_container_or_its_runtime_wrote_is_not_repeated() {
 }
 
 #[test]
-fn trouble_of_another_template_is_no_trouble_where_its_pods_are_ended_anyway() {
+fn other_template_trouble_of_replaced_pods_is_ignored() {
     for kind in ["Deployment", "DaemonSet"] {
         for stamp in ["6", "7"] {
             let mut crashing = waiting("CrashLoopBackOff", 40);
@@ -370,7 +370,7 @@ fn trouble_of_another_template_is_no_trouble_where_its_pods_are_ended_anyway() {
 }
 
 #[test]
-fn what_may_go_by_is_told_before_it_is_known_whose_a_replica_set_is() {
+fn transient_trouble_is_reported_before_owner_is_known() {
     let starting = container(json!({"state": {"running": {}}}));
     let replica = PodState::of(pod("Deployment", "a", "7", starting), STAMP).unwrap();
     let rollout = Rollout { object: "a", annotation: STAMP, fence: Fence::bare(7) };
@@ -379,7 +379,7 @@ fn what_may_go_by_is_told_before_it_is_known_whose_a_replica_set_is() {
 }
 
 #[test]
-fn a_pod_of_another_template_that_is_not_ready_holds_a_stateful_set() {
+fn other_template_trouble_is_suspect_for_stateful_set() {
     let mut crashing = waiting("CrashLoopBackOff", 40);
     crashing["metadata"] = json!({"labels": {"controller-revision-hash": "old"}});
     let verdict =
@@ -390,7 +390,7 @@ fn a_pod_of_another_template_that_is_not_ready_holds_a_stateful_set() {
 }
 
 #[test]
-fn what_is_known_of_the_template_before_is_no_trouble_of_this_one() {
+fn trouble_is_ignored_before_template_is_observed() {
     for kind in KINDS {
         let unobserved = with(kind, &[("/metadata/generation", json!(5))]);
         let pods = [pod(kind, "a", "6", waiting("CrashLoopBackOff", 40))];

@@ -136,7 +136,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_one_conditional_server_side_apply_of_one_annotation() {
+    async fn stamp_is_one_conditional_server_side_apply() {
         let server = ApiServer::new();
         deployment(&server, None);
         assert_eq!(
@@ -171,7 +171,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn later_stamp_is_no_proof_and_is_left_alone() {
+    async fn later_stamp_is_reported_and_not_overwritten() {
         let ours = fence(7);
         let later = [fence(8), fence(10), Fence { life: Some(life(60)), revision: 1 }];
         for later in later {
@@ -207,7 +207,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_never_goes_back_when_somebody_stamps_in_between() {
+    async fn concurrent_later_stamp_is_not_overwritten() {
         let server = ApiServer::new();
         deployment(&server, Some("5"));
         let newer = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: "9"}}}}});
@@ -223,7 +223,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_tried_again_when_the_deployment_changed_in_between() {
+    async fn stamp_is_retried_after_concurrent_change() {
         let server = ApiServer::new();
         deployment(&server, Some("5"));
         let touch = || Fault::After(DEPLOYMENT.to_owned(), json!({"status": {"replicas": 1}}));
@@ -237,7 +237,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_reply_changes_nothing_more() {
+    async fn stamp_is_done_despite_lost_reply() {
         let server = ApiServer::new();
         deployment(&server, None);
         server.fail([Fault::After(DEPLOYMENT.to_owned(), json!({})), Fault::LostReply]);
@@ -249,7 +249,7 @@ mod stamping {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deployment_that_does_not_exist_is_not_made() {
+    async fn missing_deployment_is_not_created() {
         let server = ApiServer::new();
         assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(None));
         assert_eq!(server.patches().len(), 0);
@@ -267,7 +267,7 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_answer_has_its_kind() {
+    async fn response_fault_maps_to_error_kind() {
         let table = [
             (Fault::Status(400), Kind::Internal),
             (Fault::Status(401), Kind::AccessDenied),
@@ -288,7 +288,7 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusal_by_admission_is_that_of_the_object_in_its_own_words() {
+    async fn admission_refusal_is_preflight_failure_with_its_message() {
         let kyverno = "admission webhook \"validate.kyverno.svc-fail\" denied the request: \
                        resource Deployment/web/backend was blocked: check-image: unsigned";
         let policy = "deployments.apps \"backend\" is forbidden: ValidatingAdmissionPolicy 'limits' with \
@@ -318,14 +318,14 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_names_the_verb_the_resource_and_the_namespace() {
+    async fn forbidden_request_reports_verb_resource_and_namespace() {
         let (_, message) = kind_of(vec![Fault::Status(403)]).await;
         let fix = "grant the verb get on deployments.apps in namespace web";
         assert!(message.contains(fix), "{message}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_passes_is_ridden_out() {
+    async fn transient_fault_is_retried() {
         for fault in [Fault::Status(429), Fault::Status(500), Fault::Status(503), Fault::Silence] {
             let server = ApiServer::new();
             server.fail([fault]);
@@ -334,7 +334,7 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_that_is_not_taken_is_renewed_once() {
+    async fn unauthorized_identity_is_renewed_once() {
         let server = ApiServer::new();
         server.fail([Fault::Status(401)]);
         assert_eq!(clusters(&server).stamp(&workload(), &stamp(7)).await, Ok(None));
@@ -348,7 +348,7 @@ mod failing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_cannot_be_read_is_not_repeated() {
+    async fn unreadable_response_is_not_repeated_in_error() {
         let server = ApiServer::new();
         syncing::external_secret(&server);
         server.put(EXTERNAL_SECRET, json!({"status": {"syncedResourceVersion": "2-b"}}));
@@ -457,7 +457,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_force_and_every_attempt_of_it_has_a_value_of_its_own() {
+    async fn force_annotation_value_is_unique_per_attempt() {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
@@ -475,7 +475,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_external_secret_that_does_not_exist_is_told() {
+    async fn missing_external_secret_is_reported_as_none() {
         let server = ApiServer::new();
         let clusters = clusters(&server);
         assert_eq!(refreshed_within(MINUTE, &clusters, &workload()).await, Ok(None));
@@ -483,7 +483,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ready_proves_nothing_until_it_synced_since_and_the_secret_holds_what_was_published() {
+    async fn sync_proof_requires_new_sync_and_published_value() {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
@@ -505,7 +505,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sync_of_its_own_accord_counts() {
+    async fn scheduled_sync_completes_refresh() {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
@@ -520,7 +520,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_synced_an_older_value_is_told_to_refresh_again() {
+    async fn stale_sync_is_forced_again() {
         let server = ApiServer::new();
         external_secret(&server);
         server.operate(EXTERNAL_SECRET, [sync("2-b", "old"), sync("3-c", "new")]);
@@ -529,7 +529,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_keeps_syncing_something_else_is_stuck_after_a_bounded_number_of_refreshes() {
+    async fn stale_sync_is_stuck_after_bounded_refreshes() {
         let server = ApiServer::new();
         external_secret(&server);
         let syncs = (2..20).map(|number| sync(&format!("{number}-c"), "old"));
@@ -540,7 +540,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_sync_is_under_way_with_the_events_words_and_stuck_when_it_lasts() {
+    async fn sync_failure_reports_event_and_becomes_stuck() {
         let server = ApiServer::new();
         external_secret(&server);
         server.put(
@@ -569,7 +569,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_waits_for_longer_than_it_was_told() {
+    async fn refresh_wait_ends_at_deadline() {
         let server = ApiServer::new();
         external_secret(&server);
         let began = Instant::now();
@@ -579,7 +579,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_disappears_or_can_no_longer_sync_is_stuck() {
+    async fn deleted_or_unrefreshable_external_secret_is_stuck() {
         let server = ApiServer::new();
         external_secret(&server);
         let clusters = clusters(&server);
@@ -600,7 +600,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_secret_is_at_another_revision_when_it_holds_something_else_and_only_then() {
+    async fn secret_revision_follows_value_and_uid_not_annotations() {
         let server = ApiServer::new();
         external_secret(&server);
         synced_to(&server, "2-b", "new");
@@ -621,7 +621,7 @@ mod syncing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn editors_are_the_field_managers_of_others_newest_first() {
+    async fn editors_are_other_field_managers_newest_first() {
         let server = ApiServer::new();
         external_secret(&server);
         synced_to(&server, "2-b", "new");
@@ -789,7 +789,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_done_when_the_last_older_pod_is_gone_and_not_before() {
+    async fn rollout_is_done_when_last_older_pod_ends() {
         let server = rolling();
         let rollout = async {
             all_wait().await;
@@ -803,7 +803,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_status_of_the_template_before_proves_nothing() {
+    async fn status_of_previous_template_is_not_proof() {
         let server = rolling();
         replaced(&server);
         gone(&server);
@@ -814,7 +814,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_end_of_its_time_it_tells_what_is_left() {
+    async fn expired_rollout_wait_reports_remaining_pods() {
         let server = rolling();
         let progress = rolled_out(&server).await;
         assert!(
@@ -832,7 +832,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_watches_and_does_not_poll() {
+    async fn rollout_wait_watches_without_polling() {
         let server = rolling();
         rolled_out(&server).await;
         let lists = server.requests().iter().filter(|it| !it.query.contains("watch=true")).count();
@@ -840,7 +840,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_that_the_watch_has_not_told_of_is_found_before_it_is_called_done() {
+    async fn pod_missed_by_watch_is_found_before_done() {
         let server = rolling();
         let rollout = async {
             all_wait().await;
@@ -862,7 +862,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pods_of_another_deployment_with_the_same_labels_are_not_waited_for() {
+    async fn foreign_pods_with_same_labels_are_not_awaited() {
         let server = rolling();
         replaced(&server);
         gone(&server);
@@ -881,7 +881,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_whose_replica_set_is_gone_already_is_waited_for() {
+    async fn pod_of_deleted_replica_set_is_awaited() {
         let server = rolling();
         replaced(&server);
         server.delete(&format!("{REPLICA_SETS}/old"));
@@ -889,7 +889,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_lost_its_place_lists_again() {
+    async fn rollout_wait_survives_expired_watch_history() {
         let server = rolling();
         let rollout = async {
             all_wait().await;
@@ -906,7 +906,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_refused_for_a_while_goes_on() {
+    async fn rollout_wait_survives_temporarily_refused_watch() {
         let server = rolling();
         let rollout = async {
             all_wait().await;
@@ -924,7 +924,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_forbidden_says_which_right_is_missing() {
+    async fn forbidden_watch_reports_missing_right() {
         let server = rolling();
         server.fail([Fault::Status(403)]);
         let rolled_out = clusters(&server).rolled_out(&[&workload()], &stamp(7), MINUTE).await;
@@ -934,7 +934,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_happens_midway_is_told_at_once() {
+    async fn obstacle_during_rollout_is_reported_at_once() {
         let paused = json!({"spec": {"paused": true}});
         let reverted = json!({"spec": {"template": {"metadata": {"annotations": {STAMP: null}}}}});
         let exceeded = json!({"status": {"conditions": [{
@@ -970,7 +970,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_container_that_ends_again_and_again_is_stuck_long_before_the_deadline() {
+    async fn crash_loop_is_stuck_before_deadline() {
         let server = rolling();
         let crashing = async {
             all_wait().await;
@@ -985,7 +985,7 @@ mod rolling {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pods_of_a_template_that_was_repaired_since_are_no_trouble() {
+    async fn trouble_of_replaced_template_is_ignored() {
         let server = rolling();
         waiting(&server, "CrashLoopBackOff", 5);
         assert!(stuck(rolled_out(&server).await).contains("CrashLoopBackOff"));
@@ -1033,7 +1033,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_workload_that_can_roll_has_no_findings_and_costs_three_reads_and_two_dry_runs() {
+    async fn rollable_workload_has_no_findings_at_fixed_cost() {
         let server = ApiServer::new();
         examining::connected(&server);
         let clusters = clusters(&server);
@@ -1048,7 +1048,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_missing_or_can_never_finish_is_told() {
+    async fn missing_or_unfinishable_object_is_reported() {
         let server = ApiServer::new();
         assert_eq!(
             found(&server).await,
@@ -1082,7 +1082,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn workload_at_0_whose_pods_another_controller_runs_is_refused() {
+    async fn workload_at_zero_with_foreign_pods_is_refused() {
         let server = ApiServer::new();
         without_replicas(&server);
         let pod = |name: &str, change: Value| {
@@ -1109,7 +1109,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deployment_beside_a_rollout_of_its_pods_is_refused() {
+    async fn deployment_beside_scaled_rollout_is_refused() {
         let server = ApiServer::new();
         examining::connected(&server);
         let selector = json!({"matchLabels": {"app": "backend"}});
@@ -1134,7 +1134,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn workload_at_0_that_a_canary_stands_in_for_is_refused() {
+    async fn workload_at_zero_with_canary_primary_is_refused() {
         let primary = "/apis/apps/v1/namespaces/web/deployments/backend-primary";
         let server = ApiServer::new();
         without_replicas(&server);
@@ -1153,7 +1153,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_not_be_read_is_a_refusal_with_the_missing_verb() {
+    async fn unreadable_workload_is_refused_with_missing_verb() {
         let server = ApiServer::new();
         syncing::external_secret(&server);
         server.fail([Fault::Status(403)]);
@@ -1167,7 +1167,7 @@ mod looking {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sync_that_fails_already_is_a_warning() {
+    async fn already_failing_sync_is_warning() {
         let server = ApiServer::new();
         examining::connected(&server);
         server.put(EXTERNAL_SECRET, json!({"status": {"conditions": [{

@@ -10,7 +10,7 @@ use changeover_token::{Digest, Secret};
 use crate::sample::{fence, named};
 
 /// Checks the guarantee in any world in which nothing is written yet for these workloads, one for each key.
-pub async fn a_key_of_a_secret_keeps_its_newest_view(
+pub async fn key_of_secret_keeps_newest_view(
     copies: &dyn SecretCopies,
     written: impl Fn(&str) -> Workload,
 ) {

@@ -28,7 +28,7 @@ proptest! {
     #![proptest_config(Config { cases: amount::cases(400), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_damaged_answer_is_read_or_is_a_clear_error(
+    fn damaged_answer_is_read_or_clearly_reported(
         read in proptest::sample::select(READS.to_vec()),
         damages in damages(),
     ) {

@@ -16,7 +16,7 @@ async fn kind_of(answer: Answer) -> (Kind, String, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_code_has_its_kind() {
+async fn error_code_maps_to_its_kind() {
     let table = [
         (400, "AccessDeniedException", Kind::AccessDenied),
         (400, "UnrecognizedClientException", Kind::AccessDenied),
@@ -43,14 +43,14 @@ async fn every_code_has_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_is_told_from_what_is_wrong() {
+async fn oversized_item_is_reported_as_too_large() {
     let message = "Item size has exceeded the maximum allowed size";
     let (kind, _, _) = kind_of(Answer::With(400, error_body("ValidationException", message))).await;
     assert_eq!(kind, Kind::TooLarge);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_there_is_unreachable_after_a_few_attempts() {
+async fn missing_reply_is_unreachable_after_bounded_retries() {
     for answer in [Answer::Lost, Answer::Silence] {
         let (kind, message, calls) = kind_of(answer).await;
         assert_eq!(kind, Kind::Unreachable, "{message}");
@@ -59,7 +59,7 @@ async fn nobody_there_is_unreachable_after_a_few_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_cannot_be_read_is_not_repeated_in_the_message() {
+async fn unreadable_answer_is_not_repeated_in_error() {
     let body = r#"{"Parameter": {"Value": "s3cret", "Version": "not a number"}}"#;
     let (kind, message, _) = kind_of(Answer::Garbled(body.to_owned())).await;
     assert_eq!(kind, Kind::Unreachable, "{message}");
@@ -67,7 +67,7 @@ async fn an_answer_that_cannot_be_read_is_not_repeated_in_the_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn throttling_is_waited_out() {
+async fn throttled_call_is_retried_until_answered() {
     let parameter = json!({"Parameter": {"Value": "{}", "Version": 1, "Type": "String"}});
     let wire = Wire::script([
         changeover_testkit_aws::refused("ThrottlingException"),

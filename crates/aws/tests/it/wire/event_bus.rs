@@ -63,7 +63,7 @@ fn event_bus(wire: &Wire) -> EventBus {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_notice_is_an_event_on_the_bus_with_its_json_as_detail() {
+async fn token_event_is_published_with_json_detail() {
     let wire = bus(|_| false);
     let token_events = token_events(1);
     event_bus(&wire).publish(&token_events).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_notice_is_an_event_on_the_bus_with_its_json_as_detail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_are_sent_with_a_call_and_in_their_order() {
+async fn events_are_sent_in_ordered_batches_of_ten() {
     let wire = bus(|_| false);
     event_bus(&wire).publish(&token_events(23)).await.unwrap();
     let sent: Vec<_> = wire.calls().iter().map(versions).collect();
@@ -87,7 +87,7 @@ async fn ten_are_sent_with_a_call_and_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_sent_again_and_nothing_else() {
+async fn only_refused_events_are_sent_again() {
     let mut refusals = 0;
     let wire = bus(move |detail| {
         refusals += usize::from(detail["version"] == 3);
@@ -99,7 +99,7 @@ async fn what_is_refused_is_sent_again_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stays_refused_is_counted_and_explained() {
+async fn persistently_refused_events_are_counted_and_explained() {
     let wire = bus(|detail| detail["version"] == 3 || detail["version"] == 4);
     let untold = event_bus(&wire).publish(&token_events(4)).await.unwrap_err();
     assert_eq!(untold.count, 2);
@@ -112,7 +112,7 @@ async fn what_stays_refused_is_counted_and_explained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_fails_takes_what_was_not_told_with_it() {
+async fn failed_call_counts_its_events_as_unpublished() {
     let mut calls = 0;
     let wire = Wire::new(move |call| {
         calls += 1;

@@ -23,7 +23,7 @@ async fn read(wire: &Wire) -> Result<Option<InboxValue>, changeover_core::error:
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_arrival_is_read_with_its_version_and_its_time() {
+async fn arrival_is_read_with_version_and_time() {
     let wire = Wire::script([ok(parameter("SecureString"))]);
     let arrival = read(&wire).await.expect("an answer").expect("an arrival");
     assert_eq!(arrival.value.expose(), "s3cret");
@@ -36,7 +36,7 @@ async fn an_arrival_is_read_with_its_version_and_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_put_there_in_plain_is_told_as_such() {
+async fn plain_arrival_is_not_marked_secure() {
     for kind in ["String", "StringList"] {
         let wire = Wire::script([ok(parameter(kind))]);
         let arrival = read(&wire).await.expect("an answer").expect("an arrival");
@@ -45,7 +45,7 @@ async fn what_was_put_there_in_plain_is_told_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inbox_that_does_not_exist_has_nothing_and_one_that_is_denied_is_an_error() {
+async fn missing_inbox_is_empty_and_denied_inbox_fails() {
     let wire = Wire::script([refused("ParameterNotFound")]);
     assert!(read(&wire).await.expect("an answer").is_none());
     let wire = Wire::script([refused("AccessDeniedException")]);
@@ -55,7 +55,7 @@ async fn an_inbox_that_does_not_exist_has_nothing_and_one_that_is_denied_is_an_e
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_an_answer_is_no_arrival() {
+async fn incomplete_answer_is_reported_as_unreachable() {
     let mut undated = parameter("SecureString");
     undated["Parameter"].as_object_mut().expect("an object").remove("LastModifiedDate");
     for answer in [json!({}), undated] {

@@ -9,7 +9,7 @@ use serde_json::json;
 const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:changeover-rotator:sweep";
 
 #[tokio::test(start_paused = true)]
-async fn an_invocation_is_started_under_the_alias_and_not_waited_for() {
+async fn invocation_starts_asynchronously_under_alias() {
     let event = json!({"action": "sweep", "token": "datastore-token"});
     let wire = Wire::script([Answer::With(202, json!(null))]);
     LambdaInvocations::new(wire.aws()).start(FUNCTION, &event).await.expect("it is started");
@@ -20,7 +20,7 @@ async fn an_invocation_is_started_under_the_alias_and_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_refuses_an_invocation_is_told_and_what_may_pass_is_tried_again() {
+async fn refused_invocation_is_reported_and_retried_if_transient() {
     for (status, code, kind, is_tried_again) in [
         (403, "AccessDeniedException", Kind::AccessDenied, false),
         (429, "TooManyRequestsException", Kind::Throttled, true),

@@ -41,7 +41,7 @@ fn assigned(call: &Call) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_presented_view_is_four_attributes_and_a_mark() {
+async fn presented_view_has_four_attributes_and_owner_mark() {
     let wire = Wire::script([ok(json!({}))]);
     let written = write(&wire, AcceptedForm::Digests, &presented(&token(), 5, "ds_s3cret")).await;
     let expected = Written { store_version: 5, key: None, unanswered: false };
@@ -73,7 +73,7 @@ async fn the_presented_view_is_four_attributes_and_a_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_accepted_view_is_a_list_of_maps() {
+async fn accepted_view_is_list_of_maps() {
     let digest = |value: &str| {
         let value = changeover_token::Secret::verbatim(value.to_owned());
         json!({"S": value.digest().to_string()})
@@ -103,7 +103,7 @@ async fn the_accepted_view_is_a_list_of_maps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn record_without_a_life_writes_none_and_meets_none() {
+async fn view_without_life_writes_and_requires_no_life() {
     let wire = Wire::script([ok(json!({}))]);
     let view = under(Fence::bare(5), presented(&token(), 0, "ds_s3cret"));
     write(&wire, AcceptedForm::Digests, &view).await.expect("written");
@@ -117,7 +117,7 @@ async fn record_without_a_life_writes_none_and_meets_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_written_reads_back_in_the_same_bytes() {
+async fn written_view_reads_back_byte_for_byte() {
     let views = [
         (presented(&token(), 5, "ds_s3cret"), Side::Presenters),
         (accepted(&token(), 6), Side::Verifiers),
@@ -145,7 +145,7 @@ async fn what_was_written_reads_back_in_the_same_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_item_without_a_view_holds_nothing_and_one_by_hand_its_value() {
+async fn item_without_view_is_empty_unless_edited_manually() {
     let table = [
         (json!({}), None),
         (json!({"Item": {"other": {"S": "x"}}}), None),
@@ -162,7 +162,7 @@ async fn an_item_without_a_view_holds_nothing_and_one_by_hand_its_value() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_somebody_edited_is_seen_to_differ() {
+async fn edited_accepted_list_differs_from_published_view() {
     let ours = accepted(&token(), 5).bytes(AcceptedForm::Digests);
     let edits = [
         json!({"L": []}),
@@ -186,7 +186,7 @@ fn refusing(item: Value) -> Wire {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_write_is_overtaken() {
+async fn late_write_is_overtaken() {
     let wire = refusing(json!({
         "token": {"S": "newer"}, "token_revision": {"N": "6"},
         "token_life": {"S": life(0).to_string()},
@@ -198,7 +198,7 @@ async fn a_late_write_is_overtaken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tokens_item_is_refused_naming_both() {
+async fn item_of_another_token_is_refused_naming_both() {
     let wire = refusing(json!({"changeover_token": {"S": "other-token"}}));
     let view = presented(&token(), 5, "ds_s3cret");
     let error = write(&wire, AcceptedForm::Digests, &view).await.expect_err("refused");
@@ -210,7 +210,7 @@ async fn another_tokens_item_is_refused_naming_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_item_is_an_error_that_names_the_attribute() {
+async fn damaged_attribute_is_named_in_error() {
     let table = [
         (json!({"token": {"N": "5"}}), "token"),
         (json!({"token": {"S": "t"}, "token_revision": {"S": "five"}}), "token_revision"),
@@ -235,7 +235,7 @@ async fn a_damaged_item_is_an_error_that_names_the_attribute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_that_are_about_the_spec_say_so() {
+async fn write_refusal_has_its_kind_and_hides_value() {
     let view = presented(&token(), 5, "ds_s3cret");
     let table = [
         ("ResourceNotFoundException", "why", Kind::BadSpec),
@@ -253,7 +253,7 @@ async fn refusals_that_are_about_the_spec_say_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_reply_leaves_nothing_unanswered_where_writes_are_fenced() {
+async fn fenced_write_is_not_unanswered_after_lost_reply() {
     let wire = Wire::script([Answer::Lost, ok(json!({}))]);
     let view = presented(&token(), 5, "ds_s3cret");
     assert!(!write(&wire, AcceptedForm::Digests, &view).await.expect("written").unanswered);

@@ -17,7 +17,7 @@ fn rotated() -> JobResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_verdict_is_the_call_that_codepipeline_takes() {
+async fn job_result_maps_to_its_codepipeline_call() {
     let goes_on = JobResult::GoesOn { continuation: "1".to_owned() };
     let message = "x".repeat(6_000);
     let failed = JobResult::Failed { failure: Failure::PermissionError, message: message.clone() };
@@ -46,7 +46,7 @@ async fn each_verdict_is_the_call_that_codepipeline_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_waits_for_nobody_is_answered() {
+async fn closed_or_missing_job_counts_as_answered() {
     for code in ["InvalidJobStateException", "JobNotFoundException"] {
         let wire = Wire::script([Answer::Lost, refused(code)]);
         let answered = CodePipelineJobs::new(wire.aws()).answer("j", &rotated()).await;
@@ -55,7 +55,7 @@ async fn a_job_that_waits_for_nobody_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_right_is_named() {
+async fn missing_permission_is_named_and_not_retried() {
     let wire = Wire::script([refused("AccessDeniedException")]);
     let error = CodePipelineJobs::new(wire.aws()).answer("j", &rotated()).await.unwrap_err();
     assert_eq!(error.kind, Kind::AccessDenied);

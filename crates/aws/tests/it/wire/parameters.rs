@@ -42,7 +42,7 @@ fn put_as(version: u64) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_is_put_as_a_secure_string_with_its_key() {
+async fn view_is_put_as_secure_string_with_key() {
     let wire = Wire::script([put_as(12)]);
     let written = write(&wire).await.expect("written");
     let key = Some("alias/known".to_owned());
@@ -59,7 +59,7 @@ async fn a_view_is_put_as_a_secure_string_with_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_is_the_specs_then_the_known_then_the_existing_then_the_configured_one() {
+async fn key_precedence_is_spec_known_existing_configured() {
     let existing = json!({"Parameters": [
         {"Name": NAME, "Type": "SecureString", "KeyId": "alias/existing"}
     ]});
@@ -88,7 +88,7 @@ async fn the_key_is_the_specs_then_the_known_then_the_existing_then_the_configur
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parameter_in_plain_is_neither_read_nor_written() {
+async fn plain_parameter_is_neither_read_nor_written() {
     let wire = Wire::new(|call| match call.operation.as_str() {
         "DescribeParameters" => ok(json!({"Parameters": [{"Name": NAME, "Type": "String"}]})),
         _ => ok(json!({"Parameter": {"Type": "String", "Value": "plain", "Version": 1}})),
@@ -104,7 +104,7 @@ async fn a_parameter_in_plain_is_neither_read_nor_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_parameter_holds_is_read_decrypted_with_its_version() {
+async fn parameter_value_is_read_decrypted_with_version() {
     let wire = Wire::script([ok(json!({
         "Parameter": {"Name": NAME, "Type": "SecureString", "Value": "ds_s3cret", "Version": 12}
     }))]);
@@ -122,7 +122,7 @@ async fn what_a_parameter_holds_is_read_decrypted_with_its_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_reply_was_lost_is_unanswered_even_if_a_later_attempt_was_answered() {
+async fn lost_reply_leaves_write_unanswered_despite_later_answer() {
     let failing = |status| Answer::With(status, error_body("InternalServerError", "why"));
     let throttled = || refused("ThrottlingException");
     let denied = || refused("AccessDeniedException");
@@ -155,7 +155,7 @@ async fn a_write_whose_reply_was_lost_is_unanswered_even_if_a_later_attempt_was_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_returns_within_ten_seconds_though_the_look_before_it_was_slow() {
+async fn write_returns_within_ten_seconds_despite_silent_lookup() {
     let wire = Wire::new(|_| Answer::Silence);
     let began = Instant::now();
     let view = presented(&token(), 5, "ds_s3cret");
@@ -165,7 +165,7 @@ async fn a_write_returns_within_ten_seconds_though_the_look_before_it_was_slow()
 }
 
 #[tokio::test]
-async fn a_connection_that_was_never_made_leaves_nothing_unanswered() {
+async fn refused_connection_leaves_nothing_unanswered() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let http_client = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
@@ -184,7 +184,7 @@ async fn a_connection_that_was_never_made_leaves_nothing_unanswered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_for_the_parameters_own_state_say_what_to_do() {
+async fn parameter_refusal_is_reported_with_its_fix() {
     let table = [
         ("HierarchyTypeMismatchException", Kind::PreflightFailed, "type cannot be changed"),
         ("ParameterMaxVersionLimitExceeded", Kind::PreflightFailed, "label"),
@@ -201,14 +201,14 @@ async fn refusals_for_the_parameters_own_state_say_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_that_aws_repeats_in_a_message_is_not_shown() {
+async fn value_echoed_by_aws_is_not_repeated() {
     let body = error_body("ValidationException", "Value 'ds_s3cret' at 'value' is bad");
     let error = write(&Wire::script([Answer::With(400, body)])).await.expect_err("refused").error;
     assert!(!error.to_string().contains("s3cret"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_beyond_the_parameters_size_is_too_large() {
+async fn oversized_value_is_reported_as_too_large() {
     let wire = Wire::script([refused("ValidationException")]);
     for (length, calls) in [(5_000, 1), (9_000, 1)] {
         let view = presented(&token(), 5, &"x".repeat(length));
@@ -220,7 +220,7 @@ async fn a_value_beyond_the_parameters_size_is_too_large() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_label_is_put_on_a_version() {
+async fn label_is_put_on_given_version() {
     let wire = Wire::script([ok(json!({"InvalidLabels": [], "ParameterVersion": 12}))]);
     let written = publications(&wire).label(&place(), "current", 12).await.expect("labelled");
     assert_eq!(written, Written { store_version: 12, key: None, unanswered: false });
@@ -230,7 +230,7 @@ async fn a_label_is_put_on_a_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_label_that_is_not_put_is_an_error() {
+async fn failed_label_is_reported_by_its_kind() {
     let invalid = ok(json!({"InvalidLabels": ["current"], "ParameterVersion": 12}));
     let table: [(Answer, Kind); 4] = [
         (invalid, Kind::Internal),
@@ -250,7 +250,7 @@ async fn a_label_that_is_not_put_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn policy_that_deletes_a_parameter_is_read() {
+async fn parameter_expiration_policy_is_read() {
     let policy = |kind: &str| {
         let text = json!({
             "Type": kind, "Version": "1.0", "Attributes": {"Timestamp": "2027-01-01T00:00:00.000Z"},

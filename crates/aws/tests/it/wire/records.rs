@@ -46,7 +46,7 @@ pub(super) async fn item_of(record: &Record) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_alone_is_put_on_condition_of_the_revision_that_it_replaces() {
+async fn record_put_is_conditional_on_replaced_revision() {
     let record = begun_record(&token()).to_save();
     let wire = Wire::script([ok(json!({}))]);
     let saved = records(&wire).save(save(&record, Some(1))).await.expect("an answer");
@@ -71,7 +71,7 @@ async fn a_record_alone_is_put_on_condition_of_the_revision_that_it_replaces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_save_is_on_condition_that_there_is_no_record_and_owes_nothing() {
+async fn first_save_requires_no_record_and_owes_nothing() {
     let wire = Wire::script([ok(json!({}))]);
     let record = bare_record(&token());
     let saved = records(&wire).save(save(&record, None)).await.expect("an answer");
@@ -84,7 +84,7 @@ async fn the_first_save_is_on_condition_that_there_is_no_record_and_owes_nothing
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_and_the_audit_are_saved_in_one_transaction() {
+async fn key_and_audit_are_saved_in_one_transaction() {
     let record = begun_record(&token());
     let (digest, entry) = (key("k"), key_entry(at(604_800)));
     let wire = Wire::script([ok(json!({}))]);
@@ -125,7 +125,7 @@ fn digest_sort(key: &changeover_core::record::KeyDigest) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revision_that_does_not_follow_is_not_saved() {
+async fn revision_out_of_sequence_is_not_saved() {
     let wire = Wire::script([ok(json!({}))]);
     let record = bare_record(&token());
     let error = records(&wire).save(save(&record, Some(1))).await.expect_err("refused");
@@ -153,7 +153,7 @@ fn losing_the_first_reply(stored: Option<Value>) -> Wire {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_first_attempt_that_landed_unheard_is_saved() {
+async fn own_write_with_lost_reply_counts_as_saved() {
     let wire = losing_the_first_reply(None);
     let saved = records(&wire).save(save(&bare_record(&token()), None)).await;
     assert_eq!(saved.expect("an answer"), Saved::Saved);
@@ -161,7 +161,7 @@ async fn an_own_first_attempt_that_landed_unheard_is_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_record_is_not_taken_for_an_own_one() {
+async fn foreign_record_is_not_mistaken_for_own() {
     let theirs = json!({"revision": {"N": "3"}, "write_id": {"S": "another"}});
     for stored in [theirs, json!({"revision": {"N": "3"}})] {
         let wire = losing_the_first_reply(Some(stored));
@@ -190,7 +190,7 @@ async fn save_with_key(wire: &Wire) -> Result<Saved, Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_transaction_is_read_item_by_item() {
+async fn cancelled_transaction_is_read_item_by_item() {
     let failed = "ConditionalCheckFailed";
     let ours = || Some(json!({"write_id": {"S": WRITE_ID}}));
     let theirs = || Some(json!({"write_id": {"S": "another"}}));
@@ -213,7 +213,7 @@ async fn a_cancelled_transaction_is_read_item_by_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transaction_that_met_another_is_repeated_with_the_same_token_inside_a_bound() {
+async fn conflicting_transaction_is_retried_with_same_token() {
     let conflict = || cancelled(&[("TransactionConflict", None), ("None", None)]);
     let throttled = || cancelled(&[("ThrottlingError", None), ("None", None)]);
     let in_progress = || refused("TransactionInProgressException");
@@ -231,7 +231,7 @@ async fn a_transaction_that_met_another_is_repeated_with_the_same_token_inside_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_item_that_dynamodb_refuses_is_named() {
+async fn item_refused_by_dynamodb_is_named() {
     let reasons = [("None", None), ("ValidationError", None)];
     let error = save_with_key(&Wire::script([cancelled(&reasons)])).await.expect_err("refused");
     assert_eq!(error.kind, Kind::Internal);
@@ -239,7 +239,7 @@ async fn an_item_that_dynamodb_refuses_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_codes_of_a_save_have_their_kinds() {
+async fn save_error_code_maps_to_its_kind() {
     let table = [
         ("ProvisionedThroughputExceededException", Kind::Throttled),
         ("TransactionConflictException", Kind::Throttled),
@@ -256,7 +256,7 @@ async fn error_codes_of_a_save_have_their_kinds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_is_loaded_consistently_in_one_call() {
+async fn record_is_loaded_consistently_in_one_call() {
     let record = begun_record(&token());
     let item = item_of(&record).await;
     let wire = Wire::script([ok(json!({"Item": item}))]);
@@ -270,7 +270,7 @@ async fn a_record_is_loaded_consistently_in_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_and_a_key_are_loaded_in_one_snapshot() {
+async fn record_and_key_are_loaded_in_one_snapshot() {
     let record = begun_record(&token());
     let entry = key_entry(at(604_800));
     let responses = json!([
@@ -298,7 +298,7 @@ async fn a_record_and_a_key_are_loaded_in_one_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_is_not_whole_is_no_record_that_is_missing() {
+async fn incomplete_snapshot_is_not_a_missing_record() {
     let conflict = || cancelled(&[("TransactionConflict", None), ("None", None)]);
     let table = [
         ("no responses", ok(json!({})), Kind::Unreachable),
@@ -314,7 +314,7 @@ async fn a_snapshot_that_is_not_whole_is_no_record_that_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_there_is_nothing_loaded_and_an_expired_key_is_none() {
+async fn missing_record_and_expired_key_load_as_none() {
     let wire = Wire::script([ok(json!({}))]);
     let loaded = records(&wire).load(&token(), None).await.expect("an answer");
     assert!(loaded.record.is_none() && loaded.key.is_none());
@@ -327,7 +327,7 @@ async fn nothing_there_is_nothing_loaded_and_an_expired_key_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_record_is_a_bad_record_that_names_it() {
+async fn damaged_record_is_named_as_bad_record() {
     let good = item_of(&begun_record(&token())).await;
     let another = item_of(&begun_record(&named("another"))).await;
     let with = |path: &str, value: Value| {
@@ -369,7 +369,7 @@ async fn a_damaged_record_is_a_bad_record_that_names_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_key_is_a_bad_record() {
+async fn damaged_key_is_reported_as_bad_record() {
     for item in [json!({}), json!({"rotation": {"S": "x"}, "version": {"N": "-1"}})] {
         let wire = Wire::script([ok(json!({"Responses": [{}, {"Item": item}]}))]);
         let error = records(&wire).load(&token(), Some(&key("k"))).await.expect_err("damaged");
@@ -378,7 +378,7 @@ async fn a_damaged_key_is_a_bad_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn record_without_a_life_is_read_and_saved_as_before() {
+async fn record_without_life_loads_and_saves_without_it() {
     let mut item = item_of(&begun_record(&token())).await;
     item.as_object_mut().expect("an item").remove("life");
     for field in ["life", "accepted_life", "presented_life"] {
@@ -398,7 +398,7 @@ async fn record_without_a_life_is_read_and_saved_as_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn joining_checks_the_revision_and_adds_the_key() {
+async fn join_checks_revision_and_adds_key() {
     let wire = Wire::script([ok(json!({}))]);
     let saved = records(&wire).join(&token(), fence(4), &key("k"), &key_entry(at(604_800))).await;
     assert_eq!(saved.expect("an answer"), Saved::Saved);
@@ -414,7 +414,7 @@ async fn joining_checks_the_revision_and_adds_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn postponing_moves_the_time_alone_and_loading_sees_it() {
+async fn heartbeat_moves_due_time_and_load_returns_it() {
     let wire = Wire::script([ok(json!({}))]);
     let saved = records(&wire).heartbeat(&token(), fence(4), at(60)).await.expect("an answer");
     assert_eq!(saved, Saved::Saved);
@@ -460,7 +460,7 @@ async fn back_off(wire: &Wire, latest: Option<jiff::Timestamp>) -> Option<Failin
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_run_is_counted_on_condition_of_what_was_read() {
+async fn failed_run_is_counted_if_record_is_unchanged() {
     let due = "2026-10-31T23:59:00.000Z";
     let wire = Wire::script([ok(json!({"Item": beside(due, Some(3))})), ok(json!({}))]);
     let failing = back_off(&wire, None).await.expect("it was due");
@@ -491,7 +491,7 @@ async fn failed_run_is_counted_on_condition_of_what_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn back_off_reaches_an_hour_and_no_end_of_a_version() {
+async fn back_off_never_exceeds_hour_or_version_end() {
     let due = "2026-10-31T23:59:00.000Z";
     for (tries, latest, due_at) in [
         (None, None, "2026-11-01T00:01:00.000Z"),
@@ -508,7 +508,7 @@ async fn back_off_reaches_an_hour_and_no_end_of_a_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_run_of_what_is_not_due_is_not_counted() {
+async fn failed_run_is_not_counted_unless_due() {
     let no_time = json!({"revision": {"N": "4"}});
     for item in [json!(null), no_time, beside("2026-11-01T00:00:01.000Z", None)] {
         let wire = Wire::script([ok(json!({"Item": item})), ok(json!({}))]);
@@ -528,7 +528,7 @@ async fn failed_run_of_what_is_not_due_is_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forgotten_record_leaves_the_number_of_its_last_version() {
+async fn forgotten_record_keeps_number_of_last_version() {
     let wire = Wire::script([ok(json!({}))]);
     let forgotten = records(&wire).forget(&token(), fence(4), VersionNumber::new(7)).await;
     assert_eq!(forgotten.expect("an answer"), Saved::Saved);
@@ -566,7 +566,7 @@ async fn forgotten_record_leaves_the_number_of_its_last_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_of_a_forget_is_found_out() {
+async fn lost_forget_reply_is_resolved_by_write_id() {
     for (write_id, saved) in [(WRITE_ID, Saved::Saved), ("another", Saved::Overtaken)] {
         let mut refusal = error_body("ConditionalCheckFailedException", "no");
         refusal["Item"] = json!({"write_id": {"S": write_id}});
@@ -577,7 +577,7 @@ async fn lost_reply_of_a_forget_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_is_a_partition_of_its_own() {
+async fn failing_records_have_their_own_index_partition() {
     let row = json!({"pk": {"S": "token#a"}, "sk": {"S": "record"}, "owed": {"S": "failing"},
                      "due_at": {"S": "2026-11-01T00:01:00.000Z"}});
     let wire = Wire::script([ok(json!({"Items": [row]}))]);
@@ -590,7 +590,7 @@ async fn what_fails_is_a_partition_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_due_is_asked_of_the_index_page_by_page() {
+async fn due_tokens_are_queried_page_by_page() {
     let row = |name: &str, due_at: &str| {
         json!({"pk": {"S": format!("token#{name}")}, "sk": {"S": "record"},
                "owed": {"S": "1"}, "due_at": {"S": due_at}})
@@ -620,7 +620,7 @@ async fn what_is_due_is_asked_of_the_index_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_audit_reads_back_as_it_was_written_and_another_versions_does_not() {
+async fn audit_reads_back_only_for_its_version() {
     let written = audit(&token(), 1);
     let wire = Wire::script([ok(json!({}))]);
     let record = bare_record(&token());
@@ -645,7 +645,7 @@ async fn an_audit_reads_back_as_it_was_written_and_another_versions_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() {
+async fn value_search_stops_after_thousand_audit_entries() {
     // The answer of DynamoDB if a filter removes every item of a page.
     let wire = Wire::new(|call| {
         let before = call.body["ExclusiveStartKey"]["sk"]["S"].as_str().unwrap_or("z").to_owned();
@@ -671,7 +671,7 @@ async fn a_value_is_looked_for_in_a_thousand_entries_of_the_audit_and_no_more() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_is_sealed_for_scope_token_and_version_and_opens_only_for_them() {
+async fn sealed_value_opens_only_under_its_encryption_context() {
     // A key that, like KMS, decrypts only under the encryption context of the encryption.
     let sealed_under = Mutex::new(HashMap::new());
     let wire = Wire::new(move |call| {
@@ -710,7 +710,7 @@ async fn a_value_is_sealed_for_scope_token_and_version_and_opens_only_for_them()
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_codes_of_the_key_have_their_kinds() {
+async fn kms_error_code_maps_to_its_kind() {
     let table = [
         ("AccessDeniedException", Kind::AccessDenied),
         ("DisabledException", Kind::AccessDenied),

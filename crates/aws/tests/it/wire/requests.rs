@@ -5,7 +5,7 @@ use serde_json::json;
 use changeover_testkit_aws::{Answer, Wire, ok};
 
 #[tokio::test(start_paused = true)]
-async fn every_request_is_counted_those_that_are_repeated_too() {
+async fn requests_are_counted_including_retries() {
     let parameter = json!({"Parameter": {"Name": "/a", "Type": "String", "Value": "{}"}});
     let wire = Wire::script([Answer::Lost, ok(parameter)]);
     let aws = wire.aws();

@@ -18,7 +18,7 @@ fn parameter(name: &str, kind: &str, version: i64) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
+async fn spec_has_text_and_version_of_its_parameter() {
     let wire = Wire::script([ok(json!({"Parameter": parameter("datastore-token", "String", 4)}))]);
     let spec = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.expect("an answer");
     assert_eq!(
@@ -35,7 +35,7 @@ async fn a_spec_is_the_text_of_its_parameter_and_its_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_parameter_is_no_spec() {
+async fn missing_parameter_yields_no_spec() {
     for code in ["ParameterNotFound", "ParameterVersionNotFound"] {
         let wire = Wire::script([refused(code)]);
         let spec = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await;
@@ -44,14 +44,14 @@ async fn a_missing_parameter_is_no_spec() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_a_parameter_is_no_missing_spec() {
+async fn empty_answer_is_not_a_missing_spec() {
     let wire = Wire::script([ok(json!({}))]);
     let error = SsmSpecs::new(wire.aws(), specs()).spec(&token()).await.expect_err("nothing");
     assert_eq!(error.kind, Kind::Unreachable);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spec_that_is_hidden_or_a_list_is_refused() {
+async fn secure_string_or_list_spec_is_refused() {
     for kind in ["SecureString", "StringList"] {
         let found = json!({"Parameter": parameter("datastore-token", kind, 1)});
         let wire = Wire::script([ok(found)]);
@@ -62,7 +62,7 @@ async fn a_spec_that_is_hidden_or_a_list_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_specs_are_read_page_by_page_and_told_by_name() {
+async fn paged_specs_are_returned_sorted_by_name() {
     let wire = Wire::new(|call| {
         ok(match call.body["NextToken"].as_str() {
             None => json!({

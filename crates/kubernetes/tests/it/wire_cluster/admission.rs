@@ -17,7 +17,7 @@ async fn found(server: &Arc<ApiServer>, workload: &Workload) -> Vec<(Severity, S
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_change_of_a_rotation_is_tried_without_being_made() {
+async fn rotation_changes_are_dry_run_without_patches() {
     let server = ApiServer::new();
     examining::connected(&server);
     server.put(EVERYWHERE, json!({"spec": {}, "status": {}}));
@@ -43,7 +43,7 @@ async fn each_change_of_a_rotation_is_tried_without_being_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dry_run_of_a_stamp_is_another_one_than_the_workload_has() {
+async fn dry_run_stamp_differs_from_current_stamp() {
     for (standing, tried) in [(None, "1"), (Some("7".to_owned()), "8")] {
         let server = ApiServer::new();
         examining::connected(&server);
@@ -59,7 +59,7 @@ async fn dry_run_of_a_stamp_is_another_one_than_the_workload_has() {
 
 #[tokio::test(start_paused = true)]
 #[expect(clippy::too_many_lines, reason = "a table")]
-async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is_made_on() {
+async fn refused_change_is_reported_in_preflight_by_object() {
     let kyverno = "admission webhook \"validate.kyverno.svc-fail\" denied the request: unsigned";
     let quota = "secrets \"datastore-token\" is forbidden: exceeded quota: small";
     let dead =
@@ -162,7 +162,7 @@ async fn change_that_admission_refuses_is_found_before_the_mint_under_what_it_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_dry_run_cannot_tell_stops_nothing() {
+async fn inconclusive_dry_run_is_not_refused() {
     let unsupported = "admission webhook \"old\" does not support dry run";
     for (fault, expected) in [
         (Fault::Says(400, unsupported), &[Severity::Warning][..]),
@@ -180,7 +180,7 @@ async fn what_a_dry_run_cannot_tell_stops_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn server_that_fails_is_no_refusal_of_a_workload() {
+async fn unavailable_server_is_error_not_refusal() {
     for (fault, kind) in [(503, Kind::Unreachable), (429, Kind::Throttled)] {
         let server = ApiServer::new();
         examining::connected(&server);
@@ -191,7 +191,7 @@ async fn server_that_fails_is_no_refusal_of_a_workload() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn preflight_reports_what_admission_refuses_and_a_missing_right_once() {
+async fn denied_patch_is_excluded_from_admission_refusals() {
     for (fault, found) in
         [(Fault::Says(422, "it is invalid"), 1), (Fault::Says(403, "cannot patch"), 0)]
     {
@@ -207,7 +207,7 @@ async fn preflight_reports_what_admission_refuses_and_a_missing_right_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn change_that_is_not_answered_midway_holds_its_object_and_not_its_cluster() {
+async fn unanswered_change_fails_object_and_not_cluster() {
     let server = ApiServer::new();
     examining::connected(&server);
     external_secret(&server);

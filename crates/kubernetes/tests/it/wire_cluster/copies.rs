@@ -60,7 +60,7 @@ fn new() -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_watch_sees_them_all_and_the_answers_keep_their_order() {
+async fn shared_watch_serves_all_copies_in_order() {
     let server = ApiServer::new();
     both(&server);
     let workloads = [named("a", "other", None), named("b", "datastore-token", None)];
@@ -82,7 +82,7 @@ async fn one_watch_sees_them_all_and_the_answers_keep_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_that_is_stuck_ends_the_wait_with_what_is_known_of_the_others() {
+async fn first_stuck_copy_ends_wait_with_others_reported() {
     let server = ApiServer::new();
     both(&server);
     server.operate(EXTERNAL_SECRET, [sync(EXTERNAL_SECRET, json!({"token": new()}))]);
@@ -110,7 +110,7 @@ async fn the_first_that_is_stuck_ends_the_wait_with_what_is_known_of_the_others(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_two_workloads_share_is_looked_at_once_and_each_learns_of_its_own_key() {
+async fn shared_secret_is_read_once_for_both_keys() {
     let server = ApiServer::new();
     both(&server);
     let template = json!({"data": {"raw": "{{ .token }}"}, "mergePolicy": "Merge"});
@@ -140,7 +140,7 @@ async fn whatever_else_the_namespace_has_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tokens_key_of_the_same_secret_is_no_change() {
+async fn other_key_does_not_change_secret_revision() {
     let server = ApiServer::new();
     both(&server);
     let data = json!({"token": new(), "other": "eA=="});
@@ -155,7 +155,7 @@ async fn another_tokens_key_of_the_same_secret_is_no_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_external_secrets_did_instead_is_told() {
+async fn ready_message_is_reported_with_unproven_copy() {
     for (ready, words) in [
         ("secret will not be created due to CreationPolicy=Merge", "Secret other does not exist"),
         ("secret retained due to DeletionPolicy=Retain", "does not hold what was published"),

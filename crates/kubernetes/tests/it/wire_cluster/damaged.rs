@@ -26,7 +26,7 @@ proptest! {
     #![proptest_config(Config { cases: amount::cases(300), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_damaged_object_is_waited_for_no_longer_than_was_told(
+    fn wait_for_damaged_object_respects_deadline(
         object in select(vec![
             DEPLOYMENT.to_owned(),
             EXTERNAL_SECRET.to_owned(),

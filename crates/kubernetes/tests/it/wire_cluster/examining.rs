@@ -63,7 +63,7 @@ fn assert_one(examination: &Examination, severity: Severity, words: &[&str]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
+async fn passed_examination_lists_checks_and_changes_nothing() {
     let server = ApiServer::new();
     connected(&server);
     let examination = examined(&server, &[workload()]).await;
@@ -113,7 +113,7 @@ async fn a_pass_says_what_it_stands_on_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_right_that_is_missing_is_a_refusal_by_its_name() {
+async fn missing_right_is_refused_by_name() {
     let cases = [
         ("patch", "deployments", "deployments.apps"),
         ("watch", "deployments", "deployments.apps"),
@@ -132,7 +132,7 @@ async fn every_right_that_is_missing_is_a_refusal_by_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_right_is_asked_about_once_whoever_needs_it() {
+async fn right_is_reviewed_once_across_workloads() {
     let server = ApiServer::new();
     connected(&server);
     let within = Workload { picks_up: PicksUp::Within(MINUTE * 2), ..workload() };
@@ -144,7 +144,7 @@ async fn each_right_is_asked_about_once_whoever_needs_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_uses_the_secret_and_is_not_in_the_spec_is_told() {
+async fn consumers_outside_spec_are_warned_about() {
     let server = ApiServer::new();
     connected(&server);
     let pods = json!({"spec": {"selector": {}, "serviceName": "", "template": template()}});
@@ -171,7 +171,7 @@ async fn who_uses_the_secret_and_is_not_in_the_spec_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_looked_for_is_one_warning_with_the_verbs() {
+async fn unlistable_kinds_are_one_warning_with_fix() {
     let server = ApiServer::new();
     connected(&server);
     server.deny("list", "cronjobs");
@@ -182,7 +182,7 @@ async fn what_was_not_looked_for_is_one_warning_with_the_verbs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_not_ready_is_refused_and_one_that_may_not_be_read_is_not() {
+async fn unready_or_missing_store_is_refused() {
     let server = ApiServer::new();
     connected(&server);
     let ready = json!({"type": "Ready", "status": "False", "reason": "Bad", "message": "no role"});
@@ -205,7 +205,7 @@ async fn refused(server: &Arc<ApiServer>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn store_that_reads_elsewhere_is_refused_before_a_mint() {
+async fn store_reading_elsewhere_is_refused_before_mint() {
     let aws = |service: &str, region: &str| json!({"aws": {"service": service, "region": region}});
     let table = [
         (aws("ParameterStore", "eu-west-1"), None),
@@ -227,7 +227,7 @@ async fn store_that_reads_elsewhere_is_refused_before_a_mint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
+async fn store_prefix_is_part_of_parameter_name() {
     // The prefix, the key of the entry, true if the two name `/backend/token`, and the reason of the
     // refusal otherwise.
     let table = [
@@ -259,7 +259,7 @@ async fn prefix_of_a_store_is_part_of_the_name_that_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn store_that_may_not_be_read_stops_no_mint() {
+async fn unreadable_store_is_warned_about_without_refusal() {
     let server = ApiServer::new();
     connected(&server);
     server.hide_object(STORE);
@@ -293,7 +293,7 @@ async fn list_that_fails_proves_no_absence_of_users() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_cannot_be_reached_is_one_refusal_that_asks_nothing_more() {
+async fn unreachable_cluster_is_one_refusal_without_further_requests() {
     for (fault, words) in [(Fault::Silence, "did not answer"), (Fault::Status(401), "(401)")] {
         let server = ApiServer::new();
         connected(&server);
@@ -305,7 +305,7 @@ async fn a_cluster_that_cannot_be_reached_is_one_refusal_that_asks_nothing_more(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_minted() {
+async fn workload_without_secret_is_refused_before_mint() {
     let server = ApiServer::new();
     connected(&server);
     let nothing = json!({"spec": {"containers": [{"name": "main"}]}});
@@ -317,7 +317,7 @@ async fn a_workload_that_does_not_see_the_secret_is_refused_before_anything_is_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_workload_needs_is_asked_about_for_the_way_in_which_it_gets_its_view() {
+async fn reviewed_rights_depend_on_copy_kind() {
     let secret = SecretCopy::Secret { name: "datastore-token".to_owned(), key: "token".to_owned() };
     let kept =
         SecretCopy::ClusterExternalSecret { name: "datastore-token".to_owned(), secret_key: None };

@@ -23,7 +23,7 @@ async fn refreshed(server: &Arc<ApiServer>) -> Progress<SecretRevision> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_parent_is_told_and_not_the_child_which_it_would_overwrite() {
+async fn refresh_is_forced_on_cluster_external_secret_only() {
     let server = ApiServer::new();
     owned(&server);
     server.operate(EVERYWHERE, [sync("2-b", "new")]);
@@ -35,7 +35,7 @@ async fn the_parent_is_told_and_not_the_child_which_it_would_overwrite() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_child_is_waited_for_like_any_other() {
+async fn child_sync_of_published_value_is_awaited() {
     let server = ApiServer::new();
     owned(&server);
     // The child syncs an older value first.
@@ -47,7 +47,7 @@ async fn the_child_is_waited_for_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_that_it_does_not_select_is_told_with_the_fix() {
+async fn unprovisioned_namespace_is_reported_by_wait_and_preflight() {
     let cases = [
         (json!({"provisionedNamespaces": ["other"]}), "does not select the namespace web"),
         (
@@ -74,7 +74,7 @@ async fn a_namespace_that_it_does_not_select_is_told_with_the_fix() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_that_is_selected_a_moment_later_is_waited_for() {
+async fn namespace_selected_later_is_awaited() {
     let server = ApiServer::new();
     cluster_external_secret(&server);
     let operator = async {
@@ -87,7 +87,7 @@ async fn a_namespace_that_is_selected_a_moment_later_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_there_is_told() {
+async fn missing_cluster_external_secret_is_reported_as_none() {
     let server = ApiServer::new();
     let clusters = clusters(&server);
     assert_eq!(refreshed_within(MINUTE, &clusters, &everywhere()).await, Ok(None));
@@ -95,7 +95,7 @@ async fn one_that_is_not_there_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_external_secret_of_that_name_that_it_does_not_keep_is_not_waited_for() {
+async fn foreign_external_secret_of_same_name_is_stuck() {
     let server = ApiServer::new();
     external_secret(&server);
     cluster_external_secret(&server);
@@ -104,7 +104,7 @@ async fn an_external_secret_of_that_name_that_it_does_not_keep_is_not_waited_for
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_names_the_right_that_is_missing_in_the_cluster() {
+async fn missing_cluster_wide_right_is_reported() {
     let server = ApiServer::new();
     let clusters = clusters(&server);
     refreshed_within(MINUTE, &clusters, &workload()).await.unwrap();

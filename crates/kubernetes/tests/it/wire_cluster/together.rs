@@ -126,7 +126,7 @@ const KINDS: [WorkloadKind; 3] =
     [WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::DaemonSet];
 
 #[tokio::test(start_paused = true)]
-async fn every_kind_is_stamped_and_waited_for_until_its_last_older_pod_is_gone() {
+async fn stamped_workload_is_awaited_until_older_pod_ends() {
     for kind in KINDS {
         let server = ApiServer::new();
         let labels = json!({"app": "backend"});
@@ -172,7 +172,7 @@ fn asked(server: &ApiServer, requests: usize) -> Vec<(String, bool)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_workloads_cost_a_get_and_a_patch_each_and_one_list_of_each_kind_together() {
+async fn workloads_need_two_requests_each_and_shared_lists() {
     let server = ApiServer::new();
     let workloads: Vec<Workload> = (0..50)
         .map(|number| named(WorkloadKind::Deployment, &format!("backend-{number}")))
@@ -211,7 +211,7 @@ async fn fifty_workloads_cost_a_get_and_a_patch_each_and_one_list_of_each_kind_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_kinds_of_a_namespace_share_one_watch_of_pods_and_none_counts_anothers() {
+async fn kinds_share_pod_watch_and_count_own_pods() {
     let server = ApiServer::new();
     // Labels that no single selector covers.
     let labels = [json!({"app": "a"}), json!({"name": "b"}), json!({"k8s-app": "c"})];
@@ -239,7 +239,7 @@ async fn all_kinds_of_a_namespace_share_one_watch_of_pods_and_none_counts_anothe
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_stuck_is_told_at_once_with_how_far_the_others_are() {
+async fn stuck_workload_ends_wait_with_progress_of_others() {
     let server = ApiServer::new();
     let labels = |name: &str| json!({"app": name});
     let names = ["done", "moving", "stuck"];
@@ -273,7 +273,7 @@ async fn one_that_is_stuck_is_told_at_once_with_how_far_the_others_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_the_watch_is_told_of_each() {
+async fn watch_failure_is_returned_for_each_workload() {
     let server = ApiServer::new();
     let names = ["a", "b"];
     for name in names {
@@ -289,7 +289,7 @@ async fn what_ends_the_watch_is_told_of_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_created_anew_is_told_and_its_former_pods_are_waited_for() {
+async fn recreated_workload_is_stuck_with_former_pods_awaited() {
     for kind in KINDS {
         let server = ApiServer::new();
         let labels = json!({"app": "backend"});
@@ -328,7 +328,7 @@ fn event(server: &ApiServer, name: &str, at: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pods_that_are_not_made_are_held_with_the_reason_of_the_event() {
+async fn refused_pods_are_held_with_event_reason() {
     for kind in [WorkloadKind::StatefulSet, WorkloadKind::DaemonSet] {
         let server = ApiServer::new();
         begun(&server, kind, "backend", &json!({"app": "backend"}));

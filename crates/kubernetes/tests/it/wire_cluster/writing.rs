@@ -161,7 +161,7 @@ async fn one_that_always_changes_is_given_up_in_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_reply_changes_nothing_more() {
+async fn stamp_is_done_despite_lost_reply() {
     // The reply to the creation is lost, or the one to the write.
     for calls_before in [1, 3] {
         let server = ApiServer::new();
