@@ -362,7 +362,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_without_a_parameter_is_the_eks_cluster_of_its_name_and_is_asked_for_once() {
+    async fn cluster_without_parameter_is_eks_and_described_once() {
         let (clusters, account) = clusters(with_cluster());
         let connections =
             [clusters.connect("prod"), clusters.connect("prod"), clusters.connect("prod")];
@@ -403,7 +403,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_parameter_says_which_eks_cluster_is_meant() {
+    async fn parameter_names_the_eks_cluster() {
         let mut account = with_cluster();
         describe(&mut account, "production", json!({"eks": {"name": "prod"}}));
         let (clusters, account) = clusters(account);
@@ -412,7 +412,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn authentication_mode_decides_how_an_identity_is_made_known() {
+    async fn authentication_mode_decides_how_identity_is_introduced() {
         let aws_auth = "in kube-system/aws-auth (mapRoles) to username changeover:{{SessionName}}";
         let entry = "create an access entry for arn:aws:iam::210987654321:role/it";
         let table =
@@ -436,7 +436,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_is_renewed_before_it_ends_and_the_cluster_is_not_described_again() {
+    async fn identity_is_renewed_before_its_end_without_a_describe() {
         let (clusters, account) = clusters(with_cluster());
         let mut generations = Vec::new();
         // Used every 40 s, for 27 minutes.
@@ -450,7 +450,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_was_not_used_for_a_while_is_made_anew() {
+    async fn idle_connection_is_made_anew() {
         let (clusters, account) = clusters(with_cluster());
         clusters.connect("prod").await.unwrap();
         pass(&account, 51);
@@ -459,7 +459,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_discarded_is_described_again_once() {
+    async fn discarded_connection_is_described_again_once() {
         let (clusters, account) = clusters(with_cluster());
         let first = clusters.connect("prod").await.unwrap();
         calls(&account);
@@ -472,7 +472,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_elsewhere_is_found_in_its_region_with_the_role_and_signed_for_with_both() {
+    async fn foreign_cluster_uses_its_region_and_role() {
         let mut account = with_cluster();
         let role = "arn:aws:iam::210987654321:role/clusters/changeover";
         let described = json!({"eks": {"name": "prod", "region": "us-east-2", "role": role}});
@@ -519,7 +519,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     ];
 
     #[tokio::test(start_paused = true)]
-    async fn another_api_server_is_reached_with_the_token_of_a_secure_string_read_once() {
+    async fn api_server_token_is_read_once_from_secure_string() {
         for authority in [AUTHORITY.to_owned(), STANDARD.encode(AUTHORITY)] {
             let (clusters, account) = clusters(with_homelab(&authority));
             clusters.connect("homelab").await.unwrap();
@@ -536,7 +536,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_that_the_api_server_does_not_take_is_read_again() {
+    async fn refused_api_server_token_is_read_again() {
         let (clusters, account) = clusters(with_homelab(AUTHORITY));
         let refused = clusters.connect("homelab").await.unwrap();
         calls(&account);
@@ -552,7 +552,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_that_cannot_be_reached_so_is_told_with_the_fix_and_without_its_token() {
+    async fn unreachable_cluster_is_reported_with_fix_without_its_token() {
         let mut account = with_cluster();
         // EKS clusters that do not exist yet, are described wrongly, or are closed to the function.
         account.clusters.insert("new".to_owned(), json!({"name": "new", "status": "CREATING"}));

@@ -312,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_one_that_is_not_set() {
+    fn empty_variable_counts_as_unset() {
         let empty: Vec<_> =
             variables()[REQUIRED.len()..].iter().map(|variable| (*variable, "")).collect();
         assert_eq!(read(&empty), read(&[]));
     }
 
     #[test]
-    fn all_faults_are_told_together() {
+    fn all_faults_of_environment_are_reported_together() {
         let Faults(faults) = Config::from(|_| None).expect_err("four variables are required");
         let names: Vec<_> = faults.iter().map(|fault| fault.variable).collect();
         assert_eq!(names, REQUIRED.map(|(variable, _)| variable));

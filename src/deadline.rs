@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_a_time_or_how_long_there_is() {
+    fn deadline_is_a_time_or_a_duration() {
         let at = |milliseconds| Timestamp::from_millisecond(milliseconds).expect("a time");
         let now = at(1_790_000_000_000);
         assert_eq!(deadline(1_790_000_900_000, now), at(1_790_000_900_000));

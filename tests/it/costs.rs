@@ -56,7 +56,7 @@ fn every_sum_is_that_of_its_parts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stack_has_is_counted() {
+async fn stack_costs_match_their_count() {
     let [month, ..] = tables();
     let template = template();
     let count = |template: &Value, kind: &str| {
@@ -90,7 +90,7 @@ async fn what_a_stack_has_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_sweep_a_rotation_and_a_look_take_is_counted() {
+async fn sweep_rotation_and_status_costs_match_their_count() {
     let [_, million, _] = tables();
     let world = in_service(92, &workloads()).await;
     let counted = |before: &[usize]| -> Vec<usize> {

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 
 proptest! {
     #[test]
-    fn any_environment_is_a_configuration_or_told_by_variable(
+    fn any_environment_is_a_configuration_or_names_its_faults(
         values in vec(".{0,12}|[ -~]{0,30}", config::variables().len()),
     ) {
         let variables = config::variables();

@@ -84,7 +84,7 @@ fn core_and_token_name_no_sdk() {
 }
 
 #[test]
-fn a_request_goes_down_the_list_of_modules() {
+fn requests_follow_the_list_of_modules() {
     let listed = listed();
     for (module, used) in uses() {
         let at = |name: &str| listed.iter().position(|listed| listed == name);
@@ -95,7 +95,7 @@ fn a_request_goes_down_the_list_of_modules() {
 }
 
 #[test]
-fn no_two_modules_need_each_other() {
+fn modules_have_no_circles() {
     let mut left = uses();
     while !left.is_empty() {
         let needed: BTreeSet<_> = left.keys().cloned().collect();
@@ -106,7 +106,7 @@ fn no_two_modules_need_each_other() {
 }
 
 #[test]
-fn what_decides_waits_for_nothing() {
+fn pure_modules_await_nothing() {
     for source in sources::under(CORE).iter().filter(|source| PURE.contains(&module(source))) {
         for word in ["async ", ".await", "tokio::"] {
             assert!(!source.code.contains(word), "{} has `{word}`", source.path);
@@ -115,7 +115,7 @@ fn what_decides_waits_for_nothing() {
 }
 
 #[test]
-fn what_decides_does_not_know_who_carries_it_out() {
+fn pure_modules_do_not_import_the_shell() {
     for source in sources::under(CORE).iter().filter(|source| PURE.contains(&module(source))) {
         assert_knows_nothing_of(source, "crate", &SHELL);
     }
@@ -139,7 +139,7 @@ fn command_knows_the_function_by_its_answers_only() {
 }
 
 #[test]
-fn what_shows_an_answer_asks_nobody() {
+fn rendering_modules_send_nothing() {
     for source in sources::under(COMMAND) {
         if SHOWING.contains(&module(&source)) {
             for word in ["async ", ".await", "tokio::", "io::"] {

@@ -45,14 +45,14 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
 }
 
 #[test]
-fn it_lists_every_error() {
+fn readme_lists_every_error() {
     for kind in Kind::ALL {
         assert!(README.contains(&format!("| `{kind}` |")), "the table of errors lacks {kind}");
     }
 }
 
 #[test]
-fn it_lists_every_metric_as_it_is_and_no_other() {
+fn readme_lists_exactly_the_metrics() {
     let section = README.split("## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let listed: Vec<_> = rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>()).collect();
@@ -80,7 +80,7 @@ fn its_commands_are_targets_of_the_makefile() {
 }
 
 #[test]
-fn it_explains_every_direct_dependency() {
+fn readme_explains_direct_dependencies() {
     let notes = README.split("## Design notes").nth(1).unwrap();
     let explained = |name: &str| {
         notes.contains(&format!("`{name}`"))

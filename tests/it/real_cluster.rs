@@ -370,7 +370,7 @@ const DRAINS: &str = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once() {
+async fn rollout_ends_with_last_drained_pod_and_happens_once() {
     let testbed = Testbed::with_namespace("drains").await;
     testbed.deploy("backend", DRAINS, json!({}));
     let (workload, stamp_5) = (testbed.workload("backend"), stamp(Side::Presenters, "a", 5));
@@ -402,7 +402,7 @@ async fn a_rollout_is_done_when_the_last_older_pod_has_drained_and_is_made_once(
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn stamps_of_every_side_and_token_stand_beside_each_other_and_beside_kubectls() {
+async fn stamps_of_sides_tokens_and_kubectl_coexist() {
     let testbed = Testbed::with_namespace("beside").await;
     testbed.deploy("backend", "sleep 3600", json!({}));
     let workload = testbed.workload("backend");

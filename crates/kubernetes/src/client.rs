@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_refusal_in_plain_text_keeps_the_time_that_its_header_names() {
+    async fn plain_text_refusal_keeps_its_retry_after() {
         let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 429,
             "message": "hotspot", "details": {"retryAfterSeconds": 3}}"#;
         let busy = "Too many requests, please try again later.";

@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn its_external_secrets_bear_the_name_that_it_gives_them_or_its_own() {
+    fn child_name_is_the_given_one_or_its_own() {
         assert_eq!(child(&keeper(json!({}), json!({}))), "everywhere");
         assert_eq!(child(&keeper(json!({"externalSecretName": "copy"}), json!({}))), "copy");
     }
 
     #[test]
-    fn why_a_namespace_has_no_external_secret_of_it_is_told() {
+    fn missing_child_is_explained_by_namespace() {
         let failed = json!({"failedNamespaces": [
             {"namespace": "other", "reason": "something else"},
             {"namespace": "web", "reason": "external secret already exists in namespace"},

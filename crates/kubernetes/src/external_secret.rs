@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_in_the_way_of_a_plain_copy() {
+    fn plain_copy_has_no_obstacle() {
         assert_eq!(found(json!({}), None), [""; 0]);
         let defaults = json!({
             "conversionStrategy": "Default", "decodingStrategy": "None", "metadataPolicy": "None",
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_sync_is_found() {
+    fn impossible_sync_is_found() {
         let cases = [
             (json!({"refreshInterval": "0"}), "refreshInterval is 0"),
             (json!({"refreshInterval": "0h0m0s"}), "refreshInterval is 0"),
@@ -460,13 +460,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_annotation_is_enough_where_the_policy_is_on_change() {
+    fn annotation_change_suffices_for_policy_on_change() {
         let on_change = json!({"refreshPolicy": "OnChange", "refreshInterval": "0"});
         assert_eq!(found(on_change, None), [""; 0]);
     }
 
     #[test]
-    fn a_key_that_the_spec_names_may_come_out_of_a_template_but_not_out_of_a_changed_entry() {
+    fn named_key_may_come_from_template_but_not_changed_entry() {
         let template = json!({"target": {"template": {"data": {"raw": "{{ .token }}"}}}});
         assert_eq!(found(template, Some("raw")), [""; 0]);
         assert_eq!(found(json!({"data": []}), Some("raw")), [""; 0]);
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_cluster_external_secret_is_refused_unless_the_spec_names_its_parent() {
+    fn child_is_refused_unless_spec_names_its_parent() {
         let mut child = external_secret(json!({
             "data": [{"secretKey": "token", "remoteRef": {"key": "/backend/token"}}],
         }));
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_reads_a_parameter_by_its_name_or_its_arn() {
+    fn entry_reads_parameter_by_name_or_arn() {
         let reads = |key: &str, name: &str| {
             let reference = RemoteReference { key: key.to_owned(), ..RemoteReference::default() };
             Entry { remote_ref: reference, ..Entry::default() }.reads(&parameter(name))
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_that_reads_a_published_parameter_is_a_copy_to_be_confirmed() {
+    fn all_entries_of_published_parameters_are_confirmed_copies() {
         let (one, two) = (parameter("/one"), parameter("/two"));
         let spec: ExternalSecretSpec = serde_json::from_value(json!({"data": [
             {"secretKey": "a", "remoteRef": {"key": "/one"}},

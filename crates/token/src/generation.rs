@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_end_with_an_underscore_and_hold_no_other() {
+    fn prefixes_end_with_their_only_underscore() {
         for prefix in ["ds_", "a_", "0123456789abcdef_"] {
             assert_eq!(Prefix::parse(prefix).expect(prefix).as_str(), prefix);
         }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_values_are_told_without_being_shown() {
+    fn weak_values_are_reported_without_being_shown() {
         let prefix = Prefix::parse("ds_");
         let generation = Generation::new(32, prefix).expect("a generation");
         let long = "S3cretS3cret".repeat(2);

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_name_is_not_repeated() {
+    fn refused_name_is_not_repeated() {
         let error = TokenName::parse("ds_S3cretS3cret").expect_err("'_' is not of a name");
         assert!(!format!("{error} {error:?}").contains("S3cret"));
     }

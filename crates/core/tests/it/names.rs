@@ -197,7 +197,7 @@ fn verifiers_at(place: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn place_of_another_token_cannot_be_claimed_by_an_edit() {
+async fn edit_cannot_claim_another_tokens_place() {
     // The edit is made in an overlap, at rest, and in the middle of a rotation.
     for when in ["overlap", "rest", "pending"] {
         let spec = verifiers_at("/backend/token/accepted");
@@ -261,7 +261,7 @@ async fn read_that_failed_proves_nothing_in_preflight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn place_of_a_token_whose_spec_is_broken_cannot_be_claimed() {
+async fn place_of_token_with_broken_spec_is_protected() {
     let own = verifiers_at("/backend/token/accepted");
     let world = in_service(115, &own).await;
     let spec = with_another_token(&world).await;
@@ -336,7 +336,7 @@ async fn cluster_that_is_described_anew_runs_expand_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn record_of_an_earlier_version_pins_its_spec_when_it_begins() {
+async fn earlier_record_pins_its_spec_when_it_begins() {
     let world = in_service(119, &everything()).await;
     let mut json = serde_json::to_value(world.record(&subject()).unwrap()).unwrap();
     json.as_object_mut().unwrap().remove("spec").expect("it is pinned");

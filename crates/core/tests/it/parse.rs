@@ -78,7 +78,7 @@ fn fault_of(pointer: &str, value: Value) -> String {
 }
 
 #[test]
-fn the_contracts_example_is_read_as_it_is_meant() {
+fn contract_example_parses_as_intended() {
     let spec = parse(&example()).expect("the contract's example is a spec");
     assert_eq!((spec.token.as_str(), spec.id.version), ("datastore-token", 3));
     assert_eq!(spec.overlap, Duration::from_secs(15 * 60));
@@ -118,7 +118,7 @@ fn the_contracts_example_is_read_as_it_is_meant() {
 }
 
 #[test]
-fn a_side_may_be_left_out() {
+fn side_is_optional() {
     let spec = parse(&smallest("/a/b")).expect("presenters alone are a spec");
     assert!(spec.side(Side::Verifiers).is_empty());
     assert_eq!(spec.accepted_depth(), Spec::DEEPEST);
@@ -127,7 +127,7 @@ fn a_side_may_be_left_out() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn a_fault_is_told_with_its_field_its_value_and_its_fix() {
+fn faults_name_field_value_and_fix() {
     let verifier = "/verifiers/workloads/0";
     let at = |field: &str| format!("{verifier}/{field}");
     for (pointer, value, told) in [
@@ -259,7 +259,7 @@ fn action_of_later_version_is_reported_as_unavailable() {
 }
 
 #[test]
-fn a_workload_is_exactly_one_object_of_one_of_three_kinds() {
+fn workload_names_one_object_of_three_kinds() {
     for (field, object) in [
         ("deployment", "prod/backend/deployment/datastore"),
         ("stateful_set", "prod/backend/statefulset/datastore"),
@@ -300,7 +300,7 @@ fn null_is_not_the_absence_of_a_field() {
 }
 
 #[test]
-fn a_field_that_stands_twice_is_refused() {
+fn repeated_field_is_refused() {
     let twice = r#"{"overlap": "5s", "overlap": "6s"}"#;
     let error = Spec::parse(&name("a"), 1, twice).expect_err("the field stands twice");
     assert!(error.because.contains("duplicate field `overlap`"), "{error}");
@@ -311,7 +311,7 @@ fn a_field_that_stands_twice_is_refused() {
 }
 
 #[test]
-fn all_faults_of_a_spec_are_told_together() {
+fn all_faults_of_a_spec_are_reported_together() {
     let mut spec = example();
     spec["overlap"] = json!("1s");
     spec["token"]["bytes"] = json!(16);
@@ -335,7 +335,7 @@ fn readers_that_are_not_restarted_need_a_bound() {
 }
 
 #[test]
-fn a_mounted_secret_takes_two_minutes_and_a_direct_read_what_it_says() {
+fn mounted_secret_takes_two_minutes_and_direct_read_its_bound() {
     let mut spec = example();
     let workload = &mut spec["presenters"]["workloads"][0];
     workload["picks_up"] = json!({"within": "1s"});
@@ -347,7 +347,7 @@ fn a_mounted_secret_takes_two_minutes_and_a_direct_read_what_it_says() {
 }
 
 #[test]
-fn a_workload_may_stand_on_both_sides_and_once_on_each() {
+fn workload_is_allowed_once_on_each_side() {
     let mut spec = example();
     spec["presenters"]["workloads"] = spec["verifiers"]["workloads"].clone();
     parse(&spec).expect("one workload may do both");
@@ -390,7 +390,7 @@ fn each_way_into_a_secret_is_read() {
 }
 
 #[test]
-fn a_workload_has_one_way_into_its_secret() {
+fn workload_has_one_secret_source() {
     let secret = json!({"name": "a", "key": "b"});
     for (fields, told) in [
         (
@@ -434,7 +434,7 @@ fn only_what_copies_from_a_parameter_needs_one() {
 }
 
 #[test]
-fn a_key_of_a_secret_holds_one_view_and_a_view_has_one_key_of_it() {
+fn secret_key_and_view_are_one_to_one() {
     let written = |key: &str| json!({"name": "a", "key": key});
     let mut spec = copied_by(&json!({"secret": written("token")}));
     let mut second = spec["presenters"]["workloads"][0].clone();
@@ -458,21 +458,21 @@ fn a_key_of_a_secret_holds_one_view_and_a_view_has_one_key_of_it() {
 }
 
 #[test]
-fn an_item_may_hold_both_views_and_a_parameter_may_not() {
+fn item_may_hold_both_views_but_parameter_not() {
     let mut spec = example();
     spec["verifiers"]["publish"][1] = spec["presenters"]["publish"][1].clone();
     parse(&spec).expect("the views have attributes of their own");
 }
 
 #[test]
-fn a_name_that_cannot_name_an_annotation_has_no_workloads() {
+fn name_unfit_for_annotations_has_no_workloads() {
     let edged = name("-token");
     assert!(Spec::parse(&edged, 1, &example().to_string()).is_err());
     assert!(Spec::parse(&edged, 1, &smallest("/a/b").to_string()).is_ok());
 }
 
 #[test]
-fn two_tokens_that_write_one_key_of_a_secret_are_both_told_so() {
+fn tokens_writing_one_secret_key_are_both_refused() {
     let spec = |token: &str, key: &str| {
         let mut spec = copied_by(&json!({"secret": {"name": "shared", "key": key}}));
         for (side, view) in [("verifiers", "accepted"), ("presenters", "token")] {
@@ -489,7 +489,7 @@ fn two_tokens_that_write_one_key_of_a_secret_are_both_told_so() {
 }
 
 #[test]
-fn two_tokens_that_write_one_place_are_both_told_so() {
+fn tokens_writing_one_place_are_both_refused() {
     let spec = |token: &str, place: &str| {
         Spec::parse(&name(token), 1, &smallest(place).to_string()).expect("it is a spec")
     };
@@ -506,7 +506,7 @@ fn two_tokens_that_write_one_place_are_both_told_so() {
 }
 
 #[test]
-fn a_spec_keeps_off_what_only_deployment_may_write() {
+fn spec_cannot_use_places_of_the_deployment() {
     let reserved = Reserved {
         table: "records".to_owned(),
         paths: vec!["/changeover/tokens".to_owned(), "/changeover/clusters".to_owned()],
@@ -540,7 +540,7 @@ fn huge_and_deep_inputs_are_refused() {
 }
 
 #[test]
-fn the_accepted_set_is_as_deep_as_fits_its_smallest_store() {
+fn accepted_set_is_as_deep_as_smallest_store() {
     let with = |publish: Value| {
         let mut spec = example();
         spec["verifiers"]["publish"] = publish;

@@ -49,7 +49,7 @@ fn variable<'a>(job_result: &'a JobResult, name: &str) -> &'a str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_rotates_and_its_variables_say_where_the_token_is_but_not_what() {
+async fn finished_job_reports_version_and_selectors() {
     for (kind, spec) in kinds() {
         let world = in_service(1, &spec).await;
         let job_result = told(&world, job("1", Some(ROTATE), None)).await;
@@ -61,7 +61,7 @@ async fn a_job_rotates_and_its_variables_say_where_the_token_is_but_not_what() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_action_that_goes_on_over_many_jobs_mints_once() {
+async fn continued_action_mints_once() {
     let world = in_service(1, &everything()).await;
     let impatient = r#"{"action": "rotate", "token": "datastore-token", "wait": "1s"}"#;
     let mut job_result = told(&world, job("1", Some(impatient), None)).await;
@@ -78,7 +78,7 @@ async fn an_action_that_goes_on_over_many_jobs_mints_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_is_delivered_twice_or_dies_anywhere_mints_once_and_is_answered() {
+async fn job_delivered_twice_or_killed_mints_once_and_is_answered() {
     let event = || Event::Job(job("1", Some(ROTATE), None));
     let calls = {
         let world = in_service(1, &parameters()).await;
@@ -104,7 +104,7 @@ async fn a_job_that_is_delivered_twice_or_dies_anywhere_mints_once_and_is_answer
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stands_in_the_way_fails_the_action_and_is_named() {
+async fn blocker_fails_the_action_by_name() {
     let unreadable = "{\"action\": \"rotate\", \"token\": ds_0123456789}";
     let table = [
         (None, Failure::ConfigurationError, "UserParameters"),
@@ -127,8 +127,7 @@ async fn what_stands_in_the_way_fails_the_action_and_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rollout_that_fails_fails_the_stage_and_the_next_execution_goes_on_with_the_same_version()
-{
+async fn failed_rollout_fails_stage_and_next_execution_resumes_version() {
     let world = in_service(1, &everything()).await;
     world.break_workload(&deployed("backend"), "it crashes");
     let held = told(&world, job("1", Some(ROTATE), None)).await;
@@ -143,14 +142,14 @@ async fn a_rollout_that_fails_fails_the_stage_and_the_next_execution_goes_on_wit
 }
 
 #[test]
-fn a_job_without_an_id_is_no_event() {
+fn job_without_id_is_no_event() {
     for event in [json!({"CodePipeline.job": {}}), json!({"CodePipeline.job": "1"})] {
         assert!(Event::parse(&event).is_err(), "{event}");
     }
 }
 
 #[test]
-fn what_else_a_job_brings_is_not_kept() {
+fn other_job_data_is_not_kept() {
     let whole: Value =
         serde_json::from_str(include_str!("../../../../events/codepipeline.json")).unwrap();
     let Ok(Event::Job(job)) = Event::parse(&whole) else { panic!("it is a job") };

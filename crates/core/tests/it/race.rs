@@ -10,28 +10,28 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_between_any_two_calls_changes_nothing() {
+async fn sweep_between_calls_changes_nothing() {
     for (kind, spec) in few_kinds() {
         before_every_call(kind, &spec, || Request::Sweep, &[2]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_trigger_delivered_twice_mints_once() {
+async fn trigger_delivered_twice_mints_once() {
     for (kind, spec) in few_kinds() {
         before_every_call(kind, &spec, || rotate("a"), &[2]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_trigger_between_any_two_calls_joins_or_follows() {
+async fn trigger_between_calls_joins_or_follows() {
     for (kind, spec) in few_kinds() {
         before_every_call(kind, &spec, || rotate("b"), &[2, 3]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drop_between_any_two_calls_drops_or_is_refused() {
+async fn drop_between_calls_drops_or_is_refused() {
     for (kind, spec) in few_kinds() {
         // A dropped version is followed by that of the trigger's retry, or by none.
         before_every_call(kind, &spec, drop_pending, &[1, 2, 3]).await;
@@ -39,7 +39,7 @@ async fn a_drop_between_any_two_calls_drops_or_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_watches_a_cluster_is_believed_for_two_leases() {
+async fn watcher_is_trusted_for_two_leases() {
     let mut watched = 0;
     for call in 1..40 {
         let world = in_service(1, &workloads()).await;
@@ -60,14 +60,14 @@ async fn whoever_watches_a_cluster_is_believed_for_two_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_between_any_two_calls_changes_nothing() {
+async fn publish_between_calls_changes_nothing() {
     for (kind, spec) in few_kinds() {
         before_every_call(kind, &spec, publish, &[2]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_wait_is_not_put_off_by_one_lost_race() {
+async fn request_without_wait_survives_one_lost_race() {
     for (kind, spec) in few_kinds() {
         let calls = {
             let world = in_service(1, &spec).await;
@@ -84,7 +84,7 @@ async fn who_does_not_wait_is_not_put_off_by_one_lost_race() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_join() {
+async fn concurrent_requests_mint_once_per_unjoined_rotation() {
     for (kind, spec) in few_kinds() {
         for keys in [1, 50] {
             let world = in_service(1, &spec).await;
@@ -117,7 +117,7 @@ async fn a_crowd_is_answered_and_mints_once_for_each_rotation_that_it_does_not_j
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
+async fn spec_changed_between_calls_is_not_forgotten() {
     let (added, changed) = with_a_verifier_added();
     let calls = {
         let world = in_service(1, &everything()).await;
@@ -141,7 +141,7 @@ async fn a_spec_that_changes_between_any_two_calls_is_not_forgotten_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_goes_back_to_a_spec_older_than_the_records() {
+async fn older_spec_than_the_records_is_never_followed() {
     let (added, changed) = with_a_verifier_added();
     // Another invocation publishes to the added verifier around the calls that read record and spec. From
     // then on the verifier is in service, and must receive the next version too.

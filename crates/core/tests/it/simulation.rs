@@ -39,17 +39,17 @@ const SHRINKS: u32 = 400;
 
 // Two tests, so that they run in parallel.
 #[test]
-fn no_request_fails_in_any_world_of_an_even_seed() {
+fn no_request_fails_in_worlds_of_even_seeds() {
     play_all(seeds(SAMPLE, EVERYTHING).filter(|seed| seed % 2 == 0));
 }
 
 #[test]
-fn no_request_fails_in_any_world_of_an_odd_seed() {
+fn no_request_fails_in_worlds_of_odd_seeds() {
     play_all(seeds(SAMPLE, EVERYTHING).filter(|seed| seed % 2 == 1));
 }
 
 #[test]
-fn a_broken_promise_is_shrunk_to_what_breaks_it() {
+fn broken_promise_shrinks_to_its_cause() {
     // A stand-in for a defect: every schedule fails in which a pod is restarted.
     let play = |schedule: &Schedule| {
         let broken = schedule.turns.iter().any(|turn| matches!(turn, Happening::PodRestarts));

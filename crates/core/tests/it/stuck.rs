@@ -54,7 +54,7 @@ const TROUBLES: [Trouble; 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn failing_token_is_tried_once_an_hour_at_last() {
+async fn failing_token_is_retried_hourly_at_last() {
     for trouble in TROUBLES {
         let world = imported(&from_inbox()).await;
         (trouble.begin)(&world);
@@ -161,7 +161,7 @@ async fn version_ends_although_the_spec_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn place_that_holds_no_own_document_is_left_alone() {
+async fn place_without_own_document_is_left_alone() {
     let mut spec = parameters();
     spec["verifiers"]["publish"] = json!([{"ssm": "/backend/accepted"}, item("accepted")]);
     let world = in_service(83, &spec).await;
@@ -199,7 +199,7 @@ async fn version_ends_although_reads_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unread_accepted_set_keeps_what_a_late_write_left() {
+async fn unread_accepted_set_keeps_late_write() {
     let late = Fault::Twice(Duration::from_secs(4 * 60 + 40));
     let calls = {
         let world = in_service(90, &parameters()).await;
@@ -258,7 +258,7 @@ async fn version_ends_while_a_waiting_rotation_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn version_leaves_all_places_or_none_without_a_spec() {
+async fn version_without_spec_leaves_all_places_or_none() {
     let world = in_service(95, &everything()).await;
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "rotated");
     // Let the sweep run the overlap's rollout of verifiers.
@@ -362,7 +362,7 @@ async fn failing_sweep_cut_at_any_call_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_shows_what_fails_and_what_has_no_spec() {
+async fn status_shows_failures_and_missing_specs() {
     let world = in_service(89, &items()).await;
     let other = token("other-token");
     mint(&world, &other).await;
@@ -459,7 +459,7 @@ fn last(world: &MemoryWorld, metric: &str) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workload_that_is_put_back_each_time_is_not_restarted_for_ever() {
+async fn workload_reverted_each_time_is_not_restarted_forever() {
     let world = in_service(60, &workloads()).await;
     let workload = deployed("backend");
     world.put_back(&workload, true);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const MANY: usize = 12;
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_due_tokens_are_carried_on_by_one_sweep_and_not_at_the_same_moment() {
+async fn thousand_due_tokens_are_spread_by_one_sweep() {
     let (world, tokens) = minted(if amount::is_little() { 100 } else { 1000 }).await;
     let swept = world.invoke("sweep", Request::Sweep).await;
     assert_eq!(results(&swept).len(), tokens.len());
@@ -34,7 +34,7 @@ async fn a_thousand_due_tokens_are_carried_on_by_one_sweep_and_not_at_the_same_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_due_tokens_are_carried_on_without_a_call_to_lambda() {
+async fn few_due_tokens_are_resumed_without_lambda_calls() {
     let (world, tokens) = minted(8).await;
     let swept = world.invoke("sweep", Request::Sweep).await;
     assert_eq!(outcomes(&swept), BTreeSet::from(["completed"]));
@@ -45,7 +45,7 @@ async fn a_few_due_tokens_are_carried_on_without_a_call_to_lambda() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_of_one_token_carries_on_that_one_only() {
+async fn sweep_of_one_token_resumes_only_it() {
     let (world, tokens) = minted(MANY).await;
     let request = Request::SweepOne { token: tokens[3].clone() };
     let swept = world.invoke("sweep", request).await;
@@ -60,7 +60,7 @@ async fn a_sweep_of_one_token_carries_on_that_one_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_handed_on_is_told_and_stays_due_and_stops_nobody() {
+async fn failed_hand_over_is_reported_stays_due_and_stops_no_other() {
     let (world, tokens) = minted(2 * MANY).await;
     let refused = [&tokens[MANY], &tokens[MANY + 1]];
     world.refuse_invocations_for(refused.into_iter().cloned());
@@ -80,7 +80,7 @@ async fn what_cannot_be_handed_on_is_told_and_stays_due_and_stops_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_without_time_hands_on_nothing_and_says_so() {
+async fn sweep_out_of_time_reports_what_it_deferred() {
     let (world, tokens) = minted(MANY).await;
     let swept = world.run("sweep", Request::Sweep, Duration::from_secs(10), Faults::none()).await;
     let told = outcomes(&swept.ending);
@@ -94,7 +94,7 @@ async fn a_sweep_without_time_hands_on_nothing_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_cut_at_any_call_loses_no_token() {
+async fn sweep_cut_at_any_call_loses_no_token() {
     let calls = {
         let (world, _) = minted(MANY).await;
         world.run("sweep", Request::Sweep, LONG, Faults::none()).await.calls
@@ -110,7 +110,7 @@ async fn a_sweep_cut_at_any_call_loses_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_sweep_or_a_second_invocation_for_a_token_does_no_harm() {
+async fn concurrent_sweeps_and_invocations_are_harmless() {
     let calls = {
         let (world, _) = minted(MANY).await;
         world.run("sweep", Request::Sweep, LONG, Faults::none()).await.calls

@@ -23,7 +23,7 @@ use changeover_token::{Stage, VersionNumber};
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn every_change_of_a_stage_is_told_once_and_as_it_was_saved() {
+async fn stage_changes_are_published_once_as_saved() {
     for (kind, spec) in kinds() {
         let world = in_service(40, &spec).await;
         world.replayed_by(kind);
@@ -65,7 +65,7 @@ fn stages(record: &Record) -> BTreeMap<VersionNumber, Stage> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
+async fn events_cover_rotation_from_start_to_old_versions_end() {
     for (kind, spec) in kinds() {
         let world = in_service(41, &spec).await;
         world.replayed_by(kind);
@@ -103,7 +103,7 @@ async fn a_rotation_is_told_from_its_start_to_the_end_of_the_old_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_is_told_once_and_again_when_it_goes_on() {
+async fn hold_is_published_once_per_hold() {
     let world = in_service(42, &workloads()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     let before = world.told_of(&subject()).len();
@@ -121,7 +121,7 @@ async fn what_is_held_is_told_once_and_again_when_it_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_becomes_of_the_bus_the_rotation_is_the_same_and_hardly_later() {
+async fn bus_failures_leave_rotation_unchanged_and_timely() {
     for (kind, spec) in kinds() {
         for bus in [Bus::Refuses, Bus::Silent] {
             let world = in_service(43, &spec).await;
@@ -144,7 +144,7 @@ async fn whatever_becomes_of_the_bus_the_rotation_is_the_same_and_hardly_later()
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_event_keeps_to_the_schema_of_its_detail_type() {
+async fn events_match_schema_of_their_detail_type() {
     let schemas = schemas();
     let mut seen = BTreeSet::new();
     for world in worlds().await {
@@ -168,7 +168,7 @@ async fn every_event_keeps_to_the_schema_of_its_detail_type() {
 }
 
 #[test]
-fn the_readmes_event_keeps_to_its_schema_and_every_detail_type_is_told_of() {
+fn readme_event_matches_schema_and_lists_all_detail_types() {
     let readme = include_str!("../../../../README.md");
     let section = readme.split("\n## Events\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let schemas = schemas();

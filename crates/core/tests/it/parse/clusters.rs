@@ -21,7 +21,7 @@ fn api_server() -> Value {
 }
 
 #[test]
-fn a_cluster_is_of_eks_wherever_it_is_or_any_api_server() {
+fn cluster_is_eks_or_any_api_server() {
     let eks = |region: Option<&str>, role: Option<&str>| {
         ClusterDescription::Eks(EksCluster {
             name: "prod-1".into(),
@@ -55,7 +55,7 @@ fn a_cluster_is_of_eks_wherever_it_is_or_any_api_server() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_meant_is_told_with_field_value_and_fix() {
+fn bad_cluster_description_names_field_value_and_fix() {
     let eks = |field: &str, value: &str| {
         let mut json = json!({"eks": {"name": "a"}});
         json["eks"][field] = json!(value);

@@ -24,7 +24,7 @@ use sha2::Digest as _;
 
 proptest! {
     #[test]
-    fn a_minted_token_is_prefix_entropy_and_checksum(
+    fn minted_token_is_prefix_entropy_and_checksum(
         (generation, prefix, bytes) in any_generation(),
         entropy in vec(any::<u8>(), 64),
     ) {
@@ -40,7 +40,7 @@ proptest! {
     }
 
     #[test]
-    fn a_secret_shows_in_no_text_that_is_made_of_it(
+    fn secret_is_absent_from_all_its_text_forms(
         (generation, _, _) in any_generation(),
         entropy in vec(any::<u8>(), 64),
     ) {
@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn the_deepest_accepted_document_fits_a_parameter(
+    fn deepest_accepted_document_fits_a_parameter(
         (generation, prefix, bytes) in any_generation(),
         plain in any::<bool>(),
     ) {
@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn a_place_is_read_back_from_its_text(place in any_place()) {
+    fn place_round_trips_through_its_text(place in any_place()) {
         let text = place.to_string();
         prop_assert_eq!(text.parse::<Place>(), Ok(place.clone()));
         let json = serde_json::to_string(&place).expect("a place is a text");
@@ -113,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_one_place_or_none(text in "(ssm:/|dynamodb:abc/)[a-z/%,=:n0-9+A-F]{0,12}|\\PC*") {
+    fn text_is_one_place_or_none(text in "(ssm:/|dynamodb:abc/)[a-z/%,=:n0-9+A-F]{0,12}|\\PC*") {
         if let Ok(place) = text.parse::<Place>() {
             prop_assert_eq!(place.to_string(), text);
         }
@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_a_spec_or_a_bad_spec(json in any_json()) {
+    fn any_json_is_a_spec_or_bad_spec(json in any_json()) {
         let text = json.to_string();
         if let Err(error) = Spec::parse(&name("a"), 1, &text) {
             prop_assert_eq!(error.kind, Kind::BadSpec);
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn a_spec_with_any_value_in_any_field_is_a_spec_or_a_bad_spec(
+    fn spec_with_any_field_value_is_spec_or_bad_spec(
         index in any::<proptest::sample::Index>(),
         value in any_json(),
     ) {
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_spec_or_a_bad_spec(text in any::<String>(), cut in any::<proptest::sample::Index>()) {
+    fn any_text_is_a_spec_or_bad_spec(text in any::<String>(), cut in any::<proptest::sample::Index>()) {
         let example = example().to_string();
         let cut = cut.index(example.len());
         for text in [&text, &example[..cut], &format!("{}{text}{}", &example[..cut], &example[cut..])] {
@@ -167,7 +167,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_a_request_or_a_bad_event(event in any_json()) {
+    fn any_json_is_a_request_or_bad_event(event in any_json()) {
         if let Err(error) = Request::parse(&event) {
             prop_assert_eq!(error.kind, Kind::BadEvent);
         }

@@ -359,7 +359,7 @@ async fn refused_pods_are_held_with_event_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stateful_set_is_not_rolled_out_where_kubectl_stops_short() {
+async fn stateful_set_waits_beyond_kubectls_rule() {
     let server = ApiServer::new();
     let kind = WorkloadKind::StatefulSet;
     let labels = json!({"app": "backend"});
@@ -383,7 +383,7 @@ async fn a_stateful_set_is_not_rolled_out_where_kubectl_stops_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_container_wrote_when_it_ended_is_not_repeated() {
+async fn containers_last_words_are_not_repeated() {
     let server = ApiServer::new();
     let kind = WorkloadKind::DaemonSet;
     let labels = json!({"app": "backend"});

@@ -52,7 +52,7 @@ fn lists(server: &ApiServer) -> Vec<Recorded> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_breaks_within_an_event_costs_a_moment_and_no_event() {
+async fn broken_connection_within_event_loses_no_event() {
     let server = rolling();
     let late = noticed_after(&server, async {
         spoil(&server, Fault::Cut).await;
@@ -64,7 +64,7 @@ async fn a_connection_that_breaks_within_an_event_costs_a_moment_and_no_event() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_stops_within_an_event_is_asked_for_again_within_a_minute() {
+async fn stalled_stream_within_event_is_reopened_in_a_minute() {
     let server = rolling();
     let late = noticed_after(&server, async {
         spoil(&server, Fault::Stall).await;
@@ -76,7 +76,7 @@ async fn a_stream_that_stops_within_an_event_is_asked_for_again_within_a_minute(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_trickles_is_waited_for_and_a_list_that_trickles_asked_for_again() {
+async fn trickling_event_is_awaited_and_trickling_list_is_retried() {
     let server = rolling();
     let late = noticed_after(&server, async {
         spoil(&server, Fault::Trickle(Duration::from_secs(5))).await;
@@ -96,7 +96,7 @@ async fn an_event_that_trickles_is_waited_for_and_a_list_that_trickles_asked_for
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bookmark_keeps_our_place_when_the_history_before_it_is_forgotten() {
+async fn bookmark_survives_forgotten_history() {
     let server = rolling();
     noticed_after(&server, async {
         for _ in 0..3 {
@@ -113,7 +113,7 @@ async fn a_bookmark_keeps_our_place_when_the_history_before_it_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_again_before_the_time_that_the_server_names() {
+async fn retry_after_is_respected() {
     for (code, seconds) in [(429, 20), (503, 8), (429, 3600)] {
         let server = rolling();
         noticed_after(&server, async {
@@ -131,7 +131,7 @@ async fn nobody_is_asked_again_before_the_time_that_the_server_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_as_long_as_the_server_asks_or_gives_up_at_once() {
+async fn call_honours_retry_after_or_gives_up() {
     let server = rolling();
     server.fail([Fault::NotBefore(429, 7)]);
     let began = Instant::now();
@@ -145,7 +145,7 @@ async fn a_call_waits_as_long_as_the_server_asks_or_gives_up_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stays_away_is_told_by_its_clusters_name() {
+async fn absent_server_is_reported_by_cluster_name() {
     let server = rolling();
     let breaking = async {
         all_wait().await;
@@ -159,7 +159,7 @@ async fn a_server_that_stays_away_is_told_by_its_clusters_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
+async fn restarted_servers_refusal_is_retried() {
     let server = rolling();
     noticed_after(&server, async {
         server.fail([503, 403, 403].map(Fault::Status));
@@ -179,7 +179,7 @@ async fn a_server_that_has_just_started_is_not_believed_to_forbid() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_cannot_be_found_for_a_while_is_sought_again() {
+async fn missing_cluster_is_looked_up_again() {
     let server = rolling();
     noticed_after(&server, async {
         // The second failure in a row makes the client look the cluster up again.
@@ -196,7 +196,7 @@ async fn a_cluster_that_cannot_be_found_for_a_while_is_sought_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_an_hours_wait_no_request_bears_an_identity_that_has_ended() {
+async fn long_wait_sends_no_expired_identity() {
     for every in [Duration::from_secs(5), HOUR] {
         let server = rolling();
         server.identities_end(Duration::from_secs(13 * 60));

@@ -36,7 +36,7 @@ fn owned_by(manager: &str, field: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_there_is_made_first_and_then_written_like_any_other() {
+async fn missing_secret_is_made_then_written() {
     let server = ApiServer::new();
     let Progress::Done(written_as) = write(&server, 7, "new").await else { panic!("not written") };
     let [made, applied] = server.patches().try_into().unwrap();
@@ -54,7 +54,7 @@ async fn one_that_is_not_there_is_made_first_and_then_written_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_there_gets_one_conditional_apply_of_one_key() {
+async fn existing_secret_gets_one_conditional_apply_of_one_key() {
     let server = ApiServer::new();
     existing(&server, json!({}));
     write(&server, 7, "new").await;
@@ -78,7 +78,7 @@ async fn one_that_is_there_gets_one_conditional_apply_of_one_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_it_holds_already_is_not_written_again() {
+async fn unchanged_secret_is_not_written_again() {
     let server = ApiServer::new();
     let first = write(&server, 7, "new").await;
     assert_eq!(write(&server, 7, "new").await, first);
@@ -90,7 +90,7 @@ async fn what_it_holds_already_is_not_written_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_never_goes_back() {
+async fn view_never_goes_back() {
     let server = ApiServer::new();
     write(&server, 7, "new").await;
     assert_eq!(write(&server, 6, "old").await, Progress::Ahead(Fence::bare(7)));
@@ -132,7 +132,7 @@ async fn older_record_is_overwritten_and_newer_is_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_tried_again_when_somebody_was_faster() {
+async fn conflicting_write_is_retried() {
     let server = ApiServer::new();
     existing(&server, json!({}));
     let touch = || Fault::After(SECRET.to_owned(), json!({"data": {"other": "eQ=="}}));
@@ -149,7 +149,7 @@ async fn it_is_tried_again_when_somebody_was_faster() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_always_changes_is_given_up_in_words() {
+async fn endless_conflict_gives_up_with_a_reason() {
     let server = ApiServer::new();
     existing(&server, json!({}));
     let touch = || Fault::After(SECRET.to_owned(), json!({"data": {"other": "eQ=="}}));
@@ -172,7 +172,7 @@ async fn stamp_is_done_despite_lost_reply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_not_ours_to_write_is_stuck_and_found_before_a_mint() {
+async fn foreign_secret_is_stuck_and_found_before_mint() {
     let owner = |kind: &str, version: &str| {
         json!({"metadata": {"ownerReferences": [
             {"apiVersion": version, "kind": kind, "name": "it", "uid": "1"},
@@ -213,14 +213,14 @@ async fn one_that_is_not_ours_to_write_is_stuck_and_found_before_a_mint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_namespace_is_told() {
+async fn missing_namespace_is_reported() {
     let server = ApiServer::new();
     server.fail([Fault::Status(404), Fault::Status(404)]);
     assert!(stuck(write(&server, 7, "new").await).contains("namespace does not exist"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn neither_an_error_nor_an_answer_that_cannot_be_read_shows_the_value() {
+async fn errors_and_bad_answers_hide_the_value() {
     let hidden = STANDARD.encode("hidden");
     for faults in [
         vec![nothing(), Fault::Status(422)],
@@ -237,7 +237,7 @@ async fn neither_an_error_nor_an_answer_that_cannot_be_read_shows_the_value() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tokens_key_does_not_count_as_a_change() {
+async fn another_tokens_key_is_no_change() {
     let server = ApiServer::new();
     let first = write(&server, 7, "new").await;
     server.put(SECRET, json!({"data": {"other": "eQ=="}}));

@@ -30,7 +30,7 @@ async fn presenting_before_verifiers_know_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn presenting_while_a_verifier_may_hold_its_copy_is_noticed() {
+async fn early_presentation_to_cached_verifier_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     hand.accept(&hand.record()).await;
     // Readers of the accepted view hold their copy for two seconds.
@@ -42,7 +42,7 @@ async fn presenting_while_a_verifier_may_hold_its_copy_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
+async fn presentation_before_verifier_pods_are_replaced_is_noticed() {
     let hand = Hand::with_pending(&workloads()).await;
     hand.accept(&hand.record()).await;
     hand.memory.pass(Duration::from_secs(2 * 60 * 60)).await;
@@ -67,7 +67,7 @@ async fn presenting_before_the_verifiers_pods_were_replaced_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_before_presenters_moved_is_noticed_when_it_comes() {
+async fn end_before_presenters_moved_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     let record = hand.saved_with(|json| {
         json["versions"][1]["not_after"] = json!("2026-11-01T00:05:00.000Z");
@@ -78,7 +78,7 @@ async fn an_end_before_presenters_moved_is_noticed_when_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_that_no_record_decided_is_noticed() {
+async fn value_without_a_record_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     let record = hand.record();
     let value = Secret::verbatim("from-nowhere".to_owned());
@@ -129,7 +129,7 @@ async fn records_that_break_a_promise_are_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_at_the_end_of_a_lease_is_noticed_where_nothing_fences_it() {
+async fn unfenced_write_at_lease_end_is_noticed() {
     for (spec, is_noticed) in [(items(), false), (parameters(), true)] {
         let hand = Hand::with_pending(&spec).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
@@ -139,7 +139,7 @@ async fn a_write_at_the_end_of_a_lease_is_noticed_where_nothing_fences_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_presented_version_that_is_dropped_is_noticed() {
+async fn drop_of_presented_version_is_noticed() {
     let hand = Hand::with_pending(&items()).await;
     hand.accept(&hand.record()).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -154,7 +154,7 @@ async fn a_presented_version_that_is_dropped_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_from_a_stale_record_is_refused() {
+async fn save_from_stale_record_is_refused() {
     let hand = Hand::with_pending(&items()).await;
     let world = hand.memory.ports();
     let stale = hand.record();
@@ -171,7 +171,7 @@ async fn a_save_from_a_stale_record_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_taken_once() {
+async fn key_is_taken_once() {
     let hand = Hand::with_pending(&items()).await;
     let world = hand.memory.ports();
     let record = hand.record();
@@ -192,7 +192,7 @@ async fn a_key_is_taken_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_item_refuses_an_older_view_and_a_parameter_takes_it() {
+async fn item_refuses_older_view_but_parameter_takes_it() {
     for (spec, refuses) in [(items(), true), (parameters(), false)] {
         let hand = Hand::with_pending(&spec).await;
         let old = hand.presented(&hand.record());
@@ -212,7 +212,7 @@ async fn an_item_refuses_an_older_view_and_a_parameter_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_reply_was_lost_lands_late_and_not_before() {
+async fn write_with_lost_reply_lands_late_and_not_before() {
     let memory = in_service(1, &parameters()).await;
     let value = || memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
     let late = Duration::from_secs(60);

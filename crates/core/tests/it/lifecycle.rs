@@ -11,7 +11,7 @@ use changeover_testkit::{
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_brings_everybody_to_the_new_version_and_then_ends_the_old_one() {
+async fn rotation_moves_all_readers_then_ends_old_version() {
     for (kind, spec) in kinds() {
         for seed in amount::few_seeds(4) {
             let world = in_service(seed, &spec).await;
@@ -62,7 +62,7 @@ async fn rotations_follow_one_another_with_numbers_that_grow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_nowhere_is_created_by_publish_and_by_rotate() {
+async fn missing_token_is_created_by_publish_and_rotate() {
     for (kind, spec) in kinds() {
         for request in [publish(), rotate("a")] {
             let world = MemoryWorld::new(3);
@@ -79,7 +79,7 @@ async fn a_token_that_is_nowhere_is_created_by_publish_and_by_rotate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_in_use_is_adopted_and_gets_its_overlap_like_any_other() {
+async fn value_in_use_is_adopted_with_an_overlap() {
     let world = MemoryWorld::new(4);
     world.specify(&subject(), &everything());
     for at in ["ssm:/backend/token", "dynamodb:configuration/id=presented"] {
@@ -95,7 +95,7 @@ async fn a_value_in_use_is_adopted_and_gets_its_overlap_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_in_one_publication_of_two_is_adopted_by_publish() {
+async fn value_in_one_of_two_publications_is_adopted() {
     let world = MemoryWorld::new(5);
     world.specify(&subject(), &everything());
     world.in_use_before(&place("ssm:/backend/token"), "issued-by-hand");
@@ -120,7 +120,7 @@ async fn values_that_disagree_are_not_adopted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_version_is_dropped_and_its_number_is_never_used_again() {
+async fn dropped_version_number_is_never_reused() {
     for (kind, spec) in kinds() {
         let world = in_service(9, &spec).await;
         world.replayed_by(kind);
@@ -139,7 +139,7 @@ async fn a_pending_version_is_dropped_and_its_number_is_never_used_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_that_presenters_may_have_is_not_dropped() {
+async fn version_that_may_be_presented_is_not_dropped() {
     let world = in_service(10, &workloads()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     let ending = world.invoke("a", rotate("a")).await;
@@ -152,7 +152,7 @@ async fn a_version_that_presenters_may_have_is_not_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_key_never_mints_again() {
+async fn same_key_never_mints_again() {
     for (kind, spec) in kinds() {
         let world = in_service(11, &spec).await;
         world.replayed_by(kind);
@@ -173,7 +173,7 @@ async fn the_same_key_never_mints_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_mints_again_after_it_was_forgotten() {
+async fn forgotten_key_mints_again() {
     let world = in_service(12, &items()).await;
     world.invoke("a", rotate("a")).await;
     world.sweep_until_rest(&subject()).await;
@@ -202,7 +202,7 @@ async fn another_key_joins_the_rotation_in_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_rotates_during_an_overlap() {
+async fn token_rotates_during_an_overlap() {
     for (kind, spec) in kinds() {
         let world = in_service(14, &spec).await;
         world.replayed_by(kind);
@@ -217,7 +217,7 @@ async fn a_token_rotates_during_an_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_waits_while_the_accepted_set_is_full_and_begins_by_itself() {
+async fn rotation_waits_for_full_accepted_set_and_begins_itself() {
     let mut spec = items();
     spec["overlap"] = json!("12h");
     let world = in_service(15, &spec).await;
@@ -252,7 +252,7 @@ async fn a_rotation_waits_while_the_accepted_set_is_full_and_begins_by_itself() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_keeps_both_versions_and_resumes_the_same_one_after_the_fix() {
+async fn held_rotation_keeps_both_versions_and_resumes_after_fix() {
     for broken in ["datastore", "backend", "jobs"] {
         let world = in_service(16, &workloads()).await;
         world.replayed_by(broken);
@@ -280,7 +280,7 @@ async fn what_is_held_keeps_both_versions_and_resumes_the_same_one_after_the_fix
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_never_finish_is_refused_before_a_mint() {
+async fn impossible_rollout_is_refused_before_a_mint() {
     for paused in ["datastore", "backend"] {
         let world = in_service(17, &workloads()).await;
         world.pause_workload(&deployed(paused), true);
@@ -293,7 +293,7 @@ async fn what_can_never_finish_is_refused_before_a_mint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
+async fn spec_with_forbidden_places_is_refused_before_a_mint() {
     let mut own = items();
     own["presenters"]["publish"] = json!([{"ssm": "/changeover/tokens/another"}]);
     // The item belongs to the token in service.
@@ -326,7 +326,7 @@ async fn a_spec_that_writes_where_it_may_not_is_refused_before_a_mint() {
 const MEASUREMENTS: &str = include_str!("../../../../benches/README.md");
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_makes_few_calls() {
+async fn rotation_stays_within_its_call_budget() {
     for (row, mut spec) in [("DynamoDB", items()), ("SSM", parameters())] {
         let said = MEASUREMENTS.split(&format!("\n| {row}, ")).nth(1).unwrap();
         let said: usize = said.split(" | ").nth(1).unwrap().parse().unwrap();
@@ -345,7 +345,7 @@ async fn a_rotation_makes_few_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_token_is_told_so() {
+async fn unknown_token_is_reported() {
     let world = MemoryWorld::new(23);
     for request in [rotate("a"), publish(), drop_pending()] {
         let ending = world.invoke("a", request).await;
@@ -383,7 +383,7 @@ const LEGS: [(&str, &str); 7] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
+async fn status_of_all_reports_bad_spec_beside_others() {
     let world = in_service(1, &items()).await;
     world.specify_badly(&token("a-bad-one"), "{}");
     let status = world.invoke("status", Request::Status { token: None, after: None }).await;
@@ -395,7 +395,7 @@ async fn a_status_of_all_tokens_tells_of_a_bad_spec_beside_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_of_all_tokens_comes_in_pages_that_lambda_returns() {
+async fn status_of_all_tokens_is_paged_below_lambda_limit() {
     let world = in_service(1, &items()).await;
     let mut expected = vec![subject().to_string()];
     for number in 0..6_000 {
@@ -421,7 +421,7 @@ async fn status_of_all_tokens_comes_in_pages_that_lambda_returns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_of_one_token_tells_how_its_newest_version_came() {
+async fn status_of_one_token_has_newest_versions_history() {
     let status = async |world: &MemoryWorld| {
         let ending =
             world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
@@ -458,7 +458,7 @@ async fn a_status_of_one_token_tells_how_its_newest_version_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_is_told_though_nobody_knows_how_the_newest_version_came() {
+async fn status_works_without_the_newest_versions_history() {
     let world = in_service(5, &items()).await;
     let request = Request::Status { token: Some(subject()), after: None };
     let counted = world.run("status", request.clone(), LONG, Faults::none()).await;

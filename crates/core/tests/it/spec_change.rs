@@ -10,7 +10,7 @@ use changeover_testkit::{
 use serde_json::{Value, json};
 
 #[tokio::test(start_paused = true)]
-async fn a_publication_added_later_is_written_without_a_new_version() {
+async fn publication_added_later_is_written_without_new_version() {
     let world = in_service(8, &items()).await;
     let mut spec = items();
     spec["presenters"]["publish"] = json!([item("presented"), {"ssm": "/added/token"}]);
@@ -26,7 +26,7 @@ async fn a_publication_added_later_is_written_without_a_new_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verifier_added_in_the_middle_learns_of_the_version_before_it_is_presented() {
+async fn verifier_added_midway_learns_version_before_it_is_presented() {
     let added = "dynamodb:configuration/id=added";
     // In one case the added verifier is in service already, on the current accepted view. In the other it
     // waits for its first view.
@@ -60,7 +60,7 @@ async fn a_verifier_added_in_the_middle_learns_of_the_version_before_it_is_prese
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verifier_added_while_readers_are_waited_for_learns_of_the_version_first() {
+async fn verifier_added_during_wait_for_readers_learns_version_first() {
     let mut spec = items();
     spec["verifiers"]["within"] = json!("70s");
     let world = in_service(24, &spec).await;
@@ -79,7 +79,7 @@ async fn a_verifier_added_while_readers_are_waited_for_learns_of_the_version_fir
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verifier_added_while_presenters_move_learns_of_the_version_too() {
+async fn verifier_added_during_migration_learns_version() {
     let world = in_service(19, &everything()).await;
     world.break_workload(&deployed("backend"), "CrashLoopBackOff");
     world.assert_outcome(&world.invoke("a", rotate("a")).await, "held");
