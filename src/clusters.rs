@@ -436,7 +436,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn identity_is_renewed_before_its_end_without_a_describe() {
+    async fn identity_is_renewed_without_a_describe() {
         let (clusters, account) = clusters(with_cluster());
         let mut generations = Vec::new();
         // Used every 40 s, for 27 minutes.
@@ -519,7 +519,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     ];
 
     #[tokio::test(start_paused = true)]
-    async fn api_server_token_is_read_once_from_secure_string() {
+    async fn api_server_token_is_read_once() {
         for authority in [AUTHORITY.to_owned(), STANDARD.encode(AUTHORITY)] {
             let (clusters, account) = clusters(with_homelab(&authority));
             clusters.connect("homelab").await.unwrap();
@@ -552,7 +552,7 @@ ux6tlaK/AiBuJbKBKUlbWrD5ok+hSD0udcE08GN11s57nJ2mkOLX+g==
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unreachable_cluster_is_reported_with_fix_without_its_token() {
+    async fn unreachable_cluster_report_hides_its_token() {
         let mut account = with_cluster();
         // EKS clusters that do not exist yet, are described wrongly, or are closed to the function.
         account.clusters.insert("new".to_owned(), json!({"name": "new", "status": "CREATING"}));

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 
 proptest! {
     #[test]
-    fn any_environment_is_a_configuration_or_names_its_faults(
+    fn any_environment_is_accepted_or_names_faults(
         values in vec(".{0,12}|[ -~]{0,30}", config::variables().len()),
     ) {
         let variables = config::variables();

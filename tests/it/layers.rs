@@ -84,6 +84,30 @@ fn core_and_token_name_no_sdk() {
 }
 
 #[test]
+fn type_names_are_unique_in_a_crate() {
+    for (directory, _) in CRATES {
+        let mut seen = BTreeMap::new();
+        for source in sources::under(&format!("{directory}/src")) {
+            for name in source.code.lines().filter_map(type_name) {
+                let before = seen.insert(name.to_owned(), source.path.clone());
+                assert!(before.is_none(), "{name} is in {} and in {before:?}", source.path);
+            }
+        }
+    }
+}
+
+/// The type that a line of code defines, outside of any other item.
+fn type_name(line: &str) -> Option<&str> {
+    let line = match line.strip_prefix("pub") {
+        Some(rest) => rest.split_once(' ')?.1,
+        None => line,
+    };
+    let (keyword, rest) = line.split_once(' ')?;
+    let is_type = ["struct", "enum", "trait", "type"].contains(&keyword);
+    rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().filter(|_| is_type)
+}
+
+#[test]
 fn requests_follow_the_list_of_modules() {
     let listed = listed();
     for (module, used) in uses() {

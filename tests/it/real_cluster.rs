@@ -370,7 +370,7 @@ const DRAINS: &str = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
 
 #[tokio::test]
 #[ignore = "needs a testbed: `make test`"]
-async fn rollout_ends_with_last_drained_pod_and_happens_once() {
+async fn rollout_ends_with_last_drained_pod() {
     let testbed = Testbed::with_namespace("drains").await;
     testbed.deploy("backend", DRAINS, json!({}));
     let (workload, stamp_5) = (testbed.workload("backend"), stamp(Side::Presenters, "a", 5));

@@ -20,8 +20,8 @@ const VAGUE: [&str; 13] = [
     "lets go",
     "shall",
 ];
-/// Documents that people read. tests/README.md names tests, some of which have such words in their names.
-const DOCUMENTS: [&str; 11] = [
+/// Documents that people read.
+const DOCUMENTS: [&str; 12] = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
@@ -32,6 +32,7 @@ const DOCUMENTS: [&str; 11] = [
     "infra/token.yaml",
     "infra/pipeline.yaml",
     "template.yaml",
+    "tests/README.md",
     "tests/testbed/README.md",
 ];
 
@@ -56,6 +57,34 @@ fn messages_contain_no_vague_words() {
 fn documents_contain_no_vague_words() {
     assert_plain(DOCUMENTS.map(str::to_owned).map(with_text), vague);
 }
+
+#[test]
+fn test_names_are_short_claims() {
+    let paths = RUST.into_iter().flat_map(sources::paths_under);
+    let mut found = Vec::new();
+    let mut tests = 0;
+    for (path, text) in paths.map(with_text) {
+        let mut lines = text.lines().map(str::trim_start);
+        while lines.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test")) {
+            let signature = lines.find(|line| line.contains("fn ")).unwrap_or_default();
+            let (_, rest) = signature.split_once("fn ").unwrap_or_default();
+            let name = rest.split('(').next().unwrap_or_default();
+            tests += 1;
+            found.extend((!is_short_claim(name)).then(|| format!("{path}: {name}")));
+        }
+    }
+    assert!(tests > 500, "only {tests} tests were found");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// True if a test's name has at most eight words, and does not open with an article or a question.
+fn is_short_claim(name: &str) -> bool {
+    let first = name.split('_').next().unwrap_or_default();
+    name.split('_').count() <= 8 && !OPENINGS.contains(&first)
+}
+
+const OPENINGS: [&str; 11] =
+    ["a", "an", "how", "the", "what", "when", "where", "whether", "who", "whoever", "why"];
 
 /// Fails if a vague word is found in a line of these texts, with the path of the text and the line.
 #[track_caller]
@@ -104,7 +133,10 @@ fn texts(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn vague_word_matches_whole_words_only() {
+fn rules_match_as_they_must() {
     assert_eq!(vague("Nobody knows"), Some("nobody"));
+    assert!(is_short_claim("stale_stamp_is_not_proof"));
+    assert!(!is_short_claim("a_stale_stamp_is_not_proof"));
+    assert!(!is_short_claim("stale_stamp_is_not_proof_of_what_a_pod_runs_on"));
     assert_eq!(vague("shallow, untold, `nobody_knows`, {told:?}"), None);
 }

@@ -157,7 +157,7 @@ fn kept(publication: &Publication, described: &Described) -> Examination {
         result.findings.push(Finding::warning(
             &place,
             format!("its policy Expiration deletes it at {at}, whatever is published until then"),
-            "take the policy cluster_unavailable (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
+            "take the policy away (aws ssm put-parameter --overwrite --policies '[]' with its value), or publish to \
              another parameter",
         ));
     }

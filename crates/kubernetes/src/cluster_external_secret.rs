@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn child_name_is_the_given_one_or_its_own() {
+    fn child_name_defaults_to_its_parents() {
         assert_eq!(child(&keeper(json!({}), json!({}))), "everywhere");
         assert_eq!(child(&keeper(json!({"externalSecretName": "copy"}), json!({}))), "copy");
     }

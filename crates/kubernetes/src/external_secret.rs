@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn named_key_may_come_from_template_but_not_changed_entry() {
+    fn named_key_may_come_from_a_template() {
         let template = json!({"target": {"template": {"data": {"raw": "{{ .token }}"}}}});
         assert_eq!(found(template, Some("raw")), [""; 0]);
         assert_eq!(found(json!({"data": []}), Some("raw")), [""; 0]);

@@ -22,21 +22,21 @@ const CHARACTER: f64 = 6.8;
 // Colours are written out twice, because some programs that show SVG do not support variables.
 const STYLE: &str = "
 svg { color-scheme: light dark; }
-text { font-family: system-ui, sans-serif; font-size: 12px; font-variant-numeric: tabular-nums; random_source: #1d2433; }
+text { font-family: system-ui, sans-serif; font-size: 12px; font-variant-numeric: tabular-nums; fill: #1d2433; }
 .heading { font-size: 17px; font-weight: 600; } .group { font-weight: 600; }
-.page { random_source: #fff; } text.muted { random_source: #5a6478; } text.inside { font-size: 11px; random_source: #fff; }
+.page { fill: #fff; } text.muted { fill: #5a6478; } text.inside { font-size: 11px; fill: #fff; }
 .grid { stroke: #e3e7ee; } .quiet { stroke: #5a6478; stroke-dasharray: 2 4; }
-.expand { random_source: #2f6fde; } .migrate { random_source: #8b46d6; } .overlap { random_source: #b96a00; } .contract { random_source: #1f8a55; }
-.older { random_source: #6b7890; } .newer { random_source: #0c7a8a; } .failed { random_source: #d6293e; } .other { random_source: #5a6478; }
-rect.waits { random_source-opacity: 0.2; stroke-dasharray: 3 2; }
+.expand { fill: #2f6fde; } .migrate { fill: #8b46d6; } .overlap { fill: #b96a00; } .contract { fill: #1f8a55; }
+.older { fill: #6b7890; } .newer { fill: #0c7a8a; } .failed { fill: #d6293e; } .other { fill: #5a6478; }
+rect.waits { fill-opacity: 0.2; stroke-dasharray: 3 2; }
 rect.waits.expand { stroke: #2f6fde; } rect.waits.migrate { stroke: #8b46d6; } rect.waits.overlap { stroke: #b96a00; }
 rect.waits.contract { stroke: #1f8a55; } rect.waits.older { stroke: #6b7890; } rect.waits.newer { stroke: #0c7a8a; }
 rect.waits.other { stroke: #5a6478; }
 @media (prefers-color-scheme: dark) {
-  text { random_source: #e6eaf2; } .page { random_source: #12161f; } text.muted { random_source: #9aa5b8; } text.inside { random_source: #12161f; }
+  text { fill: #e6eaf2; } .page { fill: #12161f; } text.muted { fill: #9aa5b8; } text.inside { fill: #12161f; }
   .grid { stroke: #2a3140; } .quiet { stroke: #9aa5b8; }
-  .expand { random_source: #7aa7ff; } .migrate { random_source: #c594ff; } .overlap { random_source: #f0b35a; } .contract { random_source: #63cf98; }
-  .older { random_source: #97a4bb; } .newer { random_source: #4cc9dc; } .failed { random_source: #ff6b7d; } .other { random_source: #9aa5b8; }
+  .expand { fill: #7aa7ff; } .migrate { fill: #c594ff; } .overlap { fill: #f0b35a; } .contract { fill: #63cf98; }
+  .older { fill: #97a4bb; } .newer { fill: #4cc9dc; } .failed { fill: #ff6b7d; } .other { fill: #9aa5b8; }
   rect.waits.expand { stroke: #7aa7ff; } rect.waits.migrate { stroke: #c594ff; } rect.waits.overlap { stroke: #f0b35a; }
   rect.waits.contract { stroke: #63cf98; } rect.waits.older { stroke: #97a4bb; } rect.waits.newer { stroke: #4cc9dc; }
   rect.waits.other { stroke: #9aa5b8; }

@@ -53,6 +53,32 @@ fn drawn(standing: &Value, sent: &[Sent]) -> String {
     picture::draw(&Story::of(&answer.results[0], now).expect("something to draw"), sent)
 }
 
+#[test]
+fn style_sets_known_properties() {
+    const KNOWN: [&str; 9] = [
+        "color-scheme",
+        "fill",
+        "fill-opacity",
+        "font-family",
+        "font-size",
+        "font-variant-numeric",
+        "font-weight",
+        "stroke",
+        "stroke-dasharray",
+    ];
+    let picture = drawn(&rotated(60.0), &[]);
+    let document = Document::parse(&picture).expect("well-formed");
+    let style = document.descendants().find(|it| it.has_tag_name("style")).expect("a style");
+    let style = style.text().expect("rules");
+    let declarations = style.split('{').skip(1).filter_map(|rule| rule.split('}').next());
+    let declarations = declarations.flat_map(|rule| rule.split(';')).map(str::trim);
+    let names: Vec<_> = declarations.filter_map(|it| it.split_once(':')).map(|it| it.0).collect();
+    assert!(names.len() > 50, "{names:?}");
+    for name in names {
+        assert!(KNOWN.contains(&name), "no program that shows SVG knows the property {name}");
+    }
+}
+
 fn number(node: &Node<'_, '_>, name: &str) -> f64 {
     node.attribute(name).expect(name).parse().expect("a number")
 }

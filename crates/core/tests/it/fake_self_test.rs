@@ -212,7 +212,7 @@ async fn item_refuses_older_view_but_parameter_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn write_with_lost_reply_lands_late_and_not_before() {
+async fn unanswered_write_lands_late() {
     let memory = in_service(1, &parameters()).await;
     let value = || memory.value(&place("ssm:/backend/token/accepted"), Side::Verifiers);
     let late = Duration::from_secs(60);

@@ -217,7 +217,7 @@ async fn token_rotates_during_an_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rotation_waits_for_full_accepted_set_and_begins_itself() {
+async fn rotation_waits_while_accepted_set_is_full() {
     let mut spec = items();
     spec["overlap"] = json!("12h");
     let world = in_service(15, &spec).await;
@@ -252,7 +252,7 @@ async fn rotation_waits_for_full_accepted_set_and_begins_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_rotation_keeps_both_versions_and_resumes_after_fix() {
+async fn held_rotation_resumes_with_both_versions() {
     for broken in ["datastore", "backend", "jobs"] {
         let world = in_service(16, &workloads()).await;
         world.replayed_by(broken);
@@ -293,7 +293,7 @@ async fn impossible_rollout_is_refused_before_a_mint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spec_with_forbidden_places_is_refused_before_a_mint() {
+async fn spec_with_forbidden_places_is_refused() {
     let mut own = items();
     own["presenters"]["publish"] = json!([{"ssm": "/changeover/tokens/another"}]);
     // The item belongs to the token in service.
@@ -395,7 +395,7 @@ async fn status_of_all_reports_bad_spec_beside_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_of_all_tokens_is_paged_below_lambda_limit() {
+async fn status_of_all_tokens_is_paged() {
     let world = in_service(1, &items()).await;
     let mut expected = vec![subject().to_string()];
     for number in 0..6_000 {

@@ -335,7 +335,7 @@ fn readers_that_are_not_restarted_need_a_bound() {
 }
 
 #[test]
-fn mounted_secret_takes_two_minutes_and_direct_read_its_bound() {
+fn pick_up_time_depends_on_its_kind() {
     let mut spec = example();
     let workload = &mut spec["presenters"]["workloads"][0];
     workload["picks_up"] = json!({"within": "1s"});

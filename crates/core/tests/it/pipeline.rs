@@ -78,7 +78,7 @@ async fn continued_action_mints_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_delivered_twice_or_killed_mints_once_and_is_answered() {
+async fn repeated_or_killed_job_mints_once() {
     let event = || Event::Job(job("1", Some(ROTATE), None));
     let calls = {
         let world = in_service(1, &parameters()).await;
@@ -127,7 +127,7 @@ async fn blocker_fails_the_action_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_rollout_fails_stage_and_next_execution_resumes_version() {
+async fn failed_rollout_is_resumed_by_the_next_execution() {
     let world = in_service(1, &everything()).await;
     world.break_workload(&deployed("backend"), "it crashes");
     let held = told(&world, job("1", Some(ROTATE), None)).await;

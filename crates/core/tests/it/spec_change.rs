@@ -26,7 +26,7 @@ async fn publication_added_later_is_written_without_new_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn verifier_added_midway_learns_version_before_it_is_presented() {
+async fn verifier_added_midway_learns_version_before_presenters() {
     let added = "dynamodb:configuration/id=added";
     // In one case the added verifier is in service already, on the current accepted view. In the other it
     // waits for its first view.
@@ -60,7 +60,7 @@ async fn verifier_added_midway_learns_version_before_it_is_presented() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn verifier_added_during_wait_for_readers_learns_version_first() {
+async fn verifier_added_during_the_wait_learns_version_first() {
     let mut spec = items();
     spec["verifiers"]["within"] = json!("70s");
     let world = in_service(24, &spec).await;

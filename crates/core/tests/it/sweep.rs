@@ -60,7 +60,7 @@ async fn sweep_of_one_token_resumes_only_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_hand_over_is_reported_stays_due_and_stops_no_other() {
+async fn failed_dispatch_stays_due_and_stops_no_other() {
     let (world, tokens) = minted(2 * MANY).await;
     let refused = [&tokens[MANY], &tokens[MANY + 1]];
     world.refuse_invocations_for(refused.into_iter().cloned());

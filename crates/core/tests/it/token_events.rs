@@ -65,7 +65,7 @@ fn stages(record: &Record) -> BTreeMap<VersionNumber, Stage> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_cover_rotation_from_start_to_old_versions_end() {
+async fn events_cover_a_rotation_to_its_end() {
     for (kind, spec) in kinds() {
         let world = in_service(41, &spec).await;
         world.replayed_by(kind);
@@ -168,7 +168,7 @@ async fn events_match_schema_of_their_detail_type() {
 }
 
 #[test]
-fn readme_event_matches_schema_and_lists_all_detail_types() {
+fn readme_lists_all_detail_types_with_valid_event() {
     let readme = include_str!("../../../../README.md");
     let section = readme.split("\n## Events\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let schemas = schemas();

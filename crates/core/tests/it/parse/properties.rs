@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn spec_with_any_field_value_is_spec_or_bad_spec(
+    fn any_field_value_is_accepted_or_bad_spec(
         index in any::<proptest::sample::Index>(),
         value in any_json(),
     ) {

@@ -113,6 +113,28 @@ async fn passed_examination_lists_checks_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_a_ready_copy_counts_as_synced() {
+    let success = "its last sync succeeded";
+    for (status, is_success, warns) in [
+        (Some("True"), true, false),
+        (Some("False"), false, true),
+        (Some("Unknown"), false, false),
+        (None, false, false),
+    ] {
+        let server = ApiServer::new();
+        connected(&server);
+        let ready = status.map(|status| json!({"type": "Ready", "status": status, "message": "m"}));
+        let conditions: Vec<_> = ready.into_iter().collect();
+        server.put(EXTERNAL_SECRET, json!({"status": {"conditions": conditions}}));
+        let examination = examined(&server, &[workload()]).await;
+        let checked = json!(examination.checked).to_string();
+        assert_eq!(checked.contains(success), is_success, "{status:?}: {checked}");
+        let warned = told(&examination).iter().any(|(_, words)| words.contains("last sync failed"));
+        assert_eq!(warned, warns, "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn missing_right_is_refused_by_name() {
     let cases = [
         ("patch", "deployments", "deployments.apps"),

@@ -64,7 +64,7 @@ async fn broken_connection_within_event_loses_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stalled_stream_within_event_is_reopened_in_a_minute() {
+async fn stalled_stream_is_reopened_within_a_minute() {
     let server = rolling();
     let late = noticed_after(&server, async {
         spoil(&server, Fault::Stall).await;
@@ -76,7 +76,7 @@ async fn stalled_stream_within_event_is_reopened_in_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trickling_event_is_awaited_and_trickling_list_is_retried() {
+async fn trickling_event_is_awaited_but_list_is_retried() {
     let server = rolling();
     let late = noticed_after(&server, async {
         spoil(&server, Fault::Trickle(Duration::from_secs(5))).await;

@@ -54,7 +54,7 @@ async fn missing_secret_is_made_then_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn existing_secret_gets_one_conditional_apply_of_one_key() {
+async fn existing_secret_gets_one_conditional_apply() {
     let server = ApiServer::new();
     existing(&server, json!({}));
     write(&server, 7, "new").await;
