@@ -61,7 +61,9 @@ impl NamedClusters {
     async fn text(&self, cluster: &str) -> Result<String, Error> {
         let name = format!("{}/{cluster}", self.path);
         let attempted = "read the parameter of a cluster,";
-        let parameter = parameter::plain(&self.aws, attempted, &name, "a description").await?;
+        let parameter = parameter::plain(&self.aws, attempted, &name, "a description").await;
+        // The parameter's name ends with the cluster's.
+        let parameter = parameter.map_err(|error| error.on_cluster(&name))?;
         Ok(parameter.and_then(|parameter| parameter.value).unwrap_or_default())
     }
 
@@ -134,7 +136,14 @@ impl Access for NamedClusters {
         // cluster again.
         let (endpoint, identity) = match (&known.endpoint, &known.identity) {
             (Some(endpoint), Some(identity)) if is_known => (endpoint.clone(), identity.clone()),
-            (endpoint, _) => self.reached(&description, endpoint.clone()).await?,
+            (endpoint, _) => {
+                let reached = self.reached(&description, endpoint.clone()).await;
+                // An EKS cluster may have another name than the one that specs use.
+                reached.map_err(|error| {
+                    let names_cluster = error.on.as_deref() == Some(cluster);
+                    Error { names_cluster, ..error }
+                })?
+            }
         };
         let client = client(&endpoint, &identity).await.map_err(|because| {
             let object = match description {
@@ -147,7 +156,7 @@ impl Access for NamedClusters {
                 format!("{object} cannot be used: {because}"),
                 format!("compare {object} with the cluster's endpoint and certificate authority"),
             )
-            .on(cluster)
+            .on_cluster(cluster)
         })?;
         // A new generation distinguishes this connection from one that another caller discards late.
         known.text = Some(text);

@@ -85,8 +85,8 @@ async fn stack_costs_match_their_count() {
         .map(|kind| kinds.clone().filter(|it| *it == Some(kind)).count());
     assert_eq!((metrics, alarms), (2, 3));
     let dollars = metrics as f64 * price(&month[1]) + alarms as f64 * price(&month[2]);
-    let told = format!("two metrics and three alarms,\n${} a token", in_dollars(dollars));
-    assert!(README.contains(&told), "{told}");
+    let reported = format!("two metrics and three alarms,\n${} a token", in_dollars(dollars));
+    assert!(README.contains(&reported), "{reported}");
 }
 
 #[tokio::test(start_paused = true)]

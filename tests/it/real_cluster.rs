@@ -610,13 +610,13 @@ async fn preflight_findings_match_cluster_state() {
         let subject = subject(workload, std::slice::from_ref(&parameter));
         testbed.clusters.examine(&[subject], &published).await
     };
-    let told = |examination: &Examination| -> Vec<(Severity, String)> {
+    let reported = |examination: &Examination| -> Vec<(Severity, String)> {
         let findings = examination.findings.iter();
         findings.map(|it| (it.severity, format!("{}: {}", it.object, it.reason))).collect()
     };
 
     let passed = examined(&workload).await;
-    assert_eq!(told(&passed), []);
+    assert_eq!(reported(&passed), []);
     let namespace = format!("{}/{}", workload.cluster, workload.namespace);
     let about = |object: &str| passed.checked[object].join("; ");
     assert!(about(&namespace).contains("may get, list, patch, watch deployments.apps"));
@@ -639,7 +639,7 @@ async fn preflight_findings_match_cluster_state() {
     let stamp_5 = stamp(Side::Presenters, "a", 5);
     testbed.stamp(&workload, &stamp_5).await;
     assert_eq!(testbed.rolled_out(&workload, &stamp_5).await, Progress::Done(()));
-    let warned = told(&examined(&workload).await);
+    let warned = reported(&examined(&workload).await);
     assert_eq!(warned.len(), 2, "{warned:?}");
     assert!(warned[0].1.contains("Stakater Reloader"), "{warned:?}");
     assert!(warned[1].1.contains("cronjob/nightly"), "{warned:?}");
@@ -653,16 +653,16 @@ async fn preflight_findings_match_cluster_state() {
         "--field-manager=argocd-controller",
         r#"--patch={"spec": {"template": {"metadata": {"annotations": {"presenter.changeover.dev/a": "3"}}}}}"#,
     ]);
-    let owned = told(&examined(&workload).await);
+    let owned = reported(&examined(&workload).await);
     assert!(owned.iter().any(|(_, it)| it.contains("argocd-controller sets")), "{owned:?}");
 
     // The pods never pick up the change that this workload waits for.
     let within = Workload { picks_up: PicksUp::Within(LONG), ..workload.clone() };
-    let refused = told(&examined(&within).await);
+    let refused = reported(&examined(&within).await);
     let never = refused.iter().find(|(severity, _)| *severity == Severity::Refusal);
     assert!(never.is_some_and(|(_, it)| it.contains("that never changes")), "{refused:?}");
     let elsewhere = Workload { namespace: "kube-system".to_owned(), ..workload };
-    let refused = told(&examined(&elsewhere).await);
+    let refused = reported(&examined(&elsewhere).await);
     for right in ["get deployments.apps backend", "patch deployments.apps", "watch pods"] {
         let right = format!("changeover may not {right}");
         assert!(refused.iter().any(|(_, it)| it.contains(&right)), "{right}: {refused:?}");

@@ -90,6 +90,8 @@ pub struct Error {
     pub attempted: String,
     /// The one object of the operation: a parameter, an item, a workload.
     pub on: Option<String>,
+    /// True if [`Error::on`] names the cluster that could not be used, so that no report has to add it.
+    pub names_cluster: bool,
     /// The reason for the failure.
     pub because: String,
     /// The fix, in the imperative.
@@ -108,6 +110,7 @@ impl Error {
             kind,
             attempted: attempted.into(),
             on: None,
+            names_cluster: false,
             because: because.into(),
             fix: fix.into(),
         }
@@ -117,6 +120,13 @@ impl Error {
     #[must_use]
     pub fn on(self, on: impl fmt::Display) -> Self {
         Self { on: Some(on.to_string()), ..self }
+    }
+
+    /// The same error with the one object that it is about: a cluster, or an object that is named with its
+    /// cluster.
+    #[must_use]
+    pub fn on_cluster(self, on: impl fmt::Display) -> Self {
+        Self { names_cluster: true, ..self.on(on) }
     }
 
     /// The same error with the message of a failed call added to the reason.

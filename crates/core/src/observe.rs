@@ -87,7 +87,7 @@ pub(crate) fn cluster_unavailable(workload: &Workload, error: Error) -> Result<H
     let cluster = &workload.cluster;
     let object = match (error.kind, error.on.as_ref()) {
         (Kind::Unreachable | Kind::Throttled, _) => format!("cluster {cluster}"),
-        (Kind::AccessDenied | Kind::BadSpec, Some(on)) if on.contains(cluster) => on.clone(),
+        (Kind::AccessDenied | Kind::BadSpec, Some(on)) if error.names_cluster => on.clone(),
         (Kind::AccessDenied | Kind::BadSpec, Some(on)) => format!("cluster {cluster}, {on}"),
         (Kind::AccessDenied | Kind::BadSpec, None) => format!("cluster {cluster}"),
         _ => return Err(error),
@@ -224,5 +224,47 @@ pub(crate) fn parameter(publication: &Publication) -> Option<ParameterName> {
     match &publication.place {
         Place::Parameter(name) => Some(name.clone()),
         Place::Item { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::spec::{PicksUp, WorkloadKind};
+
+    #[test]
+    fn unavailable_cluster_is_named_once() {
+        let workload = Workload {
+            cluster: "prod".to_owned(),
+            namespace: "web".to_owned(),
+            kind: WorkloadKind::Deployment,
+            name: "backend".to_owned(),
+            copy: None,
+            picks_up: PicksUp::Restart,
+            settle: Duration::ZERO,
+        };
+        let error = |kind| Error::new(kind, "reach", "it is refused", "allow it");
+        let role = "arn:aws:iam::123456789012:role/production-reader";
+        let table = [
+            (error(Kind::Unreachable).on(&workload), "cluster prod"),
+            (error(Kind::Throttled), "cluster prod"),
+            (error(Kind::AccessDenied).on_cluster("/clusters/prod"), "/clusters/prod"),
+            (error(Kind::BadSpec).on_cluster("\"prod\""), "\"prod\""),
+            // The name of the role has the name of the cluster in it, and does not name the cluster.
+            (error(Kind::AccessDenied).on(role), &format!("cluster prod, {role}")),
+            (error(Kind::BadSpec), "cluster prod"),
+        ];
+        for (error, object) in table {
+            let held = cluster_unavailable(&workload, error.clone()).expect("a hold");
+            assert_eq!(held.object, object, "{error}");
+            assert!(held.fix.contains("\"without\": [\"prod\"]"), "{}", held.fix);
+        }
+        // What blocks an object is no fault of its cluster, and neither is a fault of our own.
+        let blocked = error(Kind::PreflightFailed).on_cluster(&workload);
+        let held = cluster_unavailable(&workload, blocked).expect("a hold");
+        assert_eq!((&*held.object, &*held.fix), ("prod/web/deployment/backend", "allow it"));
+        assert!(cluster_unavailable(&workload, error(Kind::Internal)).is_err());
     }
 }

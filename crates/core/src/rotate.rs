@@ -2,9 +2,9 @@
 //! saved first, until there is an answer.
 //!
 //! ```text
-//!   load ─► plan ─┬─► start: look, mint, seal, save ─┐
-//!                 ├─► resume: take the lease, save ──┼─► step ─► step ─► … ─► save, answer
-//!                 └─► join, defer, refuse, unchanged └─ each publish only as saved
+//!   load ─► plan ─┬─► start: observe, mint, seal, save ─┐
+//!                 ├─► resume: take the lease, save ─────┼─► step ─► step ─► … ─► save, answer
+//!                 └─► join, defer, refuse, unchanged    └─ each publish only as saved
 //! ```
 //!
 //! A session changes nothing outside that a saved record does not name as owed. It may stop between

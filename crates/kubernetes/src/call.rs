@@ -334,7 +334,7 @@ impl Failure {
                 "read the API server's message; if the request is at fault, report it".to_owned(),
             ),
         };
-        Failed { error: Error::new(kind, verb, because, fix).on(target), code }
+        Failed { error: Error::new(kind, verb, because, fix).on_cluster(target), code }
     }
 }
 

@@ -164,12 +164,12 @@ async fn each_kind_is_held_with_pod_admission_message() {
     testbed.wait_until_refused(&["create", "--filename=-"], &pod);
 
     let stamp = stamp(Side::Presenters, "a", 5);
-    let told = KINDS.iter().map(async |(kind, _)| {
+    let reported = KINDS.iter().map(async |(kind, _)| {
         let workload = testbed.workload_of(*kind, &kind.to_string());
         testbed.stamp(&workload, &stamp).await;
         stuck(testbed.rolled_out(&workload, &stamp).await)
     });
-    for reason in futures::future::join_all(told).await {
+    for reason in futures::future::join_all(reported).await {
         assert!(reason.contains("no stamps here"), "{reason}");
     }
     testbed.delete_policy();
@@ -216,17 +216,17 @@ async fn disturbed_rollout_is_reported_with_its_reason() {
     // time limits.
     let looks = cases.iter().map(async |(name, kind, _, _, words)| {
         let workload = testbed.workload_of(*kind, name);
-        let mut told = String::new();
+        let mut reported = String::new();
         for within in LOOKS {
             let within = if *words == "Done" { LONG } else { within };
             let looked_at = std::slice::from_ref(&workload);
             let progress = testbed.all_rolled_out(looked_at, &stamp_5, within).await.remove(0);
-            told = format!("{progress:?}");
-            if told.contains(words) {
+            reported = format!("{progress:?}");
+            if reported.contains(words) {
                 return;
             }
         }
-        panic!("{name}: {told}");
+        panic!("{name}: {reported}");
     });
     futures::future::join_all(looks).await;
 

@@ -180,7 +180,7 @@ async fn answer_is_shown_and_sets_exit_code() {
 async fn function_error_fails_without_retry() {
     let timed_out =
         json!({"errorMessage": "2026-11-01T00:15:00Z 1 Task timed out after 900.00 seconds"});
-    for (answer, told) in [
+    for (answer, reported) in [
         (failed("UnknownToken"), "changeover: UnknownToken: could not do it; mend it"),
         (Answer::FunctionError(timed_out), "changeover: 2026-11-01T00:15:00Z 1 Task timed out"),
         (Answer::FunctionError(json!(null)), "does not say why"),
@@ -191,7 +191,7 @@ async fn function_error_fails_without_retry() {
             let wire = Wire::script([answer.clone()]);
             let ran = run(&wire, words).await;
             assert_eq!(ran.exit_status, ExitStatus::Failed, "{words}");
-            assert!(ran.log.contains(told), "{words}: {}", ran.log);
+            assert!(ran.log.contains(reported), "{words}: {}", ran.log);
             assert_eq!(ran.out, "", "{words}");
             assert_eq!(wire.calls().len(), 1, "it is not asked again: {words}");
         }
@@ -227,7 +227,7 @@ async fn unanswered_rotation_is_retried_with_same_key() {
         assert_eq!(ran.exit_status, ExitStatus::Done, "{}", ran.log);
         let keys: Vec<_> = wire.calls().iter().map(|call| call.body["key"].clone()).collect();
         assert_eq!(keys, [OWN_KEY, OWN_KEY]);
-        assert!(ran.log.contains(&format!("--key {OWN_KEY}")), "it is told: {}", ran.log);
+        assert!(ran.log.contains(&format!("--key {OWN_KEY}")), "it is reported: {}", ran.log);
     }
 }
 
@@ -319,7 +319,7 @@ async fn follow_retries_transient_failures_with_same_key() {
 
 #[tokio::test(start_paused = true)]
 async fn lasting_failure_ends_follow_at_time_limit() {
-    for (trouble, told) in [
+    for (trouble, reported) in [
         (failed("Throttled"), "Throttled: could not do it"),
         (Answer::Lost, "could not invoke the function changeover-rotator"),
     ] {
@@ -329,7 +329,7 @@ async fn lasting_failure_ends_follow_at_time_limit() {
         let seconds = began.elapsed().as_secs();
         assert_eq!(ran.exit_status, ExitStatus::Failed);
         assert!((9 * 60..10 * 60 + 5).contains(&seconds), "{seconds} s");
-        assert!(ran.log.lines().last().is_some_and(|line| line.contains(told)), "{}", ran.log);
+        assert!(ran.log.lines().last().is_some_and(|line| line.contains(reported)), "{}", ran.log);
         // The pauses grow, so that the function is not polled at a constant rate.
         let asked = ran.log.matches("; asking again").count();
         assert!((5..30).contains(&asked), "{asked} times");
@@ -350,8 +350,8 @@ async fn expired_session_leaves_begun_rotation_in_progress() {
     let wire = Wire::script([answer("in_progress", json!({})), refused("ExpiredTokenException")]);
     let ran = run(&wire, "rotate datastore-token --follow").await;
     assert_eq!(ran.exit_status, ExitStatus::InProgress);
-    for told in ["the session of this shell has ended", &format!("--key {OWN_KEY} joins it")] {
-        assert!(ran.log.contains(told), "{}", ran.log);
+    for reported in ["the session of this shell has ended", &format!("--key {OWN_KEY} joins it")] {
+        assert!(ran.log.contains(reported), "{}", ran.log);
     }
     // Without any reply, it is not known that a rotation began.
     let wire = Wire::script([refused("ExpiredTokenException")]);
@@ -398,9 +398,9 @@ async fn status_of_all_tokens_is_requested_by_page() {
     };
     let wire = Wire::script([page(&["a", "b"], Some("b")), page(&["c"], None)]);
     let ran = run(&wire, "status --json").await;
-    let told: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let reported: Value = serde_json::from_str(&ran.out).expect("JSON");
     let all = json!([{"token": "a"}, {"token": "b"}, {"token": "c"}]);
-    assert_eq!(told, json!({"outcome": "reported", "results": all}));
+    assert_eq!(reported, json!({"outcome": "reported", "results": all}));
     let after: Vec<_> = wire.calls().iter().map(|call| call.body["after"].clone()).collect();
     assert_eq!(after, [Value::Null, json!("b")]);
 }
@@ -594,7 +594,7 @@ async fn timeline_is_well_formed_svg_or_reported_failure() {
     assert_eq!(ran.exit_status, ExitStatus::Failed);
     assert!(ran.log.contains("could not read the requests in Cargo.toml"), "{}", ran.log);
 
-    for (answer, told) in [
+    for (answer, reported) in [
         (
             reported(&json!({"token": "datastore-token"})),
             "nothing is known of how datastore-token came",
@@ -603,7 +603,7 @@ async fn timeline_is_well_formed_svg_or_reported_failure() {
     ] {
         let ran = run(&Wire::script([answer]), "timeline datastore-token -o -").await;
         assert_eq!((ran.exit_status, ran.out.as_str()), (ExitStatus::Failed, ""), "{}", ran.log);
-        assert!(ran.log.contains(told), "{}", ran.log);
+        assert!(ran.log.contains(reported), "{}", ran.log);
     }
 }
 

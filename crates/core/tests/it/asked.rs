@@ -261,8 +261,8 @@ async fn drop_withdraws_queued_rotation() {
         let dropped = world.invoke("drop", drop_pending()).await;
         world.assert_outcome(&dropped, "dropped");
         let warnings = dropped.answer()["warnings"].to_string();
-        let told = if is_presented { "version 2 continues" } else { "taken back too" };
-        assert!(warnings.contains(told), "{warnings}");
+        let reported = if is_presented { "version 2 continues" } else { "taken back too" };
+        assert!(warnings.contains(reported), "{warnings}");
         assert!(!is_queued(&world));
         world.fix_workload(&deployed("backend"));
         world.sweep_until_rest(&subject()).await;

@@ -115,8 +115,11 @@ async fn other_failure_is_reported_beside_unreachable_cluster() {
     };
     let (ending, ()) = tokio::join!(world.invoke("a", rotate("a")), watching);
     world.assert_outcome(&ending, "held");
-    let told = ending.answer().to_string();
-    assert!(told.contains("cluster homelab") && told.contains("CrashLoopBackOff"), "{told}");
+    let reported = ending.answer().to_string();
+    assert!(
+        reported.contains("cluster homelab") && reported.contains("CrashLoopBackOff"),
+        "{reported}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,8 +210,8 @@ async fn cluster_missing_from_spec_cannot_be_excluded() {
     let world = in_service(8, &in_two_clusters("presenters")).await;
     let ending = world.invoke("a", rotate_for(None, "a", ["homelap"])).await;
     world.assert_outcome(&ending, "BadEvent");
-    let told = format!("{ending:?}");
-    assert!(told.contains("homelap") && told.contains("homelab, prod"), "{told}");
+    let reported = format!("{ending:?}");
+    assert!(reported.contains("homelap") && reported.contains("homelab, prod"), "{reported}");
     assert_eq!(world.minted(&subject()), 1);
     // A retry of a completed rotation returns its result, even if the spec no longer names the cluster.
     world.assert_outcome(&world.invoke("b", rotate_for(None, "b", [HOMELAB])).await, "rotated");

@@ -71,7 +71,7 @@ async fn arrival_during_rotation_is_not_lost() {
     for (kind, spec) in few_kinds() {
         for is_told in [true, false] {
             let world = imported(53, &spec).await;
-            world.replayed_by(format!("{kind}, told {is_told}"));
+            world.replayed_by(format!("{kind}, reported {is_told}"));
             world.arrive(INBOX, &issued(2), true);
             world.assert_outcome(
                 &world.invoke("a", rotate_without_waiting("a")).await,
@@ -255,13 +255,13 @@ async fn refused(world: &MemoryWorld, because: &str, value: &str) {
             world.fail(&format!("it was not refused, though: {because}"));
         };
         assert_eq!(error.kind, Kind::BadToken, "{error}");
-        let told = error.to_string();
-        assert!(told.contains(because) && !told.contains(value), "{told}");
+        let reported = error.to_string();
+        assert!(reported.contains(because) && !reported.contains(value), "{reported}");
     }
     let status =
         world.invoke("status", Request::Status { token: Some(subject()), after: None }).await;
-    let told = status.answer()["results"][0]["imported"]["refused"].to_string();
-    assert!(told.contains(because), "{status:?}");
+    let reported = status.answer()["results"][0]["imported"]["refused"].to_string();
+    assert!(reported.contains(because), "{status:?}");
     world.pass(Duration::from_secs(61)).await;
     let sweep = world.invoke("sweep", Request::Sweep).await;
     assert!(!sweep.answer().to_string().contains("BadToken"), "{sweep:?}");

@@ -298,7 +298,7 @@ async fn spec_with_forbidden_places_is_refused() {
     own["presenters"]["publish"] = json!([{"ssm": "/changeover/tokens/another"}]);
     // The item belongs to the token in service.
     let taken = items();
-    for (spec, told) in [(own, "ssm:/changeover/tokens/another"), (taken, "datastore-token")] {
+    for (spec, reported) in [(own, "ssm:/changeover/tokens/another"), (taken, "datastore-token")] {
         let world = in_service(18, &items()).await;
         let other = token("other-token");
         world.specify(&other, &spec);
@@ -315,7 +315,7 @@ async fn spec_with_forbidden_places_is_refused() {
             let ending = world.invoke("a", request).await;
             world.assert_outcome(&ending, "BadSpec");
             assert!(
-                matches!(&ending, Ending::Failed(error) if error.to_string().contains(told)),
+                matches!(&ending, Ending::Failed(error) if error.to_string().contains(reported)),
                 "{ending:?}"
             );
         }
@@ -403,13 +403,13 @@ async fn status_of_all_tokens_is_paged() {
         world.specify(&token(&name), &items());
         expected.push(name);
     }
-    let (mut told, mut after, mut pages) = (Vec::new(), None, 0);
+    let (mut reported, mut after, mut pages) = (Vec::new(), None, 0);
     loop {
         let request = Request::Status { token: None, after: after.clone() };
         let ending = world.invoke("status", request).await;
         assert!(ending.answer().to_string().len() < 3_000_000, "Lambda returns 6 MB");
         let results = ending.answer()["results"].as_array().unwrap();
-        told.extend(results.iter().map(|it| it["token"].as_str().unwrap().to_owned()));
+        reported.extend(results.iter().map(|it| it["token"].as_str().unwrap().to_owned()));
         pages += 1;
         match ending.answer()["next"].as_str() {
             Some(next) => after = Some(token(next)),
@@ -417,7 +417,7 @@ async fn status_of_all_tokens_is_paged() {
         }
     }
     assert!(pages > 1, "one page: this shows nothing");
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[tokio::test(start_paused = true)]

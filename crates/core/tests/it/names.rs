@@ -224,8 +224,11 @@ async fn edit_cannot_claim_another_tokens_place() {
         world.invoke("sweep", Request::Sweep).await;
         let ending = world.invoke("b", rotate("b")).await;
         world.assert_outcome(&ending, "BadSpec");
-        let told = format!("{ending:?}");
-        assert!(told.contains("/other/accepted") && told.contains("other-token"), "{told}");
+        let reported = format!("{ending:?}");
+        assert!(
+            reported.contains("/other/accepted") && reported.contains("other-token"),
+            "{reported}"
+        );
         assert_eq!(of_the_other(&world), before, "{when}");
         // Work that does not need the spec continues: the version whose overlap is over has ended.
         let versions = world.rest(&subject()).versions;
@@ -251,10 +254,10 @@ async fn read_that_failed_proves_nothing_in_preflight() {
     for call in 1..=all.calls {
         let world = in_service(116, &workloads()).await;
         let run = world.run("asks", asks(), LONG, Faults::at(call, Fault::FailBefore)).await;
-        let told = format!("{:?}", run.ending);
-        if told.contains("the specs of other tokens") {
+        let reported = format!("{:?}", run.ending);
+        if reported.contains("the specs of other tokens") {
             unlisted += 1;
-            assert!(!is_claimed(&run.ending), "call {call}: {told}");
+            assert!(!is_claimed(&run.ending), "call {call}: {reported}");
         }
     }
     assert_eq!(unlisted, 1, "one call lists the specs");
@@ -271,8 +274,8 @@ async fn place_of_token_with_broken_spec_is_protected() {
     for request in [rotate("a"), publish()] {
         let ending = world.invoke("claims", request).await;
         world.assert_outcome(&ending, "BadSpec");
-        let told = format!("{ending:?}");
-        assert!(told.contains("whose spec cannot be read now"), "{told}");
+        let reported = format!("{ending:?}");
+        assert!(reported.contains("whose spec cannot be read now"), "{reported}");
     }
     let preflight = world.invoke("preflight", Request::Preflight { token: subject() }).await;
     assert!(format!("{preflight:?}").contains("whose spec cannot be read now"), "{preflight:?}");
@@ -291,8 +294,8 @@ async fn inbox_that_another_token_publishes_to_is_refused() {
     world.specify(&subject(), &imports);
     let ending = world.invoke("a", rotate("a")).await;
     world.assert_outcome(&ending, "BadSpec");
-    let told = format!("{ending:?}");
-    assert!(told.contains("imports from /other/token"), "{told}");
+    let reported = format!("{ending:?}");
+    assert!(reported.contains("imports from /other/token"), "{reported}");
     assert_eq!(world.minted(&subject()), 1);
 }
 

@@ -130,7 +130,7 @@ fn side_is_optional() {
 fn faults_name_field_value_and_fix() {
     let verifier = "/verifiers/workloads/0";
     let at = |field: &str| format!("{verifier}/{field}");
-    for (pointer, value, told) in [
+    for (pointer, value, reported) in [
         // The token itself.
         ("/token/bytes", json!(31), "`token.bytes` is 31; write a whole number from 32 to 64"),
         ("/token/bytes", json!(65), "`token.bytes` is 65;"),
@@ -246,7 +246,7 @@ fn faults_name_field_value_and_fix() {
         ),
     ] {
         let message = fault_of(pointer, value.clone());
-        assert!(message.contains(told), "{pointer} = {value}: {message}");
+        assert!(message.contains(reported), "{pointer} = {value}: {message}");
         assert!(message.contains("the spec of token \"datastore-token\" (version 3"), "{message}");
     }
 }
@@ -392,7 +392,7 @@ fn each_way_into_a_secret_is_read() {
 #[test]
 fn workload_has_one_secret_source() {
     let secret = json!({"name": "a", "key": "b"});
-    for (fields, told) in [
+    for (fields, reported) in [
         (
             json!({"external_secret": "a", "cluster_external_secret": "a"}),
             "`presenters.workloads[0]` has external_secret and cluster_external_secret, which each",
@@ -416,7 +416,7 @@ fn workload_has_one_secret_source() {
         (json!({"secret": secret, "picks_up": {"within": "1m"}}), "picks_up.within` is \"1m\""),
     ] {
         let error = parse(&copied_by(&fields)).expect_err("it is no spec").to_string();
-        assert!(error.contains(told), "{fields}: {error}");
+        assert!(error.contains(reported), "{fields}: {error}");
     }
 }
 
@@ -429,8 +429,8 @@ fn only_what_copies_from_a_parameter_needs_one() {
     let mut spec = copied_by(&json!({"cluster_external_secret": "a"}));
     spec["presenters"]["publish"] = json!([item]);
     let error = parse(&spec).expect_err("it copies nothing").to_string();
-    let told = "`presenters.workloads[0].cluster_external_secret` copies from a parameter";
-    assert!(error.contains(told), "{error}");
+    let reported = "`presenters.workloads[0].cluster_external_secret` copies from a parameter";
+    assert!(error.contains(reported), "{error}");
 }
 
 #[test]

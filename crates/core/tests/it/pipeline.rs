@@ -34,7 +34,7 @@ fn job(id: &str, parameters: Option<&str>, continuation: Option<&str>) -> Job {
 }
 
 /// Runs a job and returns its verdict.
-async fn told(world: &MemoryWorld, job: Job) -> JobResult {
+async fn reported(world: &MemoryWorld, job: Job) -> JobResult {
     let id = job.id.clone();
     world.start_job(&id);
     let ending = world.invoke("an invocation", Event::Job(job)).await;
@@ -52,7 +52,7 @@ fn variable<'a>(job_result: &'a JobResult, name: &str) -> &'a str {
 async fn finished_job_reports_version_and_selectors() {
     for (kind, spec) in kinds() {
         let world = in_service(1, &spec).await;
-        let job_result = told(&world, job("1", Some(ROTATE), None)).await;
+        let job_result = reported(&world, job("1", Some(ROTATE), None)).await;
         let version = ["outcome", "token", "version"].map(|name| variable(&job_result, name));
         assert_eq!(version, ["rotated", "datastore-token", "2"], "{kind}");
         let selectors = variable(&job_result, "selectors").split(' ').count();
@@ -64,13 +64,13 @@ async fn finished_job_reports_version_and_selectors() {
 async fn continued_action_mints_once() {
     let world = in_service(1, &everything()).await;
     let impatient = r#"{"action": "rotate", "token": "datastore-token", "wait": "1s"}"#;
-    let mut job_result = told(&world, job("1", Some(impatient), None)).await;
+    let mut job_result = reported(&world, job("1", Some(impatient), None)).await;
     for number in 2..100 {
         let JobResult::GoesOn { continuation } = &job_result else { break };
         assert_eq!(continuation, "1");
         world.pass(Duration::from_secs(30)).await;
         let next = job(&number.to_string(), Some(impatient), Some(continuation));
-        job_result = told(&world, next).await;
+        job_result = reported(&world, next).await;
     }
     assert_eq!(variable(&job_result, "version"), "2");
     world.sweep_until_rest(&subject()).await;
@@ -115,7 +115,7 @@ async fn blocker_fails_the_action_by_name() {
     ];
     for (parameters, kind, words) in table {
         let world = in_service(1, &everything()).await;
-        match told(&world, job("1", parameters, None)).await {
+        match reported(&world, job("1", parameters, None)).await {
             JobResult::Failed { failure, message } => {
                 assert_eq!(failure, kind, "{message}");
                 assert!(message.contains(words), "{message}");
@@ -130,14 +130,14 @@ async fn blocker_fails_the_action_by_name() {
 async fn failed_rollout_is_resumed_by_the_next_execution() {
     let world = in_service(1, &everything()).await;
     world.break_workload(&deployed("backend"), "it crashes");
-    let held = told(&world, job("1", Some(ROTATE), None)).await;
+    let held = reported(&world, job("1", Some(ROTATE), None)).await;
     let JobResult::Failed { failure: Failure::JobFailed, message } = held else {
         panic!("{held:?}");
     };
     assert!(message.contains("backend") && message.contains("it crashes"), "{message}");
 
     world.fix_workload(&deployed("backend"));
-    let retried = told(&world, job("2", Some(ROTATE), None)).await;
+    let retried = reported(&world, job("2", Some(ROTATE), None)).await;
     assert_eq!(variable(&retried, "version"), "2");
 }
 

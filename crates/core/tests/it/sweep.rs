@@ -66,10 +66,10 @@ async fn failed_dispatch_stays_due_and_stops_no_other() {
     world.refuse_invocations_for(refused.into_iter().cloned());
     let swept = world.invoke("sweep", Request::Sweep).await;
     world.pass(LONG).await;
-    for (token, told) in tokens.iter().zip(results(&swept)) {
-        assert_eq!(told["token"], token.to_string());
+    for (token, reported) in tokens.iter().zip(results(&swept)) {
+        assert_eq!(reported["token"], token.to_string());
         let is_refused = refused.contains(&token);
-        assert_eq!(told["error"] == "Throttled", is_refused, "{told}");
+        assert_eq!(reported["error"] == "Throttled", is_refused, "{reported}");
         assert_eq!(world.is_at_rest(token), !is_refused, "{token}");
     }
     world.refuse_invocations_for([]);
@@ -83,8 +83,8 @@ async fn failed_dispatch_stays_due_and_stops_no_other() {
 async fn sweep_out_of_time_reports_what_it_deferred() {
     let (world, tokens) = minted(MANY).await;
     let swept = world.run("sweep", Request::Sweep, Duration::from_secs(10), Faults::none()).await;
-    let told = outcomes(&swept.ending);
-    assert!(told.is_subset(&BTreeSet::from(["in_progress", "deferred"])), "{told:?}");
+    let reported = outcomes(&swept.ending);
+    assert!(reported.is_subset(&BTreeSet::from(["in_progress", "deferred"])), "{reported:?}");
     assert_eq!(world.started(), []);
     world.sweep_until_rest(&tokens[MANY - 1]).await;
     world.pass(LONG).await;

@@ -44,7 +44,7 @@ async fn stage_changes_are_published_once_as_saved() {
             }
             before = now;
         }
-        let mut told: Vec<_> = world
+        let mut reported: Vec<_> = world
             .told_of(&subject())
             .into_iter()
             .filter_map(|token_event| match token_event.kind {
@@ -54,9 +54,9 @@ async fn stage_changes_are_published_once_as_saved() {
                 _ => None,
             })
             .collect();
-        told.sort_by_key(|(revision, number, ..)| (*revision, *number));
-        assert_eq!(told, expected, "{kind}");
-        assert!(told.len() >= 6, "{kind}: {told:?}");
+        reported.sort_by_key(|(revision, number, ..)| (*revision, *number));
+        assert_eq!(reported, expected, "{kind}");
+        assert!(reported.len() >= 6, "{kind}: {reported:?}");
     }
 }
 
@@ -73,15 +73,15 @@ async fn events_cover_a_rotation_to_its_end() {
         let ending = world.invoke("a", rotate("a")).await;
         world.assert_outcome(&ending, "rotated");
         world.sweep_until_rest(&subject()).await;
-        let mut told = world.told_of(&subject()).split_off(before);
+        let mut reported = world.told_of(&subject()).split_off(before);
         // A slow operator holds the rotation for a while.
-        told.retain(|token_event| {
+        reported.retain(|token_event| {
             !matches!(
                 token_event.kind,
                 TokenEventKind::RotationHeld { .. } | TokenEventKind::RotationResumed { .. }
             )
         });
-        let lines: Vec<_> = told.iter().map(line).collect();
+        let lines: Vec<_> = reported.iter().map(line).collect();
         let expected = [
             "Rotation Started",
             "Version Stage Changed 2 pending",
@@ -90,10 +90,11 @@ async fn events_cover_a_rotation_to_its_end() {
             "Rotation Completed",
             "Version Stage Changed 1 retired",
         ];
-        assert_eq!(lines, expected, "{kind}: {told:#?}");
-        let TokenEventKind::RotationCompleted { rotation, version, selectors, .. } = &told[4].kind
+        assert_eq!(lines, expected, "{kind}: {reported:#?}");
+        let TokenEventKind::RotationCompleted { rotation, version, selectors, .. } =
+            &reported[4].kind
         else {
-            panic!("{told:?}");
+            panic!("{reported:?}");
         };
         let answer = ending.answer();
         assert_eq!(answer["rotation"], rotation.to_string(), "{kind}");
@@ -114,10 +115,13 @@ async fn hold_is_published_once_per_hold() {
     }
     world.fix_workload(&deployed("backend"));
     world.sweep_until_rest(&subject()).await;
-    let told = &world.told_of(&subject())[before..];
-    let of_a_hold: Vec<_> =
-        told.iter().map(line).filter(|it| it.contains("Held") || it.contains("Resumed")).collect();
-    assert_eq!(of_a_hold, ["Rotation Held", "Rotation Resumed"], "{told:#?}");
+    let reported = &world.told_of(&subject())[before..];
+    let of_a_hold: Vec<_> = reported
+        .iter()
+        .map(line)
+        .filter(|it| it.contains("Held") || it.contains("Resumed"))
+        .collect();
+    assert_eq!(of_a_hold, ["Rotation Held", "Rotation Resumed"], "{reported:#?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -304,10 +304,10 @@ mod failing {
             (403, quota, "exceeded quota: small"),
             (500, webhook, "no endpoints available"),
         ];
-        for (code, words, told) in table {
+        for (code, words, reported) in table {
             let (kind, message) = kind_of(vec![Fault::Says(code, words); 8]).await;
             assert_eq!(kind, Kind::PreflightFailed, "{message}");
-            assert!(message.contains(told), "{message}");
+            assert!(message.contains(reported), "{message}");
             let fix = if code == 500 { "mend that webhook" } else { "exempt the function's" };
             assert!(message.contains(fix), "{message}");
             assert!(
@@ -1078,7 +1078,7 @@ mod looking {
 
     async fn refusals(server: &Arc<ApiServer>) -> Vec<String> {
         let found = found(server).await.into_iter();
-        found.filter(|(it, _)| *it == Severity::Refusal).map(|(_, told)| told).collect()
+        found.filter(|(it, _)| *it == Severity::Refusal).map(|(_, reported)| reported).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -1147,8 +1147,8 @@ mod looking {
         server.put(primary, json!({"metadata": {"ownerReferences": owner}}));
         let refused = refusals(&server).await;
         assert_eq!(refused.len(), 1, "{refused:?}");
-        for told in ["deployment backend-primary", "Canary backend"] {
-            assert!(refused[0].contains(told), "{refused:?}");
+        for reported in ["deployment backend-primary", "Canary backend"] {
+            assert!(refused[0].contains(reported), "{refused:?}");
         }
     }
 

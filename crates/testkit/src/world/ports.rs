@@ -174,7 +174,7 @@ impl MemoryPorts {
             return Ok(());
         }
         let fix = "allow it";
-        Err(Error::new(Kind::AccessDenied, "read", "the world says so", fix).on(name))
+        Err(Error::new(Kind::AccessDenied, "read", "the world says so", fix).on_cluster(name))
     }
 
     /// Fails if the API server of a workload's cluster does not answer.

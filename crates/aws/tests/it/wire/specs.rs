@@ -75,11 +75,11 @@ async fn paged_specs_are_returned_sorted_by_name() {
         })
     });
     let all = SsmSpecs::new(wire.aws(), specs()).all().await.expect("an answer");
-    let told = all.iter().map(|(token, spec)| {
+    let reported = all.iter().map(|(token, spec)| {
         (token.as_str(), spec.as_ref().map(|spec| spec.version).map_err(|error| error.kind))
     });
-    let told: Vec<_> = told.collect();
-    assert_eq!(told, [("a", Ok(1)), ("b", Ok(2)), ("c", Err(Kind::BadSpec))]);
+    let reported: Vec<_> = reported.collect();
+    assert_eq!(reported, [("a", Ok(1)), ("b", Ok(2)), ("c", Err(Kind::BadSpec))]);
     assert_eq!(
         wire.calls()[0].body,
         json!({"Path": "/changeover/tokens", "Recursive": false, "MaxResults": 10})

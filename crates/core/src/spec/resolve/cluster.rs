@@ -48,7 +48,7 @@ pub(in crate::spec) fn cluster(
             because,
             "correct the parameter of that name under CHANGEOVER_CLUSTERS",
         )
-        .on(quote_for_log(name))
+        .on_cluster(quote_for_log(name))
     })
 }
 

@@ -79,8 +79,8 @@ impl Protocol {
         }
         let ends_early = (self.omits(Omission::EndAfterMigrate))
             .then(|| {
-                let told = state.sides[0].place.ends & !state.ended;
-                (told != 0).then(|| told.trailing_zeros() as u8)
+                let reported = state.sides[0].place.ends & !state.ended;
+                (reported != 0).then(|| reported.trailing_zeros() as u8)
             })
             .flatten();
         if let Some(version) = stored.ends_next.or(ends_early) {

@@ -70,7 +70,7 @@ fn bad_cluster_description_names_field_value_and_fix() {
     lacking.as_object_mut().unwrap().remove("ca");
     let mut both = api_server();
     both["eks"] = json!({"name": "a"});
-    for (json, told) in [
+    for (json, reported) in [
         (eks("region", "evil.example/"), "`eks.region` is \"evil.example/\"; write the name"),
         (
             eks("role", "arn:aws:iam::1:role/a"),
@@ -105,14 +105,17 @@ fn bad_cluster_description_names_field_value_and_fix() {
         (server("token_parameter", json!("/changeover/clusters/production/t")), "it is not below"),
         (server("token_parameter", json!("/changeover/clusters/prod")), "this description itself"),
     ] {
-        let error = cluster(&json).expect_err(told);
+        let error = cluster(&json).expect_err(reported);
         assert_eq!(error.kind, Kind::BadSpec);
-        assert!(error.because.contains(told) && error.to_string().contains("\"prod\""), "{error}");
+        assert!(
+            error.because.contains(reported) && error.to_string().contains("\"prod\""),
+            "{error}"
+        );
     }
     let many = json!({"endpoint": 1, "ca": 2, "token_parameter": 3});
-    let told = cluster(&many).expect_err("it is no cluster").because;
+    let reported = cluster(&many).expect_err("it is no cluster").because;
     assert!(
-        ["`endpoint`", "`ca`", "`token_parameter`"].iter().all(|it| told.contains(it)),
-        "{told}"
+        ["`endpoint`", "`ca`", "`token_parameter`"].iter().all(|it| reported.contains(it)),
+        "{reported}"
     );
 }

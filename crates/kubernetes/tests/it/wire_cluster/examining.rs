@@ -48,17 +48,17 @@ async fn examined(server: &Arc<ApiServer>, workloads: &[Workload]) -> Examinatio
     clusters(server).examine(&subjects, &BTreeSet::from([parameter()])).await
 }
 
-fn told(examination: &Examination) -> Vec<(Severity, String)> {
+fn reported(examination: &Examination) -> Vec<(Severity, String)> {
     let findings = examination.findings.iter();
     findings.map(|it| (it.severity, format!("{}: {}; {}", it.object, it.reason, it.fix))).collect()
 }
 
 fn assert_one(examination: &Examination, severity: Severity, words: &[&str]) {
-    let told = told(examination);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].0, severity, "{told:?}");
+    let reported = reported(examination);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!(reported[0].0, severity, "{reported:?}");
     for word in words {
-        assert!(told[0].1.contains(word), "{word}: {told:?}");
+        assert!(reported[0].1.contains(word), "{word}: {reported:?}");
     }
 }
 
@@ -129,7 +129,8 @@ async fn only_a_ready_copy_counts_as_synced() {
         let examination = examined(&server, &[workload()]).await;
         let checked = json!(examination.checked).to_string();
         assert_eq!(checked.contains(success), is_success, "{status:?}: {checked}");
-        let warned = told(&examination).iter().any(|(_, words)| words.contains("last sync failed"));
+        let warned =
+            reported(&examination).iter().any(|(_, words)| words.contains("last sync failed"));
         assert_eq!(warned, warns, "{status:?}");
     }
 }
@@ -297,9 +298,12 @@ async fn unanswered_review_of_rights_blames_no_webhook() {
     let server = ApiServer::new();
     connected(&server);
     server.admit(REVIEWS, Fault::Silence);
-    let told = told(&examined(&server, &[workload()]).await);
-    assert!(told.iter().any(|(_, told)| told.contains("did not answer")), "{told:?}");
-    assert!(told.iter().all(|(_, told)| !told.contains("webhook")), "{told:?}");
+    let reported = reported(&examined(&server, &[workload()]).await);
+    assert!(
+        reported.iter().any(|(_, reported)| reported.contains("did not answer")),
+        "{reported:?}"
+    );
+    assert!(reported.iter().all(|(_, reported)| !reported.contains("webhook")), "{reported:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,8 +312,8 @@ async fn list_that_fails_proves_no_absence_of_users() {
     connected(&server);
     server.break_reads(&format!("{BATCH}/jobs"), Fault::Status(500));
     let examination = examined(&server, &[workload()]).await;
-    let told = told(&examination);
-    assert!(told.iter().any(|(_, told)| told.contains("500")), "{told:?}");
+    let reported = reported(&examination);
+    assert!(reported.iter().any(|(_, reported)| reported.contains("500")), "{reported:?}");
     let checked = json!(examination.checked).to_string();
     assert!(!checked.contains("beside the spec's uses"), "{checked}");
 }
@@ -361,7 +365,7 @@ async fn reviewed_rights_depend_on_copy_kind() {
         let workload = Workload { copy: Some(copy.clone()), ..workload() };
         let examination = examined(&server, &[workload]).await;
         let named = format!("changeover may not {verb} {resource}");
-        let is_told = told(&examination).iter().any(|(_, it)| it.contains(&named));
-        assert_eq!(is_told, is_needed, "{copy} {verb} {resource}: {:?}", told(&examination));
+        let is_told = reported(&examination).iter().any(|(_, it)| it.contains(&named));
+        assert_eq!(is_told, is_needed, "{copy} {verb} {resource}: {:?}", reported(&examination));
     }
 }

@@ -401,7 +401,7 @@ async fn containers_last_words_are_not_repeated() {
             }],
         }}),
     );
-    let told = format!("{:?}", rolled_out(&server, &[named(kind, "backend")]).await);
-    assert!(told.contains("it last ended with Error, exit code 1 (2 restarts)"), "{told}");
-    assert!(!told.contains("hush"), "{told}");
+    let reported = format!("{:?}", rolled_out(&server, &[named(kind, "backend")]).await);
+    assert!(reported.contains("it last ended with Error, exit code 1 (2 restarts)"), "{reported}");
+    assert!(!reported.contains("hush"), "{reported}");
 }
