@@ -136,6 +136,15 @@ where
     unreachable!("the last attempt returns")
 }
 
+/// Converts the failure of a missing object to `None`.
+pub(super) fn found<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Failed { code: 404, .. }) => Ok(None),
+        Err(failed) => Err(failed.error),
+    }
+}
+
 /// The failure of an attempt.
 #[derive(Debug)]
 pub(super) enum Failure {

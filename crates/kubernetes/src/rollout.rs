@@ -39,8 +39,7 @@ use serde::de::DeserializeOwned;
 use self::wait::rolled_out;
 use crate::{
     KubernetesClusters,
-    call::{Failed, Target, call},
-    sync::found,
+    call::{Failed, Target, call, found},
     workload::WorkloadObject,
 };
 

@@ -45,7 +45,7 @@ pub(super) use self::{
 };
 use crate::{
     KubernetesClusters, MANAGER,
-    call::{Failed, Target, call},
+    call::{Target, call, found},
     cluster_external_secret::{self, ClusterExternalSecret},
     events,
     external_secret::{self, ExternalSecret, copies, secret_name},
@@ -270,15 +270,6 @@ async fn metadata(
         secrets.get_metadata(secret).await
     });
     Ok(found(answer.await)?.map(|secret| secret.metadata))
-}
-
-/// Converts the failure of a missing object to `None`.
-pub(super) fn found<T>(answer: Result<T, Failed>) -> Result<Option<T>, Error> {
-    match answer {
-        Ok(found) => Ok(Some(found)),
-        Err(Failed { code: 404, .. }) => Ok(None),
-        Err(failed) => Err(failed.error),
-    }
 }
 
 /// Characters of an event that are worth repeating.

@@ -19,8 +19,7 @@ use tokio::time::sleep;
 use super::{Rolled, read};
 use crate::{
     KubernetesClusters, MANAGER,
-    call::{Failed, Mode, Target, call, spread},
-    sync::found,
+    call::{Failed, Mode, Target, call, found, spread},
     workload::{ANNOTATIONS, WorkloadObject},
 };
 

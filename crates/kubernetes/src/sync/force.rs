@@ -2,10 +2,10 @@
 
 use changeover_core::{error::Error, spec::Workload};
 
-use super::{Source, found, get, source};
+use super::{Source, get, source};
 use crate::{
     KubernetesClusters,
-    call::{Failed, Mode, Target, call},
+    call::{Failed, Mode, Target, call, found},
     external_secret::{self, ExternalSecret},
     external_secrets_api,
 };

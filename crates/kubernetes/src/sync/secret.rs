@@ -9,10 +9,9 @@ use kube::core::ObjectMeta;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::found;
 use crate::{
     KubernetesClusters,
-    call::{Target, call},
+    call::{Target, call, found},
 };
 
 /// A Secret, with its values as digests.
