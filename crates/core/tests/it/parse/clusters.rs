@@ -55,6 +55,7 @@ fn cluster_is_eks_or_any_api_server() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn bad_cluster_description_names_field_value_and_fix() {
     let eks = |field: &str, value: &str| {
         let mut json = json!({"eks": {"name": "a"}});
